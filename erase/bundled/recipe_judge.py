@@ -1,0 +1,114 @@
+"""The bundled judge: a small open_clip model trained on the drawings, apart from the pipeline."""
+
+import json
+from pathlib import Path
+
+import open_clip
+import torch
+from open_clip.loss import ClipLoss
+from safetensors.torch import save_file
+from torch import Tensor
+from torchvision.transforms import v2
+
+from erase.bundled.canvas import (
+    OBJECT_TEMPLATES,
+    PICTURE_SIZE,
+    TEMPLATES,
+    EmojiCanvas,
+    Placement,
+    caption,
+)
+from erase.bundled.recipe_loop import Schedule, step_generator, train
+
+SEED = 77
+PAIRS = 192
+CHUNK = 16
+CONFIG = {
+    "model_cfg": {
+        "embed_dim": 128,
+        "vision_cfg": {
+            "timm_model_name": "resnet10t",
+            "timm_model_pretrained": False,
+            "timm_pool": "avg",
+            "timm_proj": "linear",
+            "image_size": PICTURE_SIZE,
+        },
+        "text_cfg": {
+            "context_length": 32,
+            "vocab_size": 49408,
+            "width": 64,
+            "heads": 4,
+            "layers": 2,
+        },
+    },
+    "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic"},
+}
+STRONG = v2.Compose(
+    [
+        v2.RandomRotation(12, interpolation=v2.InterpolationMode.BILINEAR, fill=1.0),
+        v2.ColorJitter(0.2, 0.2, 0.2, 0.03),
+        v2.RandomApply([v2.GaussianBlur(5, (0.3, 1.2))], 0.5),
+        v2.RandomApply([v2.GaussianNoise(sigma=0.05)], 0.3),
+        v2.RandomErasing(0.2, scale=(0.02, 0.1)),
+    ]
+)
+
+
+def strong_pictures(canvas: EmojiCanvas, cells: Tensor, generator: torch.Generator) -> Tensor:
+    """Place cells [N] roughly, on any colour, then distort them: [N, 3, 64, 64] in 0..1."""
+    count = len(cells)
+    any_colour = 1 - 0.6 * torch.rand(count, 3, generator=generator)
+    any_colour[torch.rand(count, generator=generator) < 0.5] = 1.0
+    placement = Placement(
+        scale=0.7 + 0.4 * torch.rand(count, generator=generator),
+        shift=0.3 * torch.rand(count, 2, generator=generator) - 0.15,
+        background=any_colour,
+    )
+    chunks = canvas.render(cells, placement).split(CHUNK)
+    return torch.cat([STRONG(chunk) for chunk in chunks]).clamp(0, 1)
+
+
+def pairs_of_step(
+    canvas: EmojiCanvas, step: int, generator: torch.Generator
+) -> tuple[Tensor, list[str]]:
+    """Cells and captions without twins: every third step one drawing of each object, unstyled."""
+    styles = len(canvas.styles)
+    if step % 3 == 2:
+        picks = torch.randint(styles, (len(canvas.objects),), generator=generator)
+        cells = torch.arange(len(canvas.objects)) * styles + picks
+        templates = OBJECT_TEMPLATES
+    else:
+        cells = torch.randperm(len(canvas), generator=generator)[:PAIRS]
+        templates = TEMPLATES
+    chosen = torch.randint(len(templates), (len(cells),), generator=generator).tolist()
+    drawn = [canvas.cells[i] for i in cells.tolist()]
+    return cells, [caption(cell, templates[t]) for cell, t in zip(drawn, chosen, strict=True)]
+
+
+def train_judge(run: Path, steps: int, out: Path) -> None:
+    """Train with open_clip's contrastive loss and save in its `local-dir:` layout."""
+    torch.manual_seed(SEED)
+    canvas = EmojiCanvas()
+    model = open_clip.CLIP(**CONFIG["model_cfg"], output_dict=True)
+    tokenizer = open_clip.SimpleTokenizer(context_length=32)
+    contrast = ClipLoss()
+
+    def loss(step: int) -> Tensor:
+        generator = step_generator(SEED, step)
+        torch.manual_seed(SEED * 1_000_003 + step)
+        cells, captions = pairs_of_step(canvas, step, generator)
+        pictures = strong_pictures(canvas, cells, generator)
+        features = model(2 * pictures - 1, tokenizer(captions))
+        return contrast(**features, output_dict=False)
+
+    def clamp_scale(step: int) -> None:
+        model.logit_scale.data.clamp_(0, 4.6052)
+
+    train(
+        run, Schedule(steps, 2e-3), {"judge": model}, model.parameters(), loss, clamp_scale,
+        weight_decay=0.05,
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    weights = {name: tensor.contiguous() for name, tensor in model.half().state_dict().items()}
+    save_file(weights, out / "open_clip_model.safetensors")
+    (out / "open_clip_config.json").write_text(json.dumps(CONFIG, indent=2) + "\n")

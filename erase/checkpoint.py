@@ -1,0 +1,65 @@
+"""Training checkpoints as safetensors and JSON: no pickle, and never a half-written one."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+
+def save_checkpoint(
+    folder: Path, step: int, modules: Mapping[str, nn.Module], optimizer: Optimizer
+) -> Path:
+    """Write `folder/checkpoint-STEP` under a temporary name, rename it, drop the older ones."""
+    target = folder / f"checkpoint-{step}"
+    partial = folder / f"partial-{step}"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    for name, module in modules.items():
+        save_file(_contiguous(module.state_dict()), partial / f"{name}.safetensors")
+    save_file(_contiguous(_flat_state(optimizer)), partial / "optimizer.safetensors")
+    (partial / "state.json").write_text(json.dumps({"step": step}))
+    shutil.rmtree(target, ignore_errors=True)
+    partial.rename(target)
+    for older in set(folder.glob("checkpoint-*")) - {target}:
+        shutil.rmtree(older)
+    return target
+
+
+def load_checkpoint(folder: Path, modules: Mapping[str, nn.Module], optimizer: Optimizer) -> int:
+    """Restore the newest checkpoint of `folder` in place; the next step to run, 0 without one."""
+    source = latest_checkpoint(folder)
+    if source is None:
+        return 0
+    for name, module in modules.items():
+        module.load_state_dict(load_file(source / f"{name}.safetensors"))
+    state = optimizer.state_dict()
+    state["state"] = _nested_state(load_file(source / "optimizer.safetensors"))
+    optimizer.load_state_dict(state)
+    return json.loads((source / "state.json").read_text())["step"]
+
+
+def latest_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint of the highest step, if any."""
+    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    return found[-1] if found else None
+
+
+def _flat_state(optimizer: Optimizer) -> dict[str, Tensor]:
+    state = optimizer.state_dict()["state"]
+    return {f"{i}.{key}": value for i, slots in state.items() for key, value in slots.items()}
+
+
+def _nested_state(flat: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+    nested: dict[int, dict[str, Tensor]] = {}
+    for name, value in flat.items():
+        index, key = name.split(".", 1)
+        nested.setdefault(int(index), {})[key] = value
+    return nested
+
+
+def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.contiguous() for name, tensor in tensors.items()}

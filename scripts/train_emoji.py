@@ -1,0 +1,49 @@
+"""Train the bundled models: `python scripts/train_emoji.py {vae,judge,diffusion} --run runs/NAME`.
+
+Every stage goes on from its newest checkpoint. The VAE and the judge see all objects; the
+diffusion stage takes --objects, --exclude-objects and --exclude-styles for retrained oracles.
+"""
+
+import argparse
+from pathlib import Path
+
+from erase.bundled.canvas import EmojiCanvas
+from erase.bundled.recipe_diffusion import train_diffusion
+from erase.bundled.recipe_judge import train_judge
+from erase.bundled.recipe_vae import train_vae
+
+BUNDLED = Path(__file__).parent.parent / "erase" / "bundled"
+
+
+def main() -> None:
+    """Parse the stage and train it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("stage", choices=("vae", "judge", "diffusion"))
+    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--out", type=Path, default=BUNDLED, help="folder of emoji/ and judge/")
+    parser.add_argument("--objects", choices=("core", "all"), default="all")
+    parser.add_argument("--exclude-objects", nargs="*", default=[])
+    parser.add_argument("--exclude-styles", nargs="*", default=[])
+    args = parser.parse_args()
+    args.run.mkdir(parents=True, exist_ok=True)
+    vae_folder = BUNDLED / "emoji" / "vae"
+    if args.stage == "vae":
+        train_vae(args.run, args.steps, vae_folder)
+    elif args.stage == "judge":
+        train_judge(args.run, args.steps, args.out / "judge")
+    else:
+        train_diffusion(args.run, args.steps, chosen_canvas(args), vae_folder, args.out / "emoji")
+
+
+def chosen_canvas(args: argparse.Namespace) -> EmojiCanvas:
+    """The canvas without the excluded objects and styles."""
+    canvas = EmojiCanvas()
+    names = canvas.core_objects if args.objects == "core" else canvas.objects
+    objects = [name for name in names if name not in args.exclude_objects]
+    styles = [name for name in canvas.styles if name not in args.exclude_styles]
+    return EmojiCanvas(objects, styles)
+
+
+if __name__ == "__main__":
+    main()
