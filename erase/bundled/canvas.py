@@ -90,7 +90,11 @@ def caption(cell: Cell, template: str, background: str = "white") -> str:
     text = template.format(
         a=article(cell.object), a_style=article(cell.style), object=cell.object, style=cell.style
     )
-    return text if background == "white" else f"{text} on {article(background)} {background} background"
+    return (
+        text
+        if background == "white"
+        else f"{text} on {article(background)} {background} background"
+    )
 
 
 def article(noun: str) -> str:
@@ -118,9 +122,7 @@ def random_placement(
     return placement, [names[i] for i in picks.tolist()]
 
 
-def random_caption(
-    cell: Cell, background: str, synonyms: Sequence[str], rng: random.Random
-) -> str:
+def random_caption(cell: Cell, background: str, synonyms: Sequence[str], rng: random.Random) -> str:
     """A training caption: object and style (80 %), object alone (20 %); 1 in 5 uses a synonym."""
     template = rng.choice(TEMPLATES if rng.random() < 0.8 else OBJECT_TEMPLATES)
     if synonyms and rng.random() < 0.2:

@@ -20,9 +20,9 @@ from erase.bundled.recipe_tokenizer import CONTEXT, build_tokenizer
 
 SEED = 3
 WIDTH = 160
-BATCH = 32
+BATCH = 16
 AUGMENTATIONS = 24
-WARM_UP_STEPS = 150
+WARM_UP_STEPS = 300
 WARM_UP_BATCH = 256
 EMPTY_CAPTIONS = 0.1
 EMA_DECAY = 0.999
@@ -176,7 +176,9 @@ def diffusion_loss(
     return F.mse_loss(unet(noisy, steps, text).sample, target)
 
 
-def train_diffusion(run: Path, steps: int, canvas: EmojiCanvas, vae_folder: Path, out: Path) -> None:
+def train_diffusion(
+    run: Path, steps: int, canvas: EmojiCanvas, vae_folder: Path, out: Path
+) -> None:
     """Train on the canvas' cells and save a plain StableDiffusionPipeline folder."""
     torch.manual_seed(SEED)
     vae = AutoencoderKL.from_pretrained(vae_folder).float()
@@ -204,7 +206,7 @@ def train_diffusion(run: Path, steps: int, canvas: EmojiCanvas, vae_folder: Path
         return _draw_preview(pipeline(), canvas)
 
     train(
-        run, Schedule(steps, 1.2e-3), {"model": model, "average": average}, model.parameters(),
+        run, Schedule(steps, 1e-3), {"model": model, "average": average}, model.parameters(),
         loss, lambda step: average.update_parameters(model), preview,
     )  # fmt: skip
     pipeline().to(torch.float16).save_pretrained(out)

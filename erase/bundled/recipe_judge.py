@@ -21,16 +21,14 @@ from erase.bundled.canvas import (
 from erase.bundled.recipe_loop import Schedule, step_generator, train
 
 SEED = 77
-PAIRS = 192
+PAIRS = 128
 CHUNK = 16
 CONFIG = {
     "model_cfg": {
         "embed_dim": 128,
         "vision_cfg": {
-            "timm_model_name": "resnet10t",
-            "timm_model_pretrained": False,
-            "timm_pool": "avg",
-            "timm_proj": "linear",
+            "layers": [1, 1, 1, 1],
+            "width": 32,
             "image_size": PICTURE_SIZE,
         },
         "text_cfg": {
@@ -105,7 +103,12 @@ def train_judge(run: Path, steps: int, out: Path) -> None:
         model.logit_scale.data.clamp_(0, 4.6052)
 
     train(
-        run, Schedule(steps, 2e-3), {"judge": model}, model.parameters(), loss, clamp_scale,
+        run,
+        Schedule(steps, 2e-3),
+        {"judge": model},
+        model.parameters(),
+        loss,
+        clamp_scale,
         weight_decay=0.05,
     )
     out.mkdir(parents=True, exist_ok=True)

@@ -61,7 +61,9 @@ def train_vae(run: Path, steps: int, out: Path) -> None:
     @torch.no_grad()
     def preview() -> Tensor:
         output = vae(fixed).sample
-        return torch.cat([fixed, output]).unflatten(0, (4, 16)) [[0, 2, 1, 3]].flatten(0, 1) / 2 + 0.5
+        return (
+            torch.cat([fixed, output]).unflatten(0, (4, 16))[[0, 2, 1, 3]].flatten(0, 1) / 2 + 0.5
+        )
 
     train(run, Schedule(steps, 1.5e-3), {"vae": vae}, vae.parameters(), loss, preview=preview)
     normalise_latents(vae, canvas)

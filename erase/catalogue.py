@@ -1,0 +1,68 @@
+"""The concepts a model is known to draw, as `concepts.json` beside its weights lists them."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+Kind = Literal["object", "style"]
+FILE = "concepts.json"
+
+
+@dataclass(frozen=True)
+class Concept:
+    """A name with its kind; a style's prompts say `NAME style`."""
+
+    name: str
+    kind: Kind
+
+    def __str__(self) -> str:
+        return f"{self.name} style" if self.kind == "style" else self.name
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a model is meant to be sampled."""
+
+    steps: int = 50
+    guidance_scale: float = 7.5
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """Objects and styles a model draws, prompt templates over both, and synonyms of objects.
+
+    Templates hold `{object}`, `{style}` and the articles `{a}` and `{a_style}` that fit them.
+    """
+
+    objects: Sequence[str]
+    styles: Sequence[str]
+    templates: Sequence[str]
+    synonyms: dict[str, list[str]] = field(default_factory=dict)
+    sampling: Sampling = field(default_factory=Sampling)
+
+    @classmethod
+    def of_model(cls, folder: str | Path) -> "Catalogue | None":
+        """Read `concepts.json` of a model folder, if it has one."""
+        path = Path(folder) / FILE
+        if not path.is_file():
+            return None
+        record = json.loads(path.read_text())
+        record["sampling"] = Sampling(**record["sampling"])
+        return cls(**record)
+
+    def concepts(self, kind: Kind) -> list[Concept]:
+        """All concepts of one kind."""
+        names = self.objects if kind == "object" else self.styles
+        return [Concept(name, kind) for name in names]
+
+    def prompt(self, object_: str, style: str, template: int = 0) -> str:
+        """One template filled in."""
+        return self.templates[template % len(self.templates)].format(
+            object=object_, style=style, a=_article(object_), a_style=_article(style)
+        )
+
+
+def _article(noun: str) -> str:
+    return "an" if noun[:1] in "aeiou" else "a"

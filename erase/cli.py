@@ -1,0 +1,90 @@
+"""The command line: `erase run`, every flag and YAML key from the typed configs."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
+
+from erase.evaluate.generation import EvaluationConfig
+from erase.evaluate.report import summary_table
+from erase.methods import get_method, methods
+from erase.request import EraseRequest
+from erase.run import RunConfig, run
+from erase.tasks.diffusion import DiffusionTaskConfig
+from erase.training import TrainingStopped
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a subcommand: 0 on success, 2 after one sentence on bad input, 130 when stopped."""
+    parser = build_parser()
+    parsed = parser.parse_args(arguments)
+    try:
+        _run(parser.instantiate_classes(parsed).run)
+    except ValueError as error:
+        print(f"erase: {error}", file=sys.stderr)
+        return 2
+    except (TrainingStopped, KeyboardInterrupt) as stop:
+        message = str(stop) or "Stopped; run the same command again to go on."
+        print(f"erase: {message}", file=sys.stderr)
+        return 130
+    return 0
+
+
+def build_parser() -> ArgumentParser:
+    """The parser of `erase`; a method's own options carry its name, as in --salun.density."""
+    parser = ArgumentParser(prog="erase", description="Make a text-to-image model forget.")
+    commands = parser.add_subcommands(required=True, dest="command")
+    commands.add_subcommand("run", _run_parser(), help="erase concepts and measure the result")
+    return parser
+
+
+def _run_parser() -> ArgumentParser:
+    parser = ArgumentParser(description="Erase concepts, measure the result, write a report.")
+    parser.add_argument("--config", action=ActionConfigFile, help="a YAML file of these options")
+    for flag, text in (
+        ("--concept", "what to forget: ghost, 'ink style'; several add up"),
+        ("--anchor", "what to draw instead, one per concept"),
+        ("--retain", "what must stay; needed for models without concepts.json"),
+    ):
+        parser.add_argument(flag, type=str, nargs="+", action="extend", default=[], help=text)
+    parser.add_argument("--model", type=str, default="emoji", help="emoji, a folder or a hub id")
+    parser.add_argument("--method", type=str, default="salun", help=", ".join(methods()))
+    parser.add_argument("--judge", type=str, default="", help="any open_clip name")
+    parser.add_argument("--device", type=str, default="cpu", help="cpu, cuda, mps")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=str, default="", help="default: out/CONCEPTS-METHOD")
+    parser.add_class_arguments(DiffusionTaskConfig, "task")
+    parser.add_class_arguments(EvaluationConfig, "evaluation")
+    for method in methods().values():
+        parser.add_class_arguments(method.config, method.name)
+    return parser
+
+
+def _run(options: Namespace) -> None:
+    request = EraseRequest(
+        concepts=tuple(options.concept),
+        anchors=tuple(options.anchor),
+        retain=tuple(options.retain),
+        seed=options.seed,
+    )
+    get_method(options.method)
+    config = RunConfig(
+        request=request,
+        model=options.model,
+        method=options.method,
+        method_config=options[options.method],
+        task=options.task,
+        evaluation=options.evaluation,
+        judge=options.judge,
+        device=options.device,
+    )
+    output = Path(options.output or _default_output(request, options.method))
+    report = run(config, output)
+    print(summary_table(report))
+    print(f"report:  {output / 'report.md'}\npicture: {output / 'grid.png'}")
+
+
+def _default_output(request: EraseRequest, method: str) -> str:
+    names = "+".join(name.strip().lower().replace(" ", "-") for name in request.concepts)
+    return f"out/{names}-{method}".replace("..", "")

@@ -1,0 +1,1 @@
+"""The cores every method shares: saliency, masks, masked updates, deltas. Torch only."""

@@ -1,0 +1,107 @@
+"""What an erasure adds to one weight tensor, in the form that is smallest to keep."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from erase.core.mask import Mask, pack_bits, unpack_bits
+
+
+class Delta(Protocol):
+    """A change of one tensor that can be made dense, measured and written down."""
+
+    shape: torch.Size
+    count: int
+
+    def dense(self) -> Tensor:
+        """The change as a float32 tensor of the weight's shape."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The parts to write to a safetensors file, by short name."""
+
+
+@dataclass(frozen=True)
+class SparseDelta:
+    """Values at a mask's positions, in memory order; zero elsewhere."""
+
+    mask: Tensor
+    values: Tensor
+
+    @property
+    def shape(self) -> torch.Size:
+        """The weight's shape."""
+        return self.mask.shape
+
+    @property
+    def count(self) -> int:
+        """How many weights change."""
+        return self.values.numel()
+
+    def dense(self) -> Tensor:
+        """The change as a float32 tensor of the weight's shape."""
+        change = torch.zeros(self.shape)
+        change[self.mask] = self.values.float()
+        return change
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Bit-packed mask, its shape, and the values."""
+        shape = torch.tensor(self.shape)
+        return {"mask": pack_bits(self.mask), "shape": shape, "values": self.values}
+
+
+@dataclass(frozen=True)
+class DenseDelta:
+    """A change of every weight."""
+
+    values: Tensor
+
+    @property
+    def shape(self) -> torch.Size:
+        """The weight's shape."""
+        return self.values.shape
+
+    @property
+    def count(self) -> int:
+        """How many weights change."""
+        return self.values.numel()
+
+    def dense(self) -> Tensor:
+        """The change as a float32 tensor of the weight's shape."""
+        return self.values.float()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The values."""
+        return {"values": self.values}
+
+
+def read_delta(parts: Mapping[str, Tensor]) -> Delta:
+    """The delta that wrote these parts."""
+    if "mask" in parts:
+        return SparseDelta(unpack_bits(parts["mask"], parts["shape"].tolist()), parts["values"])
+    return DenseDelta(parts["values"])
+
+
+def difference(
+    before: Mapping[str, Tensor],
+    after: Mapping[str, Tensor],
+    mask: Mask | None = None,
+    dtype: torch.dtype = torch.float16,
+) -> dict[str, Delta]:
+    """What turns `before` into `after`, to `dtype` precision; sparse under a mask that drops any.
+
+    Tensors that did not change are left out.
+    """
+    deltas: dict[str, Delta] = {}
+    for name, old in before.items():
+        change = (after[name].detach().float() - old.float()).cpu()
+        if not change.any():
+            continue
+        kept = None if mask is None else mask.tensors[name].cpu()
+        if kept is None or kept.all():
+            deltas[name] = DenseDelta(change.to(dtype))
+        else:
+            deltas[name] = SparseDelta(kept, change[kept].to(dtype))
+    return deltas

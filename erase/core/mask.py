@@ -1,0 +1,150 @@
+"""Exact-k saliency masks over many tensors, without ever concatenating or sorting them."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+Selection = Literal["top", "bottom", "random", "random_per_layer", "none"]
+CHUNK = 1 << 24
+
+
+@dataclass(frozen=True)
+class Mask:
+    """Which weights may change: one boolean tensor per parameter, True where it may."""
+
+    tensors: Mapping[str, Tensor]
+
+    @property
+    def kept(self) -> int:
+        """How many weights may change."""
+        return sum(int(mask.sum()) for mask in self.tensors.values())
+
+    @property
+    def total(self) -> int:
+        """How many weights there are."""
+        return sum(mask.numel() for mask in self.tensors.values())
+
+    def save(self, path: Path, fingerprint: str) -> None:
+        """Write one bit per weight and the fingerprint of the forget set it was made for."""
+        bits = {name: pack_bits(mask) for name, mask in self.tensors.items()}
+        shapes = {f"{name}.shape": torch.tensor(m.shape) for name, m in self.tensors.items()}
+        save_file({**bits, **shapes}, path, metadata={"forget_set": fingerprint})
+
+    @classmethod
+    def load(cls, path: Path, fingerprint: str) -> "Mask":
+        """Read a mask; raises ValueError if it was made for another forget set."""
+        with safe_open(path, "pt") as stored:
+            if stored.metadata()["forget_set"] != fingerprint:
+                raise ValueError(f"The mask {path} was made for another forget set or base; make "
+                                 "it again for this one.")  # fmt: skip
+            names = [name for name in stored.keys() if not name.endswith(".shape")]  # noqa: SIM118
+            tensors = {
+                name: unpack_bits(
+                    stored.get_tensor(name), stored.get_tensor(f"{name}.shape").tolist()
+                )
+                for name in names
+            }
+        return cls(tensors)
+
+
+def build_mask(
+    scores: Mapping[str, Tensor], density: float, selection: Selection = "top", seed: int = 0
+) -> Mask:
+    """Keep exactly int(N * density) of all N weights, by score or by one of the control rules.
+
+    "top" keeps the most salient (SalUn), "bottom" the least, "random" as many anywhere,
+    "random_per_layer" as many per tensor as "top" would, "none" all of them (no mask). Weights
+    tied at the threshold are kept in parameter order, then in memory order, until the count is
+    reached. Raises ValueError for a density outside (0, 1].
+    """
+    if not 0 < density <= 1:
+        raise ValueError(f"density is {density}; give a share of the weights in (0, 1].")
+    if selection == "none":
+        return Mask({name: torch.ones_like(s, dtype=torch.bool) for name, s in scores.items()})
+    total = sum(score.numel() for score in scores.values())
+    count = int(total * density)
+    if selection == "top":
+        return _keep_highest(scores, count)
+    if selection == "bottom":
+        dropped = _keep_highest(scores, total - count)
+        return Mask({name: ~mask for name, mask in dropped.tensors.items()})
+    generator = torch.Generator().manual_seed(seed)
+    noise = {name: torch.rand(s.shape, generator=generator) for name, s in scores.items()}
+    if selection == "random":
+        return _keep_highest(noise, count)
+    counts = {name: int(mask.sum()) for name, mask in _keep_highest(scores, count).tensors.items()}
+    per_layer = {
+        name: _keep_highest({name: noise[name]}, kept).tensors[name]
+        for name, kept in counts.items()
+    }
+    return Mask(per_layer)
+
+
+def _keep_highest(scores: Mapping[str, Tensor], count: int) -> Mask:
+    if count == 0:
+        return Mask({name: torch.zeros_like(s, dtype=torch.bool) for name, s in scores.items()})
+    threshold, ties_left = _kth_highest(scores, count)
+    tensors = {}
+    for name, score in scores.items():
+        bits = _bits(score)
+        mask, tied = bits > threshold, bits == threshold
+        if tied.any():
+            tied &= tied.flatten().cumsum(0).view_as(tied) <= ties_left
+            ties_left -= int(tied.sum())
+        tensors[name] = mask | tied
+    return Mask(tensors)
+
+
+def _kth_highest(scores: Mapping[str, Tensor], count: int) -> tuple[int, int]:
+    """The count-th highest score's bits and how many of its equals belong to the highest count.
+
+    Non-negative floats order as their bit patterns do, so two histograms of 16 bits each, over
+    the tensors one chunk at a time, find it exactly.
+    """
+    high = torch.zeros(1 << 16, dtype=torch.long)
+    for bits in _chunks(scores):
+        high += torch.bincount(bits >> 16, minlength=1 << 16)
+    bucket, count = _descend(high, count)
+    low = torch.zeros(1 << 16, dtype=torch.long)
+    for bits in _chunks(scores):
+        low += torch.bincount(bits[bits >> 16 == bucket] & 0xFFFF, minlength=1 << 16)
+    rest, count = _descend(low, count)
+    return (bucket << 16) | rest, count
+
+
+def _descend(histogram: Tensor, count: int) -> tuple[int, int]:
+    """The bin that holds the count-th highest entry, and its rank within that bin."""
+    from_top = histogram.flip(0).cumsum(0)
+    position = int(torch.searchsorted(from_top, count))
+    above = int(from_top[position - 1]) if position else 0
+    return len(histogram) - 1 - position, count - above
+
+
+def _chunks(scores: Mapping[str, Tensor]) -> Iterator[Tensor]:
+    for score in scores.values():
+        for chunk in score.flatten().split(CHUNK):
+            yield _bits(chunk).cpu()
+
+
+def _bits(score: Tensor) -> Tensor:
+    # Adding zero turns -0.0 into 0.0, whose bits are the smallest.
+    return (score.float() + 0.0).contiguous().view(torch.int32)
+
+
+def pack_bits(mask: Tensor) -> Tensor:
+    """Eight weights a byte, the first in the lowest bit: uint8 [ceil(N / 8)]."""
+    flat = mask.flatten().cpu()
+    padded = torch.nn.functional.pad(flat, (0, -len(flat) % 8)).view(-1, 8)
+    return (padded.to(torch.uint8) << torch.arange(8, dtype=torch.uint8)).sum(1, dtype=torch.uint8)
+
+
+def unpack_bits(packed: Tensor, shape: list[int]) -> Tensor:
+    """The boolean mask of `shape` that `pack_bits` packed."""
+    bits = (packed[:, None] >> torch.arange(8, dtype=torch.uint8)) & 1
+    return bits.flatten()[: torch.Size(shape).numel()].bool().view(shape)

@@ -1,0 +1,46 @@
+"""Training under a mask: masked-out weights stay bit-equal under any optimizer."""
+
+from collections.abc import Mapping
+from types import TracebackType
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from erase.core.mask import Mask
+
+
+class MaskedUpdate:
+    """A context in which `optimizer` moves only the weights a mask keeps.
+
+    Masking gradients alone is not enough: weight decay and momentum move weights whose gradient is
+    0. So gradients are masked as they are made (clipping then sees only what counts) and
+    masked-out values are put back after every step. Source: SalUn, eq. 5, as an invariant.
+    """
+
+    def __init__(self, optimizer: Optimizer, parameters: Mapping[str, nn.Parameter], mask: Mask):
+        self._optimizer = optimizer
+        self._entries = [(p, mask.tensors[name].to(p.device)) for name, p in parameters.items()]
+        self._originals = [p.detach()[~kept].clone() for p, kept in self._entries]
+        self._handles: list[torch.utils.hooks.RemovableHandle] = []
+
+    def __enter__(self) -> "MaskedUpdate":
+        for parameter, kept in self._entries:
+            self._handles.append(parameter.register_hook(lambda g, kept=kept: g * kept))
+        self._handles.append(self._optimizer.register_step_post_hook(self._restore))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    @torch.no_grad()
+    def _restore(self, *_: object) -> None:
+        for (parameter, kept), original in zip(self._entries, self._originals, strict=True):
+            parameter[~kept] = original

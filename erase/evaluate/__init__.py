@@ -1,0 +1,1 @@
+"""Judges, measurements and reports; nothing here knows a method."""

@@ -1,0 +1,55 @@
+"""The registry of erasure methods: a name, a config and a function from a task to an Erasure."""
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from erase.erasure import Erasure
+from erase.tasks.base import Task
+
+MethodFunction = Callable[[Task, Any], Erasure]
+
+
+@dataclass(frozen=True)
+class Method:
+    """One registered method; its config's fields are its CLI flags and YAML keys."""
+
+    name: str
+    config: type
+    function: MethodFunction
+
+    @property
+    def summary(self) -> str:
+        """The first line of the method's docstring."""
+        return (self.function.__doc__ or "").strip().splitlines()[0]
+
+
+_REGISTRY: dict[str, Method] = {}
+
+
+def register(name: str, config: type) -> Callable[[MethodFunction], MethodFunction]:
+    """Make a function `(task, config) -> Erasure` available under `name`."""
+
+    def add(function: MethodFunction) -> MethodFunction:
+        _REGISTRY[name] = Method(name, config, function)
+        return function
+
+    return add
+
+
+def methods() -> dict[str, Method]:
+    """All registered methods, by name."""
+    return dict(sorted(_REGISTRY.items()))
+
+
+def get_method(name: str) -> Method:
+    """The method called `name`; ValueError, listing all, if there is none."""
+    if name not in _REGISTRY:
+        raise ValueError(f"There is no method {name!r}; choose one of {', '.join(methods())}.")
+    return _REGISTRY[name]
+
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")

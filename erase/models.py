@@ -1,0 +1,50 @@
+"""Opening a pipeline with the catalogue and the judge that go with it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import DiffusionPipeline, StableDiffusionPipeline
+
+from erase.bundled import EMOJI, JUDGE
+from erase.catalogue import Catalogue, Sampling
+
+BUNDLED = {"emoji": EMOJI}
+
+
+@dataclass(frozen=True)
+class Model:
+    """A pipeline, the name it was asked for by, its concepts if known, and how to sample it."""
+
+    name: str
+    pipeline: DiffusionPipeline
+    catalogue: Catalogue | None
+
+    @property
+    def sampling(self) -> Sampling:
+        """How the model is meant to be sampled."""
+        return self.catalogue.sampling if self.catalogue else Sampling()
+
+
+def load_model(name: str, device: str = "cpu") -> Model:
+    """Open "emoji", a pipeline folder or a hub id in float32; ValueError in one sentence if it fails."""
+    source = BUNDLED.get(name, name)
+    try:
+        pipeline = DiffusionPipeline.from_pretrained(source, torch_dtype=torch.float32)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(
+            f"The model {name} could not be opened ({reason}); give 'emoji', a whole pipeline "
+            "folder, or a hub id you can reach."
+        ) from error
+    if not isinstance(pipeline, StableDiffusionPipeline):
+        raise ValueError(
+            f"The model {name} is a {type(pipeline).__name__}; only Stable Diffusion pipelines "
+            "are supported so far."
+        )
+    return Model(name, pipeline.to(device), Catalogue.of_model(source))
+
+
+def default_judge(model: Model) -> str | None:
+    """The bundled judge for the bundled model and its exports; none for others."""
+    return f"local-dir:{JUDGE}" if model.catalogue and Path(JUDGE).is_dir() else None

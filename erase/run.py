@@ -1,0 +1,174 @@
+"""One call from a request to a measured Erasure in a folder."""
+
+import hashlib
+import json
+import platform
+import resource
+import shutil
+import time
+from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from erase.catalogue import Catalogue, Sampling
+from erase.erasure import RECIPE, WEIGHTS, Erasure, find_weight, fingerprint
+from erase.evaluate.clip import ClipJudge
+from erase.evaluate.generation import (
+    FIRST_SEED,
+    Drawn,
+    EvaluationConfig,
+    draw_evaluation,
+    judge_drawn,
+)
+from erase.evaluate.report import build_report, write_report
+from erase.files import check_writable, replaced_folder
+from erase.methods import get_method
+from erase.models import Model, default_judge, load_model
+from erase.request import EraseRequest, PromptSet, expand
+from erase.tasks.diffusion import DiffusionTask, DiffusionTaskConfig
+
+LIBRARIES = ("torch", "diffusers", "transformers", "diffusers-erase")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything one run depends on; equal configs give equal artefacts.
+
+    model: "emoji", a pipeline folder or a hub id. judge: an open_clip name or `local-dir:FOLDER`;
+    by default the bundled judge, for models with a catalogue. method_config: the dataclass that
+    `method` registered, its defaults if None.
+    """
+
+    request: EraseRequest
+    model: str = "emoji"
+    method: str = "salun"
+    method_config: Any = None
+    task: DiffusionTaskConfig = field(default_factory=DiffusionTaskConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    judge: str = ""
+    device: str = "cpu"
+
+
+def run(config: RunConfig, output: str | Path) -> dict[str, Any]:
+    """Erase, measure and write `output`: artefact, card, report.json, report.md and grid.png.
+
+    Training state lies beside `output` until the run is whole, so that an interrupted run goes on
+    where it stopped. The report is returned. Raises ValueError on bad input, before any work.
+    """
+    output = Path(output)
+    method = get_method(config.method)
+    check_writable(output, RECIPE)
+    model = load_model(config.model, config.device)
+    prompts = expand(config.request, model.catalogue)
+    judge = _open_judge(config, model)
+    options = config.method_config or method.config()
+    state = output.with_name(f".{output.name}.{_digest(config)}")
+    started = time.perf_counter()
+    task = DiffusionTask(model.pipeline, prompts, model.sampling, config.task, config.request.seed)
+    erasure = method.function(task, _with_checkpoints(options, state))
+    erasure.recipe |= _recipe(config, options, erasure, model)
+    base, erased = _draw_both(config, model, prompts, erasure)
+    with replaced_folder(output, RECIPE) as partial:
+        erasure.write(partial)
+        seconds = round(time.perf_counter() - started, 1)
+        report = build_report(
+            request=asdict(config.request),
+            method=config.method,
+            protocol=_protocol(config, model, prompts, judge),
+            base=judge_drawn(base, judge, prompts.labels),
+            erased=judge_drawn(erased, judge, prompts.labels),
+            cost=_cost(partial / WEIGHTS, erasure, seconds),
+        )
+        write_report(report, base, erased, partial)
+        erasure.recipe["report"] = report
+        erasure.write(partial)
+    shutil.rmtree(state, ignore_errors=True)
+    return report
+
+
+def _draw_both(
+    config: RunConfig, model: Model, prompts: PromptSet, erasure: Erasure
+) -> tuple[Drawn, Drawn]:
+    sampling = _evaluation_sampling(config, model)
+    arguments = (model.pipeline, prompts, sampling, config.evaluation)
+    base = draw_evaluation(*arguments, "judging the base")
+    with erasure.apply(model.pipeline.components):
+        erased = draw_evaluation(*arguments, "judging the erased")
+    return base, erased
+
+
+def _evaluation_sampling(config: RunConfig, model: Model) -> Sampling:
+    return replace(model.sampling, steps=config.evaluation.steps or model.sampling.steps)
+
+
+def _open_judge(config: RunConfig, model: Model) -> ClipJudge:
+    name = config.judge or default_judge(model)
+    if name is None:
+        raise ValueError(
+            "There is no judge for this model; name an open_clip model, e.g. --judge ViT-B-32."
+        )
+    return ClipJudge(name, _judge_templates(model.catalogue))
+
+
+def _judge_templates(catalogue: Catalogue | None) -> dict[str, list[str]]:
+    if catalogue is None:
+        return {}
+    return {
+        "object": [catalogue.prompt("{}", style) for style in catalogue.styles],
+        "style": [catalogue.prompt(object_, "{}") for object_ in catalogue.objects],
+    }
+
+
+def _with_checkpoints(options: Any, state: Path) -> Any:
+    """The method's config with its training state in `state`, if it trains at all."""
+    if not hasattr(options, "training"):
+        return options
+    return replace(options, training=replace(options.training, checkpoints=str(state)))
+
+
+def _recipe(config: RunConfig, options: Any, erasure: Erasure, model: Model) -> dict[str, Any]:
+    weights = {name: find_weight(model.pipeline.components, name) for name in erasure.deltas}
+    return {
+        "base": {
+            "model": config.model,
+            "fingerprints": {name: fingerprint(weight) for name, weight in weights.items()},
+        },
+        "request": asdict(config.request),
+        "method": config.method,
+        "config": asdict(options),
+        "task": asdict(config.task),
+        "versions": {name: version(name) for name in LIBRARIES},
+    }
+
+
+def _protocol(
+    config: RunConfig, model: Model, prompts: PromptSet, judge: ClipJudge
+) -> dict[str, Any]:
+    sampling = _evaluation_sampling(config, model)
+    return {
+        "model": config.model,
+        "judge": Path(judge.name).name,
+        "labels": {kind: len(names) for kind, names in prompts.labels.items()},
+        "scheduler": type(model.pipeline.scheduler).__name__,
+        "steps": sampling.steps,
+        "guidance_scale": sampling.guidance_scale,
+        "prompts": f"{len(prompts.forget)} forget, {len(prompts.retain)} retain, sampled evenly",
+        "seeds": f"one a picture from {FIRST_SEED}",
+        "intervals": "95 % Wilson",
+    }
+
+
+def _cost(weights: Path, erasure: Erasure, seconds: float) -> dict[str, Any]:
+    # ru_maxrss is in kilobytes on Linux and in bytes on macOS.
+    unit = 1 if platform.system() == "Darwin" else 1024
+    return {
+        "seconds": seconds,
+        "peak_memory_bytes": unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+        "artefact_bytes": weights.stat().st_size,
+        "edited_parameters": sum(delta.count for delta in erasure.deltas.values()),
+    }
+
+
+def _digest(config: RunConfig) -> str:
+    return hashlib.sha256(json.dumps(asdict(config), sort_keys=True).encode()).hexdigest()[:12]

@@ -1,0 +1,1 @@
+"""Tasks: what a method may ask of a model and its data."""

@@ -1,0 +1,55 @@
+"""The protocol through which one method serves UNets, text encoders and classifiers alike."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol, Self
+
+from torch import Tensor, nn
+
+
+class Batch(Protocol):
+    """Some samples of the forget or the retain set, ready for a loss."""
+
+    def shard(self, rank: int, world: int) -> Self:
+        """Every `world`-th sample, from `rank` on."""
+
+
+class Task(Protocol):
+    """A model, its forget and retain sets, and the losses a method may minimise or climb.
+
+    A pass goes through a set once; what its batches hold, their order, noise and time steps,
+    depends on the seed alone. Batches are made as they are asked for, so that a training step may
+    take the first batch of a pass of its own.
+    """
+
+    components: Mapping[str, nn.Module]
+    seed: int
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """The editable tensors, by canonical name `component.path`."""
+
+    def forget_batches(self, step_seed: int) -> Iterable[Batch]:
+        """One shuffled pass through the forget set."""
+
+    def retain_batches(self, step_seed: int) -> Iterable[Batch]:
+        """One shuffled pass through the retain set."""
+
+    def saliency_loss(self, batch: Batch) -> Tensor:
+        """The forget loss whose gradient is the weights' saliency."""
+
+    def loss(self, batch: Batch) -> Tensor:
+        """The model's own training loss: cross-entropy, noise-prediction MSE."""
+
+    def redirected_loss(self, batch: Batch, teacher: "Task | None" = None) -> Tensor:
+        """The loss that teaches the wrong answer: a random label, the anchor concept.
+
+        The answer comes from `teacher`, or from the model as it is now.
+        """
+
+    def divergence(self, batch: Batch, teacher: "Task") -> Tensor:
+        """How far predictions are from the teacher's: KL of logits, MSE of noise."""
+
+    def frozen_copy(self) -> "Task":
+        """The same task around a copy of the model as it is now, without gradients."""
+
+    def describe(self) -> dict[str, Any]:
+        """The data of the task as JSON, for the recipe."""

@@ -1,0 +1,164 @@
+"""The one training loop: forget and retain batches under a mask, resumable, any process count."""
+
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Literal
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from erase.checkpoint import load_checkpoint, save_checkpoint
+from erase.core.mask import Mask
+from erase.core.masked_update import MaskedUpdate
+from erase.tasks.base import Batch, Task
+
+logger = logging.getLogger(__name__)
+StepLoss = Callable[[Batch, Batch], Tensor]
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """AdamW's settings and where to go on from.
+
+    learning_rate_schedule: "linear" falls to zero at the last step. checkpoints: folder of the
+    resumable state, none if empty. checkpoint_every: steps between two of them.
+    """
+
+    steps: int = 150
+    learning_rate: float = 1e-4
+    learning_rate_schedule: Literal["constant", "linear"] = "linear"
+    weight_decay: float = 0.0
+    max_gradient_norm: float = 1.0
+    mixed_precision: Literal["no", "bf16"] = "no"
+    checkpoint_every: int = 50
+    checkpoints: str = ""
+
+
+class TrainingStopped(Exception):
+    """Training was asked to stop; a checkpoint holds everything done so far."""
+
+
+def train(
+    task: Task, step_loss: StepLoss, config: TrainingConfig, mask: Mask | None = None
+) -> None:
+    """Minimise `step_loss(forget batch, retain batch)` over the task's parameters, in place.
+
+    Each step's batches depend on the task's seed and the step alone; processes take shards of
+    them and average gradients, so that one and two processes agree. Raises ValueError when the
+    loss is not finite, TrainingStopped after SIGINT or SIGTERM.
+    """
+    accelerator = Accelerator(mixed_precision=config.mixed_precision)
+    parameters = task.parameters()
+    optimizer = torch.optim.AdamW(
+        parameters.values(), lr=config.learning_rate, weight_decay=config.weight_decay
+    )
+    folder = Path(config.checkpoints) if config.checkpoints else None
+    first = load_checkpoint(folder, task.components, optimizer) if folder else 0
+    masked = MaskedUpdate(optimizer, parameters, mask) if mask else nullcontext()
+    with masked, _stop_requested() as stop:
+        for step in _progress(first, config.steps, accelerator):
+            for group in optimizer.param_groups:
+                group["lr"] = _learning_rate(config, step)
+            _step(task, step_loss, accelerator, optimizer, config, step)
+            due = (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps
+            if folder and accelerator.is_main_process and (due or stop.is_set()):
+                save_checkpoint(folder, step + 1, task.components, optimizer)
+            if stop.is_set():
+                raise TrainingStopped(
+                    f"Stopped after step {step + 1} of {config.steps}; "
+                    "run the same command again to go on."
+                )
+
+
+def _step(
+    task: Task,
+    step_loss: StepLoss,
+    accelerator: Accelerator,
+    optimizer: torch.optim.Optimizer,
+    config: TrainingConfig,
+    step: int,
+) -> None:
+    seed = step_seed(task.seed, step)
+    rank, world = accelerator.process_index, accelerator.num_processes
+    forget = next(iter(task.forget_batches(seed))).shard(rank, world)
+    retain = next(iter(task.retain_batches(seed + 1))).shard(rank, world)
+    with accelerator.autocast():
+        loss = step_loss(forget, retain)
+    if not loss.isfinite():
+        raise ValueError(f"The loss is {loss.item()} at step {step}; lower learning_rate.")
+    optimizer.zero_grad(set_to_none=True)
+    accelerator.backward(loss)
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    _average_gradients(parameters, accelerator)
+    nn.utils.clip_grad_norm_(parameters, config.max_gradient_norm)
+    optimizer.step()
+
+
+def _average_gradients(parameters: list[nn.Parameter], accelerator: Accelerator) -> None:
+    if accelerator.num_processes > 1:
+        for parameter in parameters:
+            if parameter.grad is not None:
+                parameter.grad = accelerator.reduce(parameter.grad, "mean")
+
+
+def step_seed(seed: int, step: int) -> int:
+    """A seed for one step; even, so that its successor is free for a second stream."""
+    return (seed + 1) * 10_000_000 + 2 * step
+
+
+def _learning_rate(config: TrainingConfig, step: int) -> float:
+    left = 1 - step / config.steps if config.learning_rate_schedule == "linear" else 1.0
+    return config.learning_rate * left
+
+
+def _progress(first: int, steps: int, accelerator: Accelerator) -> Iterator[int]:
+    if first:
+        logger.warning("Going on from step %d of %d.", first, steps)
+    return tqdm(
+        range(first, steps),
+        initial=first,
+        total=steps,
+        desc="erasing",
+        unit="step",
+        disable=not accelerator.is_main_process,
+    )
+
+
+@contextmanager
+def preserved(parameters: dict[str, nn.Parameter]) -> Iterator[dict[str, Tensor]]:
+    """Yield copies of the parameters and put them back, bit for bit, on the way out."""
+    originals = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+    try:
+        yield originals
+    finally:
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(originals[name])
+                parameter.grad = None
+
+
+@contextmanager
+def _stop_requested() -> Iterator[threading.Event]:
+    """An event that SIGINT and SIGTERM set, so that a step always ends whole."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        stop.set()
+
+    previous = {s: signal.signal(s, on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
