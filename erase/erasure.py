@@ -54,7 +54,7 @@ class Erasure:
             if weight.shape != self.deltas[name].shape:
                 raise ValueError(
                     f"{name} has shape {list(weight.shape)} in this model and "
-                    f"{list(self.deltas[name].shape)} in the erasure; load the base it was made for."
+                    f"{list(self.deltas[name].shape)} in the erasure; load its own base."
                 )
             if allow_other_base or name not in fingerprints:
                 continue
@@ -117,7 +117,7 @@ class AppliedErasure:
         with torch.no_grad():
             for name, weight in weights.items():
                 change = deltas[name].dense().to(weight.device)
-                weight.copy_(weight.float() + scale * change)
+                weight.copy_(weight + scale * change)
 
     @torch.no_grad()
     def revert(self) -> None:

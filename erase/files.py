@@ -9,9 +9,9 @@ from pathlib import Path
 
 def check_writable(folder: Path, marker: str) -> None:
     """Raise ValueError if `folder` cannot be made, or holds something other than our `marker`."""
-    if folder.exists() and not (folder / marker).exists():
-        if not folder.is_dir() or any(folder.iterdir()):
-            raise ValueError(f"The output {folder} exists and holds other things; name a new one.")
+    ours = (folder / marker).exists()
+    if folder.exists() and not ours and not (folder.is_dir() and not any(folder.iterdir())):
+        raise ValueError(f"The output {folder} exists and holds other things; name a new one.")
     ancestor = next(parent for parent in (folder, *folder.parents) if parent.exists())
     try:
         tempfile.TemporaryDirectory(dir=ancestor).cleanup()

@@ -27,7 +27,7 @@ class Model:
 
 
 def load_model(name: str, device: str = "cpu") -> Model:
-    """Open "emoji", a pipeline folder or a hub id in float32; ValueError in one sentence if it fails."""
+    """Open "emoji", a pipeline folder or a hub id in float32; ValueError if that fails."""
     source = BUNDLED.get(name, name)
     try:
         pipeline = DiffusionPipeline.from_pretrained(source, torch_dtype=torch.float32)

@@ -87,6 +87,9 @@ def _expand_catalogue(request: EraseRequest, catalogue: Catalogue) -> PromptSet:
     anchors = [find_concept(name, catalogue) for name in request.anchors]
     anchors = anchors or [_next_concept(concept, forgotten, catalogue) for concept in forgotten]
     swap = dict(zip(forgotten, anchors, strict=True))
+    for concept, anchor in swap.items():
+        if anchor in swap:
+            raise ValueError(f"The anchor {anchor} of {concept} is forgotten too; name another.")
     forget, retain = [], []
     for object_ in catalogue.concepts("object"):
         for style in catalogue.concepts("style"):
@@ -148,7 +151,10 @@ def _next_concept(concept: Concept, forgotten: list[Concept], catalogue: Catalog
     peers = catalogue.concepts(concept.kind)
     start = peers.index(concept)
     ring = peers[start + 1 :] + peers[:start]
-    return next(peer for peer in ring if peer not in forgotten)
+    anchor = next((peer for peer in ring if peer not in forgotten), None)
+    if anchor is None:
+        raise ValueError(f"Nothing is left to draw instead of {concept}; keep some {concept.kind}.")
+    return anchor
 
 
 def sample(prompts: Sequence[Prompt], count: int, seed: int) -> list[Prompt]:

@@ -108,10 +108,11 @@ def _open_judge(config: RunConfig, model: Model) -> ClipJudge:
         raise ValueError(
             "There is no judge for this model; name an open_clip model, e.g. --judge ViT-B-32."
         )
-    return ClipJudge(name, _judge_templates(model.catalogue))
+    return ClipJudge(name, judge_templates(model.catalogue))
 
 
-def _judge_templates(catalogue: Catalogue | None) -> dict[str, list[str]]:
+def judge_templates(catalogue: Catalogue | None) -> dict[str, list[str]]:
+    """Captions to average a label over: every style for objects, every object for styles."""
     if catalogue is None:
         return {}
     return {

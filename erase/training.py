@@ -55,6 +55,7 @@ def train(
     them and average gradients, so that one and two processes agree. Raises ValueError when the
     loss is not finite, TrainingStopped after SIGINT or SIGTERM.
     """
+    task.prepare()
     accelerator = Accelerator(mixed_precision=config.mixed_precision)
     parameters = task.parameters()
     optimizer = torch.optim.AdamW(

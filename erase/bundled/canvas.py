@@ -39,7 +39,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Placement:
-    """How cells lie on the picture: scale (1 fills it), shift in half-widths, background RGB 0..1."""
+    """How cells lie on the picture: scale (1 fills it), shift (half-widths), RGB background."""
 
     scale: Tensor  # [N]
     shift: Tensor  # [N, 2]

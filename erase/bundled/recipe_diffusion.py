@@ -1,8 +1,10 @@
 """The bundled text encoder and UNet: contrastive warm-up, then v-prediction on cached latents."""
 
 import copy
+import json
 import random
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -14,9 +16,17 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from erase.bundled.canvas import BACKGROUNDS, EmojiCanvas, random_caption, random_placement
+from erase.bundled.canvas import (
+    BACKGROUNDS,
+    TEMPLATES,
+    EmojiCanvas,
+    random_caption,
+    random_placement,
+)
 from erase.bundled.recipe_loop import Schedule, step_generator, train
 from erase.bundled.recipe_tokenizer import CONTEXT, build_tokenizer
+from erase.catalogue import FILE, Catalogue, Sampling
+from erase.sampling import draw
 
 SEED = 3
 WIDTH = 160
@@ -27,6 +37,7 @@ WARM_UP_BATCH = 256
 EMPTY_CAPTIONS = 0.1
 EMA_DECAY = 0.999
 PREVIEW_PROMPTS = 32
+SAMPLING = Sampling(steps=20, guidance_scale=4.0)
 
 
 class LatentCache:
@@ -108,6 +119,7 @@ def build_scheduler() -> DDIMScheduler:
         beta_schedule="squaredcos_cap_v2",
         prediction_type="v_prediction",
         timestep_spacing="trailing",
+        steps_offset=1,
         clip_sample=False,
     )
 
@@ -210,6 +222,13 @@ def train_diffusion(
         loss, lambda step: average.update_parameters(model), preview,
     )  # fmt: skip
     pipeline().to(torch.float16).save_pretrained(out)
+    (out / FILE).write_text(json.dumps(asdict(build_catalogue(canvas)), indent=1) + "\n")
+
+
+def build_catalogue(canvas: EmojiCanvas) -> Catalogue:
+    """What the trained pipeline draws and how it is meant to be sampled."""
+    synonyms = {name: canvas.synonyms[name] for name in canvas.objects}
+    return Catalogue(canvas.objects, canvas.styles, TEMPLATES, synonyms, SAMPLING)
 
 
 def assemble(
@@ -233,12 +252,7 @@ def assemble(
 
 
 def _draw_preview(pipeline: StableDiffusionPipeline, canvas: EmojiCanvas) -> Tensor:
-    pipeline.set_progress_bar_config(disable=True)
     stride = max(1, len(canvas) // PREVIEW_PROMPTS) | 1
     cells = canvas.cells[::stride][:PREVIEW_PROMPTS]
     prompts = [f"a {cell.object} in {cell.style} style" for cell in cells]
-    generator = torch.Generator().manual_seed(0)
-    pictures = pipeline(
-        prompts, num_inference_steps=20, guidance_scale=4.0, generator=generator, output_type="pt"
-    ).images
-    return pictures.float()
+    return draw(pipeline, prompts, range(len(prompts)), SAMPLING).float()

@@ -28,6 +28,7 @@ class Schedule:
     decay: float = 0.5
 
     def __call__(self, step: int) -> float:
+        """The learning rate of a step."""
         rise = min(1.0, (step + 1) / self.warmup)
         fall = min(1.0, (self.steps - step) / (self.decay * self.steps))
         return self.learning_rate * rise * fall

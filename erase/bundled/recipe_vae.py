@@ -1,6 +1,5 @@
 """The bundled AutoencoderKL: factor 4, 8 latent channels; it knows pictures, not concepts."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -61,9 +60,7 @@ def train_vae(run: Path, steps: int, out: Path) -> None:
     @torch.no_grad()
     def preview() -> Tensor:
         output = vae(fixed).sample
-        return (
-            torch.cat([fixed, output]).unflatten(0, (4, 16))[[0, 2, 1, 3]].flatten(0, 1) / 2 + 0.5
-        )
+        return torch.stack([fixed, output], 1).flatten(0, 1) / 2 + 0.5
 
     train(run, Schedule(steps, 1.5e-3), {"vae": vae}, vae.parameters(), loss, preview=preview)
     normalise_latents(vae, canvas)
@@ -84,9 +81,3 @@ def normalise_latents(vae: AutoencoderKL, canvas: EmojiCanvas, count: int = 512)
     quant.bias[channels:] -= 2 * deviation.log()
     post.bias += (post.weight[:, :, 0, 0] * mean).sum(1)
     post.weight *= deviation[None, :, None, None]
-
-
-def reconstruct(vae: AutoencoderKL, pictures: Sequence[Tensor] | Tensor) -> Tensor:
-    """Encode and decode pictures [N, 3, 64, 64] in 0..1, without sampling noise."""
-    with torch.no_grad():
-        return vae(2 * pictures - 1).sample / 2 + 0.5

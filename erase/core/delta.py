@@ -96,7 +96,7 @@ def difference(
     """
     deltas: dict[str, Delta] = {}
     for name, old in before.items():
-        change = (after[name].detach().float() - old.float()).cpu()
+        change = (after[name].detach().double() - old.double()).cpu()
         if not change.any():
             continue
         kept = None if mask is None else mask.tensors[name].cpu()

@@ -18,7 +18,7 @@ FIRST_SEED = 7_000_000
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """How many pictures of either set are judged, and how they are sampled (0: as the model asks)."""
+    """How many pictures of either set are judged; steps 0 samples as the model asks."""
 
     forget_pictures: int = 32
     retain_pictures: int = 96

@@ -27,6 +27,9 @@ class Task(Protocol):
     def parameters(self) -> dict[str, nn.Parameter]:
         """The editable tensors, by canonical name `component.path`."""
 
+    def prepare(self) -> None:
+        """Make both sets while the model is still the base; training calls it first."""
+
     def forget_batches(self, step_seed: int) -> Iterable[Batch]:
         """One shuffled pass through the forget set."""
 

@@ -58,7 +58,7 @@ class DiffusionBatch:
 class DiffusionTask:
     """The Task of one StableDiffusionPipeline and one set of prompts.
 
-    Both sets are drawn by the pipeline itself, once, when first asked for.
+    Both sets are drawn by the pipeline itself, once, when first asked for or by `prepare`.
     """
 
     def __init__(
@@ -87,6 +87,10 @@ class DiffusionTask:
             for component, module in self.components.items()
             for path, parameter in module.named_parameters()
         }
+
+    def prepare(self) -> None:
+        """Draw both sets, unless they have been drawn."""
+        _ = self._forget_set, self._retain_set
 
     def forget_batches(self, step_seed: int) -> Iterator[DiffusionBatch]:
         """One shuffled pass through the forget set."""
@@ -174,7 +178,7 @@ class DiffusionTask:
             device = self._unet.device
             yield DiffusionBatch(
                 latents[rows].to(device),
-                noise.to(device),
+                noise.to(device, latents.dtype),
                 timesteps.to(device),
                 [prompt.text for prompt in chosen],
                 [prompt.anchor for prompt in chosen],
@@ -198,5 +202,4 @@ class DiffusionTask:
         first = 1_000_000 * (10 * self.seed + stream)
         seeds = range(first, first + len(prompts))
         texts = [prompt.text for prompt in prompts]
-        latents = draw(self._pipeline, texts, seeds, self.sampling, "latent", description)
-        return latents.float()
+        return draw(self._pipeline, texts, seeds, self.sampling, "latent", description)

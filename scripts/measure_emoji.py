@@ -1,0 +1,88 @@
+"""Measure the bundled models: the judge on real drawings, the pipeline on every object and style.
+
+Run: `python scripts/measure_emoji.py --out runs/quality`; writes quality.json and grid.png.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from erase.bundled import EMOJI, JUDGE
+from erase.bundled.canvas import EmojiCanvas, random_placement
+from erase.bundled.recipe_judge import strong_pictures
+from erase.bundled.recipe_loop import save_grid
+from erase.catalogue import Sampling
+from erase.evaluate.clip import ClipJudge, proportion
+from erase.models import load_model
+from erase.run import judge_templates
+from erase.sampling import draw
+
+HELD_OUT_SEED = 424_242
+FIRST_SEED = 9_000_000
+
+
+def accuracies(judge: ClipJudge, pictures: Tensor, canvas: EmojiCanvas) -> dict[str, dict]:
+    """Object and style accuracy of one picture a cell, in the canvas' order."""
+    objects = judge.classify(pictures, "object", canvas.objects)
+    styles = judge.classify(pictures, "style", canvas.styles)
+    return {
+        "object": proportion([s == c.object for s, c in zip(objects, canvas.cells, strict=True)]),
+        "style": proportion([s == c.style for s, c in zip(styles, canvas.cells, strict=True)]),
+    }
+
+
+def held_out(judge: ClipJudge, canvas: EmojiCanvas) -> dict[str, dict]:
+    """The judge on one unseen augmentation of every drawing: as the pipeline's data, and strong."""
+    generator = torch.Generator().manual_seed(HELD_OUT_SEED)
+    torch.manual_seed(HELD_OUT_SEED)
+    cells = torch.arange(len(canvas))
+    placement, _ = random_placement(len(canvas), generator)
+    return {
+        "small_augmentation": accuracies(judge, canvas.render(cells, placement), canvas),
+        "strong_augmentation": accuracies(judge, strong_pictures(canvas, cells, generator), canvas),
+    }
+
+
+def main() -> None:
+    """Measure both and write the figures with their protocol."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default=str(EMOJI))
+    parser.add_argument("--judge", default=str(JUDGE))
+    parser.add_argument("--steps", type=int, default=25)
+    parser.add_argument("--guidance-scale", type=float, default=4.0)
+    parser.add_argument("--every", type=int, default=1, help="draw every n-th cell only")
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    model = load_model(args.model)
+    judge = ClipJudge(f"local-dir:{args.judge}", judge_templates(model.catalogue))
+    drawings = EmojiCanvas()
+    canvas = EmojiCanvas(model.catalogue.objects, model.catalogue.styles)
+    canvas.cells = canvas.cells[:: args.every]
+    prompts = [model.catalogue.prompt(cell.object, cell.style) for cell in canvas.cells]
+    seeds = range(FIRST_SEED, FIRST_SEED + len(prompts))
+    pictures = draw(model.pipeline, prompts, seeds, Sampling(args.steps, args.guidance_scale))
+    quality = {
+        "judge": {"real_drawings": held_out(judge, drawings), "seed": HELD_OUT_SEED},
+        "pipeline": {
+            **accuracies(judge, pictures, canvas),
+            "protocol": {
+                "prompt": model.catalogue.templates[0],
+                "steps": args.steps,
+                "guidance_scale": args.guidance_scale,
+                "scheduler": type(model.pipeline.scheduler).__name__,
+                "seeds": f"one a cell from {FIRST_SEED}",
+                "labels": [len(canvas.objects), len(canvas.styles)],
+            },
+        },
+    }
+    (args.out / "quality.json").write_text(json.dumps(quality, indent=2) + "\n")
+    save_grid(pictures, args.out / "grid.png", columns=32)
+    print(json.dumps(quality, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+import json
+from dataclasses import asdict
+
+import pytest
+from conftest import CATALOGUE, build_tiny_pipeline
+
+from erase.bundled import JUDGE
+from erase.cli import main
+
+BRISK = [
+    "--task.forget_pictures=2",
+    "--task.retain_pictures=2",
+    "--task.generation_steps=2",
+    "--evaluation.forget_pictures=2",
+    "--evaluation.retain_pictures=3",
+    "--salun.training.steps=2",
+]
+
+
+@pytest.fixture
+def tiny_model(tmp_path):
+    """A tiny pipeline folder with a catalogue, as a publisher would lay it out."""
+    folder = tmp_path / "tiny"
+    build_tiny_pipeline().save_pretrained(folder)
+    (folder / "concepts.json").write_text(json.dumps(asdict(CATALOGUE)))
+    return folder
+
+
+def erase_run(model, output, *extra: str) -> int:
+    return main(["run", f"--model={model}", f"--output={output}", *BRISK, *extra])
+
+
+def test_a_run_leaves_artefact_card_report_and_picture_alone(tiny_model, tmp_path, capsys):
+    output = tmp_path / "out" / "ghost"
+    assert erase_run(tiny_model, output, "--concept", "ghost") == 0
+    assert {path.name for path in output.iterdir()} == {
+        "README.md",
+        "deltas.safetensors",
+        "erasure.json",
+        "grid.png",
+        "report.json",
+        "report.md",
+    }
+    assert [path.name for path in output.parent.iterdir()] == ["ghost"]
+    report = json.loads((output / "report.json").read_text())
+    metrics = report["metrics"]
+    assert metrics["derived"]["UA"] == pytest.approx(1 - metrics["forget_accuracy"]["value"])
+    for side in (metrics, metrics["base"]):
+        assert side["forget_accuracy"]["n"] == 2
+        assert side["retain_accuracy"]["n"] == side["cross_retain_accuracy"]["n"] == 3
+    assert report["protocol"]["steps"] == 2
+    assert "forget accuracy" in capsys.readouterr().out
+
+
+def test_same_seed_gives_byte_identical_weights_and_reports(tiny_model, tmp_path):
+    for name in "ab":
+        erase_run(tiny_model, tmp_path / name, "--concept", "ghost")
+    weights = [(tmp_path / name / "deltas.safetensors").read_bytes() for name in "ab"]
+    assert weights[0] == weights[1]
+    assert (tmp_path / "a/grid.png").read_bytes() == (tmp_path / "b/grid.png").read_bytes()
+    reports = [json.loads((tmp_path / name / "report.json").read_text()) for name in "ab"]
+    for report in reports:
+        del report["cost"]["seconds"], report["cost"]["peak_memory_bytes"]
+    assert reports[0] == reports[1]
+
+
+def test_a_yaml_config_is_the_same_run(tiny_model, tmp_path):
+    config = tmp_path / "run.yaml"
+    config.write_text("concept: [ink style]\nsalun:\n  density: 0.25\n  mask: bottom\n")
+    assert erase_run(tiny_model, tmp_path / "out", f"--config={config}") == 0
+    recipe = json.loads((tmp_path / "out/erasure.json").read_text())
+    assert recipe["request"]["concepts"] == ["ink style"]
+    assert (recipe["config"]["density"], recipe["config"]["mask"]) == (0.25, "bottom")
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--concept", "gohst"], "did you mean ghost"),
+        (["--concept", ""], "concept is empty"),
+        ([], "concept is empty"),
+        (["--concept", "ghost", "--method=magic"], "choose one of"),
+        (["--concept", "ghost", "--model=/nowhere/at/all"], "could not be opened"),
+        (["--concept", "ghost", "--judge=no-such-judge"], "judge"),
+        (["--concept", "ghost", "--output=/proc/erased"], "cannot be written"),
+    ],
+)
+def test_bad_input_gets_one_sentence_and_leaves_nothing(
+    tiny_model, tmp_path, capsys, extra, message
+):
+    output = tmp_path / "out"
+    assert erase_run(tiny_model, output, *extra) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("erase: ")
+    assert message in error
+    assert not output.exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
+
+
+def test_density_out_of_range_is_refused_by_the_parser(tiny_model, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        erase_run(tiny_model, tmp_path / "out", "--concept", "ghost", "--salun.density=2")
+    assert stop.value.code == 2
+    assert "density is 2" in capsys.readouterr().err
+
+
+def test_a_corrupt_model_folder_is_named(tiny_model, tmp_path, capsys):
+    weights = next((tiny_model / "unet").glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:50])
+    assert erase_run(tiny_model, tmp_path / "out", "--concept", "ghost") == 2
+    assert f"{tiny_model} could not be opened" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_judge_of_the_package_is_used_by_default():
+    assert (JUDGE / "open_clip_config.json").is_file()

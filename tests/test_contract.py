@@ -1,0 +1,105 @@
+"""One table: what every method must keep, on every task it serves."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import build_tiny_pipeline, build_tiny_task
+from test_erasure import changed, snapshot
+
+from erase.erasure import Erasure
+from erase.methods import methods
+
+TASKS = {
+    "unet": ("unet",),
+    "text_encoder": ("text_encoder",),
+    "both": ("unet", "text_encoder"),
+}
+
+
+def brisk(config_class):
+    """The method's defaults with four fast training steps, where it trains."""
+    config = config_class()
+    if hasattr(config, "training"):
+        training = dataclasses.replace(config.training, steps=4)
+        config = dataclasses.replace(config, training=training)
+    return config
+
+
+def erase_tiny(method: str, task: str, dtype=torch.float32) -> tuple[Erasure, object]:
+    pipeline = build_tiny_pipeline().to(dtype)
+    chosen = methods()[method]
+    return chosen.function(build_tiny_task(pipeline, TASKS[task]), brisk(chosen.config)), pipeline
+
+
+@pytest.fixture(scope="module", params=[(m, t) for m in methods() for t in TASKS], ids="-".join)
+def erased(request):
+    return *erase_tiny(*request.param), *request.param
+
+
+def test_the_base_is_left_bit_equal(erased):
+    assert not changed(snapshot(build_tiny_pipeline()), snapshot(erased[1]))
+
+
+def test_apply_then_revert_is_bit_equal(erased):
+    erasure, pipeline, *_ = erased
+    before = snapshot(pipeline)
+    applied = erasure.apply(pipeline.components)
+    assert changed(before, snapshot(pipeline)) == set(erasure.deltas) != set()
+    applied.revert()
+    assert not changed(before, snapshot(pipeline))
+
+
+def test_saved_and_loaded_are_equal(erased, tmp_path):
+    erasure = erased[0]
+    erasure.save_pretrained(tmp_path / "erasure")
+    back = Erasure.from_pretrained(tmp_path / "erasure")
+    assert back.deltas.keys() == erasure.deltas.keys()
+    for name, delta in erasure.deltas.items():
+        assert torch.equal(delta.dense(), back.deltas[name].dense())
+
+
+def test_same_seed_gives_the_same_bytes(erased, tmp_path):
+    erasure, _, method, task = erased
+    again, _ = erase_tiny(method, task)
+    for name, one in (("one", erasure), ("two", again)):
+        one.save_pretrained(tmp_path / name)
+    weights = [(tmp_path / name / "deltas.safetensors").read_bytes() for name in ("one", "two")]
+    assert weights[0] == weights[1]
+
+
+PARALLEL = """
+import sys
+import torch
+sys.path.insert(0, sys.argv[1])
+from accelerate import PartialState
+from test_contract import erase_tiny
+erasure, _ = erase_tiny(sys.argv[2], sys.argv[3], torch.float64)
+if PartialState().is_main_process:
+    erasure.save_pretrained(sys.argv[4])
+"""
+
+
+@pytest.mark.parametrize("method", methods())
+def test_one_and_two_processes_agree(method, tmp_path):
+    # In float64: Adam divides by the gradient's size, so that where a gradient is nearly 0 even
+    # rounding errors of float32 show.
+    script = tmp_path / "parallel.py"
+    script.write_text(PARALLEL)
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
+    launch += ["--num_processes", "2", "--main_process_port", "29533", str(script)]
+    environment = os.environ | {
+        "ACCELERATE_USE_CPU": "yes",
+        "GLOO_SOCKET_IFNAME": "lo",
+        "OMP_NUM_THREADS": "1",
+    }
+    arguments = [str(Path(__file__).parent), method, "unet", str(tmp_path / "two")]
+    subprocess.run([*launch, *arguments], check=True, env=environment)
+    one, two = erase_tiny(method, "unet", torch.float64)[0], Erasure.from_pretrained(tmp_path / "two")
+    assert one.deltas.keys() == two.deltas.keys()
+    for name, delta in one.deltas.items():
+        assert torch.allclose(delta.dense(), two.deltas[name].dense(), rtol=0, atol=1e-6), name

@@ -1,0 +1,51 @@
+import ast
+from pathlib import Path
+
+import erase
+
+ROOT = Path(erase.__file__).parent
+ORDER = [
+    {"core"},
+    {"catalogue", "files", "checkpoint", "card"},
+    {"request", "sampling"},
+    {"tasks", "erasure", "bundled"},
+    {"training", "models"},
+    {"methods"},
+    {"evaluate", "attacks"},
+    {"run"},
+    {"cli"},
+]
+RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
+
+
+def imported_rooms(path: Path) -> set[str]:
+    rooms = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        rooms |= {name.split(".")[1] for name in names if name.startswith("erase.")}
+    return rooms
+
+
+def test_imports_point_from_the_outer_rooms_to_the_core():
+    for path in ROOT.rglob("*.py"):
+        room = path.relative_to(ROOT).parts[0].removesuffix(".py")
+        if room in {"__init__", "__main__"}:
+            continue
+        for other in imported_rooms(path) - {room}:
+            assert RANK[other] < RANK[room], f"{path} imports erase.{other}"
+
+
+def test_core_is_torch_only():
+    allowed = {"torch", "safetensors", "erase", "collections", "dataclasses", "typing", "types"}
+    for path in (ROOT / "core").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                assert node.module.split(".")[0] in allowed | {"pathlib"}, path
+            if isinstance(node, ast.Import):
+                assert {alias.name for alias in node.names} <= {"torch"}, path
+
+
+def test_evaluate_knows_no_method():
+    for path in (ROOT / "evaluate").glob("*.py"):
+        assert "methods" not in imported_rooms(path)

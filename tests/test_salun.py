@@ -1,0 +1,118 @@
+import os
+import signal
+
+import pytest
+import torch
+from conftest import build_tiny_pipeline, build_tiny_task
+from test_erasure import changed, snapshot
+
+from erase.checkpoint import latest_checkpoint
+from erase.core.saliency import accumulate
+from erase.methods.salun import SalUnConfig, salun
+from erase.training import TrainingConfig, TrainingStopped, step_seed, train
+
+BRISK = TrainingConfig(steps=4, learning_rate=1e-2, weight_decay=0.1, checkpoint_every=2)
+
+
+def same_bytes(one, other) -> bool:
+    return one.deltas.keys() == other.deltas.keys() and all(
+        torch.equal(delta.dense(), other.deltas[name].dense()) for name, delta in one.deltas.items()
+    )
+
+
+@pytest.mark.parametrize("mask", ["top", "bottom", "random", "random_per_layer", "none"])
+@pytest.mark.parametrize("teacher", ["frozen", "current"])
+def test_only_masked_weights_change_and_the_base_not_at_all(tiny_pipeline, mask, teacher):
+    before = snapshot(tiny_pipeline)
+    config = SalUnConfig(density=0.3, mask=mask, teacher=teacher, training=BRISK)
+    erasure = salun(build_tiny_task(tiny_pipeline), config)
+    assert not changed(before, snapshot(tiny_pipeline))
+    kept, total = erasure.recipe["mask"]["kept"], erasure.recipe["mask"]["of"]
+    assert kept == (total if mask == "none" else int(0.3 * total))
+    assert 0 < sum(delta.count for delta in erasure.deltas.values()) <= kept
+    assert all(parameter.grad is None for parameter in tiny_pipeline.unet.parameters())
+
+
+@pytest.mark.parametrize("components", [("text_encoder",), ("unet", "text_encoder")])
+def test_the_text_encoder_can_be_edited_too(tiny_pipeline, components):
+    task = build_tiny_task(tiny_pipeline, components)
+    erasure = salun(task, SalUnConfig(training=BRISK))
+    assert {name.split(".")[0] for name in erasure.deltas} == set(components)
+
+
+def test_same_seed_same_bytes():
+    runs = [
+        salun(build_tiny_task(build_tiny_pipeline()), SalUnConfig(training=BRISK)) for _ in "ab"
+    ]
+    assert same_bytes(*runs)
+
+
+def test_epsilon_models_are_served_too():
+    task = build_tiny_task(build_tiny_pipeline("epsilon"))
+    batch = next(iter(task.forget_batches(0)))
+    expected = (task.predict(batch, batch.prompts) - batch.noise).pow(2).mean()
+    assert torch.allclose(task.loss(batch), expected)
+    assert salun(task, SalUnConfig(training=BRISK)).deltas
+
+
+def test_resumed_training_equals_uninterrupted(tmp_path, monkeypatch):
+    whole = salun(build_tiny_task(build_tiny_pipeline()), SalUnConfig(training=BRISK))
+    checkpoints = str(tmp_path / "state")
+    config = SalUnConfig(training=TrainingConfig(**{**vars(BRISK), "checkpoints": checkpoints}))
+    steps = []
+
+    def interrupt_third_step(task, forget):
+        steps.append(0)
+        if len(steps) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    task = build_tiny_task(build_tiny_pipeline())
+    plain = type(task).redirected_loss
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            type(task),
+            "redirected_loss",
+            lambda self, forget, teacher: (
+                interrupt_third_step(self, forget) or plain(self, forget, teacher)
+            ),
+        )
+        with pytest.raises(TrainingStopped, match="after step 3 of 4"):
+            salun(task, config)
+    assert latest_checkpoint(tmp_path / "state").name == "checkpoint-3"
+    assert same_bytes(salun(build_tiny_task(build_tiny_pipeline()), config), whole)
+
+
+def test_a_broken_loss_is_refused_and_the_base_kept(tiny_pipeline):
+    before = snapshot(tiny_pipeline)
+    training = TrainingConfig(steps=9, learning_rate=1e30, max_gradient_norm=1e30)
+    with pytest.raises(ValueError, match="lower learning_rate"):
+        salun(build_tiny_task(tiny_pipeline), SalUnConfig(training=training))
+    assert not changed(before, snapshot(tiny_pipeline))
+
+
+def test_saliency_does_not_depend_on_the_sign_of_the_loss(tiny_task):
+    def scores(sign):
+        batches = tiny_task.forget_batches(step_seed(0, -1))
+        losses = (sign * tiny_task.saliency_loss(batch) for batch in batches)
+        return accumulate(tiny_task.parameters(), losses)
+
+    ascent, descent = scores(-1), scores(1)
+    assert all(torch.equal(ascent[name], descent[name]) for name in ascent)
+
+
+def test_forget_loss_falls(tiny_task):
+    batch = next(iter(tiny_task.forget_batches(0)))
+    teacher = tiny_task.frozen_copy()
+    before = tiny_task.redirected_loss(batch, teacher).item()
+    train(
+        tiny_task,
+        lambda forget, retain: tiny_task.redirected_loss(forget, teacher),
+        TrainingConfig(steps=20, learning_rate=1e-2),
+    )
+    assert tiny_task.redirected_loss(batch, teacher).item() < before
+
+
+@pytest.mark.parametrize("density", [0, 1.5])
+def test_density_is_checked_before_any_work(density):
+    with pytest.raises(ValueError, match="density"):
+        SalUnConfig(density=density)
