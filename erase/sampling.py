@@ -24,10 +24,11 @@ def draw(
 ) -> Tensor:
     """Draw one picture a prompt: [N, 3, H, W] in 0..1, or latents [N, C, h, w]; on the CPU.
 
-    Picture i starts from the noise of seed i alone, whatever else is drawn.
+    Picture i starts from the noise of seed i alone, whatever else is drawn. A safety checker is
+    set aside meanwhile: what is drawn is to be measured, not shown.
     """
     drawn = []
-    with _quiet(pipeline), tqdm(total=len(prompts), desc=description, unit="picture") as bar:
+    with _bare(pipeline), tqdm(total=len(prompts), desc=description, unit="picture") as bar:
         for start in range(0, len(prompts), CHUNK):
             part = slice(start, start + CHUNK)
             pictures = pipeline(
@@ -43,10 +44,14 @@ def draw(
 
 
 @contextmanager
-def _quiet(pipeline: DiffusionPipeline) -> Iterator[None]:
-    before = getattr(pipeline, "_progress_bar_config", {})
+def _bare(pipeline: DiffusionPipeline) -> Iterator[None]:
+    """The pipeline without bars, and without a filter that would blacken what is to be judged."""
+    bar = getattr(pipeline, "_progress_bar_config", {})
+    checker = getattr(pipeline, "safety_checker", None)
     pipeline.set_progress_bar_config(disable=True)
+    pipeline.safety_checker = None
     try:
         yield
     finally:
-        pipeline.set_progress_bar_config(**before)
+        pipeline.set_progress_bar_config(**bar)
+        pipeline.safety_checker = checker

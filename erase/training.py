@@ -28,8 +28,15 @@ StepLoss = Callable[[Batch, Batch], Tensor]
 class TrainingConfig:
     """AdamW's settings and where to go on from.
 
-    learning_rate_schedule: "linear" falls to zero at the last step. checkpoints: folder of the
-    resumable state, none if empty. checkpoint_every: steps between two of them.
+    Args:
+        steps: optimizer steps, each on a batch of the forget and one of the retain set.
+        learning_rate: AdamW's, at the first step.
+        learning_rate_schedule: "linear" falls to zero at the last step.
+        weight_decay: AdamW's; masked-out weights are safe from it.
+        max_gradient_norm: clips the norm of all masked gradients together.
+        mixed_precision: autocast of the losses.
+        checkpoint_every: steps between two checkpoints.
+        checkpoints: folder of the resumable state; `erase run` sets it, empty keeps none.
     """
 
     steps: int = 150

@@ -99,7 +99,8 @@ def test_one_and_two_processes_agree(method, tmp_path):
     }
     arguments = [str(Path(__file__).parent), method, "unet", str(tmp_path / "two")]
     subprocess.run([*launch, *arguments], check=True, env=environment)
-    one, two = erase_tiny(method, "unet", torch.float64)[0], Erasure.from_pretrained(tmp_path / "two")
+    one = erase_tiny(method, "unet", torch.float64)[0]
+    two = Erasure.from_pretrained(tmp_path / "two")
     assert one.deltas.keys() == two.deltas.keys()
     for name, delta in one.deltas.items():
         assert torch.allclose(delta.dense(), two.deltas[name].dense(), rtol=0, atol=1e-6), name

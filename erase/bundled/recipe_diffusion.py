@@ -180,6 +180,7 @@ def diffusion_loss(
     generator: torch.Generator,
 ) -> Tensor:
     """Velocity MSE at logit-normal time steps."""
+    latents = latents.to(memory_format=torch.channels_last)
     noise = torch.randn(latents.shape, generator=generator)
     uniform = torch.randn(len(latents), generator=generator).sigmoid()
     steps = (uniform * scheduler.config.num_train_timesteps).long()
@@ -199,6 +200,7 @@ def train_diffusion(
     cache = LatentCache(run, canvas, vae)
     warm_up_text(run / "text", cache, tokenizer, text_encoder)
     model = nn.ModuleDict({"unet": unet, "text_encoder": text_encoder})
+    model = model.to(memory_format=torch.channels_last)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(EMA_DECAY))
 
     def loss(step: int) -> Tensor:
@@ -210,7 +212,7 @@ def train_diffusion(
         return diffusion_loss(unet, scheduler, cache.latents[rows].float(), text, generator)
 
     def pipeline() -> StableDiffusionPipeline:
-        averaged = copy.deepcopy(average.module)
+        averaged = copy.deepcopy(average.module).to(memory_format=torch.contiguous_format)
         averaged["unet"].set_attn_processor(AttnProcessor())
         return assemble(vae, averaged["text_encoder"], tokenizer, averaged["unet"], scheduler)
 

@@ -88,6 +88,7 @@ def train_judge(run: Path, steps: int, out: Path) -> None:
     torch.manual_seed(SEED)
     canvas = EmojiCanvas()
     model = open_clip.CLIP(**CONFIG["model_cfg"], output_dict=True)
+    model = model.to(memory_format=torch.channels_last)
     tokenizer = open_clip.SimpleTokenizer(context_length=32)
     contrast = ClipLoss()
 
@@ -96,7 +97,8 @@ def train_judge(run: Path, steps: int, out: Path) -> None:
         torch.manual_seed(SEED * 1_000_003 + step)
         cells, captions = pairs_of_step(canvas, step, generator)
         pictures = strong_pictures(canvas, cells, generator)
-        features = model(2 * pictures - 1, tokenizer(captions))
+        pictures = (2 * pictures - 1).to(memory_format=torch.channels_last)
+        features = model(pictures, tokenizer(captions))
         return contrast(**features, output_dict=False)
 
     def clamp_scale(step: int) -> None:

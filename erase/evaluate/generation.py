@@ -18,7 +18,13 @@ FIRST_SEED = 7_000_000
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """How many pictures of either set are judged; steps 0 samples as the model asks."""
+    """How many pictures are judged, and how they are sampled.
+
+    Args:
+        forget_pictures: pictures of prompts that name the concept.
+        retain_pictures: pictures of prompts that name none.
+        steps: sampling steps, 0 for as many as the model asks.
+    """
 
     forget_pictures: int = 32
     retain_pictures: int = 96

@@ -18,11 +18,14 @@ from erase.training import TrainingConfig, preserved, step_seed, train
 class SalUnConfig:
     """Saliency mask, teacher and training of SalUn.
 
-    density: share of the weights that may change. mask: "top" is SalUn's; "bottom", "random",
-    "random_per_layer" and "none" are its controls. teacher: "frozen" takes both the wrong answers
-    and the retained ones from the base as it was; "current" is the paper's, with wrong answers of
-    the model as it is and its own training loss on the retain set. retain_weight: the paper's
-    alpha.
+    Args:
+        density: share of the weights that may change.
+        mask: "top" is SalUn's; the others are its controls.
+        teacher: "frozen" takes both the wrong answers and the retained ones from the base as it
+            was; "current" is the paper's: wrong answers of the model as it is, and its own
+            training loss on the retain set.
+        retain_weight: weight of the retain set's loss, the paper's alpha.
+        training: the optimizer's settings.
     """
 
     density: float = 0.5

@@ -22,8 +22,12 @@ Component = Literal["unet", "text_encoder"]
 class DiffusionTaskConfig:
     """Which components may change, and the pictures the base draws of either set.
 
-    components: "unet", "text_encoder" or both. forget_pictures, retain_pictures: how many the base
-    draws to train on. generation_steps: sampling steps of each. batch_size: of either set.
+    Args:
+        components: "unet", "text_encoder" or both.
+        forget_pictures: how many pictures of the forget set the base draws to train on.
+        retain_pictures: how many of the retain set.
+        generation_steps: sampling steps of each of these pictures.
+        batch_size: samples of either set in a training step.
     """
 
     components: Sequence[Component] = ("unet",)
