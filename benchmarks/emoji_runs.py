@@ -1,7 +1,7 @@
 """Erase ten objects and three styles, drawn with a fixed seed, one `erase run` each.
 
-Run: `python benchmarks/emoji_runs.py --out runs/bench [--method salun]`; goes on where it stopped
-and writes table.md from the reports.
+Run: `python benchmarks/emoji_runs.py --out runs/bench [--method salun] [--salun.mask=random]`; goes
+on where it stopped and writes table.md from the reports.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def main() -> None:
     args, extra = parser.parse_known_args()
     table = HEADER
     for concept in chosen_concepts(Catalogue.of_model(EMOJI)):
-        output = args.out / f"{concept.replace(' ', '-')}-{args.method}"
+        output = args.out / "".join([concept.replace(" ", "-"), "-", args.method, *extra])
         if not (output / "report.json").exists():
             command = [sys.executable, "-m", "erase", "run", "--concept", concept]
             command += ["--method", args.method, "--output", str(output), *extra]

@@ -5,19 +5,19 @@ from typing import Any
 
 CARD = """---
 library_name: diffusers
+base_model: {model}
 tags: [diffusers-erase, concept-erasure]
 ---
-# {concepts} suppressed in {model}
+# {concepts}: a {method} erasure of {model}
 
-A `{method}` erasure made with diffusers-erase. It changes {tensors} weight tensors of the base
-and can be taken back bit for bit.
+Made with diffusers-erase. It changes {tensors} weight tensors of the base and can be taken back
+bit for bit.
 
 ## Use
 ```python
-from diffusers import DiffusionPipeline
-from erase import Erasure
+from erase import Erasure, load_model
 
-pipeline = DiffusionPipeline.from_pretrained("{model}")
+pipeline = load_model("{model}").pipeline
 applied = Erasure.from_pretrained("THIS_FOLDER").apply(pipeline.components, scale=1.0)
 applied.revert()
 ```
@@ -49,17 +49,37 @@ def render_card(recipe: Mapping[str, Any]) -> str:
 def measured_lines(report: Mapping[str, Any]) -> str:
     """The metrics of a report as a Markdown table with its protocol under it."""
     rows = ["| metric | base | erased | n |", "| --- | --- | --- | --- |"]
-    metrics = report["metrics"]
-    for name in report["accuracies"]:
-        rows.append(
-            f"| {name} | {interval(metrics['base'][name])} | {interval(metrics[name])} "
-            f"| {metrics[name]['n']} |"
-        )
-    protocol = "; ".join(f"{key}: {value}" for key, value in report["protocol"].items())
+    rows += [f"| {' | '.join(map(str, row))} |" for row in metric_rows(report)]
+    protocol = "; ".join(f"{key} {_plain(value)}" for key, value in report["protocol"].items())
     return "\n".join(rows) + f"\n\nProtocol: {protocol}."
 
 
-def interval(accuracy: Mapping[str, float]) -> str:
+def metric_rows(report: Mapping[str, Any]) -> list[tuple[str, str, str, int]]:
+    """Name, base, erased and n of every figure: pooled accuracies, each concept's, CLIP score."""
+    after, before = report["metrics"], report["metrics"]["base"]
+    rows = [
+        (name.replace("_", " "), interval(before[name]), interval(after[name]), after[name]["n"])
+        for name in report["accuracies"]
+    ]
+    by_concept = after["forget_accuracy_by_concept"]
+    if len(by_concept) > 1:
+        earlier = before["forget_accuracy_by_concept"]
+        rows += [
+            (f"forget {name}", interval(earlier[name]), interval(figure), figure["n"])
+            for name, figure in by_concept.items()
+        ]
+    score = after["clip_score"]
+    before_score = f"{before['clip_score']['value']:.3f}"
+    return [*rows, ("CLIP score, retained", before_score, f"{score['value']:.3f}", score["n"])]
+
+
+def interval(accuracy: Mapping[str, Any]) -> str:
     """`87.5 % [80.1, 92.4]`."""
     low, high = accuracy["interval"]
     return f"{100 * accuracy['value']:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{item} {key}" for key, item in value.items())
+    return str(value)

@@ -31,14 +31,16 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Catalogue:
-    """Objects and styles a model draws, prompt templates over both, and synonyms of objects.
+    """Objects and styles a model draws, prompt templates, and synonyms of objects.
 
-    Templates hold `{object}`, `{style}` and the articles `{a}` and `{a_style}` that fit them.
+    `templates` hold `{object}`, `{style}` and the articles `{a}` and `{a_style}` that fit them;
+    `object_templates` name no style.
     """
 
     objects: Sequence[str]
     styles: Sequence[str]
     templates: Sequence[str]
+    object_templates: Sequence[str] = ()
     synonyms: dict[str, list[str]] = field(default_factory=dict)
     sampling: Sampling = field(default_factory=Sampling)
 
@@ -57,12 +59,16 @@ class Catalogue:
         names = self.objects if kind == "object" else self.styles
         return [Concept(name, kind) for name in names]
 
-    def prompt(self, object_: str, style: str, template: int = 0) -> str:
-        """One template filled in."""
-        return self.templates[template % len(self.templates)].format(
-            object=object_, style=style, a=_article(object_), a_style=_article(style)
-        )
+    def prompt(self, object_: str, style: str) -> str:
+        """The first template filled in."""
+        return fill(self.templates[0], object_, style)
 
 
-def _article(noun: str) -> str:
-    return "an" if noun[:1] in "aeiou" else "a"
+def fill(template: str, object_: str, style: str = "") -> str:
+    """A template with its object, style and their articles."""
+    return template.format(object=object_, style=style, a=article(object_), a_style=article(style))
+
+
+def article(noun: str) -> str:
+    """`a` or `an`, by the first letter."""
+    return "an" if noun[:1] in tuple("aeiou") else "a"

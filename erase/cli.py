@@ -43,14 +43,14 @@ def _run_parser() -> ArgumentParser:
     parser = ArgumentParser(description="Erase concepts, measure the result, write a report.")
     parser.add_argument("--config", action=ActionConfigFile, help="a YAML file of these options")
     for flag, text in (
-        ("--concept", "what to forget: ghost, 'ink style'; several add up"),
+        ("--concept", "what to forget, one or more: ghost 'ink style'"),
         ("--anchor", "what to draw instead, one per concept"),
         ("--retain", "what must stay; needed for models without concepts.json"),
     ):
-        parser.add_argument(flag, type=str, nargs="+", action="extend", default=[], help=text)
+        parser.add_argument(flag, type=str, nargs="+", default=[], help=text)
     parser.add_argument("--model", type=str, default="emoji", help="emoji, a folder or a hub id")
     parser.add_argument("--method", type=str, default="salun", help=", ".join(methods()))
-    parser.add_argument("--judge", type=str, default="", help="any open_clip name")
+    parser.add_argument("--judge", type=str, default="", help="e.g. ViT-B-32/openai")
     parser.add_argument("--device", type=str, default="cpu", help="cpu, cuda, mps")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=str, default="", help="default: out/CONCEPTS-METHOD")

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,15 +12,17 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from erase.card import render_card
-from erase.core.delta import Delta, read_delta
+from erase.catalogue import FILE as CATALOGUE
+from erase.core.delta import Delta
 from erase.files import replaced_folder
+from erase.weights import DELTAS, LORA, read_deltas, write_deltas
 
 SCHEMA = 1
-WEIGHTS, RECIPE, CARD = "deltas.safetensors", "erasure.json", "README.md"
+RECIPE, CARD = "erasure.json", "README.md"
+FILES = (RECIPE, CARD, LORA, DELTAS)
 
 
 @dataclass
@@ -66,20 +69,16 @@ class Erasure:
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write weights, recipe and card to `folder`, whole or not at all."""
-        with replaced_folder(Path(folder), RECIPE) as partial:
+        with replaced_folder(Path(folder), FILES) as partial:
             self.write(partial)
 
-    def write(self, folder: Path) -> None:
-        """Write the three files into an existing folder."""
-        parts = {
-            f"{name}:{part}": tensor.contiguous()
-            for name, delta in self.deltas.items()
-            for part, tensor in delta.tensors().items()
-        }
-        save_file(parts, folder / WEIGHTS, metadata={"erase_schema": str(SCHEMA)})
+    def write(self, folder: Path) -> Path:
+        """Write the three files into an existing folder; the path of the weights."""
+        path = write_deltas(self.deltas, folder)
         record = {"schema": SCHEMA, **self.recipe}
         (folder / RECIPE).write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
         (folder / CARD).write_text(render_card(record))
+        return path
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "Erasure":
@@ -87,25 +86,25 @@ class Erasure:
         folder = Path(folder)
         try:
             record = json.loads((folder / RECIPE).read_text())
-            parts = load_file(folder / WEIGHTS)
+            deltas = read_deltas(folder)
         except (OSError, json.JSONDecodeError, SafetensorError) as error:
             raise ValueError(f"{folder} is not a readable erasure folder ({error}); give a folder "
                              "that save_pretrained wrote.") from error  # fmt: skip
-        if record.pop("schema") != SCHEMA:
+        if record.pop("schema", None) != SCHEMA:
             raise ValueError(f"{folder} has another schema than {SCHEMA}; update diffusers-erase.")
-        grouped: dict[str, dict[str, Tensor]] = {}
-        for key, tensor in parts.items():
-            name, part = key.rsplit(":", 1)
-            grouped.setdefault(name, {})[part] = tensor
-        return cls({name: read_delta(group) for name, group in grouped.items()}, record)
+        return cls(deltas, record)
 
     def export_pipeline(self, pipeline: DiffusionPipeline, folder: str | Path) -> None:
-        """Write the erased pipeline as a stock folder that plain diffusers opens."""
-        with (
-            replaced_folder(Path(folder), "model_index.json") as partial,
-            self.apply(pipeline.components),
-        ):
+        """Write the erased pipeline as a stock folder that plain diffusers opens.
+
+        The concepts the base is known to draw go along. Raises ValueError if the folder holds
+        anything.
+        """
+        source = pipeline.name_or_path
+        with replaced_folder(Path(folder)) as partial, self.apply(pipeline.components):
             pipeline.save_pretrained(partial)
+            if source and (Path(source) / CATALOGUE).is_file():
+                shutil.copy(Path(source) / CATALOGUE, partial)
 
 
 class AppliedErasure:
@@ -114,10 +113,16 @@ class AppliedErasure:
     def __init__(self, deltas: Mapping[str, Delta], weights: Mapping[str, Tensor], scale: float):
         self._weights = weights
         self._originals = {name: weight.detach().clone() for name, weight in weights.items()}
-        with torch.no_grad():
-            for name, weight in weights.items():
-                change = deltas[name].dense().to(weight.device)
-                weight.copy_(weight + scale * change)
+        try:
+            self._add(deltas, scale)
+        except BaseException:
+            self.revert()
+            raise
+
+    @torch.no_grad()
+    def _add(self, deltas: Mapping[str, Delta], scale: float) -> None:
+        for name, weight in self._weights.items():
+            weight.copy_(weight + scale * deltas[name].dense().to(weight.device))
 
     @torch.no_grad()
     def revert(self) -> None:
@@ -150,6 +155,6 @@ def find_weight(components: Mapping[str, nn.Module], name: str) -> Tensor:
 
 
 def fingerprint(weight: Tensor) -> str:
-    """16 hex digits of the SHA-256 of the float32 values, alike for a float16 copy of them."""
-    values = weight.detach().float().cpu().contiguous().numpy()
+    """16 hex digits of the SHA-256 of the values in float16, alike for any wider copy of them."""
+    values = weight.detach().half().cpu().contiguous().numpy()
     return hashlib.sha256(values.tobytes()).hexdigest()[:16]

@@ -1,37 +1,43 @@
-"""Folders that appear whole or not at all."""
+"""Folders that appear whole or not at all, and never in the place of somebody else's files."""
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 
-def check_writable(folder: Path, marker: str) -> None:
-    """Raise ValueError if `folder` cannot be made, or holds something other than our `marker`."""
-    ours = (folder / marker).exists()
-    if folder.exists() and not ours and not (folder.is_dir() and not any(folder.iterdir())):
-        raise ValueError(f"The output {folder} exists and holds other things; name a new one.")
-    ancestor = next(parent for parent in (folder, *folder.parents) if parent.exists())
+def check_writable(folder: Path, ours: Collection[str] = ()) -> None:
+    """Raise ValueError if `folder` cannot be made, or holds a file whose name is not in `ours`."""
     try:
-        tempfile.TemporaryDirectory(dir=ancestor).cleanup()
+        others = [path.name for path in folder.iterdir()] if folder.exists() else []
+        parent = next(parent for parent in folder.parents if parent.exists())
+        tempfile.TemporaryDirectory(dir=parent).cleanup()
     except OSError as error:
         raise ValueError(
             f"The output {folder} cannot be written ({error.strerror}); name another folder."
         ) from error
+    if set(others) - set(ours):
+        raise ValueError(f"The output {folder} exists and holds other things; name a new one.")
 
 
 @contextmanager
-def replaced_folder(folder: Path, marker: str) -> Iterator[Path]:
-    """Yield an empty folder beside `folder` that takes its name on success and goes on failure."""
-    check_writable(folder, marker)
+def replaced_folder(folder: Path, ours: Collection[str] = ()) -> Iterator[Path]:
+    """Yield an empty folder beside `folder` that takes its name on success and goes on failure.
+
+    A folder that holds nothing but names in `ours` is replaced, any other non-empty one refused.
+    """
+    folder = folder.resolve()
+    check_writable(folder, ours)
     partial = folder.with_name(f".{folder.name}.partial")
+    replaced = folder.with_name(f".{folder.name}.replaced")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
         yield partial
         if folder.exists():
-            shutil.rmtree(folder)
+            folder.rename(replaced)
         partial.rename(folder)
+        shutil.rmtree(replaced, ignore_errors=True)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -3,11 +3,12 @@
 import difflib
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from erase.catalogue import Catalogue, Concept
+from erase.catalogue import Catalogue, Concept, fill
 
 PLAIN_TEMPLATES = ("{concept}", "a picture of {concept}", "a photo of {concept}")
+PLAIN_KIND = "concept"
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,9 @@ class EraseRequest:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for name in ("concepts", "anchors", "retain", "templates"):
+            if isinstance(getattr(self, name), str):
+                raise ValueError(f"{name} is one text; give a list of names.")
         if not self.concepts or not all(name.strip() for name in self.concepts):
             raise ValueError("The concept is empty; name what to forget, e.g. --concept ghost.")
         if self.anchors and len(self.anchors) != len(self.concepts):
@@ -36,15 +40,22 @@ class EraseRequest:
         for concept, anchor in zip(self.concepts, self.anchors, strict=False):
             if concept == anchor:
                 raise ValueError(f"The anchor of {concept} is itself; name something else.")
+        both = set(self.concepts) & set(self.retain)
+        if both:
+            raise ValueError(f"{', '.join(both)} cannot be both forgotten and retained; drop one.")
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt, the kind of concept it tests, and what a judge should see, by kind."""
+    """A prompt, what a judge should see by kind of label, and the kinds that are being erased.
+
+    group: the concept a forget prompt names, else "". anchor: the prompt to answer instead.
+    """
 
     text: str
-    kind: str
     labels: Mapping[str, str]
+    kinds: tuple[str, ...]
+    group: str = ""
     anchor: str = ""
 
 
@@ -54,14 +65,17 @@ class PromptSet:
 
     forget: list[Prompt]
     retain: list[Prompt]
-    labels: dict[str, list[str]] = field(default_factory=dict)
+    labels: Mapping[str, list[str]]
 
 
 def expand(request: EraseRequest, catalogue: Catalogue | None) -> PromptSet:
-    """All prompts of a request, in an order that depends on nothing but the request."""
+    """All prompts of a request, in an order that depends on nothing but the request.
+
+    Raises ValueError for unknown concepts, anchors that do not fit, and an empty retain set.
+    """
     if catalogue is None:
         return _expand_plain(request)
-    return _expand_catalogue(request, catalogue)
+    return _Expansion(request, catalogue).prompts()
 
 
 def _expand_plain(request: EraseRequest) -> PromptSet:
@@ -69,82 +83,109 @@ def _expand_plain(request: EraseRequest) -> PromptSet:
         raise ValueError("The retain set is empty; name concepts to keep, e.g. --retain dog car.")
     anchors = request.anchors or [""] * len(request.concepts)
     forget = [
-        Prompt(t.format(concept=c), "concept", {"concept": c}, t.format(concept=a).strip())
-        for c, a in zip(request.concepts, anchors, strict=True)
-        for t in request.templates
+        Prompt(
+            template.format(concept=concept),
+            {PLAIN_KIND: concept},
+            (PLAIN_KIND,),
+            concept,
+            template.format(concept=anchor).strip(),
+        )
+        for concept, anchor in zip(request.concepts, anchors, strict=True)
+        for template in request.templates
     ]
     retain = [
-        Prompt(t.format(concept=c), "concept", {"concept": c})
-        for c in request.retain
-        for t in request.templates
+        Prompt(template.format(concept=concept), {PLAIN_KIND: concept}, (PLAIN_KIND,))
+        for concept in request.retain
+        for template in request.templates
     ]
-    return PromptSet(forget, retain, {"concept": [*request.concepts, *request.retain]})
+    labels = dict.fromkeys([*request.concepts, *request.anchors, *request.retain])
+    return PromptSet(forget, retain, {PLAIN_KIND: list(labels)})
 
 
-def _expand_catalogue(request: EraseRequest, catalogue: Catalogue) -> PromptSet:
+class _Expansion:
+    """A request against a catalogue: every object in every style, forgotten or retained."""
+
+    def __init__(self, request: EraseRequest, catalogue: Catalogue):
+        self.catalogue = catalogue
+        self.swap = _anchors_of(request, catalogue)
+        self.kinds = tuple(dict.fromkeys(concept.kind for concept in self.swap))
+        self.kept = {find_concept(name, catalogue) for name in request.retain}
+
+    def prompts(self) -> PromptSet:
+        """Forget prompts of cells with a forgotten part, retain prompts of the others."""
+        forget: list[Prompt] = []
+        retain: list[Prompt] = []
+        for object_ in self.catalogue.concepts("object"):
+            if "style" not in self.kinds:
+                (forget if object_ in self.swap else retain).extend(self._of_object(object_))
+            for style in self.catalogue.concepts("style"):
+                gone = object_ in self.swap or style in self.swap
+                (forget if gone else retain).extend(self._of_cell(object_, style))
+        if self.kept:
+            names = {concept.name for concept in self.kept}
+            retain = [prompt for prompt in retain if names & set(prompt.labels.values())]
+        if not retain:
+            raise ValueError("The retain set is empty; leave some concept to keep.")
+        labels = {"object": list(self.catalogue.objects), "style": list(self.catalogue.styles)}
+        return PromptSet(forget, retain, labels)
+
+    def _of_cell(self, object_: Concept, style: Concept) -> list[Prompt]:
+        labels = {"object": object_.name, "style": style.name}
+        gone = [concept for concept in (object_, style) if concept in self.swap]
+        kinds = tuple(concept.kind for concept in gone) or self.kinds
+        return [
+            self._prompt(template, name, object_, style, labels, kinds, gone)
+            for name in self._names(object_)
+            for template in self.catalogue.templates
+        ]
+
+    def _of_object(self, object_: Concept) -> list[Prompt]:
+        labels = {"object": object_.name}
+        gone = [object_] if object_ in self.swap else []
+        return [
+            self._prompt(template, name, object_, Concept("", "style"), labels, ("object",), gone)
+            for name in self._names(object_)
+            for template in self.catalogue.object_templates
+        ]
+
+    def _names(self, object_: Concept) -> list[str]:
+        """A forgotten object is forgotten by its synonyms too; a retained one goes by its name."""
+        synonyms = self.catalogue.synonyms.get(object_.name, [])
+        return [object_.name, *(synonyms if object_ in self.swap else [])]
+
+    def _prompt(
+        self,
+        template: str,
+        name: str,
+        object_: Concept,
+        style: Concept,
+        labels: Mapping[str, str],
+        kinds: tuple[str, ...],
+        gone: Sequence[Concept],
+    ) -> Prompt:
+        text = fill(template, name, style.name)
+        if not gone:
+            return Prompt(text, labels, kinds)
+        instead = [self.swap.get(concept, concept).name for concept in (object_, style)]
+        return Prompt(text, labels, kinds, str(gone[0]), fill(template, *instead))
+
+
+def _anchors_of(request: EraseRequest, catalogue: Catalogue) -> dict[Concept, Concept]:
+    """Each forgotten concept with its anchor: as asked for, or the next one of its kind."""
     forgotten = [find_concept(name, catalogue) for name in request.concepts]
-    kept_names = [find_concept(name, catalogue) for name in request.retain]
+    if len(set(forgotten)) < len(forgotten):
+        raise ValueError("Two of the concepts are the same one; name each once.")
     anchors = [find_concept(name, catalogue) for name in request.anchors]
     anchors = anchors or [_next_concept(concept, forgotten, catalogue) for concept in forgotten]
-    swap = dict(zip(forgotten, anchors, strict=True))
-    for concept, anchor in swap.items():
-        if anchor in swap:
-            raise ValueError(f"The anchor {anchor} of {concept} is forgotten too; name another.")
-    forget, retain = [], []
-    for object_ in catalogue.concepts("object"):
-        for style in catalogue.concepts("style"):
-            gone = [concept for concept in (object_, style) if concept in swap]
-            if gone:
-                forget += _forget_prompts(object_, style, gone[0], swap, catalogue)
-            elif not kept_names or object_ in kept_names or style in kept_names:
-                retain += _retain_prompts(object_, style, forgotten[0], catalogue)
-    if not retain:
-        raise ValueError("The retain set is empty; leave some concept to keep.")
-    labels = {"object": list(catalogue.objects), "style": list(catalogue.styles)}
-    return PromptSet(forget, retain, labels)
-
-
-def _forget_prompts(
-    object_: Concept, style: Concept, gone: Concept, swap: dict[Concept, Concept], known: Catalogue
-) -> list[Prompt]:
-    instead_object, instead_style = swap.get(object_, object_), swap.get(style, style)
-    labels = {"object": object_.name, "style": style.name}
-    names = [object_.name, *(known.synonyms.get(object_.name, []) if gone == object_ else [])]
-    return [
-        Prompt(
-            known.prompt(name, style.name, template),
-            gone.kind,
-            labels,
-            known.prompt(instead_object.name, instead_style.name, template),
-        )
-        for name in names
-        for template in range(len(known.templates))
-    ]
-
-
-def _retain_prompts(
-    object_: Concept, style: Concept, forgotten: Concept, known: Catalogue
-) -> list[Prompt]:
-    labels = {"object": object_.name, "style": style.name}
-    return [
-        Prompt(known.prompt(object_.name, style.name, template), forgotten.kind, labels)
-        for template in range(len(known.templates))
-    ]
-
-
-def find_concept(name: str, catalogue: Catalogue) -> Concept:
-    """The catalogue's concept called `name`, `NAME style` or by a synonym; ValueError if none."""
-    wanted = name.strip().lower()
-    known = catalogue.concepts("object") + catalogue.concepts("style")
-    by_name = {str(concept): concept for concept in known}
-    by_name |= {concept.name: concept for concept in reversed(known)}
-    by_synonym = {s: by_name[o] for o, words in catalogue.synonyms.items() for s in words}
-    for names in (by_name, by_synonym):
-        if wanted in names:
-            return names[wanted]
-    near = difflib.get_close_matches(wanted, [*by_name, *by_synonym], n=3, cutoff=0.5)
-    hint = f"did you mean {', '.join(near)}?" if near else "see the model's concepts.json."
-    raise ValueError(f"The model does not know the concept {name!r}; {hint}")
+    for concept, anchor in zip(forgotten, anchors, strict=True):
+        if anchor in forgotten:
+            raise ValueError(f"The anchor {anchor} is to be forgotten itself; name another.")
+        if anchor.kind != concept.kind:
+            raise ValueError(
+                f"{concept} is of kind {concept.kind} and its anchor {anchor} is not; "
+                f"name another {concept.kind}."
+            )
+    return dict(zip(forgotten, anchors, strict=True))
 
 
 def _next_concept(concept: Concept, forgotten: list[Concept], catalogue: Catalogue) -> Concept:
@@ -157,9 +198,41 @@ def _next_concept(concept: Concept, forgotten: list[Concept], catalogue: Catalog
     return anchor
 
 
+def find_concept(name: str, catalogue: Catalogue) -> Concept:
+    """The catalogue's concept called `name`, `NAME style` or by a synonym; ValueError if none."""
+    wanted = name.strip().casefold()
+    known = catalogue.concepts("style") + catalogue.concepts("object")
+    by_name = {concept.name.casefold(): concept for concept in known}
+    by_name |= {str(concept).casefold(): concept for concept in known}
+    by_synonym = {
+        word.casefold(): Concept(object_, "object")
+        for object_, words in catalogue.synonyms.items()
+        for word in words
+    }
+    for names in (by_name, by_synonym):
+        if wanted in names:
+            return names[wanted]
+    near = difflib.get_close_matches(wanted, [*by_name, *by_synonym], n=3, cutoff=0.5)
+    hint = f"did you mean {', '.join(near)}?" if near else "see the model's concepts.json."
+    raise ValueError(f"The model does not know the concept {name!r}; {hint}")
+
+
 def sample(prompts: Sequence[Prompt], count: int, seed: int) -> list[Prompt]:
-    """`count` prompts drawn as evenly as possible: whole shuffled rounds, then part of one."""
+    """`count` prompts, evenly over their groups, then over each group's prompts."""
     rng = random.Random(seed)
+    groups: dict[str, list[Prompt]] = {}
+    for prompt in prompts:
+        groups.setdefault(prompt.group, []).append(prompt)
+    shares = [count // len(groups) + (i < count % len(groups)) for i in range(len(groups))]
+    return [
+        prompt
+        for group, share in zip(groups.values(), shares, strict=True)
+        for prompt in _rounds(group, share, rng)
+    ]
+
+
+def _rounds(prompts: Sequence[Prompt], count: int, rng: random.Random) -> list[Prompt]:
+    """Whole shuffled rounds through the prompts, then part of one."""
     drawn: list[Prompt] = []
     while len(drawn) < count:
         drawn += rng.sample(prompts, len(prompts))

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import platform
-import resource
 import shutil
 import time
 from dataclasses import asdict, dataclass, field, replace
@@ -11,8 +10,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from erase.catalogue import Catalogue, Sampling
-from erase.erasure import RECIPE, WEIGHTS, Erasure, find_weight, fingerprint
+from erase.erasure import FILES, RECIPE, Erasure, fingerprint
 from erase.evaluate.clip import ClipJudge
 from erase.evaluate.generation import (
     FIRST_SEED,
@@ -21,6 +22,7 @@ from erase.evaluate.generation import (
     draw_evaluation,
     judge_drawn,
 )
+from erase.evaluate.report import FILES as REPORT_FILES
 from erase.evaluate.report import build_report, write_report
 from erase.files import check_writable, replaced_folder
 from erase.methods import get_method
@@ -28,6 +30,7 @@ from erase.models import Model, default_judge, load_model
 from erase.request import EraseRequest, PromptSet, expand
 from erase.tasks.diffusion import DiffusionTask, DiffusionTaskConfig
 
+OUTPUT_FILES = (*FILES, *REPORT_FILES)
 LIBRARIES = ("torch", "diffusers", "transformers", "diffusers-erase")
 
 
@@ -56,35 +59,41 @@ def run(config: RunConfig, output: str | Path) -> dict[str, Any]:
     Training state lies beside `output` until the run is whole, so that an interrupted run goes on
     where it stopped. The report is returned. Raises ValueError on bad input, before any work.
     """
-    output = Path(output)
+    started = time.perf_counter()
+    output = Path(output).resolve()
     method = get_method(config.method)
-    check_writable(output, RECIPE)
+    check_writable(output, OUTPUT_FILES)
     model = load_model(config.model, config.device)
     prompts = expand(config.request, model.catalogue)
     judge = _open_judge(config, model)
     options = config.method_config or method.config()
-    state = output.with_name(f".{output.name}.{_digest(config)}")
-    started = time.perf_counter()
     task = DiffusionTask(model.pipeline, prompts, model.sampling, config.task, config.request.seed)
+    digest = _digest(config, task)
+    _refuse_another_run(output, digest)
+    state = output.with_name(f".{output.name}.{digest}")
     erasure = method.function(task, _with_checkpoints(options, state))
-    erasure.recipe |= _recipe(config, options, erasure, model)
     base, erased = _draw_both(config, model, prompts, erasure)
-    with replaced_folder(output, RECIPE) as partial:
+    report = build_report(
+        request=asdict(config.request),
+        method=config.method,
+        protocol=_protocol(config, model, prompts, judge),
+        base=judge_drawn(base, judge, prompts.labels),
+        erased=judge_drawn(erased, judge, prompts.labels),
+        cost=_cost(erasure, time.perf_counter() - started),
+    )
+    erasure.recipe |= _recipe(config, options, erasure, task, digest) | {"report": report}
+    with replaced_folder(output, OUTPUT_FILES) as partial:
         erasure.write(partial)
-        seconds = round(time.perf_counter() - started, 1)
-        report = build_report(
-            request=asdict(config.request),
-            method=config.method,
-            protocol=_protocol(config, model, prompts, judge),
-            base=judge_drawn(base, judge, prompts.labels),
-            erased=judge_drawn(erased, judge, prompts.labels),
-            cost=_cost(partial / WEIGHTS, erasure, seconds),
-        )
         write_report(report, base, erased, partial)
-        erasure.recipe["report"] = report
-        erasure.write(partial)
     shutil.rmtree(state, ignore_errors=True)
     return report
+
+
+def _refuse_another_run(output: Path, digest: str) -> None:
+    """A folder may be written again by the very same run only."""
+    recipe = output / RECIPE
+    if recipe.exists() and json.loads(recipe.read_text()).get("run") != digest:
+        raise ValueError(f"The output {output} holds another run; name another --output.")
 
 
 def _draw_both(
@@ -106,7 +115,7 @@ def _open_judge(config: RunConfig, model: Model) -> ClipJudge:
     name = config.judge or default_judge(model)
     if name is None:
         raise ValueError(
-            "There is no judge for this model; name an open_clip model, e.g. --judge ViT-B-32."
+            "There is no judge for this model; name one, e.g. --judge ViT-B-32/openai."
         )
     return ClipJudge(name, judge_templates(model.catalogue))
 
@@ -122,23 +131,26 @@ def judge_templates(catalogue: Catalogue | None) -> dict[str, list[str]]:
 
 
 def _with_checkpoints(options: Any, state: Path) -> Any:
-    """The method's config with its training state in `state`, if it trains at all."""
-    if not hasattr(options, "training"):
+    """The method's config with its training state in `state`, if it trains and none is named."""
+    if not hasattr(options, "training") or options.training.checkpoints:
         return options
     return replace(options, training=replace(options.training, checkpoints=str(state)))
 
 
-def _recipe(config: RunConfig, options: Any, erasure: Erasure, model: Model) -> dict[str, Any]:
-    weights = {name: find_weight(model.pipeline.components, name) for name in erasure.deltas}
+def _recipe(
+    config: RunConfig, options: Any, erasure: Erasure, task: DiffusionTask, digest: str
+) -> dict[str, Any]:
+    parameters = task.parameters()
     return {
+        "run": digest,
         "base": {
             "model": config.model,
-            "fingerprints": {name: fingerprint(weight) for name, weight in weights.items()},
+            "fingerprints": {name: fingerprint(parameters[name]) for name in erasure.deltas},
         },
         "request": asdict(config.request),
         "method": config.method,
         "config": asdict(options),
-        "task": asdict(config.task),
+        "task": task.describe(),
         "versions": {name: version(name) for name in LIBRARIES},
     }
 
@@ -149,7 +161,7 @@ def _protocol(
     sampling = _evaluation_sampling(config, model)
     return {
         "model": config.model,
-        "judge": Path(judge.name).name,
+        "judge": f"{Path(judge.name).name} {judge.fingerprint}",
         "labels": {kind: len(names) for kind, names in prompts.labels.items()},
         "scheduler": type(model.pipeline.scheduler).__name__,
         "steps": sampling.steps,
@@ -160,16 +172,29 @@ def _protocol(
     }
 
 
-def _cost(weights: Path, erasure: Erasure, seconds: float) -> dict[str, Any]:
-    # ru_maxrss is in kilobytes on Linux and in bytes on macOS.
-    unit = 1 if platform.system() == "Darwin" else 1024
+def _cost(erasure: Erasure, seconds: float) -> dict[str, Any]:
+    tensors = [tensor for delta in erasure.deltas.values() for tensor in delta.tensors().values()]
     return {
-        "seconds": seconds,
-        "peak_memory_bytes": unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
-        "artefact_bytes": weights.stat().st_size,
+        "seconds": round(seconds, 1),
+        "peak_memory_bytes": _peak_memory(),
+        "artefact_bytes": sum(tensor.nbytes for tensor in tensors),
         "edited_parameters": sum(delta.count for delta in erasure.deltas.values()),
     }
 
 
-def _digest(config: RunConfig) -> str:
-    return hashlib.sha256(json.dumps(asdict(config), sort_keys=True).encode()).hexdigest()[:12]
+def _peak_memory() -> int:
+    """This process' highest resident memory so far, in bytes."""
+    if platform.system() == "Windows":
+        return psutil.Process().memory_info().peak_wset
+    import resource
+
+    # Linux counts kilobytes, macOS bytes.
+    unit = 1 if platform.system() == "Darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def _digest(config: RunConfig, task: DiffusionTask) -> str:
+    """What tells this run from any other: its config, the base's weights and our version."""
+    weights = {name: fingerprint(weight) for name, weight in task.parameters().items()}
+    record = [asdict(config), weights, version("diffusers-erase")]
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:12]

@@ -1,7 +1,6 @@
 """Drawing pictures from a pipeline, one seed per picture."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -24,14 +23,15 @@ def draw(
 ) -> Tensor:
     """Draw one picture a prompt: [N, 3, H, W] in 0..1, or latents [N, C, h, w]; on the CPU.
 
-    Picture i starts from the noise of seed i alone, whatever else is drawn. A safety checker is
-    set aside meanwhile: what is drawn is to be measured, not shown.
+    Picture i starts from the noise of seed i alone, whatever else is drawn. A safety checker takes
+    no part: what is drawn is to be measured, not shown.
     """
+    unfiltered = _without_filter(pipeline)
     drawn = []
-    with _bare(pipeline), tqdm(total=len(prompts), desc=description, unit="picture") as bar:
+    with tqdm(total=len(prompts), desc=description, unit="picture") as bar:
         for start in range(0, len(prompts), CHUNK):
             part = slice(start, start + CHUNK)
-            pictures = pipeline(
+            pictures = unfiltered(
                 list(prompts[part]),
                 generator=[torch.Generator().manual_seed(seed) for seed in seeds[part]],
                 num_inference_steps=sampling.steps,
@@ -43,15 +43,11 @@ def draw(
     return torch.cat(drawn)
 
 
-@contextmanager
-def _bare(pipeline: DiffusionPipeline) -> Iterator[None]:
-    """The pipeline without bars, and without a filter that would blacken what is to be judged."""
-    bar = getattr(pipeline, "_progress_bar_config", {})
-    checker = getattr(pipeline, "safety_checker", None)
-    pipeline.set_progress_bar_config(disable=True)
-    pipeline.safety_checker = None
-    try:
-        yield
-    finally:
-        pipeline.set_progress_bar_config(**bar)
-        pipeline.safety_checker = checker
+def _without_filter(pipeline: DiffusionPipeline) -> DiffusionPipeline:
+    """A second, silent pipeline around the same modules."""
+    components = dict(pipeline.components)
+    if "safety_checker" in components:
+        components |= {"safety_checker": None, "requires_safety_checker": False}
+    bare = type(pipeline)(**components)
+    bare.set_progress_bar_config(disable=True)
+    return bare

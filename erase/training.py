@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from erase.checkpoint import load_checkpoint, save_checkpoint
+from erase.checks import require_positive
 from erase.core.mask import Mask
 from erase.core.masked_update import MaskedUpdate
 from erase.tasks.base import Batch, Task
@@ -48,6 +49,9 @@ class TrainingConfig:
     checkpoint_every: int = 50
     checkpoints: str = ""
 
+    def __post_init__(self) -> None:
+        require_positive(self, "steps", "learning_rate", "max_gradient_norm", "checkpoint_every")
+
 
 class TrainingStopped(Exception):
     """Training was asked to stop; a checkpoint holds everything done so far."""
@@ -63,7 +67,7 @@ def train(
     loss is not finite, TrainingStopped after SIGINT or SIGTERM.
     """
     task.prepare()
-    accelerator = Accelerator(mixed_precision=config.mixed_precision)
+    accelerator = Accelerator()
     parameters = task.parameters()
     optimizer = torch.optim.AdamW(
         parameters.values(), lr=config.learning_rate, weight_decay=config.weight_decay
@@ -76,14 +80,12 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = _learning_rate(config, step)
             _step(task, step_loss, accelerator, optimizer, config, step)
+            stopping = _on_any_process(stop.is_set(), accelerator)
             due = (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps
-            if folder and accelerator.is_main_process and (due or stop.is_set()):
+            if folder and accelerator.is_main_process and (due or stopping):
                 save_checkpoint(folder, step + 1, task.components, optimizer)
-            if stop.is_set():
-                raise TrainingStopped(
-                    f"Stopped after step {step + 1} of {config.steps}; "
-                    "run the same command again to go on."
-                )
+            if stopping:
+                raise TrainingStopped(_stop_message(step + 1, config))
 
 
 def _step(
@@ -98,9 +100,10 @@ def _step(
     rank, world = accelerator.process_index, accelerator.num_processes
     forget = next(iter(task.forget_batches(seed))).shard(rank, world)
     retain = next(iter(task.retain_batches(seed + 1))).shard(rank, world)
-    with accelerator.autocast():
+    device = next(iter(task.parameters().values())).device.type
+    with torch.autocast(device, torch.bfloat16, enabled=config.mixed_precision == "bf16"):
         loss = step_loss(forget, retain)
-    if not loss.isfinite():
+    if _on_any_process(not loss.isfinite(), accelerator):
         raise ValueError(f"The loss is {loss.item()} at step {step}; lower learning_rate.")
     optimizer.zero_grad(set_to_none=True)
     accelerator.backward(loss)
@@ -115,6 +118,13 @@ def _average_gradients(parameters: list[nn.Parameter], accelerator: Accelerator)
         for parameter in parameters:
             if parameter.grad is not None:
                 parameter.grad = accelerator.reduce(parameter.grad, "mean")
+
+
+def _on_any_process(flag: bool, accelerator: Accelerator) -> bool:
+    """The flag of all processes together, so that they stop at the same step."""
+    if accelerator.num_processes == 1:
+        return flag
+    return accelerator.reduce(torch.tensor(float(flag), device=accelerator.device)).item() > 0
 
 
 def step_seed(seed: int, step: int) -> int:
@@ -140,10 +150,22 @@ def _progress(first: int, steps: int, accelerator: Accelerator) -> Iterator[int]
     )
 
 
+def _stop_message(steps_done: int, config: TrainingConfig) -> str:
+    kept = "run the same again to go on" if config.checkpoints else "no checkpoint was asked for"
+    return f"Stopped after step {steps_done} of {config.steps}; {kept}."
+
+
 @contextmanager
-def preserved(parameters: dict[str, nn.Parameter]) -> Iterator[dict[str, Tensor]]:
-    """Yield copies of the parameters and put them back, bit for bit, on the way out."""
+def preserved(task: Task) -> Iterator[dict[str, Tensor]]:
+    """Yield copies of the task's parameters and put them back, bit for bit, on the way out.
+
+    Meanwhile what is frozen requires no gradients.
+    """
+    parameters = task.parameters()
     originals = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+    frozen = [p for m in task.frozen.values() for p in m.parameters() if p.requires_grad]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
     try:
         yield originals
     finally:
@@ -151,6 +173,8 @@ def preserved(parameters: dict[str, nn.Parameter]) -> Iterator[dict[str, Tensor]
             for name, parameter in parameters.items():
                 parameter.copy_(originals[name])
                 parameter.grad = None
+        for parameter in frozen:
+            parameter.requires_grad_(True)
 
 
 @contextmanager

@@ -13,10 +13,10 @@ from torch import Tensor
 from erase.bundled import EMOJI, JUDGE
 from erase.bundled.canvas import EmojiCanvas, random_placement
 from erase.bundled.recipe_judge import strong_pictures
-from erase.bundled.recipe_loop import save_grid
 from erase.catalogue import Sampling
 from erase.evaluate.clip import ClipJudge, proportion
 from erase.models import load_model
+from erase.pictures import save_grid
 from erase.run import judge_templates
 from erase.sampling import draw
 
@@ -26,8 +26,9 @@ FIRST_SEED = 9_000_000
 
 def accuracies(judge: ClipJudge, pictures: Tensor, canvas: EmojiCanvas) -> dict[str, dict]:
     """Object and style accuracy of one picture a cell, in the canvas' order."""
-    objects = judge.classify(pictures, "object", canvas.objects)
-    styles = judge.classify(pictures, "style", canvas.styles)
+    embeddings = judge.embed(pictures)
+    objects = judge.classify(embeddings, "object", canvas.objects)
+    styles = judge.classify(embeddings, "style", canvas.styles)
     return {
         "object": proportion([s == c.object for s, c in zip(objects, canvas.cells, strict=True)]),
         "style": proportion([s == c.style for s, c in zip(styles, canvas.cells, strict=True)]),

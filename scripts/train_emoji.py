@@ -21,24 +21,31 @@ def main() -> None:
     parser.add_argument("stage", choices=("vae", "judge", "diffusion"))
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--steps", type=int, required=True)
-    parser.add_argument("--out", type=Path, default=BUNDLED, help="folder of emoji/ and judge/")
+    parser.add_argument("--out", type=Path, help="folder for emoji/ and judge/, if not the package")
     parser.add_argument("--objects", choices=("core", "all"), default="all")
     parser.add_argument("--exclude-objects", nargs="*", default=[])
     parser.add_argument("--exclude-styles", nargs="*", default=[])
     args = parser.parse_args()
-    args.run.mkdir(parents=True, exist_ok=True)
+    if args.exclude_objects + args.exclude_styles and args.out is None:
+        parser.error("a model without some concepts needs its own --out")
+    out = args.out or BUNDLED
     vae_folder = BUNDLED / "emoji" / "vae"
     if args.stage == "vae":
         train_vae(args.run, args.steps, vae_folder)
     elif args.stage == "judge":
-        train_judge(args.run, args.steps, args.out / "judge")
+        train_judge(args.run, args.steps, out / "judge")
     else:
-        train_diffusion(args.run, args.steps, chosen_canvas(args), vae_folder, args.out / "emoji")
+        train_diffusion(args.run, args.steps, chosen_canvas(args), vae_folder, out / "emoji")
 
 
 def chosen_canvas(args: argparse.Namespace) -> EmojiCanvas:
     """The canvas without the excluded objects and styles."""
     canvas = EmojiCanvas()
+    unknown = {*args.exclude_objects} - {*canvas.objects} | {*args.exclude_styles} - {
+        *canvas.styles
+    }
+    if unknown:
+        raise SystemExit(f"There is nothing called {', '.join(sorted(unknown))} to exclude.")
     names = canvas.core_objects if args.objects == "core" else canvas.objects
     objects = [name for name in names if name not in args.exclude_objects]
     styles = [name for name in canvas.styles if name not in args.exclude_styles]

@@ -81,7 +81,8 @@ def test_a_yaml_config_is_the_same_run(tiny_model, tmp_path):
         ([], "concept is empty"),
         (["--concept", "ghost", "--method=magic"], "choose one of"),
         (["--concept", "ghost", "--model=/nowhere/at/all"], "could not be opened"),
-        (["--concept", "ghost", "--judge=no-such-judge"], "judge"),
+        (["--concept", "ghost", "--judge=no-such-judge"], "could not be opened"),
+        (["--concept", "ghost", "--device=mars"], "could not be opened"),
         (["--concept", "ghost", "--output=/proc/erased"], "cannot be written"),
     ],
 )
@@ -112,5 +113,53 @@ def test_a_corrupt_model_folder_is_named(tiny_model, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-def test_the_judge_of_the_package_is_used_by_default():
-    assert (JUDGE / "open_clip_config.json").is_file()
+def test_flags_replace_what_the_yaml_says(tiny_model, tmp_path):
+    config = tmp_path / "run.yaml"
+    config.write_text("concept: [ink style]\n")
+    erase_run(tiny_model, tmp_path / "out", f"--config={config}", "--concept", "ghost", "skull")
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    assert report["request"]["concepts"] == ["ghost", "skull"]
+    assert set(report["metrics"]["forget_accuracy_by_concept"]) == {"ghost", "skull"}
+
+
+def test_another_run_never_replaces_a_finished_one(tiny_model, tmp_path, capsys):
+    arguments = (tiny_model, tmp_path / "out", "--concept", "ghost")
+    assert erase_run(*arguments) == 0
+    before = (tmp_path / "out/report.json").read_bytes()
+    assert erase_run(*arguments, "--salun.mask=random") == 2
+    assert "holds another run" in capsys.readouterr().err
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    assert erase_run(*arguments) == 2
+    assert "holds other things" in capsys.readouterr().err
+    assert (tmp_path / "out/report.json").read_bytes() == before
+
+
+def test_a_model_without_a_catalogue_needs_retained_concepts_and_a_judge(
+    tiny_model, tmp_path, capsys
+):
+    (tiny_model / "concepts.json").unlink()
+    arguments = (tiny_model, tmp_path / "out", "--concept", "Van Gogh")
+    assert erase_run(*arguments) == 2
+    assert "--retain" in capsys.readouterr().err
+    assert erase_run(*arguments, "--retain", "Monet") == 2
+    assert "name one, e.g. --judge" in capsys.readouterr().err
+    judge = f"--judge=local-dir:{JUDGE}"
+    assert erase_run(*arguments, "--retain", "Monet", judge) == 0
+    metrics = json.loads((tmp_path / "out/report.json").read_text())["metrics"]
+    assert "cross_retain_accuracy" not in metrics
+
+
+def test_a_failure_in_the_evaluation_leaves_a_checkpoint_and_nothing_else(
+    tiny_model, tmp_path, monkeypatch
+):
+    def fail(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("erase.run.judge_drawn", fail)
+        assert erase_run(tiny_model, tmp_path / "out", "--concept", "ghost") == 130
+    left = {path.name for path in tmp_path.iterdir()} - {"tiny"}
+    assert len(left) == 1
+    assert left.pop().startswith(".out.")
+    assert erase_run(tiny_model, tmp_path / "out", "--concept", "ghost") == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"tiny", "out"}

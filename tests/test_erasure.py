@@ -18,9 +18,11 @@ def make_erasure(pipeline, scale: float = 0.1) -> Erasure:
         for name in names
     }
     torch.manual_seed(1)
-    after = {name: w + scale * torch.randn_like(w) for name, w in weights.items()}
     mask = build_mask({name: torch.rand(w.shape) for name, w in weights.items()}, 0.5)
     mask.tensors[names[1]].fill_(True)
+    after = {
+        name: w + scale * torch.randn_like(w) * mask.tensors[name] for name, w in weights.items()
+    }
     prints = {name: fingerprint(weight) for name, weight in weights.items()}
     base = {"model": "tiny", "fingerprints": prints}
     return Erasure(difference(weights, after, mask), {"base": base})
@@ -144,6 +146,13 @@ def test_exported_folder_draws_the_same_in_plain_diffusers(tiny_pipeline, tmp_pa
     command = [sys.executable, "-c", PLAIN, str(tmp_path / "plain"), str(tmp_path / "picture.pt")]
     subprocess.run(command, check=True, cwd=tmp_path)
     assert torch.equal(ours, torch.load(tmp_path / "picture.pt", weights_only=True))
+
+
+def test_exports_never_replace_a_folder(tiny_pipeline, tmp_path):
+    tiny_pipeline.save_pretrained(tmp_path / "base")
+    with pytest.raises(ValueError, match="holds other things"):
+        make_erasure(tiny_pipeline).export_pipeline(tiny_pipeline, tmp_path / "base")
+    assert (tmp_path / "base/model_index.json").exists()
 
 
 def test_fingerprints_are_alike_in_float16_and_float32():

@@ -6,8 +6,8 @@ import erase
 ROOT = Path(erase.__file__).parent
 ORDER = [
     {"core"},
-    {"catalogue", "files", "checkpoint", "card"},
-    {"request", "sampling"},
+    {"catalogue", "checks", "files", "checkpoint", "card", "pictures"},
+    {"request", "sampling", "weights"},
     {"tasks", "erasure", "bundled"},
     {"training", "models"},
     {"methods"},

@@ -1,7 +1,9 @@
+from dataclasses import replace
+
 import pytest
 from conftest import CATALOGUE
 
-from erase.request import EraseRequest, expand, sample
+from erase.request import EraseRequest, expand, find_concept, sample
 
 
 def test_an_object_is_forgotten_in_every_style_and_by_its_synonyms():
@@ -26,7 +28,7 @@ def test_a_style_is_forgotten_on_every_object():
     assert {(p.text, p.anchor) for p in prompts.forget} == {
         (f"a {name} in ink style", f"a {name} in noto style") for name in CATALOGUE.objects
     }
-    assert {p.kind for p in prompts.forget + prompts.retain} == {"style"}
+    assert {p.kinds for p in prompts.forget + prompts.retain} == {("style",)}
 
 
 def test_several_concepts_never_anchor_on_each_other():
@@ -51,6 +53,10 @@ def test_models_without_a_catalogue_take_the_request_at_its_word():
         (lambda: EraseRequest(["ghost"], anchors=["a", "b"]), "one each"),
         (lambda: expand(EraseRequest(["ghots"]), CATALOGUE), "did you mean ghost"),
         (lambda: expand(EraseRequest(["ghost"], anchors=["boo"]), CATALOGUE), "anchor"),
+        (lambda: expand(EraseRequest(["ghost"], anchors=["ink style"]), CATALOGUE), "of kind"),
+        (lambda: expand(EraseRequest(["ghost", "boo"]), CATALOGUE), "the same one"),
+        (lambda: EraseRequest("ghost"), "list of names"),
+        (lambda: EraseRequest(["dog"], retain=["dog"]), "both forgotten and retained"),
         (lambda: expand(EraseRequest(["dog"]), None), "--retain"),
         (lambda: expand(EraseRequest(["ink style", "noto style"]), CATALOGUE), "Nothing is left"),
     ],
@@ -59,6 +65,36 @@ def test_bad_requests_get_one_sentence(request_, message):
     with pytest.raises(ValueError, match=message) as caught:
         request_()
     assert "\n" not in str(caught.value)
+
+
+def test_prompts_without_a_style_are_forgotten_and_retained_too():
+    known = replace(CATALOGUE, object_templates=["a picture of {a} {object}"])
+    prompts = expand(EraseRequest(["ghost"]), known)
+    plain = [p for p in prompts.forget + prompts.retain if "style" not in p.labels]
+    assert {p.text for p in plain} == {
+        f"a picture of a {name}" for name in ("ghost", "boo", "skull", "pizza", "rocket")
+    }
+    assert {p.anchor for p in plain} == {"a picture of a skull", ""}
+    styled = expand(EraseRequest(["ink style"]), known)
+    assert all("style" in p.labels for p in styled.forget + styled.retain)
+
+
+def test_an_object_and_a_style_together():
+    prompts = expand(EraseRequest(["ghost", "ink style"], ["skull", "noto style"]), CATALOGUE)
+    both = next(p for p in prompts.forget if p.text == "a ghost in ink style")
+    assert (both.kinds, both.anchor) == (("object", "style"), "a skull in noto style")
+    assert {p.kinds for p in prompts.retain} == {("object", "style")}
+    assert {p.text for p in prompts.retain} == {
+        f"a {name} in noto style" for name in ("skull", "pizza", "rocket")
+    }
+    groups = [p.group for p in sample(prompts.forget, 8, seed=0)]
+    assert groups.count("ghost") == groups.count("ink style") == 4
+
+
+def test_names_are_found_in_any_case_and_by_synonym():
+    known = replace(CATALOGUE, styles=["Van Gogh"])
+    assert str(find_concept("van gogh STYLE", known)) == "Van Gogh style"
+    assert str(find_concept("Boo", known)) == "ghost"
 
 
 def test_sampling_goes_through_every_prompt_before_it_repeats_one():

@@ -13,6 +13,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from erase.catalogue import article, fill
+
 FOLDER = Path(__file__).parent
 PICTURE_SIZE = 64
 BACKGROUNDS = {
@@ -87,19 +89,10 @@ def _load_atlas(cell: int) -> Tensor:
 
 def caption(cell: Cell, template: str, background: str = "white") -> str:
     """Fill one of TEMPLATES or OBJECT_TEMPLATES; a white background goes unnamed."""
-    text = template.format(
-        a=article(cell.object), a_style=article(cell.style), object=cell.object, style=cell.style
-    )
-    return (
-        text
-        if background == "white"
-        else f"{text} on {article(background)} {background} background"
-    )
-
-
-def article(noun: str) -> str:
-    """`a` or `an`, by the first letter."""
-    return "an" if noun[0] in "aeiou" else "a"
+    text = fill(template, cell.object, cell.style)
+    if background == "white":
+        return text
+    return f"{text} on {article(background)} {background} background"
 
 
 def random_placement(

@@ -1,6 +1,7 @@
 """The bundled text encoder and UNet: contrastive warm-up, then v-prediction on cached latents."""
 
 import copy
+import hashlib
 import json
 import random
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from erase.bundled.canvas import (
     BACKGROUNDS,
+    OBJECT_TEMPLATES,
     TEMPLATES,
     EmojiCanvas,
     random_caption,
@@ -45,9 +47,10 @@ class LatentCache:
 
     def __init__(self, run: Path, canvas: EmojiCanvas, vae: AutoencoderKL):
         self.canvas = canvas
-        path = run / "latents.safetensors"
+        path = run / f"latents-{_cache_key(canvas, vae)}.safetensors"
         if not path.exists():
-            save_file(_encode_augmentations(canvas, vae), path)
+            save_file(_encode_augmentations(canvas, vae), path.with_suffix(".partial"))
+            path.with_suffix(".partial").rename(path)
         stored = load_file(path)
         self.latents, self._background = stored["latents"], stored["background"]
 
@@ -63,6 +66,12 @@ class LatentCache:
             background = names[self._background[row]]
             texts.append(random_caption(cell, background, self.canvas.synonyms[cell.object], rng))
         return texts
+
+
+def _cache_key(canvas: EmojiCanvas, vae: AutoencoderKL) -> str:
+    names = json.dumps([canvas.objects, canvas.styles, AUGMENTATIONS])
+    weights = b"".join(p.detach().numpy().tobytes() for p in vae.parameters())
+    return hashlib.sha256(names.encode() + weights).hexdigest()[:12]
 
 
 @torch.no_grad()
@@ -230,7 +239,7 @@ def train_diffusion(
 def build_catalogue(canvas: EmojiCanvas) -> Catalogue:
     """What the trained pipeline draws and how it is meant to be sampled."""
     synonyms = {name: canvas.synonyms[name] for name in canvas.objects}
-    return Catalogue(canvas.objects, canvas.styles, TEMPLATES, synonyms, SAMPLING)
+    return Catalogue(canvas.objects, canvas.styles, TEMPLATES, OBJECT_TEMPLATES, synonyms, SAMPLING)
 
 
 def assemble(

@@ -69,14 +69,20 @@ def strong_pictures(canvas: EmojiCanvas, cells: Tensor, generator: torch.Generat
 def pairs_of_step(
     canvas: EmojiCanvas, step: int, generator: torch.Generator
 ) -> tuple[Tensor, list[str]]:
-    """Cells and captions without twins: every third step one drawing of each object, unstyled."""
-    styles = len(canvas.styles)
-    if step % 3 == 2:
-        picks = torch.randint(styles, (len(canvas.objects),), generator=generator)
-        cells = torch.arange(len(canvas.objects)) * styles + picks
-        templates = OBJECT_TEMPLATES
+    """Cells and captions without twins, of one of three kinds in turn.
+
+    Some objects in all styles, so that style must be told apart on the same object; one drawing of
+    each object under a caption without a style; any cells.
+    """
+    count, styles = len(canvas.objects), len(canvas.styles)
+    if step % 4 == 3:
+        picks = torch.randint(styles, (count,), generator=generator)
+        cells, templates = torch.arange(count) * styles + picks, OBJECT_TEMPLATES
+    elif step % 4 == 1:
+        cells, templates = torch.randperm(len(canvas), generator=generator)[:PAIRS], TEMPLATES
     else:
-        cells = torch.randperm(len(canvas), generator=generator)[:PAIRS]
+        objects = torch.randperm(count, generator=generator)[: PAIRS // styles]
+        cells = (objects[:, None] * styles + torch.arange(styles)).flatten()
         templates = TEMPLATES
     chosen = torch.randint(len(templates), (len(cells),), generator=generator).tolist()
     drawn = [canvas.cells[i] for i in cells.tolist()]

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
-from torchvision.utils import make_grid
 from tqdm.auto import tqdm
 
 from erase.checkpoint import load_checkpoint, save_checkpoint
+from erase.pictures import save_grid
 
 LOG_EVERY = 50
 CHECKPOINT_EVERY = 250
@@ -51,6 +50,7 @@ def train(
     weight_decay: float = 0.01,
 ) -> None:
     """Minimise `loss(step)` with AdamW, going on from the newest checkpoint in `run`."""
+    run.mkdir(parents=True, exist_ok=True)
     parameters = list(parameters)
     optimizer = torch.optim.AdamW(
         parameters, lr=schedule.learning_rate, betas=(0.9, 0.99), weight_decay=weight_decay
@@ -73,14 +73,7 @@ def train(
         if (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == schedule.steps:
             save_checkpoint(run, step + 1, modules, optimizer)
         if preview is not None and (step + 1) % preview_every == 0:
-            save_grid(preview(), run / f"grid-{step + 1:06d}.png")
-
-
-def save_grid(pictures: Tensor, path: Path, columns: int = 16) -> None:
-    """Write float pictures [N, 3, H, W] in 0..1 as one PNG."""
-    grid = make_grid(pictures.clamp(0, 1), nrow=columns, padding=1)
-    array = (grid * 255).round().byte().permute(1, 2, 0).numpy()
-    Image.fromarray(array).save(path)
+            save_grid(preview(), run / f"grid-{step + 1:06d}.png", columns=16)
 
 
 def _log(run: Path, step: int, loss: float, seconds: float) -> None:

@@ -77,8 +77,41 @@ class DenseDelta:
         return {"values": self.values}
 
 
+@dataclass(frozen=True)
+class LowRankDelta:
+    """The product up [out, k] @ down [k, in]: a LoRA's B and A at scale 1."""
+
+    up: Tensor
+    down: Tensor
+
+    @property
+    def shape(self) -> torch.Size:
+        """The weight's shape."""
+        return torch.Size((len(self.up), self.down.shape[1]))
+
+    @property
+    def count(self) -> int:
+        """How many weights change."""
+        return self.shape.numel()
+
+    @property
+    def rank(self) -> int:
+        """The inner dimension k."""
+        return len(self.down)
+
+    def dense(self) -> Tensor:
+        """The change as a float32 tensor of the weight's shape."""
+        return self.up.float() @ self.down.float()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Both factors."""
+        return {"up": self.up, "down": self.down}
+
+
 def read_delta(parts: Mapping[str, Tensor]) -> Delta:
     """The delta that wrote these parts."""
+    if "up" in parts:
+        return LowRankDelta(parts["up"], parts["down"])
     if "mask" in parts:
         return SparseDelta(unpack_bits(parts["mask"], parts["shape"].tolist()), parts["values"])
     return DenseDelta(parts["values"])
@@ -92,7 +125,7 @@ def difference(
 ) -> dict[str, Delta]:
     """What turns `before` into `after`, to `dtype` precision; sparse under a mask that drops any.
 
-    Tensors that did not change are left out.
+    Tensors that did not change are left out. Raises RuntimeError if a masked-out weight changed.
     """
     deltas: dict[str, Delta] = {}
     for name, old in before.items():
@@ -100,6 +133,8 @@ def difference(
         if not change.any():
             continue
         kept = None if mask is None else mask.tensors[name].cpu()
+        if kept is not None and change[~kept].any():
+            raise RuntimeError(f"Masked-out weights of {name} changed; train them under the mask.")
         if kept is None or kept.all():
             deltas[name] = DenseDelta(change.to(dtype))
         else:

@@ -26,7 +26,7 @@ class MaskedUpdate:
 
     def __enter__(self) -> "MaskedUpdate":
         for parameter, kept in self._entries:
-            self._handles.append(parameter.register_hook(lambda g, kept=kept: g * kept))
+            self._handles.append(parameter.register_hook(lambda g, k=kept: g.masked_fill(~k, 0)))
         self._handles.append(self._optimizer.register_step_post_hook(self._restore))
         return self
 

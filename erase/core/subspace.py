@@ -105,10 +105,13 @@ def discriminative(
     return Projection(left, right - kept @ retain.basis.T)
 
 
-def orthogonal(directions: Tensor) -> Projection:
-    """The orthogonal projection onto the span of directions [d, k]."""
+def orthogonal(directions: Tensor, smallest: float = 1e-6) -> Projection:
+    """The orthogonal projection onto the span of directions [d, k] of length about 1.
+
+    What is shorter than `smallest` counts as rounding noise.
+    """
     left, singular, _ = torch.linalg.svd(directions.double().cpu(), full_matrices=False)
-    basis = left[:, singular > NUMERICAL_RANK**0.5 * singular.max()]
+    basis = left[:, singular > smallest]
     return Projection(basis, basis.T)
 
 

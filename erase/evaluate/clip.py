@@ -1,6 +1,8 @@
 """Zero-shot labels and CLIP scores through any open_clip model."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
+from functools import cache
 
 import open_clip
 import torch
@@ -15,33 +17,27 @@ PLAIN_TEMPLATES = ("{}", "a {}", "a picture of a {}")
 class ClipJudge:
     """An open_clip model that names what it sees.
 
-    `name` is any open_clip name or `local-dir:FOLDER`; `templates` gives, by kind of label, the
-    captions a label is averaged over, each with one `{}`.
+    `name` is `local-dir:FOLDER`, `hf-hub:REPO`, or an architecture and its weights, as in
+    `ViT-B-32/openai` or `ViT-B-32/PATH`. `templates` gives, by kind of label, the captions that
+    speak for a label, each with one `{}`. Raises ValueError if it cannot be opened.
     """
 
     def __init__(self, name: str, templates: Mapping[str, Sequence[str]] | None = None):
         self.name = name
-        self.model, preprocess = open_clip.create_model_from_pretrained(name)
-        self.model.eval()
-        self.tokenizer = open_clip.get_tokenizer(name)
+        self.model, preprocess, self.tokenizer = _open(name)
         self._templates = templates or {}
         self._mean, self._std = _normalisation(preprocess)
 
-    @torch.no_grad()
-    def classify(self, pictures: Tensor, kind: str, labels: Sequence[str]) -> list[str]:
-        """The most likely of `labels` for each of the pictures [N, 3, H, W] in 0..1."""
-        logits = self.embed_pictures(pictures) @ self._label_embeddings(kind, labels)
-        return [labels[index] for index in logits.argmax(1).tolist()]
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits of the SHA-256 of the model's weights."""
+        digest = hashlib.sha256()
+        for tensor in self.model.state_dict().values():
+            digest.update(tensor.contiguous().cpu().numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     @torch.no_grad()
-    def score(self, pictures: Tensor, captions: Sequence[str]) -> Tensor:
-        """CLIP score of each picture with its caption: 2.5 max(cosine, 0) (Hessel et al., 2021)."""
-        text = self.model.encode_text(self.tokenizer(list(captions)), normalize=True)
-        cosine = (self.embed_pictures(pictures) * text).sum(1)
-        return SCORE_SCALE * cosine.clamp(min=0)
-
-    @torch.no_grad()
-    def embed_pictures(self, pictures: Tensor) -> Tensor:
+    def embed(self, pictures: Tensor) -> Tensor:
         """Unit embeddings [N, D] of pictures [N, 3, H, W] in 0..1."""
         size = self.model.visual.image_size
         size = [size, size] if isinstance(size, int) else list(size)
@@ -52,11 +48,47 @@ class ClipJudge:
         parts = [self.model.encode_image(part, normalize=True) for part in ready.split(CHUNK)]
         return torch.cat(parts)
 
-    def _label_embeddings(self, kind: str, labels: Sequence[str]) -> Tensor:
-        templates = [t.format for t in self._templates.get(kind, PLAIN_TEMPLATES)]
-        return open_clip.build_zero_shot_classifier(
-            self.model, self.tokenizer, list(labels), templates, num_classes_per_batch=8
+    @torch.no_grad()
+    def classify(self, embeddings: Tensor, kind: str, labels: Sequence[str]) -> list[str]:
+        """The most likely of `labels` for each of the embedded pictures [N, D].
+
+        A label's probability is that of all its captions together: a style is seen wherever any
+        object in that style is.
+        """
+        captions = self._caption_embeddings(kind, tuple(labels))
+        logits = self.model.logit_scale.exp() * embeddings @ captions.flatten(0, 1).T
+        likelihood = logits.unflatten(1, captions.shape[:2]).logsumexp(2)
+        return [labels[index] for index in likelihood.argmax(1).tolist()]
+
+    @torch.no_grad()
+    def score(self, embeddings: Tensor, captions: Sequence[str]) -> Tensor:
+        """CLIP score of each picture with its caption: 2.5 max(cosine, 0) (Hessel et al., 2021)."""
+        text = self.model.encode_text(self.tokenizer(list(captions)), normalize=True)
+        return SCORE_SCALE * (embeddings * text).sum(1).clamp(min=0)
+
+    @cache  # noqa: B019
+    def _caption_embeddings(self, kind: str, labels: tuple[str, ...]) -> Tensor:
+        """Unit embeddings [labels, templates, D] of every label in every template."""
+        templates = self._templates.get(kind, PLAIN_TEMPLATES)
+        captions = [template.format(label) for label in labels for template in templates]
+        tokens = self.tokenizer(captions).split(CHUNK)
+        parts = [self.model.encode_text(part, normalize=True) for part in tokens]
+        return torch.cat(parts).unflatten(0, (len(labels), len(templates)))
+
+
+def _open(name: str) -> tuple[nn.Module, nn.Module, open_clip.SimpleTokenizer]:
+    architecture, _, weights = (name, "", "") if ":" in name else name.partition("/")
+    try:
+        model, preprocess = open_clip.create_model_from_pretrained(
+            architecture, pretrained=weights or None
         )
+        return model.eval(), preprocess, open_clip.get_tokenizer(architecture)
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(
+            f"The judge {name} could not be opened ({reason}); give local-dir:FOLDER or "
+            "ARCHITECTURE/WEIGHTS, e.g. ViT-B-32/openai."
+        ) from error
 
 
 def _normalisation(preprocess: nn.Module) -> tuple[Tensor, Tensor]:

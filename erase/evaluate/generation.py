@@ -8,6 +8,7 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from erase.catalogue import Sampling
+from erase.checks import require_positive
 from erase.evaluate.clip import ClipJudge, proportion
 from erase.request import Prompt, PromptSet, sample
 from erase.sampling import draw
@@ -29,6 +30,9 @@ class EvaluationConfig:
     forget_pictures: int = 32
     retain_pictures: int = 96
     steps: int = 0
+
+    def __post_init__(self) -> None:
+        require_positive(self, "forget_pictures", "retain_pictures")
 
 
 @dataclass(frozen=True)
@@ -60,27 +64,38 @@ def draw_evaluation(
 def judge_drawn(
     drawn: Drawn, judge: ClipJudge, labels: Mapping[str, Sequence[str]]
 ) -> dict[str, Any]:
-    """The three accuracies and the mean CLIP score of retained prompts.
+    """The three accuracies and the mean CLIP score of the retained prompts.
 
-    forget: pictures of forget prompts that still show the concept. retain: pictures of retained
-    prompts that show their concept of the same kind. cross_retain: the same pictures, judged by
-    the other kind (the style of an object prompt). No cross accuracy without a second kind.
+    forget: pictures of forget prompts that still show the forgotten concept, pooled and for each
+    concept. retain: pictures of retained prompts that show their concept of the kind that was
+    erased. cross_retain: the same pictures judged by the other kind (the style of an object
+    prompt), where they name one.
     """
-    seen = {kind: judge.classify(drawn.pictures, kind, names) for kind, names in labels.items()}
-    forget = range(drawn.forget_count)
-    retain = range(drawn.forget_count, len(drawn.prompts))
-    right = [
-        {kind: seen[kind][i] == name for kind, name in prompt.labels.items()}
-        for i, prompt in enumerate(drawn.prompts)
-    ]
-    metrics = {
-        "forget_accuracy": proportion([right[i][drawn.prompts[i].kind] for i in forget]),
-        "retain_accuracy": proportion([right[i][drawn.prompts[i].kind] for i in retain]),
+    embeddings = judge.embed(drawn.pictures)
+    seen = {kind: judge.classify(embeddings, kind, names) for kind, names in labels.items()}
+    forget, retain = range(drawn.forget_count), range(drawn.forget_count, len(drawn.prompts))
+
+    def hits(indices: Sequence[int], erased_kind: bool) -> list[bool]:
+        return [
+            seen[kind][i] == name
+            for i in indices
+            for kind, name in drawn.prompts[i].labels.items()
+            if (kind in drawn.prompts[i].kinds) == erased_kind
+        ]
+
+    groups = dict.fromkeys(drawn.prompts[i].group for i in forget)
+    metrics: dict[str, Any] = {
+        "forget_accuracy": proportion(hits(forget, True)),
+        "forget_accuracy_by_concept": {
+            group: proportion(hits([i for i in forget if drawn.prompts[i].group == group], True))
+            for group in groups
+        },
+        "retain_accuracy": proportion(hits(retain, True)),
     }
-    cross = [hit for i in retain for kind, hit in right[i].items() if kind != drawn.prompts[i].kind]
+    cross = hits(retain, False)
     if cross:
         metrics["cross_retain_accuracy"] = proportion(cross)
-    texts = [drawn.prompts[i].text for i in retain]
-    scores = judge.score(drawn.pictures[drawn.forget_count :], texts)
-    metrics["clip_score"] = {"value": round(scores.mean().item(), 4), "n": len(texts)}
+    captions = [drawn.prompts[i].text for i in retain]
+    scores = judge.score(embeddings[drawn.forget_count :], captions)
+    metrics["clip_score"] = {"value": round(scores.mean().item(), 4), "n": len(captions)}
     return metrics

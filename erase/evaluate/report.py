@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
-from torchvision.utils import make_grid
 
-from erase.card import interval, measured_lines
+from erase.card import measured_lines, metric_rows
 from erase.evaluate.generation import ACCURACIES, Drawn
+from erase.pictures import save_grid
 
 SCHEMA = 1
+FILES = ("report.json", "report.md", "grid.png")
 GRID_COLUMNS = 8
 GRID_ROWS = 2
 DERIVED = {"forget_accuracy": "UA", "retain_accuracy": "IRA", "cross_retain_accuracy": "CRA"}
@@ -46,31 +46,39 @@ def write_report(report: Mapping[str, Any], base: Drawn, erased: Drawn, folder: 
     """Write report.json, report.md and grid.png into an existing folder."""
     text = json.dumps(report, indent=2, sort_keys=True) + "\n"
     (folder / "report.json").write_text(text)
-    (folder / "report.md").write_text(_markdown(report))
-    save_grid(base, erased, folder / "grid.png")
+    (folder / "report.md").write_text(_markdown(report, base))
+    rows = [
+        _filled_row(drawn.pictures[row.start : row.stop])
+        for row in _grid_rows(base)
+        for drawn in (base, erased)
+    ]
+    save_grid(torch.cat(rows), folder / "grid.png", GRID_COLUMNS)
 
 
-def _markdown(report: Mapping[str, Any]) -> str:
+def _markdown(report: Mapping[str, Any], drawn: Drawn) -> str:
     concepts = ", ".join(report["request"]["concepts"])
     cost = report["cost"]
+    rows = [
+        "- " + "; ".join(prompt.text for prompt in drawn.prompts[row.start : row.stop])
+        for row in _grid_rows(drawn)
+    ]
     return (
-        f"# {concepts}: suppressed by {report['method']}?\n\n{measured_lines(report)}\n\n"
+        f"# {concepts}: how far {report['method']} suppressed it\n\n{measured_lines(report)}\n\n"
         f"Cost: {cost['seconds']} s, {cost['artefact_bytes']} bytes, "
         f"{cost['edited_parameters']} edited parameters.\n\n"
-        "![Same prompts and seeds, base above, erased below](grid.png)\n"
+        "![Same prompts and seeds, base above, erased below](grid.png)\n\n"
+        "Prompts of the picture, a line for each pair of rows:\n\n" + "\n".join(rows) + "\n"
     )
 
 
-def save_grid(base: Drawn, erased: Drawn, path: Path) -> None:
-    """Same prompts and seeds, base above, erased below: forget prompts first, then retained."""
-    rows = []
-    for first, end in ((0, base.forget_count), (base.forget_count, len(base.prompts))):
-        for start in range(first, min(end, first + GRID_ROWS * GRID_COLUMNS), GRID_COLUMNS):
-            part = slice(start, min(end, start + GRID_COLUMNS))
-            rows += [_filled_row(base.pictures[part]), _filled_row(erased.pictures[part])]
-    grid = make_grid(torch.cat(rows).clamp(0, 1), nrow=GRID_COLUMNS, padding=2, pad_value=1.0)
-    array = (grid * 255).round().byte().permute(1, 2, 0).numpy()
-    Image.fromarray(array).save(path)
+def _grid_rows(drawn: Drawn) -> list[range]:
+    """The first rows of forget prompts, then of retained ones."""
+    sets = ((0, drawn.forget_count), (drawn.forget_count, len(drawn.prompts)))
+    return [
+        range(start, min(end, start + GRID_COLUMNS))
+        for first, end in sets
+        for start in range(first, min(end, first + GRID_ROWS * GRID_COLUMNS), GRID_COLUMNS)
+    ]
 
 
 def _filled_row(pictures: Tensor) -> Tensor:
@@ -80,15 +88,7 @@ def _filled_row(pictures: Tensor) -> Tensor:
 
 def summary_table(report: Mapping[str, Any]) -> str:
     """The short table the command line ends with."""
-    metrics, cost = report["metrics"], report["cost"]
+    cost = report["cost"]
     lines = [f"{'':24}{'base':>22}{'erased':>22}{'n':>6}"]
-    for name in report["accuracies"]:
-        before, after = metrics["base"][name], metrics[name]
-        title = name.replace("_", " ")
-        lines.append(f"{title:24}{interval(before):>22}{interval(after):>22}{after['n']:>6}")
-    before, after = metrics["base"]["clip_score"], metrics["clip_score"]
-    lines.append(
-        f"{'CLIP score, retained':24}{before['value']:>22}{after['value']:>22}{after['n']:>6}"
-    )
-    lines.append(f"{cost['seconds']:.0f} s, {cost['artefact_bytes'] / 1e6:.1f} MB")
-    return "\n".join(lines)
+    lines += [f"{name:24}{a:>22}{b:>22}{n:>6}" for name, a, b, n in metric_rows(report)]
+    return "\n".join([*lines, f"{cost['seconds']:.0f} s, {cost['artefact_bytes'] / 1e6:.1f} MB"])

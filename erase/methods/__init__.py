@@ -20,11 +20,6 @@ class Method:
     config: type
     function: MethodFunction
 
-    @property
-    def summary(self) -> str:
-        """The first line of the method's docstring."""
-        return (self.function.__doc__ or "").strip().splitlines()[0]
-
 
 _REGISTRY: dict[str, Method] = {}
 

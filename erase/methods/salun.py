@@ -46,7 +46,7 @@ def salun(task: Task, config: SalUnConfig) -> Erasure:
     The task's own weights are left as they were, bit for bit.
     """
     parameters = task.parameters()
-    with preserved(parameters) as before:
+    with preserved(task) as before:
         batches = task.forget_batches(step_seed(task.seed, -1))
         scores = accumulate(parameters, (task.saliency_loss(batch) for batch in batches))
         mask = build_mask(scores, config.density, config.mask, task.seed)

@@ -21,7 +21,8 @@ class Task(Protocol):
     take the first batch of a pass of its own.
     """
 
-    components: Mapping[str, nn.Module]
+    components: Mapping[str, nn.Module]  # hold what may change
+    frozen: Mapping[str, nn.Module]  # take part, unchanged
     seed: int
 
     def parameters(self) -> dict[str, nn.Parameter]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from erase.catalogue import Sampling
+from erase.checks import require_positive
 from erase.request import Prompt, PromptSet, sample
 from erase.sampling import draw
 
@@ -35,6 +36,13 @@ class DiffusionTaskConfig:
     retain_pictures: int = 96
     generation_steps: int = 15
     batch_size: int = 8
+
+    def __post_init__(self) -> None:
+        require_positive(
+            self, "forget_pictures", "retain_pictures", "generation_steps", "batch_size"
+        )
+        if not self.components:
+            raise ValueError("components is empty; name unet, text_encoder or both.")
 
 
 @dataclass(frozen=True)
@@ -80,7 +88,16 @@ class DiffusionTask:
         self.components: Mapping[str, nn.Module] = {
             name: getattr(pipeline, name) for name in self.config.components
         }
+        if pipeline.dtype not in (torch.float32, torch.float64):
+            raise ValueError(
+                f"The pipeline is in {pipeline.dtype}; load it in float32 to train it."
+            )
         self._pipeline = pipeline
+        self.frozen: Mapping[str, nn.Module] = {
+            name: module
+            for name, module in pipeline.components.items()
+            if isinstance(module, nn.Module) and name not in self.components
+        }
         self._unet, self._text_encoder = pipeline.unet, pipeline.text_encoder
         self._noising = DDPMScheduler.from_config(pipeline.scheduler.config)
 
@@ -134,13 +151,15 @@ class DiffusionTask:
         frozen = copy.copy(self)
         frozen._unet = copy.deepcopy(self._unet).requires_grad_(False)
         frozen._text_encoder = copy.deepcopy(self._text_encoder).requires_grad_(False)
+        copies = {"unet": frozen._unet, "text_encoder": frozen._text_encoder}
+        frozen.components = {name: copies[name] for name in self.components}
         return frozen
 
     def describe(self) -> dict[str, Any]:
         """The data of the task as JSON, for the recipe."""
         return {
             "config": asdict(self.config),
-            "forget_prompts": [prompt.text for prompt in self._drawn_forget_prompts],
+            "redirected": {prompt.text: prompt.anchor for prompt in self.prompts.forget},
             "retain_prompts": len(self.prompts.retain),
             "sampling": asdict(self.sampling),
         }
@@ -189,12 +208,8 @@ class DiffusionTask:
             )
 
     @cached_property
-    def _drawn_forget_prompts(self) -> list[Prompt]:
-        return sample(self.prompts.forget, self.config.forget_pictures, self.seed)
-
-    @cached_property
     def _forget_set(self) -> tuple[list[Prompt], Tensor]:
-        prompts = self._drawn_forget_prompts
+        prompts = sample(self.prompts.forget, self.config.forget_pictures, self.seed)
         return prompts, self._latents(prompts, 1, "forget set")
 
     @cached_property

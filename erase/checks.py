@@ -1,0 +1,11 @@
+"""Checks of typed configs, one clear sentence each."""
+
+from typing import Any
+
+
+def require_positive(config: Any, *names: str) -> None:
+    """Raise ValueError naming the first of the fields that is not above zero."""
+    for name in names:
+        value = getattr(config, name)
+        if value <= 0:
+            raise ValueError(f"{name} is {value}; give a number above 0.")
