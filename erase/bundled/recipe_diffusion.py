@@ -32,7 +32,7 @@ from erase.sampling import draw
 
 SEED = 3
 WIDTH = 160
-BATCH = 16
+BATCH = 32
 AUGMENTATIONS = 24
 WARM_UP_STEPS = 300
 WARM_UP_BATCH = 256
@@ -110,7 +110,7 @@ def build_unet(channels: int = 8) -> UNet2DConditionModel:
         sample_size=16,
         in_channels=channels,
         out_channels=channels,
-        block_out_channels=(48, 128, 256),
+        block_out_channels=(48, 96, 192),
         layers_per_block=1,
         norm_num_groups=16,
         cross_attention_dim=WIDTH,
@@ -229,7 +229,7 @@ def train_diffusion(
         return _draw_preview(pipeline(), canvas)
 
     train(
-        run, Schedule(steps, 1e-3), {"model": model, "average": average}, model.parameters(),
+        run, Schedule(steps, 1.2e-3), {"model": model, "average": average}, model.parameters(),
         loss, lambda step: average.update_parameters(model), preview,
     )  # fmt: skip
     pipeline().to(torch.float16).save_pretrained(out)
