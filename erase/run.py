@@ -10,10 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from erase.catalogue import Catalogue, Sampling
-from erase.erasure import FILES, RECIPE, Erasure, fingerprint
+from erase.erasure import FILES, RECIPE, Erasure, find_weight, fingerprint
 from erase.evaluate.clip import ClipJudge
 from erase.evaluate.generation import (
     FIRST_SEED,
@@ -140,12 +138,13 @@ def _with_checkpoints(options: Any, state: Path) -> Any:
 def _recipe(
     config: RunConfig, options: Any, erasure: Erasure, task: DiffusionTask, digest: str
 ) -> dict[str, Any]:
-    parameters = task.parameters()
+    modules = {**task.components, **task.frozen}
+    weights = {name: find_weight(modules, name) for name in erasure.deltas}
     return {
         "run": digest,
         "base": {
             "model": config.model,
-            "fingerprints": {name: fingerprint(parameters[name]) for name in erasure.deltas},
+            "fingerprints": {name: fingerprint(weight) for name, weight in weights.items()},
         },
         "request": asdict(config.request),
         "method": config.method,
@@ -185,6 +184,8 @@ def _cost(erasure: Erasure, seconds: float) -> dict[str, Any]:
 def _peak_memory() -> int:
     """This process' highest resident memory so far, in bytes."""
     if platform.system() == "Windows":
+        import psutil
+
         return psutil.Process().memory_info().peak_wset
     import resource
 

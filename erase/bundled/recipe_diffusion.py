@@ -14,7 +14,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from erase.bundled.canvas import (
@@ -210,7 +210,7 @@ def train_diffusion(
     warm_up_text(run / "text", cache, tokenizer, text_encoder)
     model = nn.ModuleDict({"unet": unet, "text_encoder": text_encoder})
     model = model.to(memory_format=torch.channels_last)
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(EMA_DECAY))
+    average = AveragedModel(model, multi_avg_fn=_moving_average)
 
     def loss(step: int) -> Tensor:
         generator, rng = step_generator(SEED, step), random.Random(step)
@@ -234,6 +234,13 @@ def train_diffusion(
     )  # fmt: skip
     pipeline().to(torch.float16).save_pretrained(out)
     (out / FILE).write_text(json.dumps(asdict(build_catalogue(canvas)), indent=1) + "\n")
+
+
+@torch.no_grad()
+def _moving_average(average: list[Tensor], current: list[Tensor], count: Tensor) -> None:
+    # A short memory at first, or the average would hold on to the untrained weights.
+    decay = min(EMA_DECAY, (1 + int(count)) / (10 + int(count)))
+    torch._foreach_lerp_(average, current, 1 - decay)
 
 
 def build_catalogue(canvas: EmojiCanvas) -> Catalogue:

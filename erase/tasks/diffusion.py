@@ -4,6 +4,7 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from os.path import commonprefix
 from typing import Any, Literal
 
 import torch
@@ -167,21 +168,48 @@ class DiffusionTask:
     def predict(self, batch: DiffusionBatch, prompts: Sequence[str]) -> Tensor:
         """The UNet's output for the noised latents under these prompts."""
         noisy = self._noising.add_noise(batch.latents, batch.noise, batch.timesteps)
-        return self._unet(noisy, batch.timesteps, self._embed(prompts)).sample
+        return self._unet(noisy, batch.timesteps, self.embed(prompts)).sample
 
-    def _embed(self, prompts: Sequence[str]) -> Tensor:
+    def embed(self, prompts: Sequence[str]) -> Tensor:
+        """What cross-attention sees of the prompts: [N, tokens, width]."""
+        with torch.set_grad_enabled(
+            torch.is_grad_enabled() and "text_encoder" in self.config.components
+        ):
+            tokens = self._tokenize(prompts)
+            return self._text_encoder(tokens.to(self._text_encoder.device))[0]
+
+    @torch.no_grad()
+    def redirected_embeddings(self, prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor]:
+        """Token embeddings of forget prompts and, for each, the anchor prompt's: both [N, width].
+
+        Tokens before and after the concept are paired with their equals, the concept's own with
+        the anchor's last; padding follows.
+        """
+        texts, anchors = [p.text for p in prompts], [p.anchor for p in prompts]
+        end = self._pipeline.tokenizer.eos_token_id
+        rows = zip(self._tokenize(texts).tolist(), self._tokenize(anchors).tolist(), strict=True)
+        positions = torch.tensor([_paired_positions(a, b, end) for a, b in rows])
+        wanted = self.embed(anchors)
+        index = positions[:, :, None].expand_as(wanted).to(wanted.device)
+        return self.embed(texts).flatten(0, 1), wanted.gather(1, index).flatten(0, 1)
+
+    def _tokenize(self, prompts: Sequence[str]) -> Tensor:
         tokenizer = self._pipeline.tokenizer
-        tokens = tokenizer(
+        return tokenizer(
             list(prompts),
             padding="max_length",
             max_length=tokenizer.model_max_length,
             truncation=True,
             return_tensors="pt",
-        )
-        with torch.set_grad_enabled(
-            torch.is_grad_enabled() and "text_encoder" in self.config.components
-        ):
-            return self._text_encoder(tokens.input_ids.to(self._text_encoder.device))[0]
+        ).input_ids
+
+    def text_projections(self) -> dict[str, nn.Parameter]:
+        """The key and value weights through which text enters the UNet, by canonical name."""
+        return {
+            f"unet.{path}": parameter
+            for path, parameter in self._unet.named_parameters()
+            if path.endswith(("attn2.to_k.weight", "attn2.to_v.weight"))
+        }
 
     def _target(self, batch: DiffusionBatch) -> Tensor:
         if self._noising.config.prediction_type == "v_prediction":
@@ -222,3 +250,20 @@ class DiffusionTask:
         seeds = range(first, first + len(prompts))
         texts = [prompt.text for prompt in prompts]
         return draw(self._pipeline, texts, seeds, self.sampling, "latent", description)
+
+
+def _paired_positions(tokens: Sequence[int], anchor: Sequence[int], end: int) -> list[int]:
+    """For each position of `tokens`, the position in `anchor` that stands for it."""
+    length, anchor_length = tokens.index(end) + 1, anchor.index(end) + 1
+    words, instead = list(tokens[:length]), list(anchor[:anchor_length])
+    prefix = len(commonprefix([words, instead]))
+    suffix = len(commonprefix([words[prefix:][::-1], instead[prefix:][::-1]]))
+    pairs = []
+    for position in range(len(tokens)):
+        if position < prefix:
+            pairs.append(position)
+        elif position < length - suffix:
+            pairs.append(max(prefix, anchor_length - suffix - 1))
+        else:
+            pairs.append(min(position + anchor_length - length, len(tokens) - 1))
+    return pairs

@@ -1,0 +1,82 @@
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import build_tiny_pipeline, build_tiny_task
+from test_erasure import changed, snapshot
+
+from erase.erasure import Erasure
+from erase.methods.uce import UCEConfig, shared_edit, uce
+from erase.tasks.diffusion import _paired_positions
+
+PLAIN = """
+import sys
+sys.modules["erase"] = None
+sys.path.insert(0, sys.argv[1])
+import torch
+from diffusers import StableDiffusionPipeline
+pipeline = StableDiffusionPipeline.from_pretrained(sys.argv[1])
+pipeline.load_lora_weights(sys.argv[2])
+generator = torch.Generator().manual_seed(5)
+picture = pipeline("a ghost", num_inference_steps=2, generator=generator, output_type="pt").images
+torch.save(picture, sys.argv[3])
+"""
+
+
+def test_a_low_rank_erasure_is_a_stock_lora(tiny_pipeline, tmp_path):
+    erasure = uce(build_tiny_task(tiny_pipeline), UCEConfig(rank=4))
+    with erasure.apply(tiny_pipeline.components):
+        generator = torch.Generator().manual_seed(5)
+        ours = tiny_pipeline(
+            "a ghost", num_inference_steps=2, generator=generator, output_type="pt"
+        ).images
+    tiny_pipeline.save_pretrained(tmp_path / "base")
+    erasure.save_pretrained(tmp_path / "lora")
+    folders = [str(tmp_path / name) for name in ("base", "lora", "picture.pt")]
+    subprocess.run([sys.executable, "-c", PLAIN, *folders], check=True, cwd=tmp_path)
+    theirs = torch.load(tmp_path / "picture.pt", weights_only=True)
+    assert torch.allclose(ours, theirs, atol=1e-5)
+    generator = torch.Generator().manual_seed(5)
+    base = tiny_pipeline(
+        "a ghost", num_inference_steps=2, generator=generator, output_type="pt"
+    ).images
+    assert not torch.allclose(ours, base, atol=1e-4)
+    back = Erasure.from_pretrained(tmp_path / "lora")
+    assert {delta.rank for delta in back.deltas.values()} == {4}
+
+
+def test_uce_satisfies_its_normal_equations():
+    generator = torch.Generator().manual_seed(0)
+    tokens, wanted, kept = (
+        torch.randn(n, 12, generator=generator, dtype=torch.float64) for n in (30, 30, 40)
+    )
+    config = UCEConfig(rank=12)
+    up, down = shared_edit(tokens, wanted, kept, config)
+    edit = (up @ down).requires_grad_()
+    ridge = tokens.T @ tokens / 30 + kept.T @ kept / 40
+    penalty = 1e-3 * ridge.diagonal().mean()
+    loss = (tokens @ edit.T - (wanted - tokens)).pow(2).sum() / 30
+    loss = loss + (kept @ edit.T).pow(2).sum() / 40 + penalty * edit.pow(2).sum()
+    (gradient,) = torch.autograd.grad(loss, edit)
+    assert gradient.abs().max() < 1e-9
+
+
+@pytest.mark.parametrize(
+    ("tokens", "anchor", "expected"),
+    [
+        ([0, 5, 7, 9, 9], [0, 6, 7, 9, 9], [0, 1, 2, 3, 4]),
+        ([0, 5, 5, 7, 9, 9], [0, 6, 7, 9, 9, 9], [0, 1, 1, 2, 3, 4]),
+        ([0, 5, 7, 9, 9, 9], [0, 6, 6, 7, 9, 9], [0, 2, 3, 4, 5, 5]),
+        ([0, 5, 9, 9], [0, 9, 9, 9], [0, 1, 1, 2]),
+    ],
+)
+def test_tokens_are_paired_around_the_concept(tokens, anchor, expected):
+    assert _paired_positions(tokens, anchor, end=9) == expected
+
+
+def test_uce_leaves_the_base_alone(tiny_pipeline):
+    before = snapshot(tiny_pipeline)
+    uce(build_tiny_task(tiny_pipeline), UCEConfig())
+    assert not changed(before, snapshot(build_tiny_pipeline()))
+    assert not changed(before, snapshot(tiny_pipeline))
