@@ -4,7 +4,6 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from os.path import commonprefix
 from typing import Any, Literal
 
 import torch
@@ -256,8 +255,8 @@ def _paired_positions(tokens: Sequence[int], anchor: Sequence[int], end: int) ->
     """For each position of `tokens`, the position in `anchor` that stands for it."""
     length, anchor_length = tokens.index(end) + 1, anchor.index(end) + 1
     words, instead = list(tokens[:length]), list(anchor[:anchor_length])
-    prefix = len(commonprefix([words, instead]))
-    suffix = len(commonprefix([words[prefix:][::-1], instead[prefix:][::-1]]))
+    prefix = _common_length(words, instead)
+    suffix = _common_length(words[prefix:][::-1], instead[prefix:][::-1])
     pairs = []
     for position in range(len(tokens)):
         if position < prefix:
@@ -267,3 +266,9 @@ def _paired_positions(tokens: Sequence[int], anchor: Sequence[int], end: int) ->
         else:
             pairs.append(min(position + anchor_length - length, len(tokens) - 1))
     return pairs
+
+
+def _common_length(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many first items are alike."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
