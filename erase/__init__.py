@@ -4,7 +4,7 @@ from erase.erasure import AppliedErasure, Erasure
 from erase.methods import methods
 from erase.models import load_model
 from erase.request import EraseRequest
-from erase.run import RunConfig, run
+from erase.runner import RunConfig, run
 
 __all__ = [
     "AppliedErasure",

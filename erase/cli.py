@@ -10,7 +10,7 @@ from erase.evaluate.generation import EvaluationConfig
 from erase.evaluate.report import summary_table
 from erase.methods import get_method, methods
 from erase.request import EraseRequest
-from erase.run import RunConfig, run
+from erase.runner import RunConfig, run
 from erase.tasks.diffusion import DiffusionTaskConfig
 from erase.training import TrainingStopped
 
@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = build_parser()
     parsed = parser.parse_args(arguments)
     try:
-        _run(parser.instantiate_classes(parsed).run)
+        _run(parser.instantiate(parsed).run)
     except ValueError as error:
         print(f"erase: {error}", file=sys.stderr)
         return 2

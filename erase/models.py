@@ -30,7 +30,7 @@ def load_model(name: str, device: str = "cpu") -> Model:
     """Open "emoji", a pipeline folder or a hub id in float32; ValueError if that fails."""
     source = BUNDLED.get(name, name)
     try:
-        pipeline = DiffusionPipeline.from_pretrained(source, torch_dtype=torch.float32).to(device)
+        pipeline = DiffusionPipeline.from_pretrained(source, dtype=torch.float32).to(device)
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(

@@ -17,7 +17,7 @@ from erase.catalogue import Sampling
 from erase.evaluate.clip import ClipJudge, proportion
 from erase.models import load_model
 from erase.pictures import save_grid
-from erase.run import judge_templates
+from erase.runner import judge_templates
 from erase.sampling import draw
 
 HELD_OUT_SEED = 424_242

@@ -9,7 +9,7 @@ from erase.bundled import EMOJI, FOLDER, JUDGE
 from erase.bundled.canvas import EmojiCanvas, caption, random_placement
 from erase.catalogue import Catalogue
 from erase.evaluate.clip import ClipJudge
-from erase.run import judge_templates
+from erase.runner import judge_templates
 
 
 @pytest.fixture(scope="module")

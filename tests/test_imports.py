@@ -12,7 +12,7 @@ ORDER = [
     {"training", "models"},
     {"methods"},
     {"evaluate", "attacks"},
-    {"run"},
+    {"runner"},
     {"cli"},
 ]
 RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
