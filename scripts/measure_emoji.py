@@ -12,6 +12,7 @@ from torch import Tensor
 
 from erase.bundled import EMOJI, JUDGE
 from erase.bundled.canvas import EmojiCanvas, random_placement
+from erase.bundled.recipe_diffusion import build_catalogue
 from erase.bundled.recipe_judge import strong_pictures
 from erase.catalogue import Sampling
 from erase.evaluate.clip import ClipJudge, proportion
@@ -61,13 +62,14 @@ def main() -> None:
     model = load_model(args.model)
     judge = ClipJudge(f"local-dir:{args.judge}", judge_templates(model.catalogue))
     drawings = EmojiCanvas()
+    widest = ClipJudge(f"local-dir:{args.judge}", judge_templates(build_catalogue(drawings)))
     canvas = EmojiCanvas(model.catalogue.objects, model.catalogue.styles)
     canvas.cells = canvas.cells[:: args.every]
     prompts = [model.catalogue.prompt(cell.object, cell.style) for cell in canvas.cells]
     seeds = range(FIRST_SEED, FIRST_SEED + len(prompts))
     pictures = draw(model.pipeline, prompts, seeds, Sampling(args.steps, args.guidance_scale))
     quality = {
-        "judge": {"real_drawings": held_out(judge, drawings), "seed": HELD_OUT_SEED},
+        "judge": {"real_drawings": held_out(widest, drawings), "seed": HELD_OUT_SEED},
         "pipeline": {
             **accuracies(judge, pictures, canvas),
             "protocol": {
