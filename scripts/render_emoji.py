@@ -54,12 +54,15 @@ def unique_synonyms(slugs: list[str], keywords: list[dict]) -> dict[str, list[st
     for slug in slugs:
         for tag in by_slug[slug]:
             owners.setdefault(tag, set()).add(slug)
+    names = {slug.replace("-", " ") for slug in slugs}
     words_of_names = {word for slug in slugs for word in slug.split("-")}
     return {
         slug: [
             tag
             for tag in by_slug[slug]
-            if len(owners[tag]) == 1 and (tag not in words_of_names or tag in slug.split("-"))
+            if len(owners[tag]) == 1
+            and tag not in names
+            and (tag not in words_of_names or tag in slug.split("-"))
         ][:MAX_SYNONYMS]
         for slug in slugs
     }

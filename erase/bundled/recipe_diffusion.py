@@ -209,7 +209,7 @@ def train_diffusion(
     """Train on the canvas' cells and save a plain StableDiffusionPipeline folder."""
     torch.manual_seed(SEED)
     vae = AutoencoderKL.from_pretrained(vae_folder).float()
-    tokenizer, scheduler = build_tokenizer(), build_scheduler()
+    tokenizer, scheduler = _tokenizer_of(run), build_scheduler()
     text_encoder, unet = build_text_encoder(tokenizer), build_unet(vae.config.latent_channels)
     cache = LatentCache(run, canvas, vae)
     warm_up_text(run / "text", cache, tokenizer, text_encoder)
@@ -238,7 +238,20 @@ def train_diffusion(
         loss, lambda step: average.update_parameters(model), preview,
     )  # fmt: skip
     pipeline().to(torch.float16).save_pretrained(out)
+    _open_in_float32(out / "text_encoder" / "config.json")
     (out / FILE).write_text(json.dumps(asdict(build_catalogue(canvas)), indent=1) + "\n")
+
+
+def _tokenizer_of(run: Path) -> CLIPTokenizer:
+    """The vocabulary this run began with: a resumed text encoder must read the same numbers."""
+    if not (run / "tokenizer").exists():
+        build_tokenizer().save_pretrained(run / "tokenizer")
+    return CLIPTokenizer.from_pretrained(run / "tokenizer")
+
+
+def _open_in_float32(config: Path) -> None:
+    # Transformers opens a model in the dtype its config names, diffusers in float32.
+    config.write_text(config.read_text().replace('"float16"', '"float32"'))
 
 
 @torch.no_grad()
