@@ -77,10 +77,10 @@ PARALLEL = """
 import sys
 import torch
 sys.path.insert(0, sys.argv[1])
-from accelerate import PartialState
+from accelerate import Accelerator
 from test_contract import erase_tiny
 erasure, _ = erase_tiny(sys.argv[2], sys.argv[3], torch.float64)
-if PartialState().is_main_process:
+if Accelerator().is_main_process:
     erasure.save_pretrained(sys.argv[4])
 """
 
