@@ -9,7 +9,7 @@ from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 from erase.evaluate.generation import EvaluationConfig
 from erase.evaluate.report import summary_table
 from erase.methods import get_method, methods
-from erase.request import EraseRequest
+from erase.request import EraseRequest, Redirect
 from erase.runner import RunConfig, run
 from erase.tasks.diffusion import DiffusionTaskConfig
 from erase.training import TrainingStopped
@@ -48,6 +48,9 @@ def _run_parser() -> ArgumentParser:
         ("--retain", "what must stay; needed for models without concepts.json"),
     ):
         parser.add_argument(flag, type=str, nargs="+", default=[], help=text)
+    parser.add_argument(
+        "--redirect", type=Redirect, default="anchor", help="random: another concept each prompt"
+    )
     parser.add_argument("--model", type=str, default="emoji", help="emoji, a folder or a hub id")
     parser.add_argument("--method", type=str, default="salun", help=", ".join(methods()))
     parser.add_argument("--judge", type=str, default="", help="e.g. ViT-B-32/openai")
@@ -65,6 +68,7 @@ def _run(options: Namespace) -> None:
     request = EraseRequest(
         concepts=tuple(options.concept),
         anchors=tuple(options.anchor),
+        redirect=options.redirect,
         retain=tuple(options.retain),
         seed=options.seed,
     )

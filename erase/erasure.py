@@ -1,6 +1,5 @@
 """The Erasure: a named set of weight deltas and the recipe that made them."""
 
-import hashlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from erase.card import render_card
 from erase.catalogue import FILE as CATALOGUE
 from erase.core.delta import Delta
+from erase.core.fingerprint import fingerprint
 from erase.files import replaced_folder
 from erase.weights import DELTAS, LORA, read_deltas, write_deltas
 
@@ -143,18 +143,14 @@ class AppliedErasure:
 
 
 def find_weight(components: Mapping[str, nn.Module], name: str) -> Tensor:
-    """The parameter with canonical name `component.path`; ValueError if there is none."""
+    """The parameter with canonical name `component.path`; ValueError if there is none.
+
+    Canonical paths leave out the `text_model.` that some text encoders put before theirs.
+    """
     component, path = name.split(".", 1)
-    module = components.get(component)
-    try:
-        return module.get_parameter(path)
-    except AttributeError as error:
-        raise ValueError(
-            f"This model has no tensor {name}; load the base the erasure was made for."
-        ) from error
-
-
-def fingerprint(weight: Tensor) -> str:
-    """16 hex digits of the SHA-256 of the values in float16, alike for any wider copy of them."""
-    values = weight.detach().half().cpu().contiguous().numpy()
-    return hashlib.sha256(values.tobytes()).hexdigest()[:16]
+    for spelling in (path, f"text_model.{path}"):
+        try:
+            return components[component].get_parameter(spelling)
+        except (KeyError, AttributeError):
+            continue
+    raise ValueError(f"This model has no tensor {name}; load the base the erasure was made for.")

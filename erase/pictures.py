@@ -1,9 +1,10 @@
-"""Writing pictures."""
+"""Reading and writing pictures."""
 
 from pathlib import Path
 
 from PIL import Image
 from torch import Tensor
+from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.utils import make_grid
 
 
@@ -12,3 +13,14 @@ def save_grid(pictures: Tensor, path: Path, columns: int) -> None:
     grid = make_grid(pictures.clamp(0, 1), nrow=columns, padding=2, pad_value=1.0)
     array = (grid * 255).round().byte().permute(1, 2, 0).numpy()
     Image.fromarray(array).save(path)
+
+
+def load_folder(folder: Path) -> list[Image.Image]:
+    """All pictures of a folder, by name, in RGB; ValueError if there are none or one is broken."""
+    paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in IMG_EXTENSIONS)
+    if not paths:
+        raise ValueError(f"{folder} holds no pictures; name a folder of PNG or JPEG files.")
+    try:
+        return [Image.open(path).convert("RGB") for path in paths]
+    except OSError as error:
+        raise ValueError(f"A picture in {folder} cannot be read ({error}); drop it.") from error

@@ -4,11 +4,13 @@ import difflib
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from erase.catalogue import Catalogue, Concept, fill
 
 PLAIN_TEMPLATES = ("{concept}", "a picture of {concept}", "a photo of {concept}")
 PLAIN_KIND = "concept"
+Redirect = Literal["anchor", "random"]
 
 
 @dataclass(frozen=True)
@@ -16,13 +18,15 @@ class EraseRequest:
     """Concepts to forget, what to draw instead, and what must stay.
 
     concepts: names such as "ghost" or "ink style". anchors: what each is redirected to, one per
-    concept; by default the next concept of its kind. retain: what must stay; by default every
+    concept; by default the next concept of its kind. redirect: "random" takes another concept for
+    each prompt instead, as random labels do. retain: what must stay; by default every
     other concept the model's catalogue lists, and required of models without one. templates:
     prompts with `{concept}`, for models without a catalogue.
     """
 
     concepts: Sequence[str]
     anchors: Sequence[str] = ()
+    redirect: Redirect = "anchor"
     retain: Sequence[str] = ()
     templates: Sequence[str] = PLAIN_TEMPLATES
     seed: int = 0
@@ -37,6 +41,8 @@ class EraseRequest:
             raise ValueError(
                 f"{len(self.anchors)} anchors for {len(self.concepts)} concepts; give one each."
             )
+        if self.anchors and self.redirect == "random":
+            raise ValueError("Random redirects leave no room for anchors; drop one of the two.")
         for concept, anchor in zip(self.concepts, self.anchors, strict=False):
             if concept == anchor:
                 raise ValueError(f"The anchor of {concept} is itself; name something else.")
@@ -81,16 +87,23 @@ def expand(request: EraseRequest, catalogue: Catalogue | None) -> PromptSet:
 def _expand_plain(request: EraseRequest) -> PromptSet:
     if not request.retain:
         raise ValueError("The retain set is empty; name concepts to keep, e.g. --retain dog car.")
-    anchors = request.anchors or [""] * len(request.concepts)
+    rng = random.Random(request.seed)
+    anchors = dict(
+        zip(request.concepts, request.anchors or [""] * len(request.concepts), strict=True)
+    )
+
+    def instead(concept: str) -> str:
+        return anchors[concept] if request.redirect == "anchor" else rng.choice(request.retain)
+
     forget = [
         Prompt(
             template.format(concept=concept),
             {PLAIN_KIND: concept},
             (PLAIN_KIND,),
             concept,
-            template.format(concept=anchor).strip(),
+            template.format(concept=instead(concept)).strip(),
         )
-        for concept, anchor in zip(request.concepts, anchors, strict=True)
+        for concept in request.concepts
         for template in request.templates
     ]
     retain = [
@@ -110,6 +123,7 @@ class _Expansion:
         self.swap = _anchors_of(request, catalogue)
         self.kinds = tuple(dict.fromkeys(concept.kind for concept in self.swap))
         self.kept = {find_concept(name, catalogue) for name in request.retain}
+        self.redirect, self.rng = request.redirect, random.Random(request.seed)
 
     def prompts(self) -> PromptSet:
         """Forget prompts of cells with a forgotten part, retain prompts of the others."""
@@ -166,8 +180,14 @@ class _Expansion:
         text = fill(template, name, style.name)
         if not gone:
             return Prompt(text, labels, kinds)
-        instead = [self.swap.get(concept, concept).name for concept in (object_, style)]
+        instead = [self._instead(concept).name for concept in (object_, style)]
         return Prompt(text, labels, kinds, str(gone[0]), fill(template, *instead))
+
+    def _instead(self, concept: Concept) -> Concept:
+        if concept not in self.swap or self.redirect == "anchor":
+            return self.swap.get(concept, concept)
+        peers = self.catalogue.concepts(concept.kind)
+        return self.rng.choice([peer for peer in peers if peer not in self.swap])
 
 
 def _anchors_of(request: EraseRequest, catalogue: Catalogue) -> dict[Concept, Concept]:

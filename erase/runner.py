@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from erase.catalogue import Catalogue, Sampling
-from erase.erasure import FILES, RECIPE, Erasure, find_weight, fingerprint
+from erase.core.fingerprint import fingerprint
+from erase.erasure import FILES, RECIPE, Erasure, find_weight
 from erase.evaluate.clip import ClipJudge
 from erase.evaluate.generation import (
     FIRST_SEED,
@@ -69,7 +70,7 @@ def run(config: RunConfig, output: str | Path) -> dict[str, Any]:
     digest = _digest(config, task)
     _refuse_another_run(output, digest)
     state = output.with_name(f".{output.name}.{digest}")
-    erasure = method.function(task, _with_checkpoints(options, state))
+    erasure = method(task, _with_checkpoints(options, state))
     base, erased = _draw_both(config, model, prompts, erasure)
     report = build_report(
         request=asdict(config.request),

@@ -3,7 +3,7 @@
 import logging
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +17,10 @@ from tqdm.auto import tqdm
 
 from erase.checkpoint import load_checkpoint, save_checkpoint
 from erase.checks import require_positive
+from erase.core.delta import Delta, difference
 from erase.core.mask import Mask
-from erase.core.masked_update import MaskedUpdate
+from erase.core.masked_update import MaskedUpdate, SoftThreshold
+from erase.preserve import only_trainable, preserved
 from erase.tasks.base import Batch, Task
 
 logger = logging.getLogger(__name__)
@@ -57,29 +59,55 @@ class TrainingStopped(Exception):
     """Training was asked to stop; a checkpoint holds everything done so far."""
 
 
-def train(
-    task: Task, step_loss: StepLoss, config: TrainingConfig, mask: Mask | None = None
-) -> None:
-    """Minimise `step_loss(forget batch, retain batch)` over the task's parameters, in place.
+def finetune(
+    task: Task,
+    step_loss: StepLoss,
+    config: TrainingConfig,
+    mask: Mask | None = None,
+    parameters: Mapping[str, nn.Parameter] | None = None,
+    sparsity: float = 0.0,
+) -> dict[str, Delta]:
+    """What `train` does to the parameters, as deltas; the task keeps its weights, bit for bit."""
+    chosen = parameters or task.parameters()
+    with preserved(chosen) as before, only_trainable(task, chosen):
+        train(task, step_loss, config, mask, chosen, sparsity)
+        return difference(before, chosen, mask)
 
-    Each step's batches depend on the task's seed and the step alone; processes take shards of
-    them and average gradients, so that one and two processes agree. Raises ValueError when the
-    loss is not finite, TrainingStopped after SIGINT or SIGTERM.
+
+def train(
+    task: Task,
+    step_loss: StepLoss,
+    config: TrainingConfig,
+    mask: Mask | None = None,
+    parameters: Mapping[str, nn.Parameter] | None = None,
+    sparsity: float = 0.0,
+) -> None:
+    """Minimise `step_loss(forget batch, retain batch)` in place over the task's parameters.
+
+    `parameters` names some of the task's modules' own, if not all are to change. `sparsity` is the
+    weight, falling to 0, of an l1 penalty on their change, in steps of the learning rate. Each
+    step's batches depend on the task's seed and the step alone; processes take shards of them and
+    average gradients, so that one and two processes agree. Raises ValueError when the loss is not
+    finite, TrainingStopped after SIGINT or SIGTERM.
     """
     task.prepare()
     accelerator = Accelerator()
-    parameters = task.parameters()
+    parameters = parameters or task.parameters()
     optimizer = torch.optim.AdamW(
         parameters.values(), lr=config.learning_rate, weight_decay=config.weight_decay
     )
     folder = Path(config.checkpoints) if config.checkpoints else None
+    shrink = SoftThreshold(parameters if sparsity else {})
     first = load_checkpoint(folder, task.components, optimizer) if folder else 0
     masked = MaskedUpdate(optimizer, parameters, mask) if mask else nullcontext()
     with masked, _stop_requested() as stop:
         for step in _progress(first, config.steps, accelerator):
+            rate = _learning_rate(config, step)
             for group in optimizer.param_groups:
-                group["lr"] = _learning_rate(config, step)
+                group["lr"] = rate
             _step(task, step_loss, accelerator, optimizer, config, step)
+            if sparsity:
+                shrink.step(rate * sparsity * (1 - step / config.steps))
             stopping = _on_any_process(stop.is_set(), accelerator)
             due = (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps
             if folder and accelerator.is_main_process and (due or stopping):
@@ -153,28 +181,6 @@ def _progress(first: int, steps: int, accelerator: Accelerator) -> Iterator[int]
 def _stop_message(steps_done: int, config: TrainingConfig) -> str:
     kept = "run the same again to go on" if config.checkpoints else "no checkpoint was asked for"
     return f"Stopped after step {steps_done} of {config.steps}; {kept}."
-
-
-@contextmanager
-def preserved(task: Task) -> Iterator[dict[str, Tensor]]:
-    """Yield copies of the task's parameters and put them back, bit for bit, on the way out.
-
-    Meanwhile what is frozen requires no gradients.
-    """
-    parameters = task.parameters()
-    originals = {name: parameter.detach().clone() for name, parameter in parameters.items()}
-    frozen = [p for m in task.frozen.values() for p in m.parameters() if p.requires_grad]
-    for parameter in frozen:
-        parameter.requires_grad_(False)
-    try:
-        yield originals
-    finally:
-        with torch.no_grad():
-            for name, parameter in parameters.items():
-                parameter.copy_(originals[name])
-                parameter.grad = None
-        for parameter in frozen:
-            parameter.requires_grad_(True)
 
 
 @contextmanager

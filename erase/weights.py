@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -10,18 +11,19 @@ from erase.core.delta import Delta, LowRankDelta, read_delta
 
 LORA, DELTAS = "pytorch_lora_weights.safetensors", "deltas.safetensors"
 LORA_PARTS = {"up": "lora_B", "down": "lora_A"}
+TEXT_MODEL = "text_model."
 
 
 def write_deltas(deltas: Mapping[str, Delta], folder: Path) -> Path:
     """Write one file; a LoRA one is what diffusers' `load_lora_weights(folder)` looks for."""
     low_rank = bool(deltas) and all(isinstance(d, LowRankDelta) for d in deltas.values())
-    parts = {}
-    for name, delta in deltas.items():
-        for part, tensor in delta.tensors().items():
-            key = _lora_key(name, part) if low_rank else f"{name}:{part}"
-            parts[key] = tensor.contiguous()
+    parts = {
+        f"{name}:{part}": tensor.contiguous()
+        for name, delta in deltas.items()
+        for part, tensor in delta.tensors().items()
+    }
     path = folder / (LORA if low_rank else DELTAS)
-    save_file(parts, path, metadata={"format": "pt"})
+    save_file(lora_tensors(deltas) if low_rank else parts, path, metadata={"format": "pt"})
     return path
 
 
@@ -35,14 +37,48 @@ def read_deltas(folder: Path) -> dict[str, Delta]:
     for key, tensor in parts.items():
         name, part = key.rsplit(":", 1)
         grouped.setdefault(name, {})[part] = tensor
-    return {name: read_delta(group) for name, group in grouped.items()}
+    deltas = {name: read_delta(group) for name, group in grouped.items()}
+    return {name: d for name, d in deltas.items() if not _is_filler(d)}
+
+
+def lora_tensors(deltas: Mapping[str, LowRankDelta]) -> dict[str, Tensor]:
+    """The tensors of a LoRA file in diffusers' own names, which plain diffusers loads."""
+    parts = {
+        _lora_key(name, part): tensor.contiguous()
+        for name, delta in deltas.items()
+        for part, tensor in delta.tensors().items()
+    }
+    return parts | _fillers(deltas)
+
+
+def _fillers(deltas: Mapping[str, LowRankDelta]) -> dict[str, Tensor]:
+    # Diffusers finds a text encoder's LoRA by its attention layers only, so one that edits nothing
+    # but the MLP gets an attention layer that changes nothing.
+    fillers = {}
+    for component in {name.split(".")[0] for name in deltas}:
+        names = [name for name in deltas if name.startswith(f"{component}.")]
+        mlps = [name for name in names if ".mlp.fc1." in name]
+        if mlps and not any(".self_attn." in name for name in names):
+            down = deltas[mlps[0]].down
+            query = mlps[0].replace(".mlp.fc1.", ".self_attn.q_proj.")
+            fillers[_lora_key(query, "down")] = torch.zeros(1, down.shape[1])
+            fillers[_lora_key(query, "up")] = torch.zeros(down.shape[1], 1)
+    return fillers
+
+
+def _is_filler(delta: Delta) -> bool:
+    return isinstance(delta, LowRankDelta) and not delta.up.any()
 
 
 def _lora_key(name: str, part: str) -> str:
-    return f"{name.removesuffix('.weight')}.{LORA_PARTS[part]}.weight"
+    component, path = name.removesuffix(".weight").split(".", 1)
+    if component.startswith("text_encoder"):
+        path = TEXT_MODEL + path
+    return f"{component}.{path}.{LORA_PARTS[part]}.weight"
 
 
 def _delta_key(key: str) -> str:
     module, side, _ = key.rsplit(".", 2)
+    component, path = module.split(".", 1)
     part = next(part for part, name in LORA_PARTS.items() if name == side)
-    return f"{module}.weight:{part}"
+    return f"{component}.{path.removeprefix(TEXT_MODEL)}.weight:{part}"

@@ -6,8 +6,9 @@ import torch
 from conftest import build_tiny_pipeline
 
 from erase.core.delta import DenseDelta, SparseDelta, difference
+from erase.core.fingerprint import fingerprint
 from erase.core.mask import build_mask
-from erase.erasure import Erasure, fingerprint
+from erase.erasure import Erasure
 
 
 def make_erasure(pipeline, scale: float = 0.1) -> Erasure:

@@ -8,7 +8,7 @@ from test_erasure import changed, snapshot
 
 from erase.erasure import Erasure
 from erase.methods.uce import UCEConfig, shared_edit, uce
-from erase.tasks.diffusion import _paired_positions
+from erase.tasks.tokens import paired_positions
 
 PLAIN = """
 import sys
@@ -72,7 +72,7 @@ def test_uce_satisfies_its_normal_equations():
     ],
 )
 def test_tokens_are_paired_around_the_concept(tokens, anchor, expected):
-    assert _paired_positions(tokens, anchor, end=9) == expected
+    assert paired_positions(tokens, anchor, end=9) == expected
 
 
 def test_uce_leaves_the_base_alone(tiny_pipeline):

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from erase.core.mask import Mask, build_mask
-from erase.core.saliency import accumulate
+from erase.core.saliency import accumulate, fisher_ratio
 
 
 def random_scores(seed: int = 0) -> dict[str, torch.Tensor]:
@@ -81,9 +81,39 @@ def test_density_outside_its_range_is_refused(density):
 
 def test_saved_masks_take_a_bit_a_weight_and_come_back_equal(tmp_path):
     mask = build_mask({"a": torch.rand(1000, 33), "b": torch.rand(7)}, 0.5)
-    mask.save(tmp_path / "mask.safetensors", "forget-set-1")
-    back = Mask.load(tmp_path / "mask.safetensors", "forget-set-1")
+    made_for = {"base": "b1", "forget set": "f1"}
+    mask.save(tmp_path / "mask.safetensors", made_for)
+    back = Mask.load(tmp_path / "mask.safetensors", made_for)
     assert all(torch.equal(mask.tensors[name], back.tensors[name]) for name in mask.tensors)
     assert (tmp_path / "mask.safetensors").stat().st_size < 33_000 / 8 + 600
-    with pytest.raises(ValueError, match="another forget set"):
-        Mask.load(tmp_path / "mask.safetensors", "forget-set-2")
+    for name in made_for:
+        with pytest.raises(ValueError, match=f"made for another {name};"):
+            Mask.load(tmp_path / "mask.safetensors", made_for | {name: "other"})
+
+
+def test_each_estimator_folds_the_gradients_its_own_way():
+    weight = nn.Parameter(torch.tensor([1.0, 2.0, 3.0]))
+    batches = [torch.tensor([1.0, 2.0, 0.0]), torch.tensor([-1.0, 1.0, 0.0])]
+    scores = {
+        estimator: accumulate({"w": weight}, ((weight * b).sum() for b in batches), estimator)["w"]
+        for estimator in ("signed_sum", "abs_sum", "fisher")
+    }
+    assert {name: score.tolist() for name, score in scores.items()} == {
+        "signed_sum": [0.0, 3.0, 0.0],
+        "abs_sum": [2.0, 3.0, 0.0],
+        "fisher": [2.0, 5.0, 0.0],
+    }
+
+
+def test_the_fisher_ratio_orders_by_forget_over_retain():
+    forget, retain = torch.tensor([4.0, 1.0, 0.0, 2.0]), torch.tensor([2.0, 1.0, 0.0, 0.0])
+    ratio = fisher_ratio({"w": forget}, {"w": retain})["w"]
+    assert ratio.argsort().tolist() == [2, 1, 0, 3]
+    assert ratio[2] == 0
+
+
+@pytest.mark.parametrize("selection", ["top", "bottom", "random", "random_per_layer"])
+def test_layer_scope_keeps_the_share_within_each_tensor(selection):
+    mask = build_mask(random_scores(), 0.4, selection, scope="layer")
+    for kept in mask.tensors.values():
+        assert int(kept.sum()) == int(0.4 * kept.numel())

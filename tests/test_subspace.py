@@ -1,12 +1,17 @@
 import pytest
 import torch
+from sklearn.linear_model import LinearRegression
+from torch import nn
 
-from erase.core.subspace import (
-    SubspaceFitter,
+from erase.core.activations import listening
+from erase.core.projection import (
     discriminative,
+    mean_difference,
     null_space,
+    oblique,
     orthogonal,
 )
+from erase.core.subspace import SubspaceFitter
 
 
 def activations(count: int, dimension: int, rank: int, seed: int) -> torch.Tensor:
@@ -31,7 +36,7 @@ def test_streamed_moments_give_the_svd_of_the_stacked_activations(count):
     assert torch.allclose(
         (right @ subspace.basis).abs(), torch.eye(len(singular)).double(), atol=1e-8
     )
-    assert torch.allclose(subspace.mean, samples.mean(0))
+    assert torch.allclose(subspace.means[0], samples.mean(0))
 
 
 def test_the_scaled_projection_is_kodges():
@@ -70,3 +75,76 @@ def test_edits_are_low_rank_and_an_empty_set_is_refused():
     assert down.shape == (2, 16)
     with pytest.raises(ValueError, match="No activations"):
         SubspaceFitter(4).fit()
+
+
+@pytest.mark.parametrize("space", [mean_difference, oblique])
+def test_means_coincide_after_projection_and_a_linear_probe_is_at_chance(space):
+    forget, retain = activations(300, 8, 8, 7) + 2.0, activations(300, 8, 8, 8)
+    projection = space(fit(forget), fit(retain))
+    kept = torch.eye(8).double() - projection.left @ projection.right
+    forget, retain = forget @ kept.T, retain @ kept.T
+    assert (forget.mean(0) - retain.mean(0)).abs().max() < 1e-5
+    labels = [1] * 300 + [0] * 300
+    rows = torch.cat([forget, retain]).numpy()
+    # The best constant is what is left of the best linear probe once the means coincide.
+    assert LinearRegression().fit(rows, labels).score(rows, labels) < 1e-9
+
+
+def test_several_groups_lose_a_direction_each():
+    fitter = SubspaceFitter(8)
+    for group, seed in (("a", 1), ("b", 2)):
+        fitter.update(activations(50, 8, 8, seed) + seed, group)
+    retain = fit(activations(60, 8, 8, 3))
+    forget = fitter.fit()
+    for space in (mean_difference, oblique):
+        projection = space(forget, retain)
+        assert projection.rank == 2
+        difference = (forget.means - retain.means).T
+        gone = projection.left @ (projection.right @ difference)
+        assert torch.allclose(gone, difference, atol=1e-5)
+
+
+def test_the_oblique_projection_moves_inputs_less_than_the_orthogonal_one():
+    forget, retain = activations(300, 8, 8, 7) + 2.0, activations(300, 8, 8, 8)
+    moved = {
+        space: (retain @ (p.left @ p.right).T).norm() + (forget @ (p.left @ p.right).T).norm()
+        for space in (mean_difference, oblique)
+        for p in [space(fit(forget), fit(retain))]
+    }
+    assert moved[oblique] < moved[mean_difference]
+
+
+def test_a_strength_of_two_reflects():
+    forget, weight = activations(50, 16, 3, 3), torch.randn(5, 16)
+    up, down = orthogonal(fit(forget).basis).edit(weight, strength=2.0)
+    edited = weight.double() + up @ down
+    assert torch.allclose(edited @ forget.T, -weight.double() @ forget.T)
+
+
+def test_truncation_is_the_nearest_matrix_of_its_rank():
+    projection = discriminative(
+        fit(activations(90, 10, 6, 1)), fit(activations(80, 10, 10, 2)), 3.0, 100.0
+    )
+    whole = projection.left @ projection.right
+    left, singular, right = torch.linalg.svd(whole)
+    nearest = left[:, :2] * singular[:2] @ right[:2]
+    cut = projection.truncated(2)
+    assert cut.rank == 2
+    assert torch.allclose(cut.left @ cut.right, nearest)
+
+
+def test_of_a_forget_space_within_the_retain_space_nothing_is_removed():
+    samples = activations(50, 16, 3, 3)
+    assert null_space(fit(samples[:20]), fit(samples), 2).rank == 0
+
+
+@pytest.mark.parametrize("layer", [nn.Linear(6, 4), nn.Conv2d(3, 4, 3, stride=2, padding=1)])
+def test_rows_are_what_the_weight_multiplies(layer):
+    shape = (5, 6) if isinstance(layer, nn.Linear) else (2, 3, 8, 8)
+    heard = []
+    with listening({"layer": layer}, lambda name, rows: heard.append(rows)):
+        output = layer(torch.randn(shape))
+    by_hand = heard[0] @ layer.weight.flatten(1).T + layer.bias
+    if isinstance(layer, nn.Conv2d):
+        output = output.flatten(2).transpose(1, 2).reshape(-1, 4)
+    assert torch.allclose(by_hand, output, atol=1e-5)

@@ -41,6 +41,7 @@ EMA_DECAY = 0.999
 TIME_SHIFT = 0.5
 PREVIEW_PROMPTS = 32
 SAMPLING = Sampling(steps=20, guidance_scale=4.0)
+FAST_BF16 = torch.cpu.get_capabilities().get("avx512_bf16", False)
 
 
 class LatentCache:
@@ -111,7 +112,7 @@ def build_unet(channels: int = 8) -> UNet2DConditionModel:
         sample_size=16,
         in_channels=channels,
         out_channels=channels,
-        block_out_channels=(48, 96, 192),
+        block_out_channels=(64, 128, 256),
         layers_per_block=1,
         norm_num_groups=16,
         cross_attention_dim=WIDTH,
@@ -200,7 +201,7 @@ def diffusion_loss(
     steps = (logits.sigmoid() * scheduler.config.num_train_timesteps).long()
     noisy = scheduler.add_noise(latents, noise, steps)
     target = scheduler.get_velocity(latents, noise, steps)
-    return F.mse_loss(unet(noisy, steps, text).sample, target)
+    return F.mse_loss(unet(noisy, steps, text).sample.float(), target)
 
 
 def train_diffusion(
@@ -222,8 +223,9 @@ def train_diffusion(
         rows = torch.randint(len(cache), (BATCH,), generator=generator)
         captions = cache.captions(rows.tolist(), rng)
         captions = ["" if rng.random() < EMPTY_CAPTIONS else text for text in captions]
-        text = text_encoder(_tokens(tokenizer, captions)).last_hidden_state
-        return diffusion_loss(unet, scheduler, cache.latents[rows].float(), text, generator)
+        with torch.autocast("cpu", torch.bfloat16, enabled=FAST_BF16):
+            text = text_encoder(_tokens(tokenizer, captions)).last_hidden_state
+            return diffusion_loss(unet, scheduler, cache.latents[rows].float(), text, generator)
 
     def pipeline() -> StableDiffusionPipeline:
         averaged = copy.deepcopy(average.module).to(memory_format=torch.contiguous_format)

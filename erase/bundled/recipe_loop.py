@@ -53,7 +53,7 @@ def train(
     run.mkdir(parents=True, exist_ok=True)
     parameters = list(parameters)
     optimizer = torch.optim.AdamW(
-        parameters, lr=schedule.learning_rate, betas=(0.9, 0.99), weight_decay=weight_decay
+        parameters, schedule.learning_rate, (0.9, 0.99), weight_decay=weight_decay, fused=True
     )
     first = load_checkpoint(run, modules, optimizer)
     started, total = time.perf_counter(), 0.0

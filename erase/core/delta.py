@@ -9,6 +9,9 @@ from torch import Tensor
 
 from erase.core.mask import Mask, pack_bits, unpack_bits
 
+# A sparse float16 value takes its 16 bits, and every weight one more for the mask.
+DENSE_FROM = 15 / 16
+
 
 class Delta(Protocol):
     """A change of one tensor that can be made dense, measured and written down."""
@@ -79,7 +82,10 @@ class DenseDelta:
 
 @dataclass(frozen=True)
 class LowRankDelta:
-    """The product up [out, k] @ down [k, in]: a LoRA's B and A at scale 1."""
+    """The product up @ down: a LoRA's B and A at scale 1.
+
+    up [out, k] and down [k, in], or [out, k, 1, 1] and [k, in, h, w] for a convolution.
+    """
 
     up: Tensor
     down: Tensor
@@ -87,7 +93,7 @@ class LowRankDelta:
     @property
     def shape(self) -> torch.Size:
         """The weight's shape."""
-        return torch.Size((len(self.up), self.down.shape[1]))
+        return torch.Size((len(self.up), *self.down.shape[1:]))
 
     @property
     def count(self) -> int:
@@ -101,11 +107,36 @@ class LowRankDelta:
 
     def dense(self) -> Tensor:
         """The change as a float32 tensor of the weight's shape."""
-        return self.up.float() @ self.down.float()
+        return (self.up.float().flatten(1) @ self.down.float().flatten(1)).view(self.shape)
 
     def tensors(self) -> dict[str, Tensor]:
         """Both factors."""
         return {"up": self.up, "down": self.down}
+
+
+def difference(
+    before: Mapping[str, Tensor],
+    after: Mapping[str, Tensor],
+    mask: Mask | None = None,
+    dtype: torch.dtype = torch.float16,
+) -> dict[str, Delta]:
+    """What turns `before` into `after`, to `dtype` precision; sparse where that is smaller.
+
+    Tensors that did not change are left out. Raises RuntimeError if a masked-out weight changed.
+    """
+    deltas: dict[str, Delta] = {}
+    for name, old in before.items():
+        change = (after[name].detach().double() - old.double()).cpu()
+        if not change.any():
+            continue
+        kept = change != 0 if mask is None else mask.tensors[name].cpu()
+        if change[~kept].any():
+            raise RuntimeError(f"Masked-out weights of {name} changed; train them under the mask.")
+        if kept.double().mean() > DENSE_FROM:
+            deltas[name] = DenseDelta(change.to(dtype))
+        else:
+            deltas[name] = SparseDelta(kept, change[kept].to(dtype))
+    return deltas
 
 
 def read_delta(parts: Mapping[str, Tensor]) -> Delta:
@@ -115,28 +146,3 @@ def read_delta(parts: Mapping[str, Tensor]) -> Delta:
     if "mask" in parts:
         return SparseDelta(unpack_bits(parts["mask"], parts["shape"].tolist()), parts["values"])
     return DenseDelta(parts["values"])
-
-
-def difference(
-    before: Mapping[str, Tensor],
-    after: Mapping[str, Tensor],
-    mask: Mask | None = None,
-    dtype: torch.dtype = torch.float16,
-) -> dict[str, Delta]:
-    """What turns `before` into `after`, to `dtype` precision; sparse under a mask that drops any.
-
-    Tensors that did not change are left out. Raises RuntimeError if a masked-out weight changed.
-    """
-    deltas: dict[str, Delta] = {}
-    for name, old in before.items():
-        change = (after[name].detach().double() - old.double()).cpu()
-        if not change.any():
-            continue
-        kept = None if mask is None else mask.tensors[name].cpu()
-        if kept is not None and change[~kept].any():
-            raise RuntimeError(f"Masked-out weights of {name} changed; train them under the mask.")
-        if kept is None or kept.all():
-            deltas[name] = DenseDelta(change.to(dtype))
-        else:
-            deltas[name] = SparseDelta(kept, change[kept].to(dtype))
-    return deltas

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 Selection = Literal["top", "bottom", "random", "random_per_layer", "none"]
+Scope = Literal["global", "layer"]
 CHUNK = 1 << 24
 
 
@@ -30,19 +31,23 @@ class Mask:
         """How many weights there are."""
         return sum(mask.numel() for mask in self.tensors.values())
 
-    def save(self, path: Path, fingerprint: str) -> None:
-        """Write one bit per weight and the fingerprint of the forget set it was made for."""
+    def save(self, path: Path, fingerprints: Mapping[str, str]) -> None:
+        """Write one bit per weight and the fingerprints of what the mask was made for."""
         bits = {name: pack_bits(mask) for name, mask in self.tensors.items()}
         shapes = {f"{name}.shape": torch.tensor(m.shape) for name, m in self.tensors.items()}
-        save_file({**bits, **shapes}, path, metadata={"forget_set": fingerprint})
+        partial = path.with_name(f".{path.name}.partial")
+        save_file({**bits, **shapes}, partial, metadata=dict(fingerprints))
+        partial.rename(path)
 
     @classmethod
-    def load(cls, path: Path, fingerprint: str) -> "Mask":
-        """Read a mask; raises ValueError if it was made for another forget set."""
+    def load(cls, path: Path, fingerprints: Mapping[str, str]) -> "Mask":
+        """Read a mask; raises ValueError, naming which, if any fingerprint is another one."""
         with safe_open(path, "pt") as stored:
-            if stored.metadata()["forget_set"] != fingerprint:
-                raise ValueError(f"The mask {path} was made for another forget set or base; make "
-                                 "it again for this one.")  # fmt: skip
+            made_for = stored.metadata()
+            others = [name for name, value in fingerprints.items() if made_for.get(name) != value]
+            if others:
+                raise ValueError(f"The mask {path} was made for another {' and '.join(others)}; "
+                                 "make it again for this one.")  # fmt: skip
             names = [name for name in stored.keys() if not name.endswith(".shape")]  # noqa: SIM118
             tensors = {
                 name: unpack_bits(
@@ -54,17 +59,28 @@ class Mask:
 
 
 def build_mask(
-    scores: Mapping[str, Tensor], density: float, selection: Selection = "top", seed: int = 0
+    scores: Mapping[str, Tensor],
+    density: float,
+    selection: Selection = "top",
+    seed: int = 0,
+    scope: Scope = "global",
 ) -> Mask:
     """Keep exactly int(N * density) of all N weights, by score or by one of the control rules.
 
     "top" keeps the most salient (SalUn), "bottom" the least, "random" as many anywhere,
     "random_per_layer" as many per tensor as "top" would, "none" all of them (no mask). Weights
     tied at the threshold are kept in parameter order, then in memory order, until the count is
-    reached. Raises ValueError for a density outside (0, 1].
+    reached. With scope "layer" the rule holds within each tensor, N being its own weights. Raises
+    ValueError for a density outside (0, 1].
     """
     if not 0 < density <= 1:
         raise ValueError(f"density is {density}; give a share of the weights in (0, 1].")
+    if scope == "layer":
+        layers = (
+            build_mask({name: score}, density, selection, seed + i).tensors
+            for i, (name, score) in enumerate(scores.items())
+        )
+        return Mask({name: mask for layer in layers for name, mask in layer.items()})
     if selection == "none":
         return Mask({name: torch.ones_like(s, dtype=torch.bool) for name, s in scores.items()})
     total = sum(score.numel() for score in scores.values())

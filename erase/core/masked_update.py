@@ -44,3 +44,20 @@ class MaskedUpdate:
     def _restore(self, *_: object) -> None:
         for (parameter, kept), original in zip(self._entries, self._originals, strict=True):
             parameter[~kept] = original
+
+
+class SoftThreshold:
+    """The proximal step of an l1 penalty on how far parameters are from where they started.
+
+    Source: SalUn's soft variant (Fan et al., ICLR 2024, appendix), as a true proximal step.
+    """
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter]):
+        self._pairs = [(p, p.detach().clone()) for p in parameters.values()]
+
+    @torch.no_grad()
+    def step(self, amount: float) -> None:
+        """Bring every change closer to 0 by `amount`, the smaller ones to exactly 0."""
+        for parameter, original in self._pairs:
+            change = nn.functional.softshrink(parameter - original, amount)
+            parameter.copy_(torch.where(change == 0, original, original + change))

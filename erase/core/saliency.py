@@ -1,22 +1,64 @@
-"""Weight saliency: how strongly each weight pulls on the forget loss."""
+"""Weight saliency: how strongly each weight pulls on a loss, batch by batch."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Literal
 
+import torch
 from torch import Tensor, nn
+
+Estimator = Literal["signed_sum", "abs_sum", "fisher"]
+Term = Callable[[Tensor], Tensor]
+_TERMS: dict[str, Term] = {
+    "signed_sum": lambda gradient: gradient,
+    "abs_sum": torch.abs,
+    "fisher": torch.square,
+}
 
 
 def accumulate(
-    parameters: Mapping[str, nn.Parameter], losses: Iterable[Tensor]
+    parameters: Mapping[str, nn.Parameter],
+    losses: Iterable[Tensor],
+    estimator: Estimator = "signed_sum",
 ) -> dict[str, Tensor]:
-    """Score every weight by |sum over batches of the signed gradient of its loss|.
+    """Score every weight from the gradients of `losses`, one scalar per batch.
 
-    `losses` yields one scalar per batch of the forget set and is consumed lazily, so only one
-    batch's graph lives at a time. Gradients that were there before are dropped. A weight no loss
-    reaches scores 0. Raises ValueError if `losses` is empty or a loss is not finite.
-    Source: SalUn (Fan et al., ICLR 2024), eq. 4.
+    "signed_sum" is |sum of gradients| (SalUn; Fan et al., ICLR 2024, eq. 4), "abs_sum" the sum of
+    their magnitudes, "fisher" the sum of their squares (the empirical Fisher diagonal, of batches
+    as large as the caller made them). `losses` is consumed lazily and each gradient is folded in as
+    soon as it is made, so that one score and one gradient tensor live at a time. Gradients that
+    were there before are dropped. A weight no loss reaches scores 0. Raises ValueError if `losses`
+    is empty or a loss is not finite.
     """
-    for parameter in parameters.values():
+    scores = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
+    handles = [
+        parameter.register_post_accumulate_grad_hook(_adder(scores[name], _TERMS[estimator]))
+        for name, parameter in parameters.items()
+    ]
+    try:
+        for parameter in parameters.values():
+            parameter.grad = None
+        _backward_each(losses)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: score.abs_() for name, score in scores.items()}
+
+
+def fisher_ratio(forget: Mapping[str, Tensor], retain: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """f / (f + r): in 0..1, in the order of f / r, and 0 for what matters to neither set."""
+    tiny = torch.finfo(torch.float32).tiny
+    return {name: f / (f + retain[name]).clamp_min(tiny) for name, f in forget.items()}
+
+
+def _adder(score: Tensor, term: Term) -> Callable[[nn.Parameter], None]:
+    def add(parameter: nn.Parameter) -> None:
+        score.add_(term(parameter.grad))
         parameter.grad = None
+
+    return add
+
+
+def _backward_each(losses: Iterable[Tensor]) -> None:
     batches = 0
     for loss in losses:
         if not loss.isfinite():
@@ -26,9 +68,3 @@ def accumulate(
         batches += 1
     if batches == 0:
         raise ValueError("The forget set is empty, so no weight has a saliency; give it samples.")
-    scores = {}
-    for name, parameter in parameters.items():
-        gradient = parameter.grad
-        scores[name] = parameter.new_zeros(parameter.shape) if gradient is None else gradient.abs()
-        parameter.grad = None
-    return scores

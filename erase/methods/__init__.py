@@ -14,21 +14,36 @@ MethodFunction = Callable[[Task, Any], Erasure]
 
 @dataclass(frozen=True)
 class Method:
-    """One registered method; its config's fields are its CLI flags and YAML keys."""
+    """One registered method; its config's fields are its CLI flags and YAML keys.
+
+    task: the kind of task it needs, `object` if the Task protocol is enough.
+    """
 
     name: str
     config: type
     function: MethodFunction
+    task: type
+
+    def __call__(self, task: Task, config: Any = None) -> Erasure:
+        """Run on a task, by default with default settings; ValueError if it is of another kind."""
+        if not isinstance(task, self.task):
+            raise ValueError(
+                f"The method {self.name} needs a {self.task.__name__}, not a "
+                f"{type(task).__name__}; choose another method."
+            )
+        return self.function(task, config or self.config())
 
 
 _REGISTRY: dict[str, Method] = {}
 
 
-def register(name: str, config: type) -> Callable[[MethodFunction], MethodFunction]:
+def register(
+    name: str, config: type, task: type = object
+) -> Callable[[MethodFunction], MethodFunction]:
     """Make a function `(task, config) -> Erasure` available under `name`."""
 
     def add(function: MethodFunction) -> MethodFunction:
-        _REGISTRY[name] = Method(name, config, function)
+        _REGISTRY[name] = Method(name, config, function, task)
         return function
 
     return add

@@ -1,17 +1,21 @@
 """SalUn: finetune only the weights that the forget loss pulls on most."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 from torch import Tensor
 
-from erase.core.delta import difference
-from erase.core.mask import Selection, build_mask
-from erase.core.saliency import accumulate
+from erase.core.mask import Mask, Scope, Selection, build_mask
+from erase.core.saliency import Estimator, accumulate, fisher_ratio
 from erase.erasure import Erasure
 from erase.methods import register
+from erase.preserve import only_trainable
 from erase.tasks.base import Batch, Task
-from erase.training import TrainingConfig, preserved, step_seed, train
+from erase.training import TrainingConfig, finetune, step_seed
+
+Teacher = Literal["frozen", "current"]
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,9 @@ class SalUnConfig:
     Args:
         density: share of the weights that may change.
         mask: "top" is SalUn's; the others are its controls.
+        scope: whether the share holds over all weights together or within each tensor.
+        estimator: what a weight's saliency is; "signed_sum" is SalUn's.
+        mask_file: a mask to use again; if there is no such file, where to write this one.
         teacher: "frozen" takes both the wrong answers and the retained ones from the base as it
             was; "current" is the paper's: wrong answers of the model as it is, and its own
             training loss on the retain set.
@@ -30,7 +37,10 @@ class SalUnConfig:
 
     density: float = 0.5
     mask: Selection = "top"
-    teacher: Literal["frozen", "current"] = "frozen"
+    scope: Scope = "global"
+    estimator: Estimator | Literal["fisher_ratio"] = "signed_sum"
+    mask_file: str = ""
+    teacher: Teacher = "frozen"
     retain_weight: float = 1.0
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
@@ -45,17 +55,58 @@ def salun(task: Task, config: SalUnConfig) -> Erasure:
 
     The task's own weights are left as they were, bit for bit.
     """
-    parameters = task.parameters()
-    with preserved(task) as before:
-        batches = task.forget_batches(step_seed(task.seed, -1))
-        scores = accumulate(parameters, (task.saliency_loss(batch) for batch in batches))
-        mask = build_mask(scores, config.density, config.mask, task.seed)
-        teacher = task.frozen_copy() if config.teacher == "frozen" else None
+    mask, facts = _mask_of(task, config)
+    loss = relabelling_loss(task, config.teacher, config.retain_weight)
+    return Erasure(finetune(task, loss, config.training, mask), {"mask": facts})
 
-        def step_loss(forget: Batch, retain: Batch) -> Tensor:
-            kept = task.divergence(retain, teacher) if teacher else task.loss(retain)
-            return task.redirected_loss(forget, teacher) + config.retain_weight * kept
 
-        train(task, step_loss, config.training, mask)
-        deltas = difference(before, parameters, mask)
-    return Erasure(deltas, {"mask": {"kept": mask.kept, "of": mask.total}})
+def relabelling_loss(
+    task: Task, teacher: Teacher, retain_weight: float
+) -> Callable[[Batch, Batch], Tensor]:
+    """SalUn's objective: a wrong answer for the forget batch, the usual one for the retained."""
+    base = task.frozen_copy() if teacher == "frozen" else None
+
+    def loss(forget: Batch, retain: Batch) -> Tensor:
+        kept = task.divergence(retain, base) if base else task.loss(retain)
+        return task.redirected_loss(forget, base) + retain_weight * kept
+
+    return loss
+
+
+def saliency(task: Task, estimator: str) -> dict[str, Tensor]:
+    """Every editable weight's saliency on the forget set; "fisher_ratio" sees both sets."""
+    parameters, seed = task.parameters(), step_seed(task.seed, -1)
+    one_set = "fisher" if estimator == "fisher_ratio" else estimator
+    with only_trainable(task, parameters):
+        losses = (task.saliency_loss(batch) for batch in task.forget_batches(seed))
+        forget = accumulate(parameters, losses, one_set)
+        if estimator != "fisher_ratio":
+            return forget
+        losses = (task.saliency_loss(batch) for batch in task.retain_batches(seed + 1))
+        return fisher_ratio(forget, accumulate(parameters, losses, one_set))
+
+
+def _mask_of(task: Task, config: SalUnConfig) -> tuple[Mask, dict[str, Any]]:
+    """The mask, read or made, and what the recipe says of it."""
+    task.prepare()
+    path = Path(config.mask_file) if config.mask_file else None
+    if path and path.is_file():
+        mask = Mask.load(path, task.fingerprints())
+        return mask, _facts(mask, {})
+    scores = saliency(task, config.estimator)
+    mask = build_mask(scores, config.density, config.mask, task.seed, config.scope)
+    if path:
+        mask.save(path, task.fingerprints())
+    return mask, _facts(mask, scores)
+
+
+def _facts(mask: Mask, scores: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Counts, in all and by layer, and each layer's share of the saliency where it is known."""
+    sums = {name: float(score.double().sum()) for name, score in scores.items()}
+    total = sum(sums.values()) or 1.0
+    layers = {
+        name: {"kept": int(kept.sum()), "of": kept.numel()} for name, kept in mask.tensors.items()
+    }
+    for name, of_layer in sums.items():
+        layers[name]["saliency_share"] = round(of_layer / total, 6)
+    return {"kept": mask.kept, "of": mask.total, "layers": layers}

@@ -33,24 +33,36 @@ class UCEConfig:
         require_positive(self, "rank", "preserve_weight", "regularisation", "prompts")
 
 
-@register("uce", UCEConfig)
+@register("uce", UCEConfig, DiffusionTask)
 def uce(task: DiffusionTask, config: UCEConfig) -> Erasure:
     """Unified concept editing (Gandikota et al., WACV 2024, eq. 7) of cross-attention K and V.
 
     W' minimises |W' c - W c*|^2 over forget and anchor token embeddings, plus |W' r - W r|^2 over
     retained ones, plus |W' - W|^2; W' - W = W M for one matrix M, which all layers share.
     """
-    forget = sample(task.prompts.forget, min(config.prompts, len(task.prompts.forget)), task.seed)
-    retain = sample(task.prompts.retain, min(config.prompts, len(task.prompts.retain)), task.seed)
-    tokens, wanted = (t.double().cpu() for t in task.redirected_embeddings(forget))
+    up, down = shared_edit(*editing_tokens(task, config), config)
+    return Erasure(edit_deltas(task, up, down), {"rank": len(down)})
+
+
+def editing_tokens(task: DiffusionTask, config: UCEConfig) -> tuple[Tensor, Tensor, Tensor]:
+    """Forget tokens and the anchors' for each [n, d], and retained ones [m, d], in float64."""
+    forget, retain = (
+        sample(prompts, min(config.prompts, len(prompts)), task.seed)
+        for prompts in (task.prompts.forget, task.prompts.retain)
+    )
+    tokens, wanted = task.redirected_embeddings(forget)
     with torch.no_grad():
-        kept = task.embed([prompt.text for prompt in retain]).double().cpu().flatten(0, 1)
-    up, down = shared_edit(tokens, wanted, kept, config)
-    deltas = {
-        name: LowRankDelta((weight.detach().double().cpu() @ up).float(), down.float())
-        for name, weight in task.text_projections().items()
+        kept = task.embed([prompt.text for prompt in retain]).flatten(0, 1)
+    return tokens.double().cpu(), wanted.double().cpu(), kept.double().cpu()
+
+
+def edit_deltas(task: DiffusionTask, up: Tensor, down: Tensor) -> dict[str, LowRankDelta]:
+    """W M for every key and value weight W, with M = up @ down."""
+    weights = task.parameters()
+    return {
+        name: LowRankDelta((weights[name].detach().double().cpu() @ up).float(), down.float())
+        for name in task.sites("cross_attention")["text"]
     }
-    return Erasure(deltas, {"rank": len(down)})
 
 
 def shared_edit(

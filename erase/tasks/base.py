@@ -1,9 +1,12 @@
 """The protocol through which one method serves UNets, text encoders and classifiers alike."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any, Protocol, Self
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, Protocol, Self
 
 from torch import Tensor, nn
+
+SetName = Literal["forget", "retain"]
+Listener = Callable[[str, Tensor, str], None]
 
 
 class Batch(Protocol):
@@ -23,6 +26,7 @@ class Task(Protocol):
 
     components: Mapping[str, nn.Module]  # hold what may change
     frozen: Mapping[str, nn.Module]  # take part, unchanged
+    targets: Sequence[str]  # parts a projection may edit, the cheapest first
     seed: int
 
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -52,8 +56,17 @@ class Task(Protocol):
     def divergence(self, batch: Batch, teacher: "Task") -> Tensor:
         """How far predictions are from the teacher's: KL of logits, MSE of noise."""
 
+    def sites(self, target: str) -> dict[str, list[str]]:
+        """The places where a target's weights read, and which editable weights read there."""
+
+    def listen(self, which: SetName, target: str, hear: Listener, samples: int) -> None:
+        """Run over at most `samples` of a set; `hear(site, rows [n, d], group)` what is read."""
+
     def frozen_copy(self) -> "Task":
         """The same task around a copy of the model as it is now, without gradients."""
+
+    def fingerprints(self) -> dict[str, str]:
+        """What tells this "base" and this "forget set" from others."""
 
     def describe(self) -> dict[str, Any]:
         """The data of the task as JSON, for the recipe."""

@@ -4,19 +4,32 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from diffusers import DDPMScheduler, StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline
+from PIL.Image import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from erase.catalogue import Sampling
 from erase.checks import require_positive
+from erase.core.activations import listening, projectable_layers
+from erase.core.fingerprint import combined, fingerprint
+from erase.core.patterns import matching
+from erase.pictures import load_folder
 from erase.request import Prompt, PromptSet, sample
 from erase.sampling import draw
+from erase.tasks.base import Listener, SetName
+from erase.tasks.noising import DiffusionBatch, noising_of
+from erase.tasks.tokens import paired_positions
 
 Component = Literal["unet", "text_encoder"]
+
+
+CROSS_ATTENTION = ("unet.*attn2.to_k.weight", "unet.*attn2.to_v.weight")
+TARGETS = {"cross_attention": "unet", "text_encoder": "text_encoder", "unet": "unet"}
 
 
 @dataclass(frozen=True)
@@ -25,14 +38,21 @@ class DiffusionTaskConfig:
 
     Args:
         components: "unet", "text_encoder" or both.
+        include: shell patterns of the tensors that may change, as in "*attn2*".
+        exclude: patterns of those among them that may not.
         forget_pictures: how many pictures of the forget set the base draws to train on.
+        forget_folder: a folder of pictures of the concept to take instead of drawn ones; the
+            forget prompts are their captions, in turn.
         retain_pictures: how many of the retain set.
         generation_steps: sampling steps of each of these pictures.
         batch_size: samples of either set in a training step.
     """
 
     components: Sequence[Component] = ("unet",)
+    include: Sequence[str] = ("*",)
+    exclude: Sequence[str] = ()
     forget_pictures: int = 32
+    forget_folder: str = ""
     retain_pictures: int = 96
     generation_steps: int = 15
     batch_size: int = 8
@@ -45,32 +65,11 @@ class DiffusionTaskConfig:
             raise ValueError("components is empty; name unet, text_encoder or both.")
 
 
-@dataclass(frozen=True)
-class DiffusionBatch:
-    """Noised latents [B, C, h, w] with what they were made of, prompts and anchor prompts."""
-
-    latents: Tensor
-    noise: Tensor
-    timesteps: Tensor
-    prompts: list[str]
-    anchors: list[str]
-
-    def shard(self, rank: int, world: int) -> "DiffusionBatch":
-        """Every `world`-th sample, from `rank` on."""
-        mine = slice(rank, None, world)
-        return DiffusionBatch(
-            self.latents[mine],
-            self.noise[mine],
-            self.timesteps[mine],
-            self.prompts[mine],
-            self.anchors[mine],
-        )
-
-
 class DiffusionTask:
     """The Task of one StableDiffusionPipeline and one set of prompts.
 
-    Both sets are drawn by the pipeline itself, once, when first asked for or by `prepare`.
+    Both sets are drawn by the pipeline itself, once, when first asked for or by `prepare`, unless
+    pictures of the concept are given (any sequence of them, such as a dataset's column).
     """
 
     def __init__(
@@ -80,6 +79,7 @@ class DiffusionTask:
         sampling: Sampling,
         config: DiffusionTaskConfig | None = None,
         seed: int = 0,
+        forget_pictures: Sequence[Image] | None = None,
     ):
         self.config = config or DiffusionTaskConfig()
         self.seed = seed
@@ -93,21 +93,30 @@ class DiffusionTask:
                 f"The pipeline is in {pipeline.dtype}; load it in float32 to train it."
             )
         self._pipeline = pipeline
+        self._pictures_anchors = False
+        folder = self.config.forget_folder
+        self._given = load_folder(Path(folder)) if folder else forget_pictures
         self.frozen: Mapping[str, nn.Module] = {
             name: module
             for name, module in pipeline.components.items()
             if isinstance(module, nn.Module) and name not in self.components
         }
         self._unet, self._text_encoder = pipeline.unet, pipeline.text_encoder
-        self._noising = DDPMScheduler.from_config(pipeline.scheduler.config)
+        self._noising = noising_of(pipeline.scheduler)
+        if not self.parameters():
+            raise ValueError(
+                f"No tensor of {', '.join(self.components)} fits include {self.config.include} and "
+                f"exclude {self.config.exclude}; widen the patterns."
+            )
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """The editable tensors, by canonical name such as `unet.conv_in.weight`."""
-        return {
-            f"{component}.{path}": parameter
+        everything = {
+            f"{component}.{path.removeprefix('text_model.')}": parameter
             for component, module in self.components.items()
             for path, parameter in module.named_parameters()
         }
+        return matching(everything, self.config.include, self.config.exclude)
 
     def prepare(self) -> None:
         """Draw both sets, unless they have been drawn."""
@@ -126,11 +135,11 @@ class DiffusionTask:
         scale = self.sampling.guidance_scale
         prompted = self.predict(batch, batch.prompts)
         unprompted = self.predict(batch, [""] * len(batch.prompts))
-        return F.mse_loss((1 + scale) * prompted - scale * unprompted, self._target(batch))
+        return F.mse_loss((1 + scale) * prompted - scale * unprompted, self._noising.target(batch))
 
     def loss(self, batch: DiffusionBatch) -> Tensor:
         """The noise- (or velocity-) prediction MSE the model was trained with."""
-        return F.mse_loss(self.predict(batch, batch.prompts), self._target(batch))
+        return F.mse_loss(self.predict(batch, batch.prompts), self._noising.target(batch))
 
     def redirected_loss(
         self, batch: DiffusionBatch, teacher: "DiffusionTask | None" = None
@@ -146,6 +155,44 @@ class DiffusionTask:
             answer = teacher.predict(batch, batch.prompts)
         return F.mse_loss(self.predict(batch, batch.prompts), answer)
 
+    @property
+    def targets(self) -> list[str]:
+        """Parts a projection may edit: text's keys and values, the text encoder, all the UNet."""
+        return [target for target, part in TARGETS.items() if part in self.components]
+
+    def sites(self, target: str) -> dict[str, list[str]]:
+        """The places where a target's weights read, and which editable weights read there."""
+        if target not in self.targets:
+            raise ValueError(f"There is no target {target}; name some of {self.targets}.")
+        if target == "cross_attention":
+            return {"text": [*matching(self.parameters(), CROSS_ATTENTION)]}
+        layers = projectable_layers(self.components[target], target)
+        return {
+            name: [f"{name}.weight"] for name in layers if f"{name}.weight" in self.parameters()
+        }
+
+    @torch.no_grad()
+    def listen(self, which: SetName, target: str, hear: Listener, samples: int) -> None:
+        """Hear what a target reads of at most `samples` prompts, group by group.
+
+        Texts are read once; the UNet's layers are heard along whole denoising trajectories.
+        """
+        prompts = self.prompts.forget if which == "forget" else self.prompts.retain
+        chosen = sample(prompts, min(samples, len(prompts)), self.seed)
+        for group, texts in _texts_by_group(chosen).items():
+            if target == "cross_attention":
+                hear("text", self.embed(texts).flatten(0, 1), group)
+                continue
+            layers = projectable_layers(self.components[target], target)
+            with listening(layers, lambda site, rows, group=group: hear(site, rows, group)):
+                self._run(target, texts, which)
+
+    def _run(self, target: str, texts: Sequence[str], which: SetName) -> None:
+        if target == "text_encoder":
+            self.embed(texts)
+        else:
+            self._latents(texts, 1 if which == "forget" else 2, f"listening to the {which} set")
+
     def frozen_copy(self) -> "DiffusionTask":
         """The same task around copies of UNet and text encoder as they are now."""
         frozen = copy.copy(self)
@@ -154,6 +201,20 @@ class DiffusionTask:
         copies = {"unet": frozen._unet, "text_encoder": frozen._text_encoder}
         frozen.components = {name: copies[name] for name in self.components}
         return frozen
+
+    def picturing_anchors(self) -> "DiffusionTask":
+        """The same task with pictures of the anchors, under the forget prompts, to forget."""
+        other = copy.copy(self)
+        other._pictures_anchors, other._given = True, None
+        other.__dict__.pop("_forget_set", None)
+        return other
+
+    def fingerprints(self) -> dict[str, str]:
+        """What tells this "base" and this "forget set" from others."""
+        prompts, latents = self._forget_set
+        base = (fingerprint(parameter) for parameter in self.parameters().values())
+        forget_set = [*(prompt.text for prompt in prompts), fingerprint(latents)]
+        return {"base": combined(base), "forget set": combined(forget_set)}
 
     def describe(self) -> dict[str, Any]:
         """The data of the task as JSON, for the recipe."""
@@ -166,7 +227,7 @@ class DiffusionTask:
 
     def predict(self, batch: DiffusionBatch, prompts: Sequence[str]) -> Tensor:
         """The UNet's output for the noised latents under these prompts."""
-        noisy = self._noising.add_noise(batch.latents, batch.noise, batch.timesteps)
+        noisy = self._noising.noisy(batch)
         return self._unet(noisy, batch.timesteps, self.embed(prompts)).sample
 
     def embed(self, prompts: Sequence[str]) -> Tensor:
@@ -181,13 +242,12 @@ class DiffusionTask:
     def redirected_embeddings(self, prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor]:
         """Token embeddings of forget prompts and, for each, the anchor prompt's: both [N, width].
 
-        Tokens before and after the concept are paired with their equals, the concept's own with
-        the anchor's last; padding follows.
+        Tokens are paired as `paired_positions` says.
         """
         texts, anchors = [p.text for p in prompts], [p.anchor for p in prompts]
         end = self._pipeline.tokenizer.eos_token_id
         rows = zip(self._tokenize(texts).tolist(), self._tokenize(anchors).tolist(), strict=True)
-        positions = torch.tensor([_paired_positions(a, b, end) for a, b in rows])
+        positions = torch.tensor([paired_positions(a, b, end) for a, b in rows])
         wanted = self.embed(anchors)
         index = positions[:, :, None].expand_as(wanted).to(wanted.device)
         return self.embed(texts).flatten(0, 1), wanted.gather(1, index).flatten(0, 1)
@@ -202,29 +262,15 @@ class DiffusionTask:
             return_tensors="pt",
         ).input_ids
 
-    def text_projections(self) -> dict[str, nn.Parameter]:
-        """The key and value weights through which text enters the UNet, by canonical name."""
-        return {
-            f"unet.{path}": parameter
-            for path, parameter in self._unet.named_parameters()
-            if path.endswith(("attn2.to_k.weight", "attn2.to_v.weight"))
-        }
-
-    def _target(self, batch: DiffusionBatch) -> Tensor:
-        if self._noising.config.prediction_type == "v_prediction":
-            return self._noising.get_velocity(batch.latents, batch.noise, batch.timesteps)
-        return batch.noise
-
     def _batches(
         self, prompts: Sequence[Prompt], latents: Tensor, step_seed: int
     ) -> Iterator[DiffusionBatch]:
         generator = torch.Generator().manual_seed(step_seed)
         order = torch.randperm(len(prompts), generator=generator)
-        steps = self._noising.config.num_train_timesteps
         for rows in order.split(self.config.batch_size):
             chosen = [prompts[row] for row in rows.tolist()]
             noise = torch.randn(latents[rows].shape, generator=generator)
-            timesteps = torch.randint(steps, (len(rows),), generator=generator)
+            timesteps = self._noising.draw_timesteps(len(rows), generator)
             device = self._unet.device
             yield DiffusionBatch(
                 latents[rows].to(device),
@@ -236,39 +282,36 @@ class DiffusionTask:
 
     @cached_property
     def _forget_set(self) -> tuple[list[Prompt], Tensor]:
+        if self._given is not None:
+            return self._given_set(self._given)
         prompts = sample(self.prompts.forget, self.config.forget_pictures, self.seed)
-        return prompts, self._latents(prompts, 1, "forget set")
+        texts = [p.anchor if self._pictures_anchors else p.text for p in prompts]
+        return prompts, self._latents(texts, 1, "forget set")
 
     @cached_property
     def _retain_set(self) -> tuple[list[Prompt], Tensor]:
         prompts = sample(self.prompts.retain, self.config.retain_pictures, self.seed)
-        return prompts, self._latents(prompts, 2, "retain set")
+        return prompts, self._latents([p.text for p in prompts], 2, "retain set")
 
-    def _latents(self, prompts: Sequence[Prompt], stream: int, description: str) -> Tensor:
+    @torch.no_grad()
+    def _given_set(self, pictures: Sequence[Image]) -> tuple[list[Prompt], Tensor]:
+        vae, processor = self._pipeline.vae, self._pipeline.image_processor
+        side = self._unet.config.sample_size * self._pipeline.vae_scale_factor
+        batches = (processor.preprocess(picture, side, side) for picture in pictures)
+        latents = [
+            vae.encode(batch.to(vae.device, vae.dtype)).latent_dist.mode() for batch in batches
+        ]
+        scaled = torch.cat(latents).cpu() * vae.config.scaling_factor
+        return sample(self.prompts.forget, len(scaled), self.seed), scaled
+
+    def _latents(self, texts: Sequence[str], stream: int, description: str) -> Tensor:
         first = 1_000_000 * (10 * self.seed + stream)
-        seeds = range(first, first + len(prompts))
-        texts = [prompt.text for prompt in prompts]
+        seeds = range(first, first + len(texts))
         return draw(self._pipeline, texts, seeds, self.sampling, "latent", description)
 
 
-def _paired_positions(tokens: Sequence[int], anchor: Sequence[int], end: int) -> list[int]:
-    """For each position of `tokens`, the position in `anchor` that stands for it."""
-    length, anchor_length = tokens.index(end) + 1, anchor.index(end) + 1
-    words, instead = list(tokens[:length]), list(anchor[:anchor_length])
-    prefix = _common_length(words, instead)
-    suffix = _common_length(words[prefix:][::-1], instead[prefix:][::-1])
-    pairs = []
-    for position in range(len(tokens)):
-        if position < prefix:
-            pairs.append(position)
-        elif position < length - suffix:
-            pairs.append(max(prefix, anchor_length - suffix - 1))
-        else:
-            pairs.append(min(position + anchor_length - length, len(tokens) - 1))
-    return pairs
-
-
-def _common_length(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many first items are alike."""
-    pairs = enumerate(zip(one, other, strict=False))
-    return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
+def _texts_by_group(prompts: Sequence[Prompt]) -> dict[str, list[str]]:
+    groups: dict[str, list[str]] = {}
+    for prompt in prompts:
+        groups.setdefault(prompt.group, []).append(prompt.text)
+    return groups

@@ -1,0 +1,46 @@
+"""Hearing what layers read while a model runs: their inputs, as rows."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Listener = Callable[[str, Tensor], None]
+
+
+@contextmanager
+def listening(layers: Mapping[str, nn.Module], hear: Listener) -> Iterator[None]:
+    """While in force, `hear(name, rows [n, d])` is called with every input of every layer."""
+
+    def report(name: str, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        hear(name, as_rows(layer, inputs[0]))
+
+    handles = [
+        layer.register_forward_pre_hook(partial(report, name)) for name, layer in layers.items()
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def as_rows(layer: nn.Module, inputs: Tensor) -> Tensor:
+    """What a linear layer's (or convolution's flattened) weight multiplies: rows [n, d]."""
+    if not isinstance(layer, nn.Conv2d):
+        return inputs.reshape(-1, inputs.shape[-1])
+    patches = F.unfold(
+        inputs, layer.kernel_size, layer.dilation, layer.padding, layer.stride
+    )  # [N, d, places]
+    return patches.transpose(1, 2).reshape(-1, patches.shape[1])
+
+
+def projectable_layers(module: nn.Module, prefix: str) -> dict[str, nn.Module]:
+    """Every linear layer and every ungrouped convolution of a module, by `prefix.path`."""
+    return {
+        f"{prefix}.{path.removeprefix('text_model.')}": layer
+        for path, layer in module.named_modules()
+        if isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1)
+    }

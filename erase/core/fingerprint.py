@@ -1,0 +1,19 @@
+"""Short names for tensors' values, to tell one base or forget set from another."""
+
+import hashlib
+from collections.abc import Iterable
+
+from torch import Tensor
+
+DIGITS = 16
+
+
+def fingerprint(tensor: Tensor) -> str:
+    """16 hex digits of the SHA-256 of the values in float16, alike for any wider copy of them."""
+    values = tensor.detach().half().cpu().contiguous().numpy()
+    return hashlib.sha256(values.tobytes()).hexdigest()[:DIGITS]
+
+
+def combined(parts: Iterable[str]) -> str:
+    """16 hex digits that stand for all parts, in their order."""
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:DIGITS]

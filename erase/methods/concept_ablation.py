@@ -1,0 +1,40 @@
+"""Concept ablation: the forget prompts come to draw the anchor concept's pictures."""
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from erase.erasure import Erasure
+from erase.methods import register
+from erase.tasks.base import Batch
+from erase.tasks.diffusion import DiffusionTask
+from erase.training import TrainingConfig, finetune
+
+
+@dataclass(frozen=True)
+class ConceptAblationConfig:
+    """Anchor distillation.
+
+    Args:
+        retain_weight: weight of staying close to the base on the retain set.
+        training: the optimizer's settings.
+    """
+
+    retain_weight: float = 1.0
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+
+@register("concept_ablation", ConceptAblationConfig, DiffusionTask)
+def concept_ablation(task: DiffusionTask, config: ConceptAblationConfig) -> Erasure:
+    """Match the forget prompt's prediction to the anchor's on the anchor's own pictures.
+
+    The model-based objective of Kumari et al., ICCV 2023, eq. 5, with the base as the teacher and
+    the base's answers on the retain set for its regularisation.
+    """
+    base = task.frozen_copy()
+
+    def step_loss(pictures: Batch, retain: Batch) -> Tensor:
+        distilled = task.redirected_loss(pictures, base)
+        return distilled + config.retain_weight * task.divergence(retain, base)
+
+    return Erasure(finetune(task.picturing_anchors(), step_loss, config.training))

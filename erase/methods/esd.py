@@ -1,0 +1,77 @@
+"""ESD: steer predictions for the concept to where guidance would push away from it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from erase.core.patterns import matching
+from erase.erasure import Erasure
+from erase.methods import register
+from erase.tasks.base import Batch
+from erase.tasks.diffusion import DiffusionTask
+from erase.training import TrainingConfig, finetune
+
+Variant = Literal["x", "x_strict", "u", "all"]
+PARTS: Mapping[Variant, tuple[list[str], list[str]]] = {
+    "x": (["unet.*attn2.*"], []),
+    "x_strict": (["unet.*attn2.to_k.*", "unet.*attn2.to_v.*"], []),
+    "u": (["unet.*"], ["*attn2.*"]),
+    "all": (["*"], []),
+}
+
+
+@dataclass(frozen=True)
+class ESDConfig:
+    """Which weights ESD trains, and how far away it steers.
+
+    Args:
+        variant: "x" trains the cross-attention, "x_strict" its keys and values alone, "u" all of
+            the UNet but the cross-attention, "all" whatever the task lets change.
+        guidance: how many times the concept's direction is taken off.
+        retain_weight: weight of staying close to the base on the retain set; ESD itself has none.
+        training: the optimizer's settings.
+    """
+
+    variant: Variant = "x"
+    guidance: float = 1.0
+    retain_weight: float = 0.0
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+
+@register("esd", ESDConfig, DiffusionTask)
+def esd(task: DiffusionTask, config: ESDConfig) -> Erasure:
+    """Erased Stable Diffusion (Gandikota et al., ICCV 2023, eq. 5).
+
+    The target is e0(x, anchor) - guidance * (e0(x, prompt) - e0(x, "")), e0 being the base, where
+    requests without an anchor name "" instead. The noisy pictures are the base's own pictures of
+    the concept, noised, which have the distribution of half-way samples that ESD draws.
+    """
+    base = task.frozen_copy()
+
+    def step_loss(forget: Batch, retain: Batch) -> Tensor:
+        loss = F.mse_loss(task.predict(forget, forget.prompts), _target(base, forget, config))
+        if config.retain_weight:
+            loss = loss + config.retain_weight * task.divergence(retain, base)
+        return loss
+
+    chosen = _part(task, config.variant)
+    return Erasure(finetune(task, step_loss, config.training, parameters=chosen))
+
+
+@torch.no_grad()
+def _target(base: DiffusionTask, forget: Batch, config: ESDConfig) -> Tensor:
+    unprompted = base.predict(forget, [""] * len(forget.prompts))
+    direction = base.predict(forget, forget.prompts) - unprompted
+    return base.predict(forget, forget.anchors) - config.guidance * direction
+
+
+def _part(task: DiffusionTask, variant: Variant) -> dict[str, nn.Parameter]:
+    chosen = matching(task.parameters(), *PARTS[variant])
+    if not chosen:
+        raise ValueError(f"The variant {variant} trains none of {', '.join(task.components)}; "
+                         "let the UNet change, or choose variant all.")  # fmt: skip
+    return chosen

@@ -1,0 +1,27 @@
+"""Gradient ascent: climb the model's own loss on the forget set."""
+
+from dataclasses import dataclass, field
+
+from erase.erasure import Erasure
+from erase.methods import register
+from erase.tasks.base import Task
+from erase.training import TrainingConfig, finetune
+
+
+@dataclass(frozen=True)
+class GradientAscentConfig:
+    """Ascent on the forget set, with nothing to hold the rest in place.
+
+    Args:
+        training: the optimizer's settings; few and small steps, for the loss has no upper bound.
+    """
+
+    training: TrainingConfig = field(
+        default_factory=lambda: TrainingConfig(steps=30, learning_rate=1e-5)
+    )
+
+
+@register("gradient_ascent", GradientAscentConfig)
+def gradient_ascent(task: Task, config: GradientAscentConfig) -> Erasure:
+    """Maximise the forget set's loss (GA; Thudi et al., EuroS&P 2022)."""
+    return Erasure(finetune(task, lambda forget, retain: -task.loss(forget), config.training))

@@ -1,0 +1,106 @@
+"""Projection: what layers read loses the part that is the forget set's alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from erase.checks import require_positive
+from erase.core.delta import LowRankDelta
+from erase.core.projection import (
+    Projection,
+    discriminative,
+    mean_difference,
+    null_space,
+    oblique,
+)
+from erase.core.subspace import Subspace, SubspaceFitter
+from erase.erasure import Erasure
+from erase.methods import register
+from erase.tasks.base import SetName, Task
+
+
+@dataclass(frozen=True)
+class ProjectionConfig:
+    """Where to project and onto what.
+
+    Args:
+        targets: parts of the model, as the task names them; by default the first of the task's.
+        space: "scaled" weighs directions by importance, forget against retain; "null_space"
+            takes the forget directions that the retain space lacks; "mean_difference" the lines
+            between the sets' means, orthogonally; "oblique" the same, moving inputs least.
+        forget_alpha: scaled only; how soon a forget direction counts fully.
+        retain_alpha: scaled only; how soon a retain direction does.
+        rank: most directions to remove at one place.
+        retain_energy: null_space only; share of the retain activations' energy that is kept
+            exactly.
+        strength: 1 removes, 2 reflects.
+        samples: most samples of either set to listen to.
+    """
+
+    targets: Sequence[str] = ()
+    space: Literal["scaled", "null_space", "mean_difference", "oblique"] = "null_space"
+    forget_alpha: float = 3.0
+    retain_alpha: float = 100.0
+    rank: int = 32
+    retain_energy: float = 0.999
+    strength: float = 1.0
+    samples: int = 256
+
+    def __post_init__(self) -> None:
+        require_positive(self, "forget_alpha", "retain_alpha", "rank", "strength", "samples")
+        if not 0 < self.retain_energy <= 1:
+            raise ValueError(f"retain_energy is {self.retain_energy}; give a share in (0, 1].")
+
+
+@register("projection", ProjectionConfig)
+def projection(task: Task, config: ProjectionConfig) -> Erasure:
+    """Make W (I - P)^T of every weight W that reads a place whose forget space is P's.
+
+    Kodge, Saha and Roy (2023) for "scaled"; the other spaces share its path.
+    """
+    deltas: dict[str, LowRankDelta] = {}
+    ranks: dict[str, int] = {}
+    weights = task.parameters()
+    for target in config.targets or task.targets[:1]:
+        forget, retain = (activation_spaces(task, s, target, config) for s in ("forget", "retain"))
+        for site, names in task.sites(target).items():
+            removed = _space(forget[site], retain[site], config).truncated(config.rank)
+            ranks[site] = removed.rank
+            if removed.rank:
+                deltas |= {name: _delta(weights[name], removed, config.strength) for name in names}
+    if not deltas:
+        raise ValueError("The retain space holds all of the forget space; lower retain_energy.")
+    return Erasure(deltas, {"ranks": ranks})
+
+
+def activation_spaces(
+    task: Task, which: SetName, target: str, config: ProjectionConfig
+) -> dict[str, Subspace]:
+    """The space of what each of the target's places reads while the model runs over a set."""
+    fitters: dict[str, SubspaceFitter] = {}
+
+    def hear(site: str, rows: Tensor, group: str) -> None:
+        fitter = fitters.setdefault(site, SubspaceFitter(rows.shape[1]))
+        fitter.update(rows, group)
+
+    task.listen(which, target, hear, config.samples)
+    return {site: fitter.fit() for site, fitter in fitters.items()}
+
+
+def _space(forget: Subspace, retain: Subspace, config: ProjectionConfig) -> Projection:
+    if config.space == "scaled":
+        return discriminative(forget, retain, config.forget_alpha, config.retain_alpha)
+    if config.space == "null_space":
+        return null_space(forget, retain.holding(config.retain_energy), config.rank)
+    return {"mean_difference": mean_difference, "oblique": oblique}[config.space](forget, retain)
+
+
+def _delta(weight: Tensor, removed: Projection, strength: float) -> LowRankDelta:
+    up, down = removed.edit(weight, strength)
+    kernel = weight.shape[1:]
+    return LowRankDelta(
+        up.float().reshape(len(up), -1, *[1] * (len(kernel) - 1)),
+        down.float().reshape(-1, *kernel),
+    )

@@ -1,0 +1,63 @@
+"""RECE: UCE in rounds, each against the embeddings that would bring the concept back."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from erase.checks import require_positive
+from erase.erasure import Erasure
+from erase.methods import register
+from erase.methods.uce import UCEConfig, edit_deltas, editing_tokens, shared_edit
+from erase.tasks.diffusion import DiffusionTask
+
+
+@dataclass(frozen=True)
+class RECEConfig:
+    """The rounds and the least-squares problems of RECE.
+
+    Args:
+        rounds: how many times embeddings are derived and edited away.
+        embedding_weight: weight of keeping derived embeddings short, against the fit.
+        uce: each round's problem.
+    """
+
+    rounds: int = 2
+    embedding_weight: float = 0.1
+    uce: UCEConfig = field(default_factory=UCEConfig)
+
+    def __post_init__(self) -> None:
+        require_positive(self, "rounds", "embedding_weight")
+
+
+@register("rece", RECEConfig, DiffusionTask)
+def rece(task: DiffusionTask, config: RECEConfig) -> Erasure:
+    """UCE against its own adversary (after RECE; Gong et al., ECCV 2024, eqs. 7 to 10).
+
+    Each round adds to the forget tokens those embeddings that make the edited keys and values most
+    like the base's, and solves the whole problem again from the base.
+    """
+    tokens, wanted, kept = editing_tokens(task, config.uce)
+    parameters = task.parameters()
+    names = task.sites("cross_attention")["text"]
+    weights = [parameters[name].detach().double().cpu() for name in names]
+    sources, targets = tokens, wanted
+    for _ in range(config.rounds):
+        up, down = shared_edit(sources, targets, kept, config.uce)
+        derived = reviving_tokens(weights, up @ down, tokens, config.embedding_weight)
+        sources, targets = torch.cat([sources, derived]), torch.cat([targets, wanted])
+    up, down = shared_edit(sources, targets, kept, config.uce)
+    return Erasure(edit_deltas(task, up, down), {"rank": len(down), "rounds": config.rounds})
+
+
+def reviving_tokens(
+    weights: Sequence[Tensor], edit: Tensor, tokens: Tensor, embedding_weight: float
+) -> Tensor:
+    """The x [n, d] that minimise sum |W (I + M) x - W c|^2 + weight |x|^2, scaled, for tokens c."""
+    gram = sum(weight.T @ weight for weight in weights)
+    edited = torch.eye(len(edit), dtype=edit.dtype) + edit
+    normal = edited.T @ gram @ edited
+    ridge = embedding_weight * normal.diagonal().mean()
+    normal = normal + ridge * torch.eye(len(edit), dtype=edit.dtype)
+    return torch.linalg.solve(normal, edited.T @ gram @ tokens.T).T

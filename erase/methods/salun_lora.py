@@ -1,0 +1,120 @@
+"""SalUn-LoRA: the salient layers alone get adapters, of a rank that fits their saliency."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from peft import LoraConfig, LoraModel
+from torch import nn
+
+from erase.checks import require_positive
+from erase.core.activations import projectable_layers
+from erase.core.delta import LowRankDelta
+from erase.core.mask import build_mask
+from erase.erasure import Erasure
+from erase.methods import register
+from erase.methods.salun import Teacher, relabelling_loss, saliency
+from erase.preserve import only_trainable
+from erase.tasks.base import Task
+from erase.training import TrainingConfig, train
+
+ADAPTER = "erase"
+
+
+@dataclass(frozen=True)
+class SalUnLoRAConfig:
+    """Ranks, teacher and training of SalUn-LoRA.
+
+    Args:
+        rank: rank of the most salient layer; others get their share of it, or none.
+        density: share of all weights that count as salient.
+        teacher: as for salun.
+        retain_weight: weight of the retain set's loss.
+        training: the optimizer's settings.
+    """
+
+    rank: int = 16
+    density: float = 0.1
+    teacher: Teacher = "frozen"
+    retain_weight: float = 1.0
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    def __post_init__(self) -> None:
+        require_positive(self, "rank")
+        if not 0 < self.density <= 1:
+            raise ValueError(f"density is {self.density}; give a share of the weights in (0, 1].")
+
+
+@register("salun_lora", SalUnLoRAConfig)
+def salun_lora(task: Task, config: SalUnLoRAConfig) -> Erasure:
+    """SalUn's objective (Fan et al., ICLR 2024) on LoRA weights where the saliency mask is dense.
+
+    A layer's rank is `rank` times its share of salient weights over the largest such share.
+    """
+    task.prepare()
+    ranks = _ranks(task, config)
+    loss = relabelling_loss(task, config.teacher, config.retain_weight)
+    with torch.random.fork_rng(), _adapters(task, ranks) as factors:
+        parameters = {
+            f"{name}.{side}": factor
+            for name, pair in factors.items()
+            for side, factor in zip(("down", "up"), pair, strict=True)
+        }
+        with only_trainable(task, parameters):
+            train(task, loss, config.training, parameters=parameters)
+        deltas = {
+            f"{name}.weight": LowRankDelta(up.detach().cpu().clone(), down.detach().cpu().clone())
+            for name, (down, up) in factors.items()
+        }
+    return Erasure(deltas, {"ranks": ranks})
+
+
+def _ranks(task: Task, config: SalUnLoRAConfig) -> dict[str, int]:
+    """The rank of every layer that gets one, by canonical name."""
+    mask = build_mask(saliency(task, "signed_sum"), config.density)
+    shares = {
+        layer: mask.tensors[f"{layer}.weight"].double().mean().item()
+        for component, module in task.components.items()
+        for layer in projectable_layers(module, component)
+        if f"{layer}.weight" in mask.tensors
+    }
+    largest = max(shares.values(), default=0.0)
+    if not largest:
+        raise ValueError("No layer that LoRA can edit is salient; raise density.")
+    ranks = {layer: round(config.rank * share / largest) for layer, share in shares.items()}
+    return {layer: rank for layer, rank in ranks.items() if rank}
+
+
+@contextmanager
+def _adapters(
+    task: Task, ranks: Mapping[str, int]
+) -> Iterator[dict[str, tuple[nn.Parameter, nn.Parameter]]]:
+    """Adapters in force on the layers: their (down, up) factors, by the layer's canonical name."""
+    torch.manual_seed(task.seed)
+    factors: dict[str, tuple[nn.Parameter, nn.Parameter]] = {}
+    tuners: list[LoraModel] = []
+    try:
+        for component, module in task.components.items():
+            layers = projectable_layers(module, component)
+            paths = {layer: path for path, layer in module.named_modules()}
+            chosen = {paths[layer]: name for name, layer in layers.items() if name in ranks}
+            if chosen:
+                by_path = {path: ranks[name] for path, name in chosen.items()}
+                tuners.append(LoraModel(module, _lora_config(by_path), ADAPTER))
+                factors |= {name: _factors(module, path) for path, name in chosen.items()}
+        yield factors
+    finally:
+        for tuner in tuners:
+            tuner.unload()
+
+
+def _lora_config(ranks: Mapping[str, int]) -> LoraConfig:
+    """Alpha equal to the rank everywhere, so that the change is up @ down itself."""
+    pattern = dict(ranks)
+    return LoraConfig(target_modules=list(ranks), rank_pattern=pattern, alpha_pattern=pattern)
+
+
+def _factors(module: nn.Module, path: str) -> tuple[nn.Parameter, nn.Parameter]:
+    layer = module.get_submodule(path)
+    return layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight

@@ -1,0 +1,41 @@
+"""SalUn-soft: no mask, but a penalty that lets only weights change that must."""
+
+from dataclasses import dataclass, field
+
+from erase.erasure import Erasure
+from erase.methods import register
+from erase.methods.salun import Teacher, relabelling_loss
+from erase.tasks.base import Task
+from erase.training import TrainingConfig, finetune
+
+
+@dataclass(frozen=True)
+class SalUnSoftConfig:
+    """Sparsity, teacher and training of SalUn-soft.
+
+    Args:
+        sparsity: weight of the l1 penalty at the first step, in steps of the learning rate; it
+            falls to 0 at the last one.
+        teacher: as for salun.
+        retain_weight: weight of the retain set's loss.
+        training: the optimizer's settings.
+    """
+
+    sparsity: float = 0.5
+    teacher: Teacher = "frozen"
+    retain_weight: float = 1.0
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    def __post_init__(self) -> None:
+        if self.sparsity < 0:
+            raise ValueError(f"sparsity is {self.sparsity}; give 0 or more.")
+
+
+@register("salun_soft", SalUnSoftConfig)
+def salun_soft(task: Task, config: SalUnSoftConfig) -> Erasure:
+    """SalUn's objective plus a falling l1 penalty on the change (Fan et al., ICLR 2024, app. B)."""
+    loss = relabelling_loss(task, config.teacher, config.retain_weight)
+    deltas = finetune(task, loss, config.training, sparsity=config.sparsity)
+    total = sum(parameter.numel() for parameter in task.parameters().values())
+    changed = sum(delta.count for delta in deltas.values())
+    return Erasure(deltas, {"mask": {"kept": changed, "of": total}})

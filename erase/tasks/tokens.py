@@ -1,0 +1,30 @@
+"""Which token of an anchor prompt stands for which token of a forget prompt."""
+
+from collections.abc import Sequence
+
+
+def paired_positions(tokens: Sequence[int], anchor: Sequence[int], end: int) -> list[int]:
+    """For each position of `tokens`, the position in `anchor` that stands for it.
+
+    Tokens before and after the concept are paired with their equals, the concept's own with the
+    anchor's last; padding, which follows `end`, with padding.
+    """
+    length, anchor_length = tokens.index(end) + 1, anchor.index(end) + 1
+    words, instead = list(tokens[:length]), list(anchor[:anchor_length])
+    prefix = _common_length(words, instead)
+    suffix = _common_length(words[prefix:][::-1], instead[prefix:][::-1])
+    pairs = []
+    for position in range(len(tokens)):
+        if position < prefix:
+            pairs.append(position)
+        elif position < length - suffix:
+            pairs.append(max(prefix, anchor_length - suffix - 1))
+        else:
+            pairs.append(min(position + anchor_length - length, len(tokens) - 1))
+    return pairs
+
+
+def _common_length(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many first items are alike."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
