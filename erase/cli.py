@@ -1,11 +1,12 @@
-"""The command line: `erase run`, every flag and YAML key from the typed configs."""
+"""The command line; every flag and YAML key of `erase run` comes from the typed configs."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
+from erase import commands
 from erase.evaluate.generation import EvaluationConfig
 from erase.evaluate.report import summary_table
 from erase.methods import get_method, methods
@@ -20,7 +21,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = build_parser()
     parsed = parser.parse_args(arguments)
     try:
-        _run(parser.instantiate(parsed).run)
+        command = parser.instantiate(parsed)
+        print(COMMANDS[command.command](command[command.command]))
     except ValueError as error:
         print(f"erase: {error}", file=sys.stderr)
         return 2
@@ -34,8 +36,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def build_parser() -> ArgumentParser:
     """The parser of `erase`; a method's own options carry its name, as in --salun.density."""
     parser = ArgumentParser(prog="erase", description="Make a text-to-image model forget.")
-    commands = parser.add_subcommands(required=True, dest="command")
-    commands.add_subcommand("run", _run_parser(), help="erase concepts and measure the result")
+    subcommands = parser.add_subcommands(required=True, dest="command")
+    subcommands.add_subcommand("run", _run_parser(), help="erase concepts and measure the result")
+    subcommands.add_subcommand(
+        "inspect", _inspect_parser(), help="what erasures hold, how they meet"
+    )
+    subcommands.add_subcommand("compose", _compose_parser(), help="join erasures, in order")
+    subcommands.add_subcommand("export", _export_parser(), help="a stock pipeline or LoRA")
+    return parser
+
+
+def _inspect_parser() -> ArgumentParser:
+    parser = ArgumentParser(description="Tell what erasures hold and how they interfere.")
+    parser.add_argument("folders", type=str, nargs="+", help="erasure folders")
+    return parser
+
+
+def _compose_parser() -> ArgumentParser:
+    parser = ArgumentParser(description="Apply erasures one after the other, as one erasure.")
+    parser.add_argument("folders", type=str, nargs="+", help="erasure folders, the first first")
+    parser.add_argument("--sum", action="store_true", help="add them up, as stacked LoRAs do")
+    parser.add_argument("--output", type=str, required=True, help="a new erasure folder")
+    return parser
+
+
+def _export_parser() -> ArgumentParser:
+    parser = ArgumentParser(description="Write what plain diffusers opens.")
+    parser.add_argument("folder", type=str, help="an erasure folder")
+    parser.add_argument("--lora_rank", type=int, default=0, help="a LoRA of this rank at most")
+    parser.add_argument("--model", type=str, default="", help="the base, if it has moved")
+    parser.add_argument("--output", type=str, required=True, help="a new folder")
     return parser
 
 
@@ -64,7 +94,7 @@ def _run_parser() -> ArgumentParser:
     return parser
 
 
-def _run(options: Namespace) -> None:
+def _run(options: Namespace) -> str:
     request = EraseRequest(
         concepts=tuple(options.concept),
         anchors=tuple(options.anchor),
@@ -85,10 +115,20 @@ def _run(options: Namespace) -> None:
     )
     output = Path(options.output or _default_output(request, options.method))
     report = run(config, output)
-    print(summary_table(report))
-    print(f"report:  {output / 'report.md'}\npicture: {output / 'grid.png'}")
+    paths = f"report:  {output / 'report.md'}\npicture: {output / 'grid.png'}"
+    return f"{summary_table(report)}\n{paths}"
 
 
 def _default_output(request: EraseRequest, method: str) -> str:
     names = "+".join(name.strip().lower().replace(" ", "-") for name in request.concepts)
     return f"out/{names}-{method}".replace("..", "")
+
+
+COMMANDS: dict[str, Callable[[Namespace], str]] = {
+    "run": _run,
+    "inspect": lambda options: commands.inspect(options.folders),
+    "compose": lambda options: commands.join(options.folders, options.output, options.sum),
+    "export": lambda options: commands.export(
+        options.folder, options.output, options.model, options.lora_rank
+    ),
+}

@@ -18,11 +18,11 @@ from erase.catalogue import FILE as CATALOGUE
 from erase.core.delta import Delta
 from erase.core.fingerprint import fingerprint
 from erase.files import replaced_folder
-from erase.weights import DELTAS, LORA, read_deltas, write_deltas
+from erase.weights import DELTAS, LORA, PROJECTIONS, read_deltas, write_deltas
 
 SCHEMA = 1
 RECIPE, CARD = "erasure.json", "README.md"
-FILES = (RECIPE, CARD, LORA, DELTAS)
+FILES = (RECIPE, CARD, LORA, DELTAS, PROJECTIONS)
 
 
 @dataclass

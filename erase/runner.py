@@ -83,7 +83,8 @@ def run(config: RunConfig, output: str | Path) -> dict[str, Any]:
     erasure.recipe |= _recipe(config, options, erasure, task, digest) | {"report": report}
     with replaced_folder(output, OUTPUT_FILES) as partial:
         erasure.write(partial)
-        write_report(report, base, erased, partial)
+        layers = erasure.recipe.get("mask", {}).get("layers")
+        write_report(report, base, erased, partial, layers)
     shutil.rmtree(state, ignore_errors=True)
     return report
 

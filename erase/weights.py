@@ -1,21 +1,27 @@
 """The weights file of an Erasure: a stock LoRA when every delta is low rank, else our deltas."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from erase.core.delta import Delta, LowRankDelta, read_delta
 
 LORA, DELTAS = "pytorch_lora_weights.safetensors", "deltas.safetensors"
+PROJECTIONS = "projections.safetensors"
 LORA_PARTS = {"up": "lora_B", "down": "lora_A"}
 TEXT_MODEL = "text_model."
 
 
 def write_deltas(deltas: Mapping[str, Delta], folder: Path) -> Path:
-    """Write one file; a LoRA one is what diffusers' `load_lora_weights(folder)` looks for."""
+    """Write one file; a LoRA one is what diffusers' `load_lora_weights(folder)` looks for.
+
+    What projections read goes beside it, so that they can be composed in order.
+    """
     low_rank = bool(deltas) and all(isinstance(d, LowRankDelta) for d in deltas.values())
     parts = {
         f"{name}:{part}": tensor.contiguous()
@@ -24,6 +30,7 @@ def write_deltas(deltas: Mapping[str, Delta], folder: Path) -> Path:
     }
     path = folder / (LORA if low_rank else DELTAS)
     save_file(lora_tensors(deltas) if low_rank else parts, path, metadata={"format": "pt"})
+    _write_reads(deltas, folder)
     return path
 
 
@@ -38,7 +45,31 @@ def read_deltas(folder: Path) -> dict[str, Delta]:
         name, part = key.rsplit(":", 1)
         grouped.setdefault(name, {})[part] = tensor
     deltas = {name: read_delta(group) for name, group in grouped.items()}
-    return {name: d for name, d in deltas.items() if not _is_filler(d)}
+    reads = _read_reads(folder)
+    return {
+        name: replace(delta, reads=reads[name]) if name in reads else delta
+        for name, delta in deltas.items()
+        if not _is_filler(delta)
+    }
+
+
+def _write_reads(deltas: Mapping[str, Delta], folder: Path) -> None:
+    """One tensor for all weights that read the same; the header says who reads what."""
+    reads = {name: getattr(delta, "reads", None) for name, delta in deltas.items()}
+    shared = {name: str(tensor.data_ptr()) for name, tensor in reads.items() if tensor is not None}
+    keys = {pointer: str(i) for i, pointer in enumerate(dict.fromkeys(shared.values()))}
+    if keys:
+        tensors = {keys[shared[name]]: reads[name].contiguous() for name in shared}
+        names = {name: keys[pointer] for name, pointer in shared.items()}
+        save_file(tensors, folder / PROJECTIONS, metadata=names)
+
+
+def _read_reads(folder: Path) -> dict[str, Tensor]:
+    if not (folder / PROJECTIONS).exists():
+        return {}
+    with safe_open(folder / PROJECTIONS, "pt") as stored:
+        tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
+        return {name: tensors[key] for name, key in stored.metadata().items()}
 
 
 def lora_tensors(deltas: Mapping[str, LowRankDelta]) -> dict[str, Tensor]:

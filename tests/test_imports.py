@@ -10,11 +10,11 @@ ORDER = [
     {"catalogue", "checks", "files", "checkpoint", "card", "pictures"},
     {"request", "sampling", "weights"},
     {"tasks", "erasure", "bundled"},
-    {"preserve", "models"},
+    {"preserve", "models", "algebra"},
     {"training"},
     {"methods"},
     {"evaluate", "attacks"},
-    {"runner"},
+    {"runner", "commands"},
     {"cli"},
 ]
 RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}

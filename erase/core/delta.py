@@ -84,11 +84,14 @@ class DenseDelta:
 class LowRankDelta:
     """The product up @ down: a LoRA's B and A at scale 1.
 
-    up [out, k] and down [k, in], or [out, k, 1, 1] and [k, in, h, w] for a convolution.
+    up [out, k] and down [k, in], or [out, k, 1, 1] and [k, in, h, w] for a convolution. `reads`
+    [k, in flattened] is there if the change is a projection's, up = -W reads^T, so that it can be
+    composed with other changes of W in order.
     """
 
     up: Tensor
     down: Tensor
+    reads: Tensor | None = None
 
     @property
     def shape(self) -> torch.Size:

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from erase.card import measured_lines, metric_rows
 from erase.evaluate.generation import ACCURACIES, Drawn
+from erase.evaluate.layers import CHART, block_table, blocks_of, save_chart
 from erase.pictures import save_grid
 
 SCHEMA = 1
-FILES = ("report.json", "report.md", "grid.png")
+FILES = ("report.json", "report.md", "grid.png", CHART)
 GRID_COLUMNS = 8
 GRID_ROWS = 2
 DERIVED = {"forget_accuracy": "UA", "retain_accuracy": "IRA", "cross_retain_accuracy": "CRA"}
@@ -42,11 +43,25 @@ def build_report(
     }
 
 
-def write_report(report: Mapping[str, Any], base: Drawn, erased: Drawn, folder: Path) -> None:
-    """Write report.json, report.md and grid.png into an existing folder."""
+def write_report(
+    report: Mapping[str, Any],
+    base: Drawn,
+    erased: Drawn,
+    folder: Path,
+    layers: Mapping[str, Any] | None = None,
+) -> None:
+    """Write report.json, report.md and grid.png into an existing folder.
+
+    `layers`, a recipe's `mask.layers`, adds where the mask lies: a table and saliency.png.
+    """
     text = json.dumps(report, indent=2, sort_keys=True) + "\n"
     (folder / "report.json").write_text(text)
-    (folder / "report.md").write_text(_markdown(report, base))
+    markdown = _markdown(report, base)
+    if layers:
+        blocks = blocks_of(layers)
+        save_chart(blocks, folder / CHART)
+        markdown += f"\nWhere the mask lies:\n\n{block_table(blocks)}\n\n![by block]({CHART})\n"
+    (folder / "report.md").write_text(markdown)
     rows = [
         _filled_row(drawn.pictures[row.start : row.stop])
         for row in _grid_rows(base)

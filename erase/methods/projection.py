@@ -1,6 +1,6 @@
 """Projection: what layers read loses the part that is the forget set's alone."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -69,7 +69,7 @@ def projection(task: Task, config: ProjectionConfig) -> Erasure:
             removed = _space(forget[site], retain[site], config).truncated(config.rank)
             ranks[site] = removed.rank
             if removed.rank:
-                deltas |= {name: _delta(weights[name], removed, config.strength) for name in names}
+                deltas |= _deltas({name: weights[name] for name in names}, removed, config.strength)
     if not deltas:
         raise ValueError("The retain space holds all of the forget space; lower retain_energy.")
     return Erasure(deltas, {"ranks": ranks})
@@ -97,10 +97,17 @@ def _space(forget: Subspace, retain: Subspace, config: ProjectionConfig) -> Proj
     return {"mean_difference": mean_difference, "oblique": oblique}[config.space](forget, retain)
 
 
-def _delta(weight: Tensor, removed: Projection, strength: float) -> LowRankDelta:
-    up, down = removed.edit(weight, strength)
-    kernel = weight.shape[1:]
-    return LowRankDelta(
-        up.float().reshape(len(up), -1, *[1] * (len(kernel) - 1)),
-        down.float().reshape(-1, *kernel),
-    )
+def _deltas(
+    weights: Mapping[str, Tensor], removed: Projection, strength: float
+) -> dict[str, LowRankDelta]:
+    """The change of every weight that reads one place."""
+    reads, deltas = strength * removed.right.float(), {}
+    for name, weight in weights.items():
+        up, down = removed.edit(weight, strength)
+        kernel = weight.shape[1:]
+        deltas[name] = LowRankDelta(
+            up.float().reshape(len(up), -1, *[1] * (len(kernel) - 1)),
+            down.float().reshape(-1, *kernel),
+            reads,
+        )
+    return deltas

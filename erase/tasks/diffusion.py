@@ -92,6 +92,11 @@ class DiffusionTask:
             raise ValueError(
                 f"The pipeline is in {pipeline.dtype}; load it in float32 to train it."
             )
+        if any(getattr(module, "fused_projections", False) for module in pipeline.unet.modules()):
+            raise ValueError(
+                "The pipeline's attention is fused, which renames its weights; call "
+                "pipeline.unfuse_qkv_projections() first."
+            )
         self._pipeline = pipeline
         self._pictures_anchors = False
         folder = self.config.forget_folder

@@ -1,0 +1,133 @@
+"""Erasures as things to scale, merge, compose, subtract and compare."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from erase.core.algebra import added, composed, cosine, largest_principal_cosine, scaled, truncated
+from erase.core.delta import Delta, LowRankDelta, SparseDelta
+from erase.erasure import Erasure
+
+
+def scale(erasure: Erasure, factor: float) -> Erasure:
+    """The erasure at another strength."""
+    deltas = {name: scaled(delta, factor) for name, delta in erasure.deltas.items()}
+    return Erasure(deltas, _joint_recipe([erasure], "scale", factor=factor))
+
+
+def merge(erasures: Sequence[Erasure]) -> Erasure:
+    """The sum of all changes: what stacked LoRAs do; the order plays no part."""
+    return _fold(erasures, added, "merge")
+
+
+def compose(erasures: Sequence[Erasure]) -> Erasure:
+    """The changes one after the other: a projection applies to what those before it left."""
+    return _fold(erasures, composed, "compose")
+
+
+def difference(one: Erasure, other: Erasure) -> Erasure:
+    """What turns a model with `other` into one with `one`."""
+    return _fold([one, scale(other, -1.0)], added, "difference")
+
+
+def low_rank(erasure: Erasure, rank: int) -> Erasure:
+    """The nearest erasure that is a stock LoRA of at most this rank, with its measured error.
+
+    A LoRA holds no biases, norms or embeddings: the recipe's `truncation` lists what it leaves out
+    and gives the relative error |D - D'| / |D| of the whole change D.
+    """
+    kept = {
+        name: truncated(delta, rank)
+        for name, delta in erasure.deltas.items()
+        if _fits_lora(name, delta)
+    }
+    if not kept:
+        raise ValueError("This erasure changes no layer that a LoRA can hold; export a pipeline.")
+    lost = total = 0.0
+    for name, delta in erasure.deltas.items():
+        change = delta.dense()
+        rest = change - kept[name].dense() if name in kept else change
+        lost, total = lost + float(rest.square().sum()), total + float(change.square().sum())
+    error = round((lost / total) ** 0.5, 6)
+    left_out = sorted(set(erasure.deltas) - set(kept))
+    recipe = {"truncation": {"rank": rank, "relative_error": error, "left_out": left_out}}
+    return Erasure(dict(kept), erasure.recipe | recipe)
+
+
+def _fits_lora(name: str, delta: Delta) -> bool:
+    if isinstance(delta, LowRankDelta):
+        return True
+    in_text_layer = ".self_attn." in name or ".mlp." in name
+    fits = in_text_layer if name.startswith("text_encoder") else name.endswith(".weight")
+    return fits and len(delta.shape) in (2, 4)
+
+
+def interference(one: Erasure, other: Erasure) -> list[dict[str, Any]]:
+    """How two erasures meet, tensor by tensor: a row for each that both change.
+
+    `cosine` of the changes; `undone`, the share of the first that the second takes back;
+    `overlap`, the share of the smaller mask that lies in the larger, beside what chance gives;
+    `principal_cosine` of the directions two low-rank changes read.
+    """
+    return [
+        {"tensor": name, **_meeting(delta, other.deltas[name])}
+        for name, delta in one.deltas.items()
+        if name in other.deltas
+    ]
+
+
+def _meeting(one: Delta, other: Delta) -> dict[str, float]:
+    angle = cosine(one, other)
+    ratio = float(other.dense().norm() / one.dense().norm())
+    facts = {"cosine": angle, "undone": max(0.0, -angle * ratio)}
+    if isinstance(one, SparseDelta) and isinstance(other, SparseDelta):
+        smaller, larger = sorted((one.mask, other.mask), key=lambda mask: int(mask.sum()))
+        facts["overlap"] = float((smaller & larger).sum() / smaller.sum())
+        facts["overlap_by_chance"] = float(larger.double().mean())
+    if isinstance(one, LowRankDelta) and isinstance(other, LowRankDelta):
+        facts["principal_cosine"] = largest_principal_cosine(one, other)
+    return {key: round(value, 4) for key, value in facts.items()}
+
+
+def _fold(
+    erasures: Sequence[Erasure], join: Callable[[Delta, Delta], Delta], operation: str
+) -> Erasure:
+    _check_same_base(erasures)
+    deltas: dict[str, Delta] = {}
+    for erasure in erasures:
+        for name, delta in erasure.deltas.items():
+            deltas[name] = join(deltas[name], delta) if name in deltas else delta
+    return Erasure(deltas, _joint_recipe(erasures, operation))
+
+
+def _check_same_base(erasures: Sequence[Erasure]) -> None:
+    seen: dict[str, str] = {}
+    for erasure in erasures:
+        for name, value in erasure.recipe.get("base", {}).get("fingerprints", {}).items():
+            if seen.setdefault(name, value) != value:
+                raise ValueError(
+                    f"The erasures were made for different bases ({name} differs); "
+                    "join only erasures of one base."
+                )
+
+
+def _joint_recipe(erasures: Sequence[Erasure], operation: str, **facts: Any) -> dict[str, Any]:
+    """The bases' fingerprints together, all concepts, and the parts' recipes without reports."""
+    bases = [erasure.recipe.get("base", {}) for erasure in erasures]
+    fingerprints = {k: v for base in bases for k, v in base.get("fingerprints", {}).items()}
+    concepts = [
+        concept
+        for erasure in erasures
+        for concept in erasure.recipe.get("request", {}).get("concepts", [])
+    ]
+    parts = [
+        {key: value for key, value in erasure.recipe.items() if key not in ("base", "report")}
+        for erasure in erasures
+    ]
+    model = next((base["model"] for base in bases if "model" in base), "its base")
+    return {
+        "base": {"model": model, "fingerprints": fingerprints},
+        "request": {"concepts": list(dict.fromkeys(concepts))},
+        "method": operation,
+        "parts": parts,
+        **facts,
+    }

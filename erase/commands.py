@@ -1,0 +1,70 @@
+"""What `erase inspect`, `erase compose` and `erase export` do, as text and folders."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from erase.algebra import compose, interference, low_rank, merge
+from erase.core.delta import LowRankDelta
+from erase.erasure import Erasure
+from erase.evaluate.layers import block_table, blocks_of
+from erase.models import load_model
+
+WORST = 5
+
+
+def inspect(folders: Sequence[str]) -> str:
+    """What each erasure holds and, for several, how each pair interferes."""
+    erasures = {folder: Erasure.from_pretrained(folder) for folder in folders}
+    parts = [f"{folder}\n{_summary(erasure)}" for folder, erasure in erasures.items()]
+    pairs = [(a, b) for i, a in enumerate(folders) for b in folders[i + 1 :]]
+    parts += [f"{a} and {b}\n{_meeting(erasures[a], erasures[b])}" for a, b in pairs]
+    return "\n\n".join(parts)
+
+
+def join(folders: Sequence[str], output: str, as_sum: bool = False) -> str:
+    """Write the composition of the erasures in the order given, or their sum."""
+    erasures = [Erasure.from_pretrained(folder) for folder in folders]
+    joint = merge(erasures) if as_sum else compose(erasures)
+    joint.save_pretrained(output)
+    return f"erasure: {output}"
+
+
+def export(folder: str, output: str, model: str = "", lora_rank: int = 0) -> str:
+    """Write a stock LoRA of at most `lora_rank`, or the erased pipeline for a rank of 0."""
+    erasure = Erasure.from_pretrained(folder)
+    if lora_rank:
+        lora = low_rank(erasure, lora_rank)
+        lora.save_pretrained(output)
+        cut = lora.recipe["truncation"]
+        return f"LoRA: {output}\nrelative error: {cut['relative_error']}"
+    base = load_model(model or erasure.recipe["base"]["model"])
+    erasure.export_pipeline(base.pipeline, output)
+    return f"pipeline: {Path(output)}"
+
+
+def _summary(erasure: Erasure) -> str:
+    recipe = erasure.recipe
+    concepts = ", ".join(recipe.get("request", {}).get("concepts", []))
+    sizes = sum(t.nbytes for d in erasure.deltas.values() for t in d.tensors().values())
+    ranks = [delta.rank for delta in erasure.deltas.values() if isinstance(delta, LowRankDelta)]
+    lines = [
+        f"forgets {concepts or 'something'} by {recipe.get('method', 'an unnamed method')}, "
+        f"base {recipe.get('base', {}).get('model', 'unknown')}",
+        f"{len(erasure.deltas)} tensors, {sum(d.count for d in erasure.deltas.values())} weights, "
+        f"{sizes / 1e6:.1f} MB" + (f", rank up to {max(ranks)}" if ranks else ""),
+    ]
+    layers = recipe.get("mask", {}).get("layers")
+    return "\n".join([*lines, block_table(blocks_of(layers))] if layers else lines)
+
+
+def _meeting(one: Erasure, other: Erasure) -> str:
+    rows = interference(one, other)
+    if not rows:
+        return "change no tensor in common"
+    rows = sorted(rows, key=lambda row: -abs(row["cosine"]))
+    mean = sum(abs(row["cosine"]) for row in rows) / len(rows)
+    lines = [f"{len(rows)} tensors in common, mean |cosine| {mean:.3f}; the closest:"]
+    for row in rows[:WORST]:
+        facts = ", ".join(f"{key} {value:.3f}" for key, value in row.items() if key != "tensor")
+        lines.append(f"  {row['tensor']}: {facts}")
+    return "\n".join(lines)

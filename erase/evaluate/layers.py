@@ -1,0 +1,58 @@
+"""Where a concept lives: the mask and the saliency of each block, as a table and a bar chart."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+CHART = "saliency.png"
+DEPTH = 3
+
+
+@dataclass
+class Block:
+    """The tensors whose names share their first parts: weights, those kept, share of saliency."""
+
+    name: str
+    weights: int = 0
+    kept: int = 0
+    saliency_share: float | None = None
+
+
+def blocks_of(layers: Mapping[str, Mapping[str, Any]]) -> list[Block]:
+    """A recipe's `mask.layers` by block, such as `unet.up_blocks.0`, in the model's order."""
+    blocks: dict[str, Block] = {}
+    for name, layer in layers.items():
+        key = ".".join(name.split(".")[:DEPTH])
+        block = blocks.setdefault(key, Block(key))
+        block.weights += layer["of"]
+        block.kept += layer["kept"]
+        if "saliency_share" in layer:
+            block.saliency_share = (block.saliency_share or 0.0) + layer["saliency_share"]
+    return list(blocks.values())
+
+
+def block_table(blocks: list[Block]) -> str:
+    """A Markdown table: how many weights, which share may change, which share of the saliency."""
+    rows = ["| block | weights | kept | saliency |", "| --- | --- | --- | --- |"]
+    for block in blocks:
+        share = "" if block.saliency_share is None else f"{100 * block.saliency_share:.1f} %"
+        kept = f"{100 * block.kept / block.weights:.1f} %"
+        rows.append(f"| {block.name} | {block.weights} | {kept} | {share} |")
+    return "\n".join(rows)
+
+
+def save_chart(blocks: list[Block], path: Path) -> None:
+    """Draw the kept share of each block as bars, over the share of the whole mask."""
+    figure = Figure(figsize=(7, 0.28 * len(blocks) + 1.2), layout="constrained")
+    axes = figure.add_subplot()
+    names = [block.name for block in blocks]
+    axes.barh(names, [100 * block.kept / block.weights for block in blocks], color="#3b6ea5")
+    overall = sum(block.kept for block in blocks) / sum(block.weights for block in blocks)
+    axes.axvline(100 * overall, color="#b5482e", linewidth=1)
+    axes.invert_yaxis()
+    axes.set_xlabel("weights that may change, % (line: over all blocks)")
+    FigureCanvasAgg(figure).print_png(str(path))

@@ -1,0 +1,107 @@
+import pytest
+import torch
+from conftest import build_tiny_pipeline, build_tiny_task
+from test_erasure import make_erasure
+
+from erase.algebra import compose, difference, interference, low_rank, merge, scale
+from erase.core.algebra import composed, truncated
+from erase.core.delta import DenseDelta, LowRankDelta
+from erase.core.projection import orthogonal
+from erase.erasure import Erasure
+from erase.methods.projection import ProjectionConfig, projection
+
+
+def project(concepts_seed: int) -> Erasure:
+    pipeline = build_tiny_pipeline()
+    config = ProjectionConfig(space="scaled", rank=2, forget_alpha=1.0 + concepts_seed)
+    return projection(build_tiny_task(pipeline), config)
+
+
+def dense(erasure: Erasure) -> dict[str, torch.Tensor]:
+    return {name: delta.dense() for name, delta in erasure.deltas.items()}
+
+
+def assert_close(one: dict, other: dict) -> None:
+    assert one.keys() == other.keys()
+    for name, change in one.items():
+        assert torch.allclose(change, other[name], atol=1e-5), name
+
+
+def test_composing_two_projections_equals_doing_both_in_order(tmp_path):
+    first, second = project(0), project(5)
+    second.save_pretrained(tmp_path / "second")
+    joint = compose([first, Erasure.from_pretrained(tmp_path / "second")])
+    pipeline = build_tiny_pipeline()
+    before = {n: pipeline.unet.get_parameter(n[5:]).detach().clone() for n in joint.deltas}
+    for name, weight in before.items():
+        one, two = first.deltas[name], second.deltas[name]
+        width = weight.shape[1]
+        edited = weight + one.dense()
+        edited = edited @ (torch.eye(width) - two.down.T @ two.reads).T
+        assert torch.allclose(weight + joint.deltas[name].dense(), edited, atol=1e-5)
+        assert isinstance(joint.deltas[name], LowRankDelta)
+    assert any(
+        (dense(joint)[n] - dense(merge([first, second]))[n]).abs().max() > 1e-4 for n in before
+    )
+
+
+def test_a_projection_composed_with_itself_is_itself():
+    weight = torch.randn(5, 8)
+    axes = orthogonal(torch.randn(8, 2))
+    up, down = axes.edit(weight)
+    once = LowRankDelta(up.float(), down.float(), axes.right.float())
+    assert torch.allclose(composed(once, once).dense(), once.dense(), atol=1e-5)
+    trained = DenseDelta(torch.randn(5, 8))
+    after = weight + composed(trained, once).dense()
+    assert (after @ axes.left.float()).abs().max() < 1e-5
+
+
+def test_scaling_merging_and_subtracting_add_up():
+    pipeline = build_tiny_pipeline()
+    sparse, low = make_erasure(pipeline), project(0)
+    doubled = merge([sparse, sparse])
+    assert_close(dense(doubled), dense(scale(sparse, 2.0)))
+    assert_close(dense(difference(doubled, sparse)), dense(sparse))
+    both = merge([sparse, low])
+    assert both.deltas.keys() == sparse.deltas.keys() | low.deltas.keys()
+
+
+def test_erasures_of_different_bases_are_not_joined():
+    one = make_erasure(build_tiny_pipeline())
+    name = next(iter(one.deltas))
+    base = {"model": "other", "fingerprints": {name: "0" * 16}}
+    with pytest.raises(ValueError, match="different bases"):
+        merge([one, Erasure(one.deltas, {"base": base})])
+
+
+def test_a_truncated_lora_reports_its_measured_error():
+    erasure = make_erasure(build_tiny_pipeline())
+    cut = low_rank(erasure, 2)
+    assert cut.recipe["truncation"]["left_out"] == ["text_encoder.final_layer_norm.bias"]
+    squares = [
+        (d.dense() - cut.deltas[n].dense() if n in cut.deltas else d.dense()).square().sum()
+        for n, d in erasure.deltas.items()
+    ]
+    total = sum(d.dense().square().sum() for d in erasure.deltas.values())
+    error = cut.recipe["truncation"]["relative_error"]
+    assert error == pytest.approx(float((sum(squares) / total).sqrt()), abs=1e-5)
+    assert 0 < error < 1
+
+
+@pytest.mark.parametrize("shape", [(6, 5), (6, 3, 3, 3)])
+def test_truncation_at_full_rank_is_exact(shape):
+    change = torch.randn(shape)
+    assert torch.allclose(truncated(DenseDelta(change), 6).dense(), change, atol=1e-5)
+
+
+def test_interference_names_what_two_erasures_share():
+    erasure = make_erasure(build_tiny_pipeline())
+    rows = interference(erasure, scale(erasure, -0.5))
+    assert len(rows) == 2
+    for row in rows:
+        assert row["cosine"] == pytest.approx(-1, abs=1e-3)
+        assert row["undone"] == pytest.approx(0.5, abs=1e-3)
+    assert rows[0]["overlap"] == 1.0
+    assert all(
+        row["principal_cosine"] == pytest.approx(1) for row in interference(project(0), project(0))
+    )
