@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,9 +19,9 @@ from erase.core.fingerprint import combined, fingerprint
 from erase.core.patterns import matching
 from erase.pictures import load_folder
 from erase.request import Prompt, PromptSet, sample
-from erase.sampling import draw
 from erase.tasks.base import Listener, SetName
 from erase.tasks.noising import DiffusionBatch, noising_of
+from erase.tasks.picture_sets import PictureSets
 from erase.tasks.tokens import paired_positions
 
 Component = Literal["unet", "text_encoder"]
@@ -88,6 +87,20 @@ class DiffusionTask:
         self.components: Mapping[str, nn.Module] = {
             name: getattr(pipeline, name) for name in self.config.components
         }
+        self.frozen: Mapping[str, nn.Module] = {
+            name: module
+            for name, module in pipeline.components.items()
+            if isinstance(module, nn.Module) and name not in self.components
+        }
+        self._check(pipeline)
+        folder = self.config.forget_folder
+        given = load_folder(Path(folder)) if folder else forget_pictures
+        counts = self.config.forget_pictures, self.config.retain_pictures
+        self._sets = PictureSets(pipeline, prompts, self.sampling, counts, seed, given)
+        self._tokenizer, self._noising = pipeline.tokenizer, noising_of(pipeline.scheduler)
+        self._unet, self._text_encoder = pipeline.unet, pipeline.text_encoder
+
+    def _check(self, pipeline: StableDiffusionPipeline) -> None:
         if pipeline.dtype not in (torch.float32, torch.float64):
             raise ValueError(
                 f"The pipeline is in {pipeline.dtype}; load it in float32 to train it."
@@ -97,17 +110,6 @@ class DiffusionTask:
                 "The pipeline's attention is fused, which renames its weights; call "
                 "pipeline.unfuse_qkv_projections() first."
             )
-        self._pipeline = pipeline
-        self._pictures_anchors = False
-        folder = self.config.forget_folder
-        self._given = load_folder(Path(folder)) if folder else forget_pictures
-        self.frozen: Mapping[str, nn.Module] = {
-            name: module
-            for name, module in pipeline.components.items()
-            if isinstance(module, nn.Module) and name not in self.components
-        }
-        self._unet, self._text_encoder = pipeline.unet, pipeline.text_encoder
-        self._noising = noising_of(pipeline.scheduler)
         if not self.parameters():
             raise ValueError(
                 f"No tensor of {', '.join(self.components)} fits include {self.config.include} and "
@@ -125,15 +127,15 @@ class DiffusionTask:
 
     def prepare(self) -> None:
         """Draw both sets, unless they have been drawn."""
-        _ = self._forget_set, self._retain_set
+        _ = self._sets.forget, self._sets.retain
 
     def forget_batches(self, step_seed: int) -> Iterator[DiffusionBatch]:
         """One shuffled pass through the forget set."""
-        return self._batches(*self._forget_set, step_seed)
+        return self._batches(*self._sets.forget, step_seed)
 
     def retain_batches(self, step_seed: int) -> Iterator[DiffusionBatch]:
         """One shuffled pass through the retain set."""
-        return self._batches(*self._retain_set, step_seed)
+        return self._batches(*self._sets.retain, step_seed)
 
     def saliency_loss(self, batch: DiffusionBatch) -> Tensor:
         """Noise-prediction MSE of the guided prediction, as SalUn's generation code takes it."""
@@ -196,7 +198,7 @@ class DiffusionTask:
         if target == "text_encoder":
             self.embed(texts)
         else:
-            self._latents(texts, 1 if which == "forget" else 2, f"listening to the {which} set")
+            self._sets.draw(texts, 4, f"listening to the {which} set")
 
     def frozen_copy(self) -> "DiffusionTask":
         """The same task around copies of UNet and text encoder as they are now."""
@@ -210,13 +212,12 @@ class DiffusionTask:
     def picturing_anchors(self) -> "DiffusionTask":
         """The same task with pictures of the anchors, under the forget prompts, to forget."""
         other = copy.copy(self)
-        other._pictures_anchors, other._given = True, None
-        other.__dict__.pop("_forget_set", None)
+        other._sets = self._sets.picturing_anchors()
         return other
 
     def fingerprints(self) -> dict[str, str]:
         """What tells this "base" and this "forget set" from others."""
-        prompts, latents = self._forget_set
+        prompts, latents = self._sets.forget
         base = (fingerprint(parameter) for parameter in self.parameters().values())
         forget_set = [*(prompt.text for prompt in prompts), fingerprint(latents)]
         return {"base": combined(base), "forget set": combined(forget_set)}
@@ -250,7 +251,7 @@ class DiffusionTask:
         Tokens are paired as `paired_positions` says.
         """
         texts, anchors = [p.text for p in prompts], [p.anchor for p in prompts]
-        end = self._pipeline.tokenizer.eos_token_id
+        end = self._tokenizer.eos_token_id
         rows = zip(self._tokenize(texts).tolist(), self._tokenize(anchors).tolist(), strict=True)
         positions = torch.tensor([paired_positions(a, b, end) for a, b in rows])
         wanted = self.embed(anchors)
@@ -258,7 +259,7 @@ class DiffusionTask:
         return self.embed(texts).flatten(0, 1), wanted.gather(1, index).flatten(0, 1)
 
     def _tokenize(self, prompts: Sequence[str]) -> Tensor:
-        tokenizer = self._pipeline.tokenizer
+        tokenizer = self._tokenizer
         return tokenizer(
             list(prompts),
             padding="max_length",
@@ -284,35 +285,6 @@ class DiffusionTask:
                 [prompt.text for prompt in chosen],
                 [prompt.anchor for prompt in chosen],
             )
-
-    @cached_property
-    def _forget_set(self) -> tuple[list[Prompt], Tensor]:
-        if self._given is not None:
-            return self._given_set(self._given)
-        prompts = sample(self.prompts.forget, self.config.forget_pictures, self.seed)
-        texts = [p.anchor if self._pictures_anchors else p.text for p in prompts]
-        return prompts, self._latents(texts, 1, "forget set")
-
-    @cached_property
-    def _retain_set(self) -> tuple[list[Prompt], Tensor]:
-        prompts = sample(self.prompts.retain, self.config.retain_pictures, self.seed)
-        return prompts, self._latents([p.text for p in prompts], 2, "retain set")
-
-    @torch.no_grad()
-    def _given_set(self, pictures: Sequence[Image]) -> tuple[list[Prompt], Tensor]:
-        vae, processor = self._pipeline.vae, self._pipeline.image_processor
-        side = self._unet.config.sample_size * self._pipeline.vae_scale_factor
-        batches = (processor.preprocess(picture, side, side) for picture in pictures)
-        latents = [
-            vae.encode(batch.to(vae.device, vae.dtype)).latent_dist.mode() for batch in batches
-        ]
-        scaled = torch.cat(latents).cpu() * vae.config.scaling_factor
-        return sample(self.prompts.forget, len(scaled), self.seed), scaled
-
-    def _latents(self, texts: Sequence[str], stream: int, description: str) -> Tensor:
-        first = 1_000_000 * (10 * self.seed + stream)
-        seeds = range(first, first + len(texts))
-        return draw(self._pipeline, texts, seeds, self.sampling, "latent", description)
 
 
 def _texts_by_group(prompts: Sequence[Prompt]) -> dict[str, list[str]]:

@@ -1,0 +1,177 @@
+"""The two cores beside the usual way, in one run: seconds, peak memory above the input, ratios.
+
+Run: `python benchmarks/core_ratios.py`. Every case runs in a process of its own, so that peaks do
+not mix. mask: exact-k at density .5 against double argsort. gram: Kodge's update from streamed
+moments against stacking all activations and two SVDs. concepts: a null-space projection that erases
+1, 10 and 100 concepts and keeps 100 others, on the cross-attention of SD1.5 and SDXL.
+"""
+
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from diffusers import UNet2DConditionModel
+from torch import Tensor
+
+from erase.core.delta import LowRankDelta
+from erase.core.mask import Mask, build_mask
+from erase.core.projection import discriminative, null_space
+from erase.core.subspace import SubspaceFitter
+from erase.weights import write_deltas
+
+SAMPLES, WIDTH, BATCH = 10_000, 768, 250
+SD15 = {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}
+# Text width, then output widths of all keys and values: 16 and 70 cross-attentions.
+SHAPES = {
+    "sd15": (768, [320] * 5 + [640] * 5 + [1280] * 6),
+    "sdxl": (2048, [640] * 10 + [1280] * 60),
+}
+
+
+def scores_of(millions: str) -> dict[str, Tensor]:
+    """Random saliency: 50 M weights in 50 tensors, or one per weight of SD1.5's UNet."""
+    if millions == "50":
+        sizes = {str(i): torch.Size([1_000_000]) for i in range(50)}
+    else:
+        with torch.device("meta"):
+            unet = UNet2DConditionModel(**SD15)
+        sizes = {name: parameter.shape for name, parameter in unet.named_parameters()}
+    torch.manual_seed(0)
+    return {name: torch.randn(size).abs_() for name, size in sizes.items()}
+
+
+def double_argsort(scores: dict[str, Tensor]) -> Mask:
+    """The field's way: rank all weights by sorting twice."""
+    flat = torch.cat([score.flatten() for score in scores.values()])
+    ranks = torch.argsort(torch.argsort(flat, descending=True))
+    kept = (ranks < int(0.5 * len(flat))).split([score.numel() for score in scores.values()])
+    return Mask({n: k.view_as(s) for (n, s), k in zip(scores.items(), kept, strict=True)})
+
+
+def mask_case(way: str, millions: str) -> str:
+    """Make the mask; for ours, the size of its file too."""
+    scores = scores_of(millions)
+    make = double_argsort if way == "argsort" else lambda s: build_mask(s, 0.5)
+    mask, line = measured(lambda: make(scores))
+    if way == "ours":
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "mask.safetensors"
+            mask.save(path, {"base": "random"})
+            line += f" file_mb={path.stat().st_size / 1e6:.1f}"
+    return f"{line} kept={mask.kept} of={mask.total}"
+
+
+def batches(seed: int) -> Iterator[Tensor]:
+    """Activations with a falling spectrum, a batch at a time."""
+    generator = torch.Generator().manual_seed(seed)
+    mixing = torch.randn(WIDTH, WIDTH, generator=generator) * 0.99 ** torch.arange(WIDTH)[:, None]
+    for _ in range(SAMPLES // BATCH):
+        yield torch.randn(BATCH, WIDTH, generator=generator) @ mixing
+
+
+def streamed_update() -> Tensor:
+    """P_f - P_f P_r from streamed moments."""
+    spaces = []
+    for seed in (1, 2):
+        fitter = SubspaceFitter(WIDTH)
+        for batch in batches(seed):
+            fitter.update(batch)
+        spaces.append(fitter.fit())
+    projection = discriminative(*spaces, 3.0, 100.0)
+    return (projection.left @ projection.right).float()
+
+
+def stacked_update() -> Tensor:
+    """The same from all activations, stacked, and their two SVDs."""
+    projections = []
+    for seed, alpha in ((1, 3.0), (2, 100.0)):
+        stacked = torch.cat(list(batches(seed)))
+        left, singular, _ = torch.linalg.svd(stacked.T, full_matrices=False)
+        share = singular.square() / singular.square().sum()
+        scaled = alpha * share / ((alpha - 1) * share + 1)
+        projections.append(left * scaled @ left.T)
+    return projections[0] - projections[0] @ projections[1]
+
+
+def gram_case(way: str, out: str) -> str:
+    """Make the update and keep it for comparison."""
+    list(batches(0))
+    update, line = measured(streamed_update if way == "ours" else stacked_update)
+    torch.save(update, out)
+    return line
+
+
+def concepts_case(model: str, count: str) -> str:
+    """Erase `count` concepts of 8 tokens each and keep 100 others of one."""
+    width, outputs = SHAPES[model]
+    torch.manual_seed(0)
+    forget, retain = torch.randn(8 * int(count), width), torch.randn(100, width)
+    weights = {
+        f"unet.{i}.attn2.{part}.weight": torch.randn(rows, width) * width**-0.5
+        for i, rows in enumerate(outputs)
+        for part in ("to_k", "to_v")
+    }
+
+    def edit() -> dict[str, LowRankDelta]:
+        fitted = [SubspaceFitter(width).update(rows).fit() for rows in (forget, retain)]
+        removed = null_space(*fitted, rank=int(count))
+        pairs = {name: removed.edit(weight) for name, weight in weights.items()}
+        return {n: LowRankDelta(up.float(), down.float()) for n, (up, down) in pairs.items()}
+
+    deltas, line = measured(edit)
+    moved = max(float((delta.dense() @ retain.T).abs().max()) for delta in deltas.values())
+    half = {n: LowRankDelta(d.up.half(), d.down.half()) for n, d in deltas.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        size = write_deltas(half, Path(folder)).stat().st_size
+    return f"{line} file_mb={size / 1e6:.1f} retained_moved={moved:.1e}"
+
+
+def measured(make: Callable[[], object]) -> tuple[object, str]:
+    """The result, the seconds it took, and how far memory peaked above where it stood."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    started = time.perf_counter()
+    result = make()
+    seconds = time.perf_counter() - started
+    peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return result, f"seconds={seconds:.2f} peak_mb={peak:.0f}"
+
+
+def child(*case: str) -> dict[str, float]:
+    """Run one case in a process of its own; its figures."""
+    command = [sys.executable, __file__, *case]
+    line = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    print(*case[:3], line, flush=True)
+    return {key: float(value) for key, value in (part.split("=") for part in line.split())}
+
+
+def main() -> None:
+    """All cases, then the ratios."""
+    ours, theirs = child("mask", "ours", "50"), child("mask", "argsort", "50")
+    print(f"mask at 50 M: {theirs['seconds'] / ours['seconds']:.1f}x as fast")
+    child("mask", "ours", "860")
+    with tempfile.TemporaryDirectory() as folder:
+        files = {way: str(Path(folder) / f"{way}.pt") for way in ("ours", "stacked")}
+        ours, theirs = (child("gram", way, path) for way, path in files.items())
+        one, other = (torch.load(path, weights_only=True) for path in files.values())
+    print(
+        f"gram at {SAMPLES} samples: {theirs['seconds'] / ours['seconds']:.1f}x as fast, "
+        f"{ours['peak_mb'] / theirs['peak_mb']:.2f} of the memory, relative difference "
+        f"{float((one - other).norm() / other.norm()):.1e}"
+    )
+    for model in SHAPES:
+        for count in ("1", "10", "100"):
+            child("concepts", model, count)
+
+
+CASES = {"mask": mask_case, "gram": gram_case, "concepts": concepts_case}
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        print(CASES[sys.argv[1]](*sys.argv[2:]))
+    else:
+        main()

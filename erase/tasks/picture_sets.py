@@ -1,0 +1,76 @@
+"""The pictures of the forget and the retain set: drawn by the base itself, or given."""
+
+import copy
+from collections.abc import Sequence
+from functools import cached_property
+
+import torch
+from diffusers import StableDiffusionPipeline
+from PIL.Image import Image
+from torch import Tensor
+
+from erase.catalogue import Sampling
+from erase.request import Prompt, PromptSet, sample
+from erase.sampling import draw
+
+PictureSet = tuple[list[Prompt], Tensor]
+
+
+class PictureSets:
+    """Prompts and latents [N, C, h, w] of both sets, made once, when first asked for.
+
+    counts: how many pictures to draw of the forget and of the retain set. given: pictures of the
+    concept to take instead of drawn ones; the forget prompts are their captions, in turn.
+    """
+
+    def __init__(
+        self,
+        pipeline: StableDiffusionPipeline,
+        prompts: PromptSet,
+        sampling: Sampling,
+        counts: tuple[int, int],
+        seed: int,
+        given: Sequence[Image] | None = None,
+    ):
+        self._pipeline, self._prompts, self._sampling = pipeline, prompts, sampling
+        self._counts, self._seed, self._given = counts, seed, given
+        self._of_anchors = False
+
+    def picturing_anchors(self) -> "PictureSets":
+        """The same sets, but pictures of the anchors under the forget prompts."""
+        other = copy.copy(self)
+        other._of_anchors, other._given = True, None
+        other.__dict__.pop("forget", None)
+        return other
+
+    @cached_property
+    def forget(self) -> PictureSet:
+        """Forget prompts and latents."""
+        if self._given is not None:
+            return self._encoded(self._given)
+        prompts = sample(self._prompts.forget, self._counts[0], self._seed)
+        texts = [prompt.anchor if self._of_anchors else prompt.text for prompt in prompts]
+        return prompts, self.draw(texts, 1, "forget set")
+
+    @cached_property
+    def retain(self) -> PictureSet:
+        """Retain prompts and latents."""
+        prompts = sample(self._prompts.retain, self._counts[1], self._seed)
+        return prompts, self.draw([prompt.text for prompt in prompts], 2, "retain set")
+
+    def draw(self, texts: Sequence[str], stream: int, description: str) -> Tensor:
+        """Latents of the texts, from seeds of a stream of its own."""
+        first = 1_000_000 * (10 * self._seed + stream)
+        seeds = range(first, first + len(texts))
+        return draw(self._pipeline, texts, seeds, self._sampling, "latent", description)
+
+    @torch.no_grad()
+    def _encoded(self, pictures: Sequence[Image]) -> PictureSet:
+        vae, processor = self._pipeline.vae, self._pipeline.image_processor
+        side = self._pipeline.unet.config.sample_size * self._pipeline.vae_scale_factor
+        batches = (processor.preprocess(picture, side, side) for picture in pictures)
+        latents = [
+            vae.encode(batch.to(vae.device, vae.dtype)).latent_dist.mode() for batch in batches
+        ]
+        scaled = torch.cat(latents).cpu() * vae.config.scaling_factor
+        return sample(self._prompts.forget, len(scaled), self._seed), scaled
