@@ -10,7 +10,9 @@ from test_erasure import changed, snapshot
 from erase.checkpoint import latest_checkpoint
 from erase.core.mask import build_mask
 from erase.core.saliency import accumulate
-from erase.methods.salun import SalUnConfig, salun
+from erase.methods.salun import SalUnConfig, saliency, salun
+from erase.methods.salun_lora import SalUnLoRAConfig, salun_lora
+from erase.methods.salun_soft import SalUnSoftConfig, salun_soft
 from erase.training import TrainingConfig, TrainingStopped, step_seed, train
 
 BRISK = TrainingConfig(steps=4, learning_rate=1e-2, weight_decay=0.1, checkpoint_every=2)
@@ -140,3 +142,53 @@ def test_training_lowers_the_loss_it_minimises(tiny_task):
 def test_density_is_checked_before_any_work(density):
     with pytest.raises(ValueError, match="density"):
         SalUnConfig(density=density)
+
+
+def test_a_kept_mask_serves_again_and_is_refused_for_another_base(tmp_path):
+    config = SalUnConfig(mask_file=str(tmp_path / "mask.safetensors"), training=BRISK)
+    one = salun(build_tiny_task(build_tiny_pipeline()), config)
+    assert (tmp_path / "mask.safetensors").exists()
+    assert same_bytes(salun(build_tiny_task(build_tiny_pipeline()), config), one)
+    other = build_tiny_pipeline()
+    other.unet.conv_in.weight.data += 1
+    with pytest.raises(ValueError, match="another base"):
+        salun(build_tiny_task(other), config)
+
+
+@pytest.mark.parametrize("estimator", ["abs_sum", "fisher", "fisher_ratio"])
+def test_other_estimators_make_other_masks_of_the_same_size(tiny_task, estimator):
+    scores = {name: saliency(tiny_task, name) for name in ("signed_sum", estimator)}
+    masks = {name: build_mask(score, 0.3) for name, score in scores.items()}
+    one, other = masks["signed_sum"], masks[estimator]
+    assert one.kept == other.kept
+    assert any((one.tensors[n] != other.tensors[n]).any() for n in one.tensors)
+
+
+def test_the_layers_of_the_recipe_add_up(tiny_task):
+    facts = salun(tiny_task, SalUnConfig(training=BRISK)).recipe["mask"]
+    assert sum(layer["kept"] for layer in facts["layers"].values()) == facts["kept"]
+    assert sum(layer["of"] for layer in facts["layers"].values()) == facts["of"]
+    shares = [layer["saliency_share"] for layer in facts["layers"].values()]
+    assert sum(shares) == pytest.approx(1, abs=1e-3)
+
+
+def test_more_sparsity_changes_fewer_weights(tiny_pipeline):
+    kept = [
+        salun_soft(
+            build_tiny_task(tiny_pipeline), SalUnSoftConfig(sparsity, training=BRISK)
+        ).recipe["mask"]["kept"]
+        for sparsity in (0.0, 0.5, 2.0)
+    ]
+    assert kept[0] > kept[1] > kept[2]
+
+
+def test_lora_ranks_follow_the_saliency(tiny_pipeline):
+    config = SalUnLoRAConfig(rank=4, density=0.1, training=BRISK)
+    erasure = salun_lora(build_tiny_task(tiny_pipeline), config)
+    ranks = erasure.recipe["ranks"]
+    assert max(ranks.values()) == 4
+    assert min(ranks.values()) >= 1
+    assert {f"{name}.weight": rank for name, rank in ranks.items()} == {
+        name: delta.rank for name, delta in erasure.deltas.items()
+    }
+    assert not any("lora" in name for name, _ in tiny_pipeline.unet.named_parameters())

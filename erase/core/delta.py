@@ -135,10 +135,11 @@ def difference(
         kept = change != 0 if mask is None else mask.tensors[name].cpu()
         if change[~kept].any():
             raise RuntimeError(f"Masked-out weights of {name} changed; train them under the mask.")
-        if kept.double().mean() > DENSE_FROM:
-            deltas[name] = DenseDelta(change.to(dtype))
-        else:
+        sparse = kept.double().mean() < DENSE_FROM if mask is None else not kept.all()
+        if sparse:
             deltas[name] = SparseDelta(kept, change[kept].to(dtype))
+        else:
+            deltas[name] = DenseDelta(change.to(dtype))
     return deltas
 
 

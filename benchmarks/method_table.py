@@ -1,0 +1,146 @@
+"""Every registered method at its default settings on the bundled model, beside two baselines.
+
+Run: `python benchmarks/method_table.py --out runs/methods`; goes on where it stopped and writes
+table.md: seconds, artefact bytes and the three accuracies on one object and one style. The
+baselines change no weight: the concept as negative prompt, and safe latent diffusion (SLD,
+Schramowski et al., CVPR 2023, eqs. 3 to 8, its "medium" setting).
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from diffusers import StableDiffusionPipeline
+from torch import Tensor
+
+from erase.catalogue import Sampling
+from erase.evaluate.clip import ClipJudge
+from erase.evaluate.generation import (
+    ACCURACIES,
+    FIRST_SEED,
+    Drawn,
+    EvaluationConfig,
+    draw_evaluation,
+    judge_drawn,
+)
+from erase.methods import methods
+from erase.models import Model, default_judge, load_model
+from erase.request import EraseRequest, PromptSet, expand
+from erase.runner import judge_templates
+from erase.sampling import CHUNK
+from erase.tasks.diffusion import DiffusionTask
+
+CONCEPTS = ("ghost", "ink style")
+EVALUATION = EvaluationConfig()
+SLD_SCALE, SLD_THRESHOLD, SLD_WARMUP, SLD_MOMENTUM, SLD_BETA = 1000.0, 0.01, 0.2, 0.3, 0.4
+Draw = Callable[[Model, list[str], list[int]], Tensor]
+
+
+def draw_negative(concept: str, model: Model, texts: list[str], seeds: list[int]) -> Tensor:
+    """Plain sampling with the concept as negative prompt."""
+    return model.pipeline(
+        texts,
+        negative_prompt=[concept] * len(texts),
+        generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+        num_inference_steps=model.sampling.steps,
+        guidance_scale=model.sampling.guidance_scale,
+        output_type="pt",
+    ).images
+
+
+@torch.no_grad()
+def draw_safe(concept: str, model: Model, texts: list[str], seeds: list[int]) -> Tensor:
+    """SLD: guidance loses its part towards the concept, where the prompt goes there."""
+    pipeline, sampling = model.pipeline, model.sampling
+    count, scheduler = len(texts), pipeline.scheduler
+    embeddings = [embed(pipeline, names) for names in ([""] * count, texts, [concept] * count)]
+    shape = (1, pipeline.unet.config.in_channels, *[pipeline.unet.config.sample_size] * 2)
+    noise = [torch.randn(shape, generator=torch.Generator().manual_seed(s)) for s in seeds]
+    latents, momentum = torch.cat(noise), torch.zeros(count, *shape[1:])
+    scheduler.set_timesteps(sampling.steps)
+    for i, step in enumerate(scheduler.timesteps):
+        inputs = latents.repeat(3, 1, 1, 1)
+        plain, prompted, unsafe = pipeline.unet(inputs, step, torch.cat(embeddings)).sample.chunk(3)
+        weight = ((prompted - unsafe).abs() * SLD_SCALE).clamp(max=1.0)
+        weight = torch.where(prompted - unsafe >= SLD_THRESHOLD, 0.0, weight)
+        safety = (unsafe - plain) * weight + SLD_MOMENTUM * momentum
+        momentum = SLD_BETA * momentum + (1 - SLD_BETA) * safety
+        direction = prompted - plain
+        if i >= SLD_WARMUP * sampling.steps:
+            direction = direction - safety
+        output = plain + sampling.guidance_scale * direction
+        latents = scheduler.step(output, step, latents).prev_sample
+    pictures = pipeline.vae.decode(latents / pipeline.vae.config.scaling_factor).sample
+    return (pictures / 2 + 0.5).clamp(0, 1)
+
+
+def embed(pipeline: StableDiffusionPipeline, texts: list[str]) -> Tensor:
+    """What cross-attention reads of the texts."""
+    return pipeline.encode_prompt(texts, "cpu", 1, do_classifier_free_guidance=False)[0]
+
+
+def baseline(draw: Draw, model: Model, prompts: PromptSet) -> Drawn:
+    """The evaluation's own prompts and seeds, drawn another way."""
+    chosen = draw_evaluation(model.pipeline, prompts, Sampling(1, 1.0), EVALUATION, "prompts")
+    texts = [prompt.text for prompt in chosen.prompts]
+    seeds = list(range(FIRST_SEED, FIRST_SEED + len(texts)))
+    pictures = [
+        draw(model, texts[i : i + CHUNK], seeds[i : i + CHUNK]) for i in range(0, len(texts), CHUNK)
+    ]
+    return Drawn(torch.cat(pictures).float(), chosen.prompts, chosen.forget_count)
+
+
+def run_method(name: str, model: Model, concept: str, prompts: PromptSet) -> tuple[Drawn, dict]:
+    """Erase with the defaults and draw: the pictures, and what it cost."""
+    if name == "base":
+        drawn = draw_evaluation(model.pipeline, prompts, model.sampling, EVALUATION, name)
+        return drawn, {"seconds": 0.0, "bytes": 0}
+    if name in BASELINES:
+        drawn = baseline(partial(BASELINES[name], concept), model, prompts)
+        return drawn, {"seconds": 0.0, "bytes": 0}
+    started = time.perf_counter()
+    erasure = methods()[name](DiffusionTask(model.pipeline, prompts, model.sampling))
+    seconds = time.perf_counter() - started
+    size = sum(t.nbytes for d in erasure.deltas.values() for t in d.tensors().values())
+    with erasure.apply(model.pipeline.components):
+        drawn = draw_evaluation(model.pipeline, prompts, model.sampling, EVALUATION, name)
+    return drawn, {"seconds": seconds, "bytes": size}
+
+
+BASELINES = {"negative prompt": draw_negative, "SLD": draw_safe}
+
+
+def main() -> None:
+    """Run what is missing, then write the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    folder = parser.parse_args().out
+    folder.mkdir(parents=True, exist_ok=True)
+    model = load_model("emoji")
+    model.pipeline.set_progress_bar_config(disable=True)
+    judge = ClipJudge(default_judge(model), judge_templates(model.catalogue))
+    lines = ["| method | concept | forget | retain | cross-retain | seconds | bytes |"]
+    lines.append("| --- | --- | --- | --- | --- | --- | --- |")
+    for concept in CONCEPTS:
+        prompts = expand(EraseRequest([concept]), model.catalogue)
+        for name in ["base", *BASELINES, *methods()]:
+            path = folder / f"{concept}-{name}.json".replace(" ", "-")
+            if not path.exists():
+                drawn, cost = run_method(name, model, concept, prompts)
+                metrics = judge_drawn(drawn, judge, prompts.labels)
+                path.write_text(json.dumps(cost | {k: metrics[k]["value"] for k in ACCURACIES}))
+            row = json.loads(path.read_text())
+            cells = " | ".join(f"{100 * row[key]:.1f}" for key in ACCURACIES)
+            lines.append(
+                f"| {name} | {concept} | {cells} | {row['seconds']:.1f} | {row['bytes']} |"
+            )
+            print(lines[-1], flush=True)
+    (folder / "table.md").write_text("\n".join(lines) + f"\n\nProtocol: {EVALUATION}, seed 0.\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+import dataclasses
+
+import pytest
+import torch
+from conftest import CATALOGUE, build_tiny_pipeline, build_tiny_task
+from diffusers import FlowMatchEulerDiscreteScheduler
+from PIL import Image
+
+from erase.request import EraseRequest, expand
+from erase.tasks.diffusion import DiffusionTask, DiffusionTaskConfig
+from erase.tasks.noising import FlowNoising
+
+SMALL = DiffusionTaskConfig(forget_pictures=4, retain_pictures=4, generation_steps=2, batch_size=2)
+
+
+def build_task(pipeline, request=None, **changes) -> DiffusionTask:
+    prompts = expand(request or EraseRequest(["ghost"]), CATALOGUE)
+    config = dataclasses.replace(SMALL, **changes)
+    return DiffusionTask(pipeline, prompts, CATALOGUE.sampling, config)
+
+
+def test_a_flow_model_is_noised_along_straight_lines_and_predicts_their_direction(tiny_pipeline):
+    tiny_pipeline.scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    noising = FlowNoising(tiny_pipeline.scheduler)
+    times = noising.draw_timesteps(1000, torch.Generator().manual_seed(0))
+    assert 0 < times.min() < times.median() < times.max() <= 1000
+    # A shift of 3 moves the median share of noise from 1/2 to 3/4.
+    assert times.median() == pytest.approx(750, abs=40)
+    task = build_tiny_task(build_tiny_pipeline())
+    batch = dataclasses.replace(
+        next(iter(task.forget_batches(0))), timesteps=torch.tensor([0.0, 1000.0])
+    )
+    noisy = noising.noisy(batch)
+    assert torch.equal(noisy[0], batch.latents[0])
+    assert torch.equal(noisy[1], batch.noise[1])
+    assert torch.equal(noising.target(batch), batch.noise - batch.latents)
+
+
+def test_pictures_of_a_folder_take_the_place_of_drawn_ones(tiny_pipeline, tmp_path):
+    for i, colour in enumerate(("red", "green", "blue")):
+        Image.new("RGB", (20, 30), colour).save(tmp_path / f"{i}.png")
+    task = build_task(tiny_pipeline, forget_folder=str(tmp_path))
+    batches = list(task.forget_batches(0))
+    assert sum(len(batch.prompts) for batch in batches) == 3
+    assert all("ghost" in p or "boo" in p for batch in batches for p in batch.prompts)
+    assert batches[0].latents.shape[1:] == (4, 8, 8)
+    drawn = build_task(tiny_pipeline)
+    assert task.fingerprints()["forget set"] != drawn.fingerprints()["forget set"]
+    assert task.fingerprints()["base"] == drawn.fingerprints()["base"]
+
+
+def test_an_empty_folder_and_broken_pictures_are_refused_before_any_work(tiny_pipeline, tmp_path):
+    with pytest.raises(ValueError, match="holds no pictures"):
+        build_task(tiny_pipeline, forget_folder=str(tmp_path))
+    (tmp_path / "broken.png").write_text("not a picture")
+    with pytest.raises(ValueError, match="cannot be read"):
+        build_task(tiny_pipeline, forget_folder=str(tmp_path))
+
+
+def test_patterns_choose_the_tensors_that_may_change(tiny_pipeline):
+    task = build_task(tiny_pipeline, include=("*attn2*",), exclude=("*bias",))
+    names = list(task.parameters())
+    assert names
+    assert all("attn2" in name and not name.endswith("bias") for name in names)
+    with pytest.raises(ValueError, match="widen the patterns"):
+        build_task(tiny_pipeline, include=("*nothing*",))
+
+
+def test_fused_attention_is_refused(tiny_pipeline):
+    tiny_pipeline.fuse_qkv_projections()
+    with pytest.raises(ValueError, match="unfuse_qkv_projections"):
+        build_task(tiny_pipeline)
+
+
+def test_anchor_pictures_go_with_forget_prompts(tiny_pipeline):
+    task = build_task(tiny_pipeline)
+    anchors = task.picturing_anchors()
+    own, other = (next(iter(t.forget_batches(0))) for t in (task, anchors))
+    assert own.prompts == other.prompts
+    assert not torch.equal(own.latents, other.latents)
+    assert torch.equal(next(iter(task.forget_batches(0))).latents, own.latents)
+
+
+def test_random_redirects_differ_from_prompt_to_prompt_and_repeat_with_the_seed():
+    request = EraseRequest(["ghost"], redirect="random")
+    one, two = (expand(request, CATALOGUE).forget for _ in "ab")
+    assert one == two
+    assert len({prompt.anchor.split(" in ")[0] for prompt in one}) > 1
+    assert not any("ghost" in prompt.anchor for prompt in one)
+    with pytest.raises(ValueError, match="no room for anchors"):
+        EraseRequest(["ghost"], anchors=["skull"], redirect="random")
+
+
+def test_listening_hears_every_site_of_a_target(tiny_pipeline):
+    task = build_tiny_task(tiny_pipeline, ("unet", "text_encoder"))
+    for target in task.targets:
+        heard = {}
+        task.listen("forget", target, lambda s, rows, g, h=heard: h.setdefault(s, rows), 2)
+        sites, parameters = task.sites(target), task.parameters()
+        assert heard.keys() == sites.keys()
+        for site, names in sites.items():
+            for name in names:
+                assert parameters[name].flatten(1).shape[1] == heard[site].shape[1], name
+    with pytest.raises(ValueError, match="no target"):
+        task.sites("nothing")
