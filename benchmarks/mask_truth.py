@@ -86,11 +86,13 @@ def table(folder: Path) -> str:
     for case in CASES:
         cells = " | ".join(interval(values(case, figure)) for figure in FIGURES)
         lines.append(f"| {case[0]} | {case[1]} | {cells} |")
-    lines += ["", "Saliency minus random, paired by concept and seed, percentage points:", ""]
+    lines += ["", "Saliency minus a control, paired by concept and seed, percentage points:", ""]
     lines += [head.replace("| mask", "| against"), "| --- | --- | --- | --- | --- |"]
-    for control, density in product(MASKS[1:], DENSITIES):
+    for (control, of_control), density in product(CASES, DENSITIES):
+        if control == "top" or (control != "none" and of_control != density):
+            continue
         pairs = (
-            zip(values(("top", density), f), values((control, density), f), strict=True)
+            zip(values(("top", density), f), values((control, of_control), f), strict=True)
             for f in FIGURES
         )
         cells = " | ".join(interval([a - b for a, b in pair]) for pair in pairs)

@@ -3,7 +3,8 @@
 Run: `python benchmarks/method_table.py --out runs/methods`; goes on where it stopped and writes
 table.md: seconds, artefact bytes and the three accuracies on one object and one style. The
 baselines change no weight: the concept as negative prompt, and safe latent diffusion (SLD,
-Schramowski et al., CVPR 2023, eqs. 3 to 8, its "medium" setting).
+Schramowski et al., CVPR 2023) with the numbers of its "medium" setting, made for a model that
+predicts noise; this one predicts velocities.
 """
 
 import argparse
@@ -17,7 +18,6 @@ import torch
 from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
-from erase.catalogue import Sampling
 from erase.evaluate.clip import ClipJudge
 from erase.evaluate.generation import (
     ACCURACIES,
@@ -25,6 +25,7 @@ from erase.evaluate.generation import (
     Drawn,
     EvaluationConfig,
     draw_evaluation,
+    evaluation_prompts,
     judge_drawn,
 )
 from erase.methods import methods
@@ -85,13 +86,13 @@ def embed(pipeline: StableDiffusionPipeline, texts: list[str]) -> Tensor:
 
 def baseline(draw: Draw, model: Model, prompts: PromptSet) -> Drawn:
     """The evaluation's own prompts and seeds, drawn another way."""
-    chosen = draw_evaluation(model.pipeline, prompts, Sampling(1, 1.0), EVALUATION, "prompts")
-    texts = [prompt.text for prompt in chosen.prompts]
+    chosen, forget_count = evaluation_prompts(prompts, EVALUATION)
+    texts = [prompt.text for prompt in chosen]
     seeds = list(range(FIRST_SEED, FIRST_SEED + len(texts)))
     pictures = [
         draw(model, texts[i : i + CHUNK], seeds[i : i + CHUNK]) for i in range(0, len(texts), CHUNK)
     ]
-    return Drawn(torch.cat(pictures).float(), chosen.prompts, chosen.forget_count)
+    return Drawn(torch.cat(pictures).float(), chosen, forget_count)
 
 
 def run_method(name: str, model: Model, concept: str, prompts: PromptSet) -> tuple[Drawn, dict]:
@@ -105,7 +106,7 @@ def run_method(name: str, model: Model, concept: str, prompts: PromptSet) -> tup
     started = time.perf_counter()
     erasure = methods()[name](DiffusionTask(model.pipeline, prompts, model.sampling))
     seconds = time.perf_counter() - started
-    size = sum(t.nbytes for d in erasure.deltas.values() for t in d.tensors().values())
+    size = erasure.nbytes
     with erasure.apply(model.pipeline.components):
         drawn = draw_evaluation(model.pipeline, prompts, model.sampling, EVALUATION, name)
     return drawn, {"seconds": seconds, "bytes": size}

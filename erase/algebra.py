@@ -25,8 +25,14 @@ def compose(erasures: Sequence[Erasure]) -> Erasure:
 
 
 def difference(one: Erasure, other: Erasure) -> Erasure:
-    """What turns a model with `other` into one with `one`."""
-    return _fold([one, scale(other, -1.0)], added, "difference")
+    """What turns a model with `other` in force into one with `one`.
+
+    Its base is the model with `other`, whose fingerprints nobody has taken.
+    """
+    change = _fold([one, scale(other, -1.0)], added, "difference")
+    change.recipe["base"]["fingerprints"] = {}
+    change.recipe["request"] = {"concepts": one.recipe.get("request", {}).get("concepts", [])}
+    return change
 
 
 def low_rank(erasure: Erasure, rank: int) -> Erasure:

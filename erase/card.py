@@ -15,11 +15,7 @@ bit for bit.
 
 ## Use
 ```python
-from erase import Erasure, load_model
-
-pipeline = load_model("{model}").pipeline
-applied = Erasure.from_pretrained("THIS_FOLDER").apply(pipeline.components, scale=1.0)
-applied.revert()
+{use}
 ```
 
 ## Measured
@@ -31,15 +27,31 @@ removal: prompts, embeddings or finetuning that were not measured may bring the 
 The licence of the base model applies.
 """
 
+USE = """from erase import Erasure, load_model
 
-def render_card(recipe: Mapping[str, Any]) -> str:
+pipeline = load_model("{model}").pipeline
+applied = Erasure.from_pretrained("THIS_FOLDER").apply(pipeline.components, scale=1.0)
+applied.revert()"""
+USE_LORA = """# A stock LoRA: plain diffusers is enough. `pipeline` is the base, {model}.
+pipeline.load_lora_weights("THIS_FOLDER")"""
+
+
+def render_card(recipe: Mapping[str, Any], stock_lora: bool = False) -> str:
     """The README.md of an erasure folder, from its recipe."""
     base = recipe.get("base", {})
     report = recipe.get("report")
     measured = "Not measured yet." if report is None else measured_lines(report)
+    if "truncation" in recipe:
+        cut = recipe["truncation"]
+        measured += (
+            "\n\nThese figures are of the whole erasure. This LoRA is it cut to rank "
+            f"{cut['rank']}, with a relative error of {cut['relative_error']} in the weights."
+        )
+    model = base.get("model", "its base")
     return CARD.format(
         concepts=", ".join(recipe.get("request", {}).get("concepts", ["A concept"])),
-        model=base.get("model", "its base"),
+        model=model,
+        use=(USE_LORA if stock_lora else USE).format(model=model),
         method=recipe.get("method", "custom"),
         tensors=len(base.get("fingerprints", {})),
         measured=measured,

@@ -9,3 +9,10 @@ def require_positive(config: Any, *names: str) -> None:
         value = getattr(config, name)
         if value <= 0:
             raise ValueError(f"{name} is {value}; give a number above 0.")
+
+
+def require_lists(config: Any, *names: str) -> None:
+    """Raise ValueError if any of these fields is one text where several are meant."""
+    for name in names:
+        if isinstance(getattr(config, name), str):
+            raise ValueError(f"{name} is one text; give a list.")

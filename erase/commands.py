@@ -31,6 +31,8 @@ def join(folders: Sequence[str], output: str, as_sum: bool = False) -> str:
 
 def export(folder: str, output: str, model: str = "", lora_rank: int = 0) -> str:
     """Write a stock LoRA of at most `lora_rank`, or the erased pipeline for a rank of 0."""
+    if lora_rank < 0:
+        raise ValueError(f"lora_rank is {lora_rank}; give 0 or more.")
     erasure = Erasure.from_pretrained(folder)
     if lora_rank:
         lora = low_rank(erasure, lora_rank)
@@ -45,13 +47,12 @@ def export(folder: str, output: str, model: str = "", lora_rank: int = 0) -> str
 def _summary(erasure: Erasure) -> str:
     recipe = erasure.recipe
     concepts = ", ".join(recipe.get("request", {}).get("concepts", []))
-    sizes = sum(t.nbytes for d in erasure.deltas.values() for t in d.tensors().values())
     ranks = [delta.rank for delta in erasure.deltas.values() if isinstance(delta, LowRankDelta)]
     lines = [
         f"forgets {concepts or 'something'} by {recipe.get('method', 'an unnamed method')}, "
         f"base {recipe.get('base', {}).get('model', 'unknown')}",
         f"{len(erasure.deltas)} tensors, {sum(d.count for d in erasure.deltas.values())} weights, "
-        f"{sizes / 1e6:.1f} MB" + (f", rank up to {max(ranks)}" if ranks else ""),
+        f"{erasure.nbytes / 1e6:.1f} MB" + (f", rank up to {max(ranks)}" if ranks else ""),
     ]
     layers = recipe.get("mask", {}).get("layers")
     return "\n".join([*lines, block_table(blocks_of(layers))] if layers else lines)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
+from huggingface_hub import HfApi
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
@@ -18,7 +20,7 @@ from erase.catalogue import FILE as CATALOGUE
 from erase.core.delta import Delta
 from erase.core.fingerprint import fingerprint
 from erase.files import replaced_folder
-from erase.weights import DELTAS, LORA, PROJECTIONS, read_deltas, write_deltas
+from erase.weights import DELTAS, LORA, PROJECTIONS, read_deltas, shared_reads, write_deltas
 
 SCHEMA = 1
 RECIPE, CARD = "erasure.json", "README.md"
@@ -67,6 +69,12 @@ class Erasure:
                     "pass allow_other_base=True to apply it all the same."
                 )
 
+    @property
+    def nbytes(self) -> int:
+        """The size of its tensors, as written."""
+        parts = [t for delta in self.deltas.values() for t in delta.tensors().values()]
+        return sum(tensor.nbytes for tensor in [*parts, *shared_reads(self.deltas)[0].values()])
+
     def save_pretrained(self, folder: str | Path) -> None:
         """Write weights, recipe and card to `folder`, whole or not at all."""
         with replaced_folder(Path(folder), FILES) as partial:
@@ -77,7 +85,7 @@ class Erasure:
         path = write_deltas(self.deltas, folder)
         record = {"schema": SCHEMA, **self.recipe}
         (folder / RECIPE).write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
-        (folder / CARD).write_text(render_card(record))
+        (folder / CARD).write_text(render_card(record, path.name == LORA))
         return path
 
     @classmethod
@@ -105,6 +113,16 @@ class Erasure:
             pipeline.save_pretrained(partial)
             if source and (Path(source) / CATALOGUE).is_file():
                 shutil.copy(Path(source) / CATALOGUE, partial)
+
+    def push_to_hub(self, repository: str, private: bool = False) -> str:
+        """Publish the folder as a model repository of the Hugging Face hub; its address."""
+        with tempfile.TemporaryDirectory() as parent:
+            folder = Path(parent) / "erasure"
+            self.save_pretrained(folder)
+            hub = HfApi()
+            address = hub.create_repo(repository, private=private, exist_ok=True)
+            hub.upload_folder(repo_id=address.repo_id, folder_path=folder)
+        return str(address)
 
 
 class AppliedErasure:

@@ -238,11 +238,12 @@ def find_concept(name: str, catalogue: Catalogue) -> Concept:
 
 
 def sample(prompts: Sequence[Prompt], count: int, seed: int) -> list[Prompt]:
-    """`count` prompts, evenly over their groups, then over each group's prompts."""
+    """`count` prompts, evenly over their groups, then over each group's; at least one a group."""
     rng = random.Random(seed)
     groups: dict[str, list[Prompt]] = {}
     for prompt in prompts:
         groups.setdefault(prompt.group, []).append(prompt)
+    count = max(count, len(groups))
     shares = [count // len(groups) + (i < count % len(groups)) for i in range(len(groups))]
     return [
         prompt

@@ -131,9 +131,11 @@ def judge_templates(catalogue: Catalogue | None) -> dict[str, list[str]]:
 
 
 def _with_checkpoints(options: Any, state: Path) -> Any:
-    """The method's config with its training state in `state`, if it trains and none is named."""
-    if not hasattr(options, "training") or options.training.checkpoints:
+    """The method's config with its training state in `state`, or in a folder of that name."""
+    if not hasattr(options, "training"):
         return options
+    if options.training.checkpoints:
+        state = Path(options.training.checkpoints) / state.name
     return replace(options, training=replace(options.training, checkpoints=str(state)))
 
 
@@ -174,11 +176,10 @@ def _protocol(
 
 
 def _cost(erasure: Erasure, seconds: float) -> dict[str, Any]:
-    tensors = [tensor for delta in erasure.deltas.values() for tensor in delta.tensors().values()]
     return {
         "seconds": round(seconds, 1),
         "peak_memory_bytes": _peak_memory(),
-        "artefact_bytes": sum(tensor.nbytes for tensor in tensors),
+        "artefact_bytes": erasure.nbytes,
         "edited_parameters": sum(delta.count for delta in erasure.deltas.values()),
     }
 
@@ -198,6 +199,5 @@ def _peak_memory() -> int:
 
 def _digest(config: RunConfig, task: DiffusionTask) -> str:
     """What tells this run from any other: its config, the base's weights and our version."""
-    weights = {name: fingerprint(weight) for name, weight in task.parameters().items()}
-    record = [asdict(config), weights, version("diffusers-erase")]
+    record = [asdict(config), task.fingerprints(), version("diffusers-erase")]
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:12]

@@ -128,14 +128,14 @@ def _step(
     rank, world = accelerator.process_index, accelerator.num_processes
     forget = next(iter(task.forget_batches(seed))).shard(rank, world)
     retain = next(iter(task.retain_batches(seed + 1))).shard(rank, world)
-    device = next(iter(task.parameters().values())).device.type
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    device = parameters[0].device.type
     with torch.autocast(device, torch.bfloat16, enabled=config.mixed_precision == "bf16"):
         loss = step_loss(forget, retain)
     if _on_any_process(not loss.isfinite(), accelerator):
         raise ValueError(f"The loss is {loss.item()} at step {step}; lower learning_rate.")
     optimizer.zero_grad(set_to_none=True)
     accelerator.backward(loss)
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     _average_gradients(parameters, accelerator)
     nn.utils.clip_grad_norm_(parameters, config.max_gradient_norm)
     optimizer.step()

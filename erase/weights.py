@@ -1,5 +1,6 @@
 """The weights file of an Erasure: a stock LoRA when every delta is low rank, else our deltas."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -53,15 +54,20 @@ def read_deltas(folder: Path) -> dict[str, Delta]:
     }
 
 
-def _write_reads(deltas: Mapping[str, Delta], folder: Path) -> None:
-    """One tensor for all weights that read the same; the header says who reads what."""
+def shared_reads(deltas: Mapping[str, Delta]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """What projections read, one tensor for all weights that read the same, and who reads which."""
     reads = {name: getattr(delta, "reads", None) for name, delta in deltas.items()}
     shared = {name: str(tensor.data_ptr()) for name, tensor in reads.items() if tensor is not None}
     keys = {pointer: str(i) for i, pointer in enumerate(dict.fromkeys(shared.values()))}
-    if keys:
-        tensors = {keys[shared[name]]: reads[name].contiguous() for name in shared}
-        names = {name: keys[pointer] for name, pointer in shared.items()}
-        save_file(tensors, folder / PROJECTIONS, metadata=names)
+    tensors = {keys[shared[name]]: reads[name].contiguous() for name in shared}
+    return tensors, {name: keys[pointer] for name, pointer in shared.items()}
+
+
+def _write_reads(deltas: Mapping[str, Delta], folder: Path) -> None:
+    tensors, names = shared_reads(deltas)
+    if tensors:
+        # One entry, for the order of several in the file is random.
+        save_file(tensors, folder / PROJECTIONS, metadata={"read_by": json.dumps(names)})
 
 
 def _read_reads(folder: Path) -> dict[str, Tensor]:
@@ -69,7 +75,8 @@ def _read_reads(folder: Path) -> dict[str, Tensor]:
         return {}
     with safe_open(folder / PROJECTIONS, "pt") as stored:
         tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
-        return {name: tensors[key] for name, key in stored.metadata().items()}
+        read_by = json.loads(stored.metadata()["read_by"])
+        return {name: tensors[key] for name, key in read_by.items()}
 
 
 def lora_tensors(deltas: Mapping[str, LowRankDelta]) -> dict[str, Tensor]:
@@ -88,12 +95,13 @@ def _fillers(deltas: Mapping[str, LowRankDelta]) -> dict[str, Tensor]:
     fillers = {}
     for component in {name.split(".")[0] for name in deltas}:
         names = [name for name in deltas if name.startswith(f"{component}.")]
-        mlps = [name for name in names if ".mlp.fc1." in name]
-        if mlps and not any(".self_attn." in name for name in names):
-            down = deltas[mlps[0]].down
-            query = mlps[0].replace(".mlp.fc1.", ".self_attn.q_proj.")
-            fillers[_lora_key(query, "down")] = torch.zeros(1, down.shape[1])
-            fillers[_lora_key(query, "up")] = torch.zeros(down.shape[1], 1)
+        mlp = next((name for name in names if ".mlp." in name), None)
+        if mlp and not any(".self_attn." in name for name in names):
+            layer, linear = mlp.split(".mlp.")
+            width = deltas[mlp].shape[linear.startswith("fc1")]
+            query = f"{layer}.self_attn.q_proj.weight"
+            fillers[_lora_key(query, "down")] = torch.zeros(1, width)
+            fillers[_lora_key(query, "up")] = torch.zeros(width, 1)
     return fillers
 
 

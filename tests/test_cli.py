@@ -10,6 +10,7 @@ from conftest import CATALOGUE, build_tiny_pipeline
 from erase.bundled import JUDGE
 from erase.checkpoint import latest_checkpoint
 from erase.cli import main
+from erase.erasure import Erasure
 
 BRISK = [
     "--task.forget_pictures=2",
@@ -44,7 +45,9 @@ def test_a_run_leaves_artefact_card_report_and_picture_alone(tiny_model, tmp_pat
         "grid.png",
         "report.json",
         "report.md",
+        "saliency.png",
     }
+    assert "| unet.conv_in |" in (output / "report.md").read_text()
     assert [path.name for path in output.parent.iterdir()] == ["ghost"]
     report = json.loads((output / "report.json").read_text())
     metrics = report["metrics"]
@@ -187,3 +190,27 @@ def test_ctrl_c_stops_after_a_whole_step_and_the_same_command_goes_on(tiny_model
     resumed, unbroken = (tmp_path / name / "deltas.safetensors" for name in "ab")
     assert resumed.read_bytes() == unbroken.read_bytes()
     assert not list(tmp_path.glob(".a.*"))
+
+
+def test_erasures_are_inspected_composed_and_exported(tiny_model, tmp_path, capsys):
+    folders = []
+    for concept in ("ghost", "pizza"):
+        folders.append(str(tmp_path / concept))
+        assert erase_run(tiny_model, folders[-1], "--concept", concept, "--method=uce") == 0
+    capsys.readouterr()
+    assert main(["inspect", *folders]) == 0
+    shown = capsys.readouterr().out
+    assert "forgets ghost by uce" in shown
+    assert "principal_cosine" in shown
+    joint, lora, pipeline = (str(tmp_path / name) for name in ("joint", "lora", "pipeline"))
+    assert main(["compose", *folders, f"--output={joint}"]) == 0
+    assert set(Erasure.from_pretrained(joint).recipe["request"]["concepts"]) == {"ghost", "pizza"}
+    assert main(["export", joint, "--lora_rank=2", f"--output={lora}"]) == 0
+    assert max(delta.rank for delta in Erasure.from_pretrained(lora).deltas.values()) == 2
+    assert main(["export", joint, f"--output={pipeline}"]) == 0
+    assert (tmp_path / "pipeline" / "model_index.json").exists()
+
+
+def test_a_folder_that_is_no_erasure_is_one_sentence(tmp_path, capsys):
+    assert main(["inspect", str(tmp_path)]) == 2
+    assert "is not a readable erasure folder" in capsys.readouterr().err

@@ -89,6 +89,9 @@ def test_saved_masks_take_a_bit_a_weight_and_come_back_equal(tmp_path):
     for name in made_for:
         with pytest.raises(ValueError, match=f"made for another {name};"):
             Mask.load(tmp_path / "mask.safetensors", made_for | {name: "other"})
+    (tmp_path / "text").write_text("not a mask")
+    with pytest.raises(ValueError, match="is not a mask"):
+        Mask.load(tmp_path / "text", made_for)
 
 
 def test_each_estimator_folds_the_gradients_its_own_way():

@@ -149,6 +149,9 @@ def test_a_kept_mask_serves_again_and_is_refused_for_another_base(tmp_path):
     one = salun(build_tiny_task(build_tiny_pipeline()), config)
     assert (tmp_path / "mask.safetensors").exists()
     assert same_bytes(salun(build_tiny_task(build_tiny_pipeline()), config), one)
+    control = dataclasses.replace(config, mask="random")
+    with pytest.raises(ValueError, match="another choice of weights"):
+        salun(build_tiny_task(build_tiny_pipeline()), control)
     other = build_tiny_pipeline()
     other.unet.conv_in.weight.data += 1
     with pytest.raises(ValueError, match="another base"):

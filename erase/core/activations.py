@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 Listener = Callable[[str, Tensor], None]
+MOST_ROWS = 4096
 
 
 @contextmanager
@@ -28,7 +29,15 @@ def listening(layers: Mapping[str, nn.Module], hear: Listener) -> Iterator[None]
 
 
 def as_rows(layer: nn.Module, inputs: Tensor) -> Tensor:
-    """What a linear layer's (or convolution's flattened) weight multiplies: rows [n, d]."""
+    """What a linear layer's (or convolution's flattened) weight multiplies: rows [n, d].
+
+    Of more than MOST_ROWS rows as many are taken, evenly spaced.
+    """
+    rows = _all_rows(layer, inputs)
+    return rows[:: -(-len(rows) // MOST_ROWS)]
+
+
+def _all_rows(layer: nn.Module, inputs: Tensor) -> Tensor:
     if not isinstance(layer, nn.Conv2d):
         return inputs.reshape(-1, inputs.shape[-1])
     patches = F.unfold(

@@ -129,7 +129,7 @@ def difference(
     """
     deltas: dict[str, Delta] = {}
     for name, old in before.items():
-        change = (after[name].detach().double() - old.double()).cpu()
+        change = after[name].detach().cpu().double() - old.cpu().double()
         if not change.any():
             continue
         kept = change != 0 if mask is None else mask.tensors[name].cpu()

@@ -1,12 +1,13 @@
 """Exact-k saliency masks over many tensors, without ever concatenating or sorting them."""
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -36,14 +37,20 @@ class Mask:
         bits = {name: pack_bits(mask) for name, mask in self.tensors.items()}
         shapes = {f"{name}.shape": torch.tensor(m.shape) for name, m in self.tensors.items()}
         partial = path.with_name(f".{path.name}.partial")
-        save_file({**bits, **shapes}, partial, metadata=dict(fingerprints))
+        # One entry, for the order of several in the file is random.
+        made_for = {"made_for": json.dumps(dict(fingerprints), sort_keys=True)}
+        save_file({**bits, **shapes}, partial, metadata=made_for)
         partial.rename(path)
 
     @classmethod
     def load(cls, path: Path, fingerprints: Mapping[str, str]) -> "Mask":
-        """Read a mask; raises ValueError, naming which, if any fingerprint is another one."""
-        with safe_open(path, "pt") as stored:
-            made_for = stored.metadata()
+        """Read a mask; ValueError if it is none, or, naming which, if a fingerprint is another."""
+        try:
+            stored = safe_open(path, "pt")
+            made_for = json.loads((stored.metadata() or {})["made_for"])
+        except (SafetensorError, KeyError) as error:
+            raise ValueError(f"{path} is not a mask; name another file, or a new one.") from error
+        with stored:
             others = [name for name, value in fingerprints.items() if made_for.get(name) != value]
             if others:
                 raise ValueError(f"The mask {path} was made for another {' and '.join(others)}; "
@@ -70,8 +77,8 @@ def build_mask(
     "top" keeps the most salient (SalUn), "bottom" the least, "random" as many anywhere,
     "random_per_layer" as many per tensor as "top" would, "none" all of them (no mask). Weights
     tied at the threshold are kept in parameter order, then in memory order, until the count is
-    reached. With scope "layer" the rule holds within each tensor, N being its own weights. Raises
-    ValueError for a density outside (0, 1].
+    reached ("bottom" drops them in that order). With scope "layer" the rule holds within each
+    tensor, N being its own weights. Raises ValueError for a density outside (0, 1].
     """
     if not 0 < density <= 1:
         raise ValueError(f"density is {density}; give a share of the weights in (0, 1].")

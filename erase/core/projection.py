@@ -8,7 +8,7 @@ from torch import Tensor
 from erase.core.subspace import Subspace
 
 OBLIQUE_RIDGE = 1e-6
-ROUNDING = 1e-6
+ROUNDING = 1e-5
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Projection:
 
         A strength of 2 reflects what 1 removes. Convolutions are flattened to [out, d].
         """
-        wide = weight.detach().double().cpu().flatten(1)
+        wide = weight.detach().cpu().double().flatten(1)
         return -strength * wide @ self.right.T, self.left.T
 
     def truncated(self, rank: int) -> "Projection":
@@ -45,7 +45,7 @@ def discriminative(
 ) -> Projection:
     """P_f - P_f P_r with scaled projections: what is the forget space's alone.
 
-    Source: Kodge, Saha and Roy (2023), eq. 6.
+    Source: Kodge, Saha and Roy (2023).
     """
     right = forget.basis.T
     kept = (right @ retain.basis) * retain.scaled(retain_alpha)
@@ -58,9 +58,9 @@ def orthogonal(
 ) -> Projection:
     """The orthogonal projection onto the strongest `rank` axes of directions [d, k], or onto all.
 
-    Axes up to `smallest` long count as rounding noise; by default 1e-6 of the longest.
+    Axes up to `smallest` long count as rounding noise; by default 1e-5 of the longest.
     """
-    left, singular, _ = torch.linalg.svd(directions.double().cpu(), full_matrices=False)
+    left, singular, _ = torch.linalg.svd(directions.cpu().double(), full_matrices=False)
     smallest = ROUNDING * singular.max() if smallest is None else smallest
     basis = left[:, singular > smallest][:, :rank]
     return Projection(basis, basis.T)
@@ -79,7 +79,8 @@ def null_space(forget: Subspace, retain: Subspace, rank: int) -> Projection:
 
 def mean_difference(forget: Subspace, retain: Subspace) -> Projection:
     """The orthogonal projection onto what tells each forget group's mean from the retain mean."""
-    return orthogonal(_mean_differences(forget, retain))
+    smallest = ROUNDING * torch.cat([forget.means, retain.means]).norm()
+    return orthogonal(_mean_differences(forget, retain), smallest=smallest)
 
 
 def oblique(forget: Subspace, retain: Subspace) -> Projection:
@@ -87,7 +88,7 @@ def oblique(forget: Subspace, retain: Subspace) -> Projection:
 
     P = D (D^T M^-1 D)^-1 D^T M^-1 with D the differences and M both sets' second moments: of all P
     with P D = D it has the smallest expected |P x|^2. Source: LEACE (Belrose et al., NeurIPS 2023),
-    theorem 4.3, without its bias, which keys and values have nowhere to put.
+    without its bias, which keys and values have nowhere to put.
     """
     differences = _mean_differences(forget, retain)
     moment = forget.moment() + retain.moment()

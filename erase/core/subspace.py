@@ -24,7 +24,7 @@ class Subspace:
     def scaled(self, alpha: float) -> Tensor:
         """Importance of each direction in 0..1: alpha r / ((alpha - 1) r + 1), r its energy share.
 
-        Source: Kodge, Saha and Roy (2023), eq. 4.
+        Source: Kodge, Saha and Roy (2023).
         """
         share = self.energies / self.energies.sum()
         return alpha * share / ((alpha - 1) * share + 1)
@@ -56,7 +56,7 @@ class SubspaceFitter:
 
     def update(self, activations: Tensor, group: str = "") -> "SubspaceFitter":
         """Add activations [..., d] of a group."""
-        rows = activations.detach().reshape(-1, self.dimension).double().cpu()
+        rows = activations.detach().reshape(-1, self.dimension).cpu().double()
         self.count += len(rows)
         total, count = self._groups.get(group, (torch.zeros(self.dimension).double(), 0))
         self._groups[group] = total + rows.sum(0), count + len(rows)

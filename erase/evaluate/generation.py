@@ -52,13 +52,18 @@ def draw_evaluation(
     description: str,
 ) -> Drawn:
     """Draw the evaluation pictures; prompts and seeds are alike for every model."""
-    forget = sample(prompts.forget, config.forget_pictures, FIRST_SEED)
-    retain = sample(prompts.retain, config.retain_pictures, FIRST_SEED)
-    chosen = forget + retain
+    chosen, forget_count = evaluation_prompts(prompts, config)
     seeds = range(FIRST_SEED, FIRST_SEED + len(chosen))
     texts = [prompt.text for prompt in chosen]
     pictures = draw(pipeline, texts, seeds, sampling, "pt", description)
-    return Drawn(pictures.float(), chosen, len(forget))
+    return Drawn(pictures.float(), chosen, forget_count)
+
+
+def evaluation_prompts(prompts: PromptSet, config: EvaluationConfig) -> tuple[list[Prompt], int]:
+    """The prompts that are judged, forget prompts first, and how many of those there are."""
+    forget = sample(prompts.forget, config.forget_pictures, FIRST_SEED)
+    retain = sample(prompts.retain, config.retain_pictures, FIRST_SEED)
+    return forget + retain, len(forget)
 
 
 def judge_drawn(

@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 CHART = "saliency.png"
-DEPTH = 3
+DEPTH = {"unet": 3, "text_encoder": 4}
 
 
 @dataclass
@@ -26,7 +26,8 @@ def blocks_of(layers: Mapping[str, Mapping[str, Any]]) -> list[Block]:
     """A recipe's `mask.layers` by block, such as `unet.up_blocks.0`, in the model's order."""
     blocks: dict[str, Block] = {}
     for name, layer in layers.items():
-        key = ".".join(name.split(".")[:DEPTH])
+        *module, _ = name.split(".")
+        key = ".".join(module[: DEPTH.get(module[0], 2)])
         block = blocks.setdefault(key, Block(key))
         block.weights += layer["of"]
         block.kept += layer["kept"]

@@ -28,8 +28,8 @@ class ConceptAblationConfig:
 def concept_ablation(task: DiffusionTask, config: ConceptAblationConfig) -> Erasure:
     """Match the forget prompt's prediction to the anchor's on the anchor's own pictures.
 
-    The model-based objective of Kumari et al., ICCV 2023, eq. 5, with the base as the teacher and
-    the base's answers on the retain set for its regularisation.
+    The model-based objective of Kumari et al., ICCV 2023, but with the base as the teacher, where
+    theirs is the model as it is, and the base's answers on the retain set to hold the rest.
     """
     base = task.frozen_copy()
 

@@ -44,7 +44,7 @@ class ESDConfig:
 
 @register("esd", ESDConfig, DiffusionTask)
 def esd(task: DiffusionTask, config: ESDConfig) -> Erasure:
-    """Erased Stable Diffusion (Gandikota et al., ICCV 2023, eq. 5).
+    """Erased Stable Diffusion (Gandikota et al., ICCV 2023).
 
     The target is e0(x, anchor) - guidance * (e0(x, prompt) - e0(x, "")), e0 being the base, where
     requests without an anchor name "" instead. The noisy pictures are the base's own pictures of

@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from erase.checks import require_positive
+from erase.checks import require_lists, require_positive
 from erase.core.delta import LowRankDelta
 from erase.core.projection import (
     Projection,
@@ -32,7 +32,7 @@ class ProjectionConfig:
             between the sets' means, orthogonally; "oblique" the same, moving inputs least.
         forget_alpha: scaled only; how soon a forget direction counts fully.
         retain_alpha: scaled only; how soon a retain direction does.
-        rank: most directions to remove at one place.
+        rank: most directions to remove at one place for each concept.
         retain_energy: null_space only; share of the retain activations' energy that is kept
             exactly.
         strength: 1 removes, 2 reflects.
@@ -49,6 +49,7 @@ class ProjectionConfig:
     samples: int = 256
 
     def __post_init__(self) -> None:
+        require_lists(self, "targets")
         require_positive(self, "forget_alpha", "retain_alpha", "rank", "strength", "samples")
         if not 0 < self.retain_energy <= 1:
             raise ValueError(f"retain_energy is {self.retain_energy}; give a share in (0, 1].")
@@ -63,16 +64,27 @@ def projection(task: Task, config: ProjectionConfig) -> Erasure:
     deltas: dict[str, LowRankDelta] = {}
     ranks: dict[str, int] = {}
     weights = task.parameters()
-    for target in config.targets or task.targets[:1]:
+    for target, sites in _sites(task, config).items():
         forget, retain = (activation_spaces(task, s, target, config) for s in ("forget", "retain"))
-        for site, names in task.sites(target).items():
-            removed = _space(forget[site], retain[site], config).truncated(config.rank)
+        for site, names in sites.items():
+            removed = _space(forget[site], retain[site], config)
             ranks[site] = removed.rank
             if removed.rank:
                 deltas |= _deltas({name: weights[name] for name in names}, removed, config.strength)
     if not deltas:
         raise ValueError("The retain space holds all of the forget space; lower retain_energy.")
     return Erasure(deltas, {"ranks": ranks})
+
+
+def _sites(task: Task, config: ProjectionConfig) -> dict[str, dict[str, list[str]]]:
+    """The places of every target; ValueError if a weight would be edited twice, or none."""
+    targets = {target: task.sites(target) for target in config.targets or task.targets[:1]}
+    names = [name for sites in targets.values() for edited in sites.values() for name in edited]
+    if len(set(names)) < len(names):
+        raise ValueError(f"The targets {', '.join(targets)} share weights; name one of them.")
+    if not names:
+        raise ValueError(f"No weight of {', '.join(targets)} may change; widen the patterns.")
+    return targets
 
 
 def activation_spaces(
@@ -90,10 +102,12 @@ def activation_spaces(
 
 
 def _space(forget: Subspace, retain: Subspace, config: ProjectionConfig) -> Projection:
+    rank = config.rank * len(forget.means)
     if config.space == "scaled":
-        return discriminative(forget, retain, config.forget_alpha, config.retain_alpha)
+        scaled = discriminative(forget, retain, config.forget_alpha, config.retain_alpha)
+        return scaled.truncated(rank)
     if config.space == "null_space":
-        return null_space(forget, retain.holding(config.retain_energy), config.rank)
+        return null_space(forget, retain.holding(config.retain_energy), rank)
     return {"mean_difference": mean_difference, "oblique": oblique}[config.space](forget, retain)
 
 

@@ -33,7 +33,7 @@ class RECEConfig:
 
 @register("rece", RECEConfig, DiffusionTask)
 def rece(task: DiffusionTask, config: RECEConfig) -> Erasure:
-    """UCE against its own adversary (after RECE; Gong et al., ECCV 2024, eqs. 7 to 10).
+    """UCE against its own adversary (after RECE; Gong et al., ECCV 2024).
 
     Each round adds to the forget tokens those embeddings that make the edited keys and values most
     like the base's, and solves the whole problem again from the base.
@@ -41,7 +41,7 @@ def rece(task: DiffusionTask, config: RECEConfig) -> Erasure:
     tokens, wanted, kept = editing_tokens(task, config.uce)
     parameters = task.parameters()
     names = task.sites("cross_attention")["text"]
-    weights = [parameters[name].detach().double().cpu() for name in names]
+    weights = [parameters[name].detach().cpu().double() for name in names]
     sources, targets = tokens, wanted
     for _ in range(config.rounds):
         up, down = shared_edit(sources, targets, kept, config.uce)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from accelerate import Accelerator
 from torch import Tensor
 
 from erase.core.mask import Mask, Scope, Selection, build_mask
@@ -88,21 +89,25 @@ def saliency(task: Task, estimator: str) -> dict[str, Tensor]:
 
 def _mask_of(task: Task, config: SalUnConfig) -> tuple[Mask, dict[str, Any]]:
     """The mask, read or made, and what the recipe says of it."""
-    task.prepare()
     path = Path(config.mask_file) if config.mask_file else None
+    options = (config.mask, config.density, config.scope, config.estimator, task.seed)
+    made_for = task.fingerprints() | {"choice of weights": " ".join(map(str, options))}
     if path and path.is_file():
-        mask = Mask.load(path, task.fingerprints())
+        mask = Mask.load(path, made_for)
         return mask, _facts(mask, {})
+    if path and not path.parent.is_dir():
+        raise ValueError(f"The folder of the mask file {path} is not there; make it first.")
+    task.prepare()
     scores = saliency(task, config.estimator)
     mask = build_mask(scores, config.density, config.mask, task.seed, config.scope)
-    if path:
-        mask.save(path, task.fingerprints())
+    if path and Accelerator().is_main_process:
+        mask.save(path, made_for)
     return mask, _facts(mask, scores)
 
 
 def _facts(mask: Mask, scores: Mapping[str, Tensor]) -> dict[str, Any]:
     """Counts, in all and by layer, and each layer's share of the saliency where it is known."""
-    sums = {name: float(score.double().sum()) for name, score in scores.items()}
+    sums = {name: float(score.cpu().double().sum()) for name, score in scores.items()}
     total = sum(sums.values()) or 1.0
     layers = {
         name: {"kept": int(kept.sum()), "of": kept.numel()} for name, kept in mask.tensors.items()

@@ -15,7 +15,7 @@ from erase.core.mask import build_mask
 from erase.erasure import Erasure
 from erase.methods import register
 from erase.methods.salun import Teacher, relabelling_loss, saliency
-from erase.preserve import only_trainable
+from erase.preserve import only_trainable, preserved
 from erase.tasks.base import Task
 from erase.training import TrainingConfig, train
 
@@ -55,7 +55,14 @@ def salun_lora(task: Task, config: SalUnLoRAConfig) -> Erasure:
     task.prepare()
     ranks = _ranks(task, config)
     loss = relabelling_loss(task, config.teacher, config.retain_weight)
-    with torch.random.fork_rng(), _adapters(task, ranks) as factors:
+    everything = task.parameters()
+    # The outer contexts give back what injection and a resumed checkpoint do to the base.
+    with (
+        torch.random.fork_rng(),
+        preserved(everything),
+        only_trainable(task, {}),
+        _adapters(task, ranks) as factors,
+    ):
         parameters = {
             f"{name}.{side}": factor
             for name, pair in factors.items()
@@ -74,7 +81,7 @@ def _ranks(task: Task, config: SalUnLoRAConfig) -> dict[str, int]:
     """The rank of every layer that gets one, by canonical name."""
     mask = build_mask(saliency(task, "signed_sum"), config.density)
     shares = {
-        layer: mask.tensors[f"{layer}.weight"].double().mean().item()
+        layer: mask.tensors[f"{layer}.weight"].float().mean().item()
         for component, module in task.components.items()
         for layer in projectable_layers(module, component)
         if f"{layer}.weight" in mask.tensors

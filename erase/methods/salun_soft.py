@@ -33,7 +33,7 @@ class SalUnSoftConfig:
 
 @register("salun_soft", SalUnSoftConfig)
 def salun_soft(task: Task, config: SalUnSoftConfig) -> Erasure:
-    """SalUn's objective plus a falling l1 penalty on the change (Fan et al., ICLR 2024, app. B)."""
+    """SalUn's objective plus a falling l1 penalty on the change (Fan et al., ICLR 2024)."""
     loss = relabelling_loss(task, config.teacher, config.retain_weight)
     deltas = finetune(task, loss, config.training, sparsity=config.sparsity)
     total = sum(parameter.numel() for parameter in task.parameters().values())

@@ -20,7 +20,8 @@ class UCEConfig:
     Args:
         rank: largest rank of the edit; what it leaves out is the least of the edit.
         preserve_weight: weight of the retained prompts against the forgotten ones.
-        regularisation: weight of leaving all other inputs alone.
+        regularisation: weight of leaving all other inputs alone, in thousandths of the mean
+            energy of the tokens.
         prompts: most prompts of either set to use.
     """
 
@@ -52,15 +53,16 @@ def editing_tokens(task: DiffusionTask, config: UCEConfig) -> tuple[Tensor, Tens
     )
     tokens, wanted = task.redirected_embeddings(forget)
     with torch.no_grad():
-        kept = task.embed([prompt.text for prompt in retain]).flatten(0, 1)
-    return tokens.double().cpu(), wanted.double().cpu(), kept.double().cpu()
+        # Guidance reads the empty prompt beside every other.
+        kept = task.embed([*(prompt.text for prompt in retain), ""]).flatten(0, 1)
+    return tokens.cpu().double(), wanted.cpu().double(), kept.cpu().double()
 
 
 def edit_deltas(task: DiffusionTask, up: Tensor, down: Tensor) -> dict[str, LowRankDelta]:
     """W M for every key and value weight W, with M = up @ down."""
     weights = task.parameters()
     return {
-        name: LowRankDelta((weights[name].detach().double().cpu() @ up).float(), down.float())
+        name: LowRankDelta((weights[name].detach().cpu().double() @ up).float(), down.float())
         for name in task.sites("cross_attention")["text"]
     }
 
@@ -70,7 +72,8 @@ def shared_edit(
 ) -> tuple[Tensor, Tensor]:
     """Factors (up [d, k], down [k, d]) of the matrix M that solves UCE's normal equations.
 
-    M (C^T C / n + preserve K^T K / m + regularisation I) = (C* - C)^T C / n, with rows as samples.
+    M (C^T C / n + preserve K^T K / m + ridge I) = (C* - C)^T C / n, with rows as samples and the
+    ridge `regularisation` thousandths of the mean diagonal of what it is added to.
     """
     forget_moment = tokens.T @ tokens / len(tokens)
     keep_moment = kept.T @ kept / len(kept)

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from erase.catalogue import Sampling
-from erase.checks import require_positive
+from erase.checks import require_lists, require_positive
 from erase.core.activations import listening, projectable_layers
 from erase.core.fingerprint import combined, fingerprint
 from erase.core.patterns import matching
@@ -57,6 +58,7 @@ class DiffusionTaskConfig:
     batch_size: int = 8
 
     def __post_init__(self) -> None:
+        require_lists(self, "components", "include", "exclude")
         require_positive(
             self, "forget_pictures", "retain_pictures", "generation_steps", "batch_size"
         )
@@ -173,9 +175,15 @@ class DiffusionTask:
             raise ValueError(f"There is no target {target}; name some of {self.targets}.")
         if target == "cross_attention":
             return {"text": [*matching(self.parameters(), CROSS_ATTENTION)]}
-        layers = projectable_layers(self.components[target], target)
+        return {name: [f"{name}.weight"] for name in self._layers(target)}
+
+    def _layers(self, component: str) -> dict[str, nn.Module]:
+        """The component's layers that may change and read something of the prompt."""
+        editable = self.parameters()
         return {
-            name: [f"{name}.weight"] for name in layers if f"{name}.weight" in self.parameters()
+            name: layer
+            for name, layer in projectable_layers(self.components[component], component).items()
+            if f"{name}.weight" in editable and "time_emb" not in name
         }
 
     @torch.no_grad()
@@ -187,11 +195,12 @@ class DiffusionTask:
         prompts = self.prompts.forget if which == "forget" else self.prompts.retain
         chosen = sample(prompts, min(samples, len(prompts)), self.seed)
         for group, texts in _texts_by_group(chosen).items():
+            # Guidance reads the empty prompt beside every other.
+            texts = [*texts, ""] if which == "retain" and target != "unet" else texts
             if target == "cross_attention":
                 hear("text", self.embed(texts).flatten(0, 1), group)
                 continue
-            layers = projectable_layers(self.components[target], target)
-            with listening(layers, lambda site, rows, group=group: hear(site, rows, group)):
+            with listening(self._layers(target), partial(_in_group, hear, group)):
                 self._run(target, texts, which)
 
     def _run(self, target: str, texts: Sequence[str], which: SetName) -> None:
@@ -217,10 +226,8 @@ class DiffusionTask:
 
     def fingerprints(self) -> dict[str, str]:
         """What tells this "base" and this "forget set" from others."""
-        prompts, latents = self._sets.forget
         base = (fingerprint(parameter) for parameter in self.parameters().values())
-        forget_set = [*(prompt.text for prompt in prompts), fingerprint(latents)]
-        return {"base": combined(base), "forget set": combined(forget_set)}
+        return {"base": combined(base), "forget set": self._sets.fingerprint()}
 
     def describe(self) -> dict[str, Any]:
         """The data of the task as JSON, for the recipe."""
@@ -285,6 +292,10 @@ class DiffusionTask:
                 [prompt.text for prompt in chosen],
                 [prompt.anchor for prompt in chosen],
             )
+
+
+def _in_group(hear: Listener, group: str, site: str, rows: Tensor) -> None:
+    hear(site, rows, group)
 
 
 def _texts_by_group(prompts: Sequence[Prompt]) -> dict[str, list[str]]:

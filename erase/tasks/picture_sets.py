@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Sequence
 from functools import cached_property
+from hashlib import sha256
 
 import torch
 from diffusers import StableDiffusionPipeline
@@ -10,6 +11,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from erase.catalogue import Sampling
+from erase.core.fingerprint import combined
 from erase.request import Prompt, PromptSet, sample
 from erase.sampling import draw
 
@@ -63,6 +65,14 @@ class PictureSets:
         first = 1_000_000 * (10 * self._seed + stream)
         seeds = range(first, first + len(texts))
         return draw(self._pipeline, texts, seeds, self._sampling, "latent", description)
+
+    def fingerprint(self) -> str:
+        """What tells this forget set from others: its prompts, and its pictures or their seeds."""
+        if self._given is not None:
+            pictures = [sha256(picture.tobytes()).hexdigest() for picture in self._given]
+        else:
+            pictures = [f"{self._counts[0]} {self._seed} {self._sampling} {self._of_anchors}"]
+        return combined([*(f"{p.text} > {p.anchor}" for p in self._prompts.forget), *pictures])
 
     @torch.no_grad()
     def _encoded(self, pictures: Sequence[Image]) -> PictureSet:
