@@ -10,6 +10,7 @@ from pathlib import Path
 from erase.bundled.canvas import EmojiCanvas
 from erase.bundled.recipe_diffusion import train_diffusion
 from erase.bundled.recipe_judge import train_judge
+from erase.bundled.recipe_loop import Schedule
 from erase.bundled.recipe_vae import train_vae
 
 BUNDLED = Path(__file__).parent.parent / "erase" / "bundled"
@@ -21,6 +22,7 @@ def main() -> None:
     parser.add_argument("stage", choices=("vae", "judge", "diffusion"))
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--learning-rate", type=float, default=1.2e-3, help="of the diffusion")
     parser.add_argument("--out", type=Path, help="folder for emoji/ and judge/, if not the package")
     parser.add_argument("--objects", choices=("core", "all"), default="all")
     parser.add_argument("--exclude-objects", nargs="*", default=[])
@@ -35,7 +37,8 @@ def main() -> None:
     elif args.stage == "judge":
         train_judge(args.run, args.steps, out / "judge")
     else:
-        train_diffusion(args.run, args.steps, chosen_canvas(args), vae_folder, out / "emoji")
+        schedule = Schedule(args.steps, args.learning_rate)
+        train_diffusion(args.run, schedule, chosen_canvas(args), vae_folder, out / "emoji")
 
 
 def chosen_canvas(args: argparse.Namespace) -> EmojiCanvas:

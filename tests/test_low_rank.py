@@ -3,11 +3,15 @@ import sys
 
 import pytest
 import torch
-from conftest import build_tiny_pipeline, build_tiny_task
+from conftest import CATALOGUE, build_tiny_pipeline, build_tiny_task
+from test_contract import draw_ghost
 from test_erasure import changed, snapshot
 
 from erase.erasure import Erasure
+from erase.methods.projection import ProjectionConfig, projection
 from erase.methods.uce import UCEConfig, shared_edit, uce
+from erase.request import EraseRequest, expand
+from erase.tasks.diffusion import DiffusionTask, DiffusionTaskConfig
 from erase.tasks.tokens import paired_positions
 
 PLAIN = """
@@ -80,3 +84,20 @@ def test_uce_leaves_the_base_alone(tiny_pipeline):
     uce(build_tiny_task(tiny_pipeline), UCEConfig())
     assert not changed(before, snapshot(build_tiny_pipeline()))
     assert not changed(before, snapshot(tiny_pipeline))
+
+
+@pytest.mark.parametrize("linear", ["fc1", "fc2"])
+def test_a_lora_of_the_text_encoders_mlp_alone_loads_too(tiny_pipeline, tmp_path, linear):
+    prompts = expand(EraseRequest(["ghost"]), CATALOGUE)
+    config = DiffusionTaskConfig(("text_encoder",), include=(f"*{linear}.weight",))
+    task = DiffusionTask(tiny_pipeline, prompts, CATALOGUE.sampling, config)
+    erasure = projection(task, ProjectionConfig(space="mean_difference"))
+    assert [name.split(".")[-2] for name in erasure.deltas] == [linear]
+    erasure.save_pretrained(tmp_path / "lora")
+    assert Erasure.from_pretrained(tmp_path / "lora").deltas.keys() == erasure.deltas.keys()
+    with erasure.apply(tiny_pipeline.components):
+        ours = draw_ghost(tiny_pipeline)
+    base = draw_ghost(tiny_pipeline)
+    tiny_pipeline.load_lora_weights(tmp_path / "lora")
+    assert torch.allclose(draw_ghost(tiny_pipeline), ours, atol=1e-5)
+    assert not torch.equal(base, ours)

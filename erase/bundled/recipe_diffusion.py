@@ -38,7 +38,6 @@ WARM_UP_STEPS = 300
 WARM_UP_BATCH = 256
 EMPTY_CAPTIONS = 0.1
 EMA_DECAY = 0.999
-TIME_SHIFT = 0.5
 PREVIEW_PROMPTS = 32
 SAMPLING = Sampling(steps=20, guidance_scale=4.0)
 FAST_BF16 = torch.cpu.get_capabilities().get("avx512_bf16", False)
@@ -190,14 +189,10 @@ def diffusion_loss(
     text: Tensor,
     generator: torch.Generator,
 ) -> Tensor:
-    """Velocity MSE at logit-normal time steps, more of them noisy than not.
-
-    Twice the channels of a usual latent say the same thing twice, so that shapes are decided at
-    more noise: the shift is log sqrt 2, rounded up (Esser et al., 2024, eq. 23).
-    """
+    """Velocity MSE at logit-normal time steps (Esser et al., 2024)."""
     latents = latents.to(memory_format=torch.channels_last)
     noise = torch.randn(latents.shape, generator=generator)
-    logits = TIME_SHIFT + torch.randn(len(latents), generator=generator)
+    logits = torch.randn(len(latents), generator=generator)
     steps = (logits.sigmoid() * scheduler.config.num_train_timesteps).long()
     noisy = scheduler.add_noise(latents, noise, steps)
     target = scheduler.get_velocity(latents, noise, steps)
@@ -205,7 +200,7 @@ def diffusion_loss(
 
 
 def train_diffusion(
-    run: Path, steps: int, canvas: EmojiCanvas, vae_folder: Path, out: Path
+    run: Path, schedule: Schedule, canvas: EmojiCanvas, vae_folder: Path, out: Path
 ) -> None:
     """Train on the canvas' cells and save a plain StableDiffusionPipeline folder."""
     torch.manual_seed(SEED)
@@ -236,11 +231,11 @@ def train_diffusion(
         return _draw_preview(pipeline(), canvas)
 
     train(
-        run, Schedule(steps, 1.2e-3), {"model": model, "average": average}, model.parameters(),
+        run, schedule, {"model": model, "average": average}, model.parameters(),
         loss, lambda step: average.update_parameters(model), preview,
     )  # fmt: skip
     pipeline().to(torch.float16).save_pretrained(out)
-    _open_in_float32(out / "text_encoder" / "config.json")
+    _tidy_configs(out)
     (out / FILE).write_text(json.dumps(asdict(build_catalogue(canvas)), indent=1) + "\n")
 
 
@@ -251,9 +246,14 @@ def _tokenizer_of(run: Path) -> CLIPTokenizer:
     return CLIPTokenizer.from_pretrained(run / "tokenizer")
 
 
-def _open_in_float32(config: Path) -> None:
-    # Transformers opens a model in the dtype its config names, diffusers in float32.
-    config.write_text(config.read_text().replace('"float16"', '"float32"'))
+def _tidy_configs(folder: Path) -> None:
+    # Transformers opens a model in the dtype its config names, diffusers in float32; and where the
+    # parts lay on the training machine is nobody's business.
+    for path in folder.rglob("*config.json"):
+        config = json.loads(path.read_text().replace('"float16"', '"float32"'))
+        for trace in ("_name_or_path", "is_local", "local_files_only"):
+            config.pop(trace, None)
+        path.write_text(json.dumps(config, indent=2) + "\n")
 
 
 @torch.no_grad()
