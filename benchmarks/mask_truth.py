@@ -47,7 +47,9 @@ def run_seed(model: Model, judge: ClipJudge, concept: str, seed: int, folder: Pa
     if not missing:
         return
     prompts = expand(EraseRequest([concept], seed=seed), model.catalogue)
-    task = DiffusionTask(model.pipeline, prompts, model.sampling, seed=seed)
+    task = DiffusionTask(
+        model.pipeline, prompts, model.sampling, seed=seed, learning_rate=model.learning_rate
+    )
     task.prepare()
     config = SalUnConfig()
     scores = saliency(task, config.estimator)

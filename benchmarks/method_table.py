@@ -104,7 +104,9 @@ def run_method(name: str, model: Model, concept: str, prompts: PromptSet) -> tup
         drawn = baseline(partial(BASELINES[name], concept), model, prompts)
         return drawn, {"seconds": 0.0, "bytes": 0}
     started = time.perf_counter()
-    erasure = methods()[name](DiffusionTask(model.pipeline, prompts, model.sampling))
+    rate = model.learning_rate
+    task = DiffusionTask(model.pipeline, prompts, model.sampling, learning_rate=rate)
+    erasure = methods()[name](task)
     seconds = time.perf_counter() - started
     size = erasure.nbytes
     with erasure.apply(model.pipeline.components):

@@ -21,6 +21,10 @@ class Concept:
         return f"{self.name} style" if self.kind == "style" else self.name
 
 
+# What the field finetunes Stable Diffusion with.
+LEARNING_RATE = 1e-5
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How a model is meant to be sampled."""
@@ -34,7 +38,8 @@ class Catalogue:
     """Objects and styles a model draws, prompt templates, and synonyms of objects.
 
     `templates` hold `{object}`, `{style}` and the articles `{a}` and `{a_style}` that fit them;
-    `object_templates` name no style.
+    `object_templates` name no style. `learning_rate` is what AdamW is to start from where the
+    model is finetuned.
     """
 
     objects: Sequence[str]
@@ -43,6 +48,7 @@ class Catalogue:
     object_templates: Sequence[str] = ()
     synonyms: dict[str, list[str]] = field(default_factory=dict)
     sampling: Sampling = field(default_factory=Sampling)
+    learning_rate: float = LEARNING_RATE
 
     @classmethod
     def of_model(cls, folder: str | Path) -> "Catalogue | None":

@@ -7,7 +7,7 @@ import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
 
 from erase.bundled import EMOJI, JUDGE
-from erase.catalogue import Catalogue, Sampling
+from erase.catalogue import LEARNING_RATE, Catalogue, Sampling
 
 BUNDLED = {"emoji": EMOJI}
 
@@ -24,6 +24,11 @@ class Model:
     def sampling(self) -> Sampling:
         """How the model is meant to be sampled."""
         return self.catalogue.sampling if self.catalogue else Sampling()
+
+    @property
+    def learning_rate(self) -> float:
+        """What finetuning is to start from."""
+        return self.catalogue.learning_rate if self.catalogue else LEARNING_RATE
 
 
 def load_model(name: str, device: str = "cpu") -> Model:

@@ -66,7 +66,10 @@ def run(config: RunConfig, output: str | Path) -> dict[str, Any]:
     prompts = expand(config.request, model.catalogue)
     judge = _open_judge(config, model)
     options = config.method_config or method.config()
-    task = DiffusionTask(model.pipeline, prompts, model.sampling, config.task, config.request.seed)
+    task = DiffusionTask(
+        model.pipeline, prompts, model.sampling, config.task, config.request.seed,
+        learning_rate=model.learning_rate,
+    )  # fmt: skip
     digest = _digest(config, task)
     _refuse_another_run(output, digest)
     state = output.with_name(f".{output.name}.{digest}")

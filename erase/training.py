@@ -33,7 +33,7 @@ class TrainingConfig:
 
     Args:
         steps: optimizer steps, each on a batch of the forget and one of the retain set.
-        learning_rate: AdamW's, at the first step.
+        learning_rate: AdamW's, at the first step; 0 is what the task suggests for its model.
         learning_rate_schedule: "linear" falls to zero at the last step.
         weight_decay: AdamW's; masked-out weights are safe from it.
         max_gradient_norm: clips the norm of all masked gradients together.
@@ -42,8 +42,8 @@ class TrainingConfig:
         checkpoints: folder of the resumable state; `erase run` sets it, empty keeps none.
     """
 
-    steps: int = 150
-    learning_rate: float = 1e-4
+    steps: int = 100
+    learning_rate: float = 0.0
     learning_rate_schedule: Literal["constant", "linear"] = "linear"
     weight_decay: float = 0.0
     max_gradient_norm: float = 1.0
@@ -52,7 +52,7 @@ class TrainingConfig:
     checkpoints: str = ""
 
     def __post_init__(self) -> None:
-        require_positive(self, "steps", "learning_rate", "max_gradient_norm", "checkpoint_every")
+        require_positive(self, "steps", "max_gradient_norm", "checkpoint_every")
 
 
 class TrainingStopped(Exception):
@@ -93,16 +93,14 @@ def train(
     task.prepare()
     accelerator = Accelerator()
     parameters = parameters or task.parameters()
-    optimizer = torch.optim.AdamW(
-        parameters.values(), lr=config.learning_rate, weight_decay=config.weight_decay
-    )
+    optimizer = torch.optim.AdamW(parameters.values(), weight_decay=config.weight_decay, fused=True)
     folder = Path(config.checkpoints) if config.checkpoints else None
     shrink = SoftThreshold(parameters if sparsity else {})
     first = load_checkpoint(folder, task.components, optimizer) if folder else 0
     masked = MaskedUpdate(optimizer, parameters, mask) if mask else nullcontext()
     with masked, _stop_requested() as stop:
         for step in _progress(first, config.steps, accelerator):
-            rate = _learning_rate(config, step)
+            rate = (config.learning_rate or task.learning_rate) * _share_left(config, step)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             _step(task, step_loss, accelerator, optimizer, config, step)
@@ -160,9 +158,8 @@ def step_seed(seed: int, step: int) -> int:
     return (seed + 1) * 10_000_000 + 2 * step
 
 
-def _learning_rate(config: TrainingConfig, step: int) -> float:
-    left = 1 - step / config.steps if config.learning_rate_schedule == "linear" else 1.0
-    return config.learning_rate * left
+def _share_left(config: TrainingConfig, step: int) -> float:
+    return 1 - step / config.steps if config.learning_rate_schedule == "linear" else 1.0
 
 
 def _progress(first: int, steps: int, accelerator: Accelerator) -> Iterator[int]:

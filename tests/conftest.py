@@ -81,4 +81,4 @@ def build_tiny_task(pipeline: StableDiffusionPipeline, components=("unet",)) -> 
     config = DiffusionTaskConfig(
         components, forget_pictures=4, retain_pictures=4, generation_steps=2, batch_size=2
     )
-    return DiffusionTask(pipeline, prompts, CATALOGUE.sampling, config)
+    return DiffusionTask(pipeline, prompts, CATALOGUE.sampling, config, learning_rate=1e-3)

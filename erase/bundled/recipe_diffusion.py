@@ -40,6 +40,7 @@ EMPTY_CAPTIONS = 0.1
 EMA_DECAY = 0.999
 PREVIEW_PROMPTS = 32
 SAMPLING = Sampling(steps=20, guidance_scale=4.0)
+FINETUNING_RATE = 5e-4
 FAST_BF16 = torch.cpu.get_capabilities().get("avx512_bf16", False)
 
 
@@ -266,7 +267,15 @@ def _moving_average(average: list[Tensor], current: list[Tensor], count: Tensor)
 def build_catalogue(canvas: EmojiCanvas) -> Catalogue:
     """What the trained pipeline draws and how it is meant to be sampled."""
     synonyms = {name: canvas.synonyms[name] for name in canvas.objects}
-    return Catalogue(canvas.objects, canvas.styles, TEMPLATES, OBJECT_TEMPLATES, synonyms, SAMPLING)
+    return Catalogue(
+        canvas.objects,
+        canvas.styles,
+        TEMPLATES,
+        OBJECT_TEMPLATES,
+        synonyms,
+        SAMPLING,
+        FINETUNING_RATE,
+    )
 
 
 def assemble(

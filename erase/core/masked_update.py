@@ -21,7 +21,7 @@ class MaskedUpdate:
     def __init__(self, optimizer: Optimizer, parameters: Mapping[str, nn.Parameter], mask: Mask):
         self._optimizer = optimizer
         self._entries = [(p, mask.tensors[name].to(p.device)) for name, p in parameters.items()]
-        self._originals = [p.detach()[~kept].clone() for p, kept in self._entries]
+        self._originals = [p.detach().clone() for p, _ in self._entries]
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
 
     def __enter__(self) -> "MaskedUpdate":
@@ -43,7 +43,7 @@ class MaskedUpdate:
     @torch.no_grad()
     def _restore(self, *_: object) -> None:
         for (parameter, kept), original in zip(self._entries, self._originals, strict=True):
-            parameter[~kept] = original
+            parameter.copy_(torch.where(kept, parameter, original))
 
 
 class SoftThreshold:

@@ -13,12 +13,10 @@ class GradientAscentConfig:
     """Ascent on the forget set, with nothing to hold the rest in place.
 
     Args:
-        training: the optimizer's settings; few and small steps, for the loss has no upper bound.
+        training: the optimizer's settings; few steps, for the loss has no upper bound.
     """
 
-    training: TrainingConfig = field(
-        default_factory=lambda: TrainingConfig(steps=30, learning_rate=1e-5)
-    )
+    training: TrainingConfig = field(default_factory=lambda: TrainingConfig(steps=20))
 
 
 @register("gradient_ascent", GradientAscentConfig)

@@ -28,6 +28,7 @@ class Task(Protocol):
     frozen: Mapping[str, nn.Module]  # take part, unchanged
     targets: Sequence[str]  # parts a projection may edit, the cheapest first
     seed: int
+    learning_rate: float  # of AdamW, at which this model forgets without falling apart
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """The editable tensors, by canonical name `component.path`."""

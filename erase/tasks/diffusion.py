@@ -13,7 +13,7 @@ from PIL.Image import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from erase.catalogue import Sampling
+from erase.catalogue import LEARNING_RATE, Sampling
 from erase.checks import require_lists, require_positive
 from erase.core.activations import listening, projectable_layers
 from erase.core.fingerprint import combined, fingerprint
@@ -81,9 +81,10 @@ class DiffusionTask:
         config: DiffusionTaskConfig | None = None,
         seed: int = 0,
         forget_pictures: Sequence[Image] | None = None,
+        learning_rate: float = LEARNING_RATE,
     ):
         self.config = config or DiffusionTaskConfig()
-        self.seed = seed
+        self.seed, self.learning_rate = seed, learning_rate
         self.prompts = prompts
         self.sampling = Sampling(self.config.generation_steps, sampling.guidance_scale)
         self.components: Mapping[str, nn.Module] = {
