@@ -70,7 +70,7 @@ def finetune(
     """What `train` does to the parameters, as deltas; the task keeps its weights, bit for bit."""
     chosen = parameters or task.parameters()
     with preserved(chosen) as before, only_trainable(task, chosen):
-        train(task, step_loss, config, mask, chosen, sparsity)
+        train(task, step_loss, config, mask, chosen, sparsity, before)
         return difference(before, chosen, mask)
 
 
@@ -81,23 +81,27 @@ def train(
     mask: Mask | None = None,
     parameters: Mapping[str, nn.Parameter] | None = None,
     sparsity: float = 0.0,
+    originals: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Minimise `step_loss(forget batch, retain batch)` in place over the task's parameters.
 
     `parameters` names some of the task's modules' own, if not all are to change. `sparsity` is the
-    weight, falling to 0, of an l1 penalty on their change, in steps of the learning rate. Each
-    step's batches depend on the task's seed and the step alone; processes take shards of them and
-    average gradients, so that one and two processes agree. Raises ValueError when the loss is not
-    finite, TrainingStopped after SIGINT or SIGTERM.
+    weight, falling to 0, of an l1 penalty on their change, in steps of the learning rate.
+    `originals` are copies of the parameters, if the caller has them. Each step's batches depend on
+    the task's seed and the step alone; processes take shards of them and average gradients, so that
+    one and two processes agree. Raises ValueError when the loss is not finite, TrainingStopped
+    after SIGINT or SIGTERM.
     """
     task.prepare()
     accelerator = Accelerator()
     parameters = parameters or task.parameters()
     optimizer = torch.optim.AdamW(parameters.values(), weight_decay=config.weight_decay, fused=True)
     folder = Path(config.checkpoints) if config.checkpoints else None
-    shrink = SoftThreshold(parameters if sparsity else {})
+    if originals is None:
+        originals = {name: p.detach().clone() for name, p in parameters.items()}
+    shrink = SoftThreshold(parameters, originals)
     first = load_checkpoint(folder, task.components, optimizer) if folder else 0
-    masked = MaskedUpdate(optimizer, parameters, mask) if mask else nullcontext()
+    masked = MaskedUpdate(optimizer, parameters, mask, originals) if mask else nullcontext()
     with masked, _stop_requested() as stop:
         for step in _progress(first, config.steps, accelerator):
             rate = (config.learning_rate or task.learning_rate) * _share_left(config, step)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from types import TracebackType
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from erase.core.mask import Mask
@@ -15,17 +15,26 @@ class MaskedUpdate:
 
     Masking gradients alone is not enough: weight decay and momentum move weights whose gradient is
     0. So gradients are masked as they are made (clipping then sees only what counts) and
-    masked-out values are put back after every step. Source: SalUn, eq. 5, as an invariant.
+    masked-out values are put back after every step, from `originals`, copies of the parameters as
+    they were. Source: SalUn, eq. 5, as an invariant.
     """
 
-    def __init__(self, optimizer: Optimizer, parameters: Mapping[str, nn.Parameter], mask: Mask):
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        parameters: Mapping[str, nn.Parameter],
+        mask: Mask,
+        originals: Mapping[str, Tensor],
+    ):
         self._optimizer = optimizer
-        self._entries = [(p, mask.tensors[name].to(p.device)) for name, p in parameters.items()]
-        self._originals = [p.detach().clone() for p, _ in self._entries]
+        self._entries = [
+            (parameter, mask.tensors[name].to(parameter.device), originals[name])
+            for name, parameter in parameters.items()
+        ]
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
 
     def __enter__(self) -> "MaskedUpdate":
-        for parameter, kept in self._entries:
+        for parameter, kept, _ in self._entries:
             self._handles.append(parameter.register_hook(lambda g, k=kept: g.masked_fill(~k, 0)))
         self._handles.append(self._optimizer.register_step_post_hook(self._restore))
         return self
@@ -42,7 +51,7 @@ class MaskedUpdate:
 
     @torch.no_grad()
     def _restore(self, *_: object) -> None:
-        for (parameter, kept), original in zip(self._entries, self._originals, strict=True):
+        for parameter, kept, original in self._entries:
             parameter.copy_(torch.where(kept, parameter, original))
 
 
@@ -52,8 +61,8 @@ class SoftThreshold:
     Source: SalUn's soft variant (Fan et al., ICLR 2024, appendix), as a true proximal step.
     """
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter]):
-        self._pairs = [(p, p.detach().clone()) for p in parameters.values()]
+    def __init__(self, parameters: Mapping[str, nn.Parameter], originals: Mapping[str, Tensor]):
+        self._pairs = [(parameter, originals[name]) for name, parameter in parameters.items()]
 
     @torch.no_grad()
     def step(self, amount: float) -> None:
