@@ -22,7 +22,8 @@ def main() -> None:
     parser.add_argument("stage", choices=("vae", "judge", "diffusion"))
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--steps", type=int, required=True)
-    parser.add_argument("--learning-rate", type=float, default=1.2e-3, help="of the diffusion")
+    parser.add_argument("--learning-rate", type=float, default=1.2e-3, help="judge, diffusion")
+    parser.add_argument("--go-on", action="store_true", help="start from the saved judge")
     parser.add_argument("--out", type=Path, help="folder for emoji/ and judge/, if not the package")
     parser.add_argument("--objects", choices=("core", "all"), default="all")
     parser.add_argument("--exclude-objects", nargs="*", default=[])
@@ -32,12 +33,12 @@ def main() -> None:
         parser.error("a model without some concepts needs its own --out")
     out = args.out or BUNDLED
     vae_folder = BUNDLED / "emoji" / "vae"
+    schedule = Schedule(args.steps, args.learning_rate)
     if args.stage == "vae":
         train_vae(args.run, args.steps, vae_folder)
     elif args.stage == "judge":
-        train_judge(args.run, args.steps, out / "judge")
+        train_judge(args.run, schedule, out / "judge", args.go_on)
     else:
-        schedule = Schedule(args.steps, args.learning_rate)
         train_diffusion(args.run, schedule, chosen_canvas(args), vae_folder, out / "emoji")
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import open_clip
 import torch
 from open_clip.loss import ClipLoss
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torchvision.transforms import v2
 
@@ -21,6 +21,7 @@ from erase.bundled.canvas import (
 from erase.bundled.recipe_loop import Schedule, step_generator, train
 
 SEED = 77
+WEIGHTS = "open_clip_model.safetensors"
 PAIRS = 128
 CHUNK = 16
 CONFIG = {
@@ -89,18 +90,23 @@ def pairs_of_step(
     return cells, [caption(cell, templates[t]) for cell, t in zip(drawn, chosen, strict=True)]
 
 
-def train_judge(run: Path, steps: int, out: Path) -> None:
-    """Train with open_clip's contrastive loss and save in its `local-dir:` layout."""
+def train_judge(run: Path, schedule: Schedule, out: Path, go_on: bool = False) -> None:
+    """Train with open_clip's contrastive loss and save in its `local-dir:` layout.
+
+    `go_on` starts from the judge saved in `out` instead of untrained.
+    """
     torch.manual_seed(SEED)
     canvas = EmojiCanvas()
     model = open_clip.CLIP(**CONFIG["model_cfg"], output_dict=True)
+    if go_on:
+        model.load_state_dict(load_file(out / WEIGHTS))
     model = model.to(memory_format=torch.channels_last)
     tokenizer = open_clip.SimpleTokenizer(context_length=32)
     contrast = ClipLoss()
 
     def loss(step: int) -> Tensor:
-        generator = step_generator(SEED, step)
-        torch.manual_seed(SEED * 1_000_003 + step)
+        generator = step_generator(SEED + go_on, step)
+        torch.manual_seed((SEED + go_on) * 1_000_003 + step)
         cells, captions = pairs_of_step(canvas, step, generator)
         pictures = strong_pictures(canvas, cells, generator)
         pictures = (2 * pictures - 1).to(memory_format=torch.channels_last)
@@ -112,7 +118,7 @@ def train_judge(run: Path, steps: int, out: Path) -> None:
 
     train(
         run,
-        Schedule(steps, 2e-3),
+        schedule,
         {"judge": model},
         model.parameters(),
         loss,
@@ -121,5 +127,5 @@ def train_judge(run: Path, steps: int, out: Path) -> None:
     )
     out.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.contiguous() for name, tensor in model.half().state_dict().items()}
-    save_file(weights, out / "open_clip_model.safetensors")
+    save_file(weights, out / WEIGHTS)
     (out / "open_clip_config.json").write_text(json.dumps(CONFIG, indent=2) + "\n")
