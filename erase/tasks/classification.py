@@ -1,0 +1,192 @@
+"""Forgetting part of the training set of any classifier."""
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import Dataset, default_collate
+
+from erase.checks import require_lists, require_positive
+from erase.core.activations import listening, projectable_layers
+from erase.core.fingerprint import combined, fingerprint
+from erase.core.patterns import matching
+from erase.tasks.base import Listener, SetName
+
+TARGET = "layers"
+
+
+@dataclass(frozen=True)
+class ClassificationTaskConfig:
+    """Which weights may change, and how many samples a step sees.
+
+    Args:
+        include: shell patterns of the tensors that may change, as in "model.layer4*".
+        exclude: patterns of those among them that may not.
+        batch_size: samples of either set in a training step.
+    """
+
+    include: Sequence[str] = ("*",)
+    exclude: Sequence[str] = ()
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        require_lists(self, "include", "exclude")
+        require_positive(self, "batch_size")
+
+
+@dataclass(frozen=True)
+class ClassificationBatch:
+    """Inputs [B, ...], their labels [B], and wrong labels [B] drawn for them."""
+
+    inputs: Tensor
+    labels: Tensor
+    wrong_labels: Tensor
+
+    def shard(self, rank: int, world: int) -> "ClassificationBatch":
+        """Every `world`-th sample, from `rank` on."""
+        mine = slice(rank, None, world)
+        return ClassificationBatch(self.inputs[mine], self.labels[mine], self.wrong_labels[mine])
+
+
+class ClassificationTask:
+    """The Task of a classifier and the indices it is to forget of its training set.
+
+    `dataset` is map-style and gives (input, label); `model` returns logits [B, classes], or an
+    object that holds them as `logits`. The model stays in evaluation mode, so that the running
+    statistics of its norms, which are no weights, stay as they are. Raises ValueError for indices
+    that do not fit and for an empty forget or retain set.
+    """
+
+    frozen: Mapping[str, nn.Module] = {}
+    targets: Sequence[str] = (TARGET,)
+
+    def __init__(
+        self,
+        model: nn.Module,
+        dataset: Dataset,
+        forget: Sequence[int],
+        classes: int,
+        config: ClassificationTaskConfig | None = None,
+        seed: int = 0,
+        learning_rate: float = 1e-3,
+    ):
+        self.components: Mapping[str, nn.Module] = {"model": model.eval()}
+        self.config = config or ClassificationTaskConfig()
+        self.seed, self.learning_rate = seed, learning_rate
+        self._dataset, self._classes = dataset, classes
+        chosen = set(forget)
+        if not chosen <= set(range(len(dataset))):
+            raise ValueError(f"The forget set names samples beyond the {len(dataset)} there are.")
+        self.forget = sorted(chosen)
+        self.retain = [index for index in range(len(dataset)) if index not in chosen]
+        if not self.forget or not self.retain:
+            empty = "retain" if self.forget else "forget"
+            raise ValueError(f"The {empty} set is empty; leave samples in both.")
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """The editable tensors, by canonical name such as `model.conv1.weight`."""
+        everything = {
+            f"model.{path}": parameter
+            for path, parameter in self.components["model"].named_parameters()
+        }
+        return matching(everything, self.config.include, self.config.exclude)
+
+    def prepare(self) -> None:
+        """Nothing is to be made beforehand."""
+
+    def forget_batches(self, step_seed: int) -> Iterator[ClassificationBatch]:
+        """One shuffled pass through the forget set."""
+        return self._batches(self.forget, step_seed)
+
+    def retain_batches(self, step_seed: int) -> Iterator[ClassificationBatch]:
+        """One shuffled pass through the retain set."""
+        return self._batches(self.retain, step_seed)
+
+    def predict(self, inputs: Tensor) -> Tensor:
+        """Logits [B, classes]."""
+        output = self.components["model"](inputs)
+        return getattr(output, "logits", output)
+
+    def saliency_loss(self, batch: ClassificationBatch) -> Tensor:
+        """Cross-entropy, whose gradient on the forget set is the weights' saliency."""
+        return self.loss(batch)
+
+    def loss(self, batch: ClassificationBatch) -> Tensor:
+        """Cross-entropy with the true labels."""
+        return F.cross_entropy(self.predict(batch.inputs), batch.labels)
+
+    def redirected_loss(
+        self, batch: ClassificationBatch, teacher: "ClassificationTask | None" = None
+    ) -> Tensor:
+        """Cross-entropy with labels drawn from the other classes; no teacher is asked."""
+        return F.cross_entropy(self.predict(batch.inputs), batch.wrong_labels)
+
+    def divergence(self, batch: ClassificationBatch, teacher: "ClassificationTask") -> Tensor:
+        """KL divergence of the predictions from the teacher's, in nats a sample."""
+        with torch.no_grad():
+            answer = teacher.predict(batch.inputs).log_softmax(1)
+        ours = self.predict(batch.inputs).log_softmax(1)
+        return F.kl_div(ours, answer, reduction="batchmean", log_target=True)
+
+    def sites(self, target: str) -> dict[str, list[str]]:
+        """The places where a target's weights read, and which editable weights read there."""
+        if target != TARGET:
+            raise ValueError(f"There is no target {target}; name {TARGET}.")
+        return {name: [f"{name}.weight"] for name in self._layers()}
+
+    @torch.no_grad()
+    def listen(self, which: SetName, target: str, hear: Listener, samples: int) -> None:
+        """Hear what every editable linear layer and convolution reads of `samples` samples."""
+        indices = self.forget if which == "forget" else self.retain
+        generator = torch.Generator().manual_seed(self.seed)
+        order = torch.randperm(len(indices), generator=generator)[:samples].tolist()
+        with listening(self._layers(), lambda site, rows: hear(site, rows, "")):
+            for start in range(0, len(order), self.config.batch_size):
+                rows = order[start : start + self.config.batch_size]
+                self.predict(self._collate([indices[row] for row in rows])[0])
+
+    def frozen_copy(self) -> "ClassificationTask":
+        """The same task around a copy of the model as it is now, without gradients."""
+        other = copy.copy(self)
+        model = copy.deepcopy(self.components["model"]).requires_grad_(False)
+        other.components = {"model": model}
+        return other
+
+    def fingerprints(self) -> dict[str, str]:
+        """What tells this "base" and this "forget set" from others."""
+        base = combined(fingerprint(parameter) for parameter in self.parameters().values())
+        split = combined([str(len(self._dataset)), *map(str, self.forget)])
+        return {"base": base, "forget set": split}
+
+    def describe(self) -> dict[str, Any]:
+        """The data of the task as JSON, for the recipe."""
+        return {
+            "config": asdict(self.config),
+            "forget": len(self.forget),
+            "retain": len(self.retain),
+            "forget_set": self.fingerprints()["forget set"],
+        }
+
+    def _layers(self) -> dict[str, nn.Module]:
+        editable = self.parameters()
+        layers = projectable_layers(self.components["model"], "model")
+        return {name: layer for name, layer in layers.items() if f"{name}.weight" in editable}
+
+    def _batches(self, indices: Sequence[int], step_seed: int) -> Iterator[ClassificationBatch]:
+        generator = torch.Generator().manual_seed(step_seed)
+        order = torch.randperm(len(indices), generator=generator)
+        for rows in order.split(self.config.batch_size):
+            inputs, labels = self._collate([indices[row] for row in rows.tolist()])
+            # A step of 1 to classes - 1 from the true label, so that it is never drawn itself.
+            steps = torch.randint(1, self._classes, (len(rows),), generator=generator)
+            wrong = (labels + steps.to(labels.device)) % self._classes
+            yield ClassificationBatch(inputs, labels, wrong)
+
+    def _collate(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        parameter = next(self.components["model"].parameters())
+        inputs, labels = default_collate([self._dataset[index] for index in indices])
+        return inputs.to(parameter.device, parameter.dtype), labels.to(parameter.device)
