@@ -10,7 +10,9 @@ from erase.bundled.canvas import EmojiCanvas, caption, random_placement
 from erase.bundled.recipe_diffusion import build_catalogue
 from erase.catalogue import Catalogue
 from erase.evaluate.clip import ClipJudge
+from erase.models import load_model
 from erase.runner import judge_templates
+from erase.sampling import draw
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +48,7 @@ def test_rendering_places_a_drawing_on_its_background():
     assert caption(canvas.cells[0], "{a} {object}", names[0]).startswith("a pizza")
 
 
-def test_the_judge_names_the_objects_of_unseen_augmentations(judge):
+def test_the_judge_names_objects_and_styles_of_unseen_augmentations(judge):
     canvas = EmojiCanvas()
     generator = torch.Generator().manual_seed(12345)
     cells = torch.randperm(len(canvas), generator=generator)[:200]
@@ -55,7 +57,21 @@ def test_the_judge_names_the_objects_of_unseen_augmentations(judge):
     truth = [canvas.cells[index] for index in cells.tolist()]
     embeddings = judge.embed(pictures)
     objects = judge.classify(embeddings, "object", canvas.objects)
+    styles = judge.classify(embeddings, "style", canvas.styles)
     assert sum(o == cell.object for o, cell in zip(objects, truth, strict=True)) >= 196
+    assert sum(s == cell.style for s, cell in zip(styles, truth, strict=True)) >= 196
+
+
+def test_the_pipeline_draws_what_it_is_asked_for(judge):
+    model = load_model("emoji")
+    objects = ["pizza", "rocket", "sunflower", "panda", "ghost", "guitar", "house", "skull"]
+    prompts = [
+        model.catalogue.prompt(object_, style)
+        for object_, style in zip(objects, model.catalogue.styles, strict=True)
+    ]
+    pictures = draw(model.pipeline, prompts, range(8), model.sampling)
+    seen = judge.classify(judge.embed(pictures), "object", model.catalogue.objects)
+    assert sum(a == b for a, b in zip(seen, objects, strict=True)) >= 7
 
 
 def test_the_pipeline_folder_is_small_and_has_its_papers():
