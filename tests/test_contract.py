@@ -93,7 +93,6 @@ def draw(pipeline):
     generator = torch.Generator().manual_seed(5)
     return pipeline("a ghost", num_inference_steps=2, generator=generator, output_type="pt").images
 
-torch.set_num_threads(1)
 pictures = {}
 for name, kind in json.load(open("exports.json")).items():
     folder = "base" if kind == "lora" else name
