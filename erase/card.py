@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 CARD = """---
-library_name: diffusers
+library_name: {library}
 base_model: {model}
 tags: [diffusers-erase, concept-erasure]
 ---
@@ -35,12 +35,19 @@ applied.revert()"""
 USE_LORA = """# A stock LoRA: plain diffusers is enough. `pipeline` is the base, {model}.
 pipeline.load_lora_weights("THIS_FOLDER")"""
 
+USE_CLASSIFIER = """from erase import Erasure
+
+# `classifier` is the base, {model}.
+applied = Erasure.from_pretrained("THIS_FOLDER").apply({{"model": classifier}})
+applied.revert()"""
+
 
 def render_card(recipe: Mapping[str, Any], stock_lora: bool = False) -> str:
     """The README.md of an erasure folder, from its recipe."""
     base = recipe.get("base", {})
     report = recipe.get("report")
-    measured = "Not measured yet." if report is None else measured_lines(report)
+    measured = "Not measured yet." if report is None else _measured(report)
+    classifier = any(name.startswith("model.") for name in base.get("fingerprints", {}))
     if "truncation" in recipe:
         cut = recipe["truncation"]
         measured += (
@@ -48,14 +55,20 @@ def render_card(recipe: Mapping[str, Any], stock_lora: bool = False) -> str:
             f"{cut['rank']}, with a relative error of {cut['relative_error']} in the weights."
         )
     model = base.get("model", "its base")
+    use = USE_CLASSIFIER if classifier else USE_LORA if stock_lora else USE
     return CARD.format(
         concepts=", ".join(recipe.get("request", {}).get("concepts", ["A concept"])),
         model=model,
-        use=(USE_LORA if stock_lora else USE).format(model=model),
+        library="pytorch" if classifier else "diffusers",
+        use=use.format(model=model),
         method=recipe.get("method", "custom"),
         tensors=len(base.get("fingerprints", {})),
         measured=measured,
     )
+
+
+def _measured(report: Mapping[str, Any]) -> str:
+    return report["table"] if "table" in report else measured_lines(report)
 
 
 def measured_lines(report: Mapping[str, Any]) -> str:

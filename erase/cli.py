@@ -7,11 +7,20 @@ from pathlib import Path
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
 from erase import commands
+from erase.classification_runner import (
+    ClassificationRun,
+    ClassifierConfig,
+    choose_forget_set,
+    classify,
+)
+from erase.evaluate.classification_report import gap_table
 from erase.evaluate.generation import EvaluationConfig
 from erase.evaluate.report import summary_table
+from erase.forget_sets import Tail, write_indices
 from erase.methods import get_method, methods
 from erase.request import EraseRequest, Redirect
 from erase.runner import RunConfig, run
+from erase.tasks.classification import ClassificationTaskConfig
 from erase.tasks.diffusion import DiffusionTaskConfig
 from erase.training import TrainingStopped
 
@@ -38,6 +47,8 @@ def build_parser() -> ArgumentParser:
     parser = ArgumentParser(prog="erase", description="Make a text-to-image model forget.")
     subcommands = parser.add_subcommands(required=True, dest="command")
     subcommands.add_subcommand("run", _run_parser(), help="erase concepts and measure the result")
+    subcommands.add_subcommand("classify", _classify_parser(), help="make a classifier forget")
+    subcommands.add_subcommand("forget-set", _forget_set_parser(), help="choose what to forget")
     subcommands.add_subcommand(
         "inspect", _inspect_parser(), help="what erasures hold, how they meet"
     )
@@ -94,6 +105,39 @@ def _run_parser() -> ArgumentParser:
     return parser
 
 
+def _classifier_parser(description: str) -> ArgumentParser:
+    parser = ArgumentParser(description=description)
+    parser.add_argument("--config", action=ActionConfigFile, help="a YAML file of these options")
+    parser.add_argument("--method", type=str, default="salun", help=", ".join(methods()))
+    parser.add_argument("--learning_rate", type=float, default=1e-3, help="of trained methods")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_class_arguments(ClassifierConfig, "classifier")
+    parser.add_class_arguments(ClassificationTaskConfig, "task")
+    for method in methods().values():
+        parser.add_class_arguments(method.config, method.name)
+    return parser
+
+
+def _classify_parser() -> ArgumentParser:
+    parser = _classifier_parser("Unlearn part of a classifier's training set and measure it.")
+    parser.add_argument(
+        "--forget", type=str, required=True, help="class:3, random:0.1 or a JSON file of indices"
+    )
+    parser.add_argument("--output", type=str, required=True, help="a new folder")
+    return parser
+
+
+def _forget_set_parser() -> ArgumentParser:
+    parser = _classifier_parser("Write the indices of the samples that are easiest or hardest.")
+    parser.add_argument("--count", type=int, required=True, help="how many samples")
+    parser.add_argument("--tail", type=Tail, default="lowest", help="of the original's loss")
+    parser.add_argument(
+        "--rounds", type=int, default=0, help="search the method's worst case, that many rounds"
+    )
+    parser.add_argument("--output", type=str, required=True, help="a JSON file")
+    return parser
+
+
 def _run(options: Namespace) -> str:
     request = EraseRequest(
         concepts=tuple(options.concept),
@@ -119,6 +163,31 @@ def _run(options: Namespace) -> str:
     return f"{summary_table(report)}\n{paths}"
 
 
+def _classification(options: Namespace, forget: str) -> ClassificationRun:
+    get_method(options.method)
+    return ClassificationRun(
+        classifier=options.classifier,
+        forget=forget,
+        method=options.method,
+        method_config=options[options.method],
+        task=options.task,
+        learning_rate=options.learning_rate,
+        seed=options.seed,
+    )
+
+
+def _classify(options: Namespace) -> str:
+    report = classify(_classification(options, options.forget), options.output)
+    return f"{gap_table(report)}\nreport: {Path(options.output) / 'report.md'}"
+
+
+def _forget_set(options: Namespace) -> str:
+    run_ = _classification(options, "")
+    chosen = choose_forget_set(run_, options.count, options.tail, options.rounds)
+    write_indices(chosen, Path(options.output))
+    return f"{len(chosen)} indices: {options.output}"
+
+
 def _default_output(request: EraseRequest, method: str) -> str:
     names = "+".join(name.strip().lower().replace(" ", "-") for name in request.concepts)
     return f"out/{names}-{method}".replace("..", "")
@@ -126,6 +195,8 @@ def _default_output(request: EraseRequest, method: str) -> str:
 
 COMMANDS: dict[str, Callable[[Namespace], str]] = {
     "run": _run,
+    "classify": _classify,
+    "forget-set": _forget_set,
     "inspect": lambda options: commands.inspect(options.folders),
     "compose": lambda options: commands.join(options.folders, options.output, options.sum),
     "export": lambda options: commands.export(

@@ -161,14 +161,15 @@ class AppliedErasure:
 
 
 def find_weight(components: Mapping[str, nn.Module], name: str) -> Tensor:
-    """The parameter with canonical name `component.path`; ValueError if there is none.
+    """The parameter or buffer with canonical name `component.path`; ValueError if there is none.
 
     Canonical paths leave out the `text_model.` that some text encoders put before theirs.
     """
     component, path = name.split(".", 1)
     for spelling in (path, f"text_model.{path}"):
-        try:
-            return components[component].get_parameter(spelling)
-        except (KeyError, AttributeError):
-            continue
+        for kind in (nn.Module.get_parameter, nn.Module.get_buffer):
+            try:
+                return kind(components[component], spelling)
+            except (KeyError, AttributeError):
+                continue
     raise ValueError(f"This model has no tensor {name}; load the base the erasure was made for.")

@@ -24,7 +24,7 @@ from erase.preserve import only_trainable, preserved
 from erase.tasks.base import Batch, Task
 
 logger = logging.getLogger(__name__)
-StepLoss = Callable[[Batch, Batch], Tensor]
+StepLoss = Callable[[Batch, Batch, float], Tensor]
 
 
 @dataclass(frozen=True)
@@ -83,14 +83,14 @@ def train(
     sparsity: float = 0.0,
     originals: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Minimise `step_loss(forget batch, retain batch)` in place over the task's parameters.
+    """Minimise `step_loss(forget batch, retain batch, progress)` in place over the parameters.
 
-    `parameters` names some of the task's modules' own, if not all are to change. `sparsity` is the
-    weight, falling to 0, of an l1 penalty on their change, in steps of the learning rate.
-    `originals` are copies of the parameters, if the caller has them. Each step's batches depend on
-    the task's seed and the step alone; processes take shards of them and average gradients, so that
-    one and two processes agree. Raises ValueError when the loss is not finite, TrainingStopped
-    after SIGINT or SIGTERM.
+    Progress is the share of the steps done. `parameters` names some of the task's modules' own, if
+    not all are to change. `sparsity` is the weight, falling to 0, of an l1 penalty on their change,
+    in steps of the learning rate. `originals` are copies of the parameters, if the caller has them.
+    Each step's batches depend on the task's seed and the step alone; processes take shards of them
+    and average gradients, so that one and two processes agree. Raises ValueError when the loss is
+    not finite, TrainingStopped after SIGINT or SIGTERM.
     """
     task.prepare()
     accelerator = Accelerator()
@@ -133,7 +133,7 @@ def _step(
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     device = parameters[0].device.type
     with torch.autocast(device, torch.bfloat16, enabled=config.mixed_precision == "bf16"):
-        loss = step_loss(forget, retain)
+        loss = step_loss(forget, retain, step / config.steps)
     if _on_any_process(not loss.isfinite(), accelerator):
         raise ValueError(f"The loss is {loss.item()} at step {step}; lower learning_rate.")
     optimizer.zero_grad(set_to_none=True)

@@ -23,7 +23,10 @@ def write_deltas(deltas: Mapping[str, Delta], folder: Path) -> Path:
 
     What projections read goes beside it, so that they can be composed in order.
     """
-    low_rank = bool(deltas) and all(isinstance(d, LowRankDelta) for d in deltas.values())
+    low_rank = bool(deltas) and all(
+        isinstance(delta, LowRankDelta) and name.endswith(".weight")
+        for name, delta in deltas.items()
+    )
     parts = {
         f"{name}:{part}": tensor.contiguous()
         for name, delta in deltas.items()

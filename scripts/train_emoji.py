@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--learning-rate", type=float, default=1.2e-3, help="judge, diffusion")
-    parser.add_argument("--go-on", action="store_true", help="start from the saved judge")
+    parser.add_argument("--go-on", action="store_true", help="start from what is saved")
     parser.add_argument("--out", type=Path, help="folder for emoji/ and judge/, if not the package")
     parser.add_argument("--objects", choices=("core", "all"), default="all")
     parser.add_argument("--exclude-objects", nargs="*", default=[])
@@ -39,7 +39,8 @@ def main() -> None:
     elif args.stage == "judge":
         train_judge(args.run, schedule, out / "judge", args.go_on)
     else:
-        train_diffusion(args.run, schedule, chosen_canvas(args), vae_folder, out / "emoji")
+        canvas = chosen_canvas(args)
+        train_diffusion(args.run, schedule, canvas, vae_folder, out / "emoji", args.go_on)
 
 
 def chosen_canvas(args: argparse.Namespace) -> EmojiCanvas:

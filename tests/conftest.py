@@ -1,3 +1,4 @@
+import copy
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -5,11 +6,15 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from torch import nn
+from torch.utils.data import TensorDataset
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from erase.bundled.recipe_tokenizer import build_tokenizer
 from erase.catalogue import Catalogue, Sampling
+from erase.datasets import load_data
 from erase.request import EraseRequest, expand
+from erase.tasks.classification import ClassificationTask
 from erase.tasks.diffusion import DiffusionTask, DiffusionTaskConfig
 
 CATALOGUE = Catalogue(
@@ -82,3 +87,43 @@ def build_tiny_task(pipeline: StableDiffusionPipeline, components=("unet",)) -> 
         components, forget_pictures=4, retain_pictures=4, generation_steps=2, batch_size=2
     )
     return DiffusionTask(pipeline, prompts, CATALOGUE.sampling, config, learning_rate=1e-3)
+
+
+def digits() -> TensorDataset:
+    return load_data("digits").train
+
+
+def build_digits_model() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Flatten(), nn.Linear(128, 32), nn.ReLU(), nn.Linear(32, 10),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def trained() -> nn.Module:
+    model, (pictures, labels) = build_digits_model(), digits().tensors
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    for _ in range(60):
+        loss = nn.functional.cross_entropy(model(pictures), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return model.eval()
+
+
+def class_indices(label: int) -> list[int]:
+    return (digits().tensors[1] == label).nonzero().flatten().tolist()
+
+
+def build_digits_task(model: nn.Module, **changes) -> ClassificationTask:
+    arguments = {"dataset": digits(), "forget": class_indices(3), "classes": 10}
+    return ClassificationTask(copy.deepcopy(model), **arguments | changes)
+
+
+def accuracies(task: ClassificationTask) -> tuple[float, float]:
+    pictures, labels = digits().tensors
+    with torch.no_grad():
+        right = task.predict(pictures).argmax(1) == labels
+    return tuple(float(right[indices].float().mean()) for indices in (task.forget, task.retain))

@@ -7,14 +7,15 @@ import erase
 ROOT = Path(erase.__file__).parent
 ORDER = [
     {"core"},
-    {"catalogue", "checks", "files", "checkpoint", "card", "pictures"},
-    {"request", "sampling", "weights"},
+    {"catalogue", "checks", "files", "checkpoint", "card", "pictures", "datasets"},
+    {"request", "sampling", "weights", "classifiers"},
     {"tasks", "erasure", "bundled"},
     {"preserve", "models", "algebra"},
     {"training"},
     {"methods"},
     {"evaluate", "attacks"},
-    {"runner", "commands"},
+    {"runner", "forget_sets", "calibrate"},
+    {"commands", "classification_runner"},
     {"cli"},
 ]
 RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}

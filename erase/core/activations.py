@@ -47,9 +47,29 @@ def _all_rows(layer: nn.Module, inputs: Tensor) -> Tensor:
 
 
 def projectable_layers(module: nn.Module, prefix: str) -> dict[str, nn.Module]:
-    """Every linear layer and every ungrouped convolution of a module, by `prefix.path`."""
+    """Every layer whose weight multiplies what it reads, by `prefix.path`.
+
+    Those are linear layers, ungrouped convolutions, and PyTorch's attention with packed queries,
+    keys and values, whose output projection is never called as a layer and so is left out.
+    """
+    layers = dict(module.named_modules())
+    unheard = {f"{path}.out_proj" for path, layer in layers.items() if _is_packed(layer)}
     return {
         f"{prefix}.{path.removeprefix('text_model.')}": layer
-        for path, layer in module.named_modules()
-        if isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1)
+        for path, layer in layers.items()
+        if path not in unheard and _is_projectable(layer)
     }
+
+
+def weight_name(layer: nn.Module) -> str:
+    """The name of the weight that multiplies what the layer reads."""
+    return "in_proj_weight" if _is_packed(layer) else "weight"
+
+
+def _is_packed(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.MultiheadAttention) and layer.in_proj_weight is not None
+
+
+def _is_projectable(layer: nn.Module) -> bool:
+    ungrouped = isinstance(layer, nn.Conv2d) and layer.groups == 1
+    return ungrouped or isinstance(layer, nn.Linear) or _is_packed(layer)

@@ -33,7 +33,7 @@ def concept_ablation(task: DiffusionTask, config: ConceptAblationConfig) -> Eras
     """
     base = task.frozen_copy()
 
-    def step_loss(pictures: Batch, retain: Batch) -> Tensor:
+    def step_loss(pictures: Batch, retain: Batch, progress: float) -> Tensor:
         distilled = task.redirected_loss(pictures, base)
         return distilled + config.retain_weight * task.divergence(retain, base)
 

@@ -22,4 +22,4 @@ class FinetuneConfig:
 @register("finetune", FinetuneConfig)
 def finetune_on_retain(task: Task, config: FinetuneConfig) -> Erasure:
     """The baseline that hopes to forget by not rehearsing (FT in SalUn's tables)."""
-    return Erasure(finetune(task, lambda forget, retain: task.loss(retain), config.training))
+    return Erasure(finetune(task, lambda _, retain, progress: task.loss(retain), config.training))

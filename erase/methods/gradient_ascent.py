@@ -22,4 +22,4 @@ class GradientAscentConfig:
 @register("gradient_ascent", GradientAscentConfig)
 def gradient_ascent(task: Task, config: GradientAscentConfig) -> Erasure:
     """Maximise the forget set's loss (GA; Thudi et al., EuroS&P 2022)."""
-    return Erasure(finetune(task, lambda forget, retain: -task.loss(forget), config.training))
+    return Erasure(finetune(task, lambda forget, *_: -task.loss(forget), config.training))

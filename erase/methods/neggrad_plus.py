@@ -32,7 +32,7 @@ def neggrad(task: Task, config: NegGradConfig) -> Erasure:
     """Minimise share * retain loss - (1 - share) * forget loss (Kurmanji et al., NeurIPS 2023)."""
     share = config.retain_share
 
-    def step_loss(forget: Batch, retain: Batch) -> Tensor:
+    def step_loss(forget: Batch, retain: Batch, progress: float) -> Tensor:
         return share * task.loss(retain) - (1 - share) * task.loss(forget)
 
     return Erasure(finetune(task, step_loss, config.training))

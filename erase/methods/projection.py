@@ -67,6 +67,8 @@ def projection(task: Task, config: ProjectionConfig) -> Erasure:
     for target, sites in _sites(task, config).items():
         forget, retain = (activation_spaces(task, s, target, config) for s in ("forget", "retain"))
         for site, names in sites.items():
+            if site not in forget:  # a layer that the model never runs
+                continue
             removed = _space(forget[site], retain[site], config)
             ranks[site] = removed.rank
             if removed.rank:
@@ -120,8 +122,8 @@ def _deltas(
         up, down = removed.edit(weight, strength)
         kernel = weight.shape[1:]
         deltas[name] = LowRankDelta(
-            up.float().reshape(len(up), -1, *[1] * (len(kernel) - 1)),
-            down.float().reshape(-1, *kernel),
+            up.float().reshape(len(up), -1, *[1] * (len(kernel) - 1)).contiguous(),
+            down.float().reshape(-1, *kernel).contiguous(),
             reads,
         )
     return deltas

@@ -1,6 +1,6 @@
 """SalUn: finetune only the weights that the forget loss pulls on most."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +14,7 @@ from erase.erasure import Erasure
 from erase.methods import register
 from erase.preserve import only_trainable
 from erase.tasks.base import Batch, Task
-from erase.training import TrainingConfig, finetune, step_seed
+from erase.training import StepLoss, TrainingConfig, finetune, step_seed
 
 Teacher = Literal["frozen", "current"]
 
@@ -61,13 +61,11 @@ def salun(task: Task, config: SalUnConfig) -> Erasure:
     return Erasure(finetune(task, loss, config.training, mask), {"mask": facts})
 
 
-def relabelling_loss(
-    task: Task, teacher: Teacher, retain_weight: float
-) -> Callable[[Batch, Batch], Tensor]:
+def relabelling_loss(task: Task, teacher: Teacher, retain_weight: float) -> StepLoss:
     """SalUn's objective: a wrong answer for the forget batch, the usual one for the retained."""
     base = task.frozen_copy() if teacher == "frozen" else None
 
-    def loss(forget: Batch, retain: Batch) -> Tensor:
+    def loss(forget: Batch, retain: Batch, progress: float) -> Tensor:
         kept = task.divergence(retain, base) if base else task.loss(retain)
         return task.redirected_loss(forget, base) + retain_weight * kept
 

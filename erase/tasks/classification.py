@@ -1,17 +1,19 @@
 """Forgetting part of the training set of any classifier."""
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import Dataset, Subset, default_collate
 
 from erase.checks import require_lists, require_positive
-from erase.core.activations import listening, projectable_layers
+from erase.classifiers import head_of, logits_of
+from erase.core.activations import listening, projectable_layers, weight_name
 from erase.core.fingerprint import combined, fingerprint
 from erase.core.patterns import matching
 from erase.tasks.base import Listener, SetName
@@ -57,8 +59,9 @@ class ClassificationTask:
 
     `dataset` is map-style and gives (input, label); `model` returns logits [B, classes], or an
     object that holds them as `logits`. The model stays in evaluation mode, so that the running
-    statistics of its norms, which are no weights, stay as they are. Raises ValueError for indices
-    that do not fit and for an empty forget or retain set.
+    statistics of its norms, which are no weights, stay as they are. `build` makes an untrained
+    model for the methods that need one; by default all layers are reset. Raises ValueError for
+    indices that do not fit and for an empty forget or retain set.
     """
 
     frozen: Mapping[str, nn.Module] = {}
@@ -73,8 +76,10 @@ class ClassificationTask:
         config: ClassificationTaskConfig | None = None,
         seed: int = 0,
         learning_rate: float = 1e-3,
+        build: Callable[[], nn.Module] | None = None,
     ):
         self.components: Mapping[str, nn.Module] = {"model": model.eval()}
+        self._build = build
         self.config = config or ClassificationTaskConfig()
         self.seed, self.learning_rate = seed, learning_rate
         self._dataset, self._classes = dataset, classes
@@ -108,8 +113,7 @@ class ClassificationTask:
 
     def predict(self, inputs: Tensor) -> Tensor:
         """Logits [B, classes]."""
-        output = self.components["model"](inputs)
-        return getattr(output, "logits", output)
+        return logits_of(self.components["model"], inputs)
 
     def saliency_loss(self, batch: ClassificationBatch) -> Tensor:
         """Cross-entropy, whose gradient on the forget set is the weights' saliency."""
@@ -136,7 +140,7 @@ class ClassificationTask:
         """The places where a target's weights read, and which editable weights read there."""
         if target != TARGET:
             raise ValueError(f"There is no target {target}; name {TARGET}.")
-        return {name: [f"{name}.weight"] for name in self._layers()}
+        return {name: [f"{name}.{weight_name(layer)}"] for name, layer in self._layers().items()}
 
     @torch.no_grad()
     def listen(self, which: SetName, target: str, hear: Listener, samples: int) -> None:
@@ -156,6 +160,41 @@ class ClassificationTask:
         other.components = {"model": model}
         return other
 
+    def untrained(self) -> "ClassificationTask":
+        """The same task around an untrained model, drawn from the task's seed."""
+        with torch.random.fork_rng():
+            torch.manual_seed(self.seed)
+            model = self._build() if self._build else _reset(self.components["model"])
+        other = copy.copy(self)
+        parameter = next(self.components["model"].parameters())
+        fresh = model.to(parameter.device, parameter.dtype).eval()
+        other.components = {"model": fresh}
+        return other
+
+    def state(self, model: nn.Module | None = None) -> dict[str, Tensor]:
+        """Parameters and floating-point buffers, of another model if one is given, by name."""
+        tensors = (model or self.components["model"]).state_dict()
+        return {f"model.{name}": t for name, t in tensors.items() if t.is_floating_point()}
+
+    def subset(self, indices: Sequence[int]) -> Subset:
+        """These samples of the training set."""
+        return Subset(self._dataset, list(indices))
+
+    def head(self) -> tuple[str, nn.Linear]:
+        """The last linear layer, which gives the logits, and its canonical name."""
+        name, layer = head_of(self.components["model"])
+        return f"model.{name}", layer
+
+    def forgotten_classes(self) -> list[int]:
+        """The classes whose every sample is to be forgotten."""
+        kept = set(self.labels[self.retain].tolist())
+        return sorted(set(self.labels[self.forget].tolist()) - kept)
+
+    @cached_property
+    def labels(self) -> Tensor:
+        """The labels of the whole training set [n]."""
+        return torch.tensor([int(label) for _, label in self._dataset])
+
     def fingerprints(self) -> dict[str, str]:
         """What tells this "base" and this "forget set" from others."""
         base = combined(fingerprint(parameter) for parameter in self.parameters().values())
@@ -174,7 +213,11 @@ class ClassificationTask:
     def _layers(self) -> dict[str, nn.Module]:
         editable = self.parameters()
         layers = projectable_layers(self.components["model"], "model")
-        return {name: layer for name, layer in layers.items() if f"{name}.weight" in editable}
+        return {
+            name: layer
+            for name, layer in layers.items()
+            if f"{name}.{weight_name(layer)}" in editable
+        }
 
     def _batches(self, indices: Sequence[int], step_seed: int) -> Iterator[ClassificationBatch]:
         generator = torch.Generator().manual_seed(step_seed)
@@ -190,3 +233,14 @@ class ClassificationTask:
         parameter = next(self.components["model"].parameters())
         inputs, labels = default_collate([self._dataset[index] for index in indices])
         return inputs.to(parameter.device, parameter.dtype), labels.to(parameter.device)
+
+
+def _reset(model: nn.Module) -> nn.Module:
+    """A copy with every layer as it is before any training."""
+    fresh = copy.deepcopy(model)
+    for module in fresh.modules():
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+        elif isinstance(module, nn.MultiheadAttention):
+            module._reset_parameters()
+    return fresh

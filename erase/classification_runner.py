@@ -1,0 +1,198 @@
+"""One call from a data set, a classifier and a forget set to a measured Erasure in a folder."""
+
+import copy
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_model, save_model
+from torch import nn
+
+from erase.classifiers import FitConfig, fit
+from erase.core.fingerprint import fingerprint
+from erase.datasets import Data, build_classifier, load_data
+from erase.erasure import FILES, Erasure, find_weight
+from erase.evaluate.classification import Split, gap_report
+from erase.evaluate.classification_report import FILES as REPORT_FILES
+from erase.evaluate.classification_report import (
+    MODELS,
+    gap_table,
+    write_classification_report,
+)
+from erase.files import check_writable, replaced_folder
+from erase.forget_sets import Tail, losses_of, read_indices, select, worst_case
+from erase.methods import get_method
+from erase.tasks.classification import ClassificationTask, ClassificationTaskConfig
+
+OUTPUT_FILES = (*FILES, *REPORT_FILES)
+
+
+@dataclass(frozen=True)
+class ClassifierConfig:
+    """A data set and the classifier that learnt it.
+
+    Args:
+        data: digits, fashion_mnist, cifar10, cifar100, svhn or folder.
+        root: the folder that holds the data set's files.
+        download: whether torchvision may fetch them.
+        model: a torchvision model's name.
+        weights: a safetensors file with its weights; if there is none, the model is trained, and
+            they are written there.
+        fit: how the model was trained; Retrain repeats it.
+        seed: of the model's weights and the order of its training data.
+    """
+
+    data: str = "digits"
+    root: str = "data"
+    download: bool = False
+    model: str = "resnet18"
+    weights: str = ""
+    fit: FitConfig = field(default_factory=FitConfig)
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class ClassificationRun:
+    """Everything one run depends on.
+
+    forget: "class:3", "random:0.1" (a share), or a JSON file of indices. method_config: the
+    dataclass that `method` registered, its defaults if None.
+    """
+
+    classifier: ClassifierConfig
+    forget: str
+    method: str = "salun"
+    method_config: Any = None
+    task: ClassificationTaskConfig = field(default_factory=ClassificationTaskConfig)
+    learning_rate: float = 1e-3
+    seed: int = 0
+
+
+def classify(run: ClassificationRun, output: str | Path) -> dict[str, Any]:
+    """Unlearn, retrain for comparison, measure, and write `output`; the report.
+
+    Raises ValueError on bad input, before any work.
+    """
+    output, method = Path(output), get_method(run.method)
+    check_writable(output, OUTPUT_FILES)
+    data = load_data(run.classifier.data, run.classifier.root, run.classifier.download)
+    model = build_classifier(run.classifier.model, data)
+    forget = forget_indices(run.forget, data, run.seed)
+    original = trained(run.classifier, model, data)
+    task = build_task(run, original, data, forget)
+    started = time.perf_counter()
+    erasure = method(task, run.method_config)
+    seconds = round(time.perf_counter() - started, 1)
+    retrained = fit(
+        task.untrained().components["model"], task.subset(task.retain), run.classifier.fit, run.seed
+    )
+    unlearned = copy.deepcopy(original)
+    erasure.apply({"model": unlearned})
+    models = dict(zip(MODELS, (original, retrained, unlearned), strict=True))
+    split = Split(data.train, task.forget, task.retain, data.test)
+    report = gap_report(*models.values(), split, seconds) | {
+        "request": f"{run.forget} of {run.classifier.data}",
+        "method": run.method,
+        "protocol": {"model": run.classifier.model, "seed": run.seed, "Retrain": "same recipe"},
+    }
+    erasure.recipe |= _recipe(run, task, erasure, report)
+    rows = [task.forget[0], task.retain[0], task.retain[-1]]
+    pictures, labels = zip(*(data.train[row] for row in rows), strict=True)
+    with replaced_folder(output, OUTPUT_FILES) as partial:
+        erasure.write(partial)
+        layers = erasure.recipe.get("mask", {}).get("layers")
+        examples = (torch.stack(pictures), torch.tensor([int(label) for label in labels]))
+        write_classification_report(report, models, examples, partial, layers)
+    return report
+
+
+def forget_indices(forget: str, data: Data, seed: int) -> list[int]:
+    """The indices a text names: "class:3", "random:0.1", or a JSON file's."""
+    kind, _, value = forget.partition(":")
+    try:
+        if kind == "class":
+            label = int(value)
+            return [i for i, (_, other) in enumerate(data.train) if int(other) == label]
+        if kind == "random":
+            count = int(float(value) * len(data.train))
+            generator = torch.Generator().manual_seed(seed)
+            return sorted(torch.randperm(len(data.train), generator=generator)[:count].tolist())
+    except ValueError as error:
+        raise ValueError(
+            f"The forget set {forget!r} has no number; write class:3 or random:0.1."
+        ) from error
+    return read_indices(Path(forget))
+
+
+def trained(config: ClassifierConfig, model: nn.Module, data: Data) -> nn.Module:
+    """The classifier with its weights, read, or trained and written."""
+    path = Path(config.weights) if config.weights else None
+    if path and path.is_file():
+        try:
+            load_model(model, path)
+        except (SafetensorError, RuntimeError) as error:
+            raise ValueError(
+                f"{path} does not hold the weights of a {config.model} ({error}); name others."
+            ) from error
+        return model.eval()
+    torch.manual_seed(config.seed)
+    fresh = build_classifier(config.model, data)
+    fit(fresh, data.train, config.fit, config.seed)
+    if path:
+        partial = path.with_name(f".{path.name}.partial")
+        save_model(fresh, str(partial))
+        partial.rename(path)
+    return fresh
+
+
+def build_task(
+    run: ClassificationRun, model: nn.Module, data: Data, forget: Sequence[int]
+) -> ClassificationTask:
+    """The task of a run."""
+    return ClassificationTask(
+        model, data.train, forget, data.classes, run.task, run.seed, run.learning_rate,
+        build=lambda: build_classifier(run.classifier.model, data),
+    )  # fmt: skip
+
+
+def choose_forget_set(run: ClassificationRun, count: int, tail: Tail, rounds: int) -> list[int]:
+    """The `count` training samples of lowest or highest loss under the original.
+
+    With `rounds` above 0, the samples that `run.method` leaves lowest, that many rounds on.
+    """
+    data = load_data(run.classifier.data, run.classifier.root, run.classifier.download)
+    original = trained(run.classifier, build_classifier(run.classifier.model, data), data)
+    start = select(losses_of(original, data.train), count, tail)
+    if not rounds:
+        return start
+
+    def unlearn(indices: Sequence[int]) -> nn.Module:
+        erasure = get_method(run.method)(
+            build_task(run, copy.deepcopy(original), data, indices), run.method_config
+        )
+        unlearned = copy.deepcopy(original)
+        erasure.apply({"model": unlearned})
+        return unlearned
+
+    return worst_case(unlearn, data.train, count, start, rounds)
+
+
+def _recipe(
+    run: ClassificationRun, task: ClassificationTask, erasure: Erasure, report: dict[str, Any]
+) -> dict[str, Any]:
+    weights = {name: find_weight(task.components, name) for name in erasure.deltas}
+    return {
+        "base": {
+            "model": f"{run.classifier.model} on {run.classifier.data}",
+            "fingerprints": {name: fingerprint(weight) for name, weight in weights.items()},
+        },
+        "request": {"concepts": [report["request"]]},
+        "method": run.method,
+        "config": asdict(run.method_config or get_method(run.method).config()),
+        "task": task.describe(),
+        "report": {"table": gap_table(report)},
+    }

@@ -1,0 +1,75 @@
+"""Training a classifier from scratch: the original, the retrained oracle, attack shadows."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
+
+from erase.checks import require_positive
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """Stochastic gradient descent with a cosine schedule.
+
+    Args:
+        epochs: passes through the data.
+        learning_rate: at its highest, after a rise over the first tenth.
+        momentum: Nesterov's.
+        weight_decay: on all parameters.
+        batch_size: samples of a step.
+    """
+
+    epochs: int = 10
+    learning_rate: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    batch_size: int = 128
+
+    def __post_init__(self) -> None:
+        require_positive(self, "epochs", "learning_rate", "batch_size")
+
+
+def fit(model: nn.Module, dataset: Dataset, config: FitConfig, seed: int = 0) -> nn.Module:
+    """Train `model` in place on (input, label) pairs; order and weights follow from the seed.
+
+    The model comes back in evaluation mode.
+    """
+    loader = DataLoader(
+        dataset, config.batch_size, shuffle=True, generator=torch.Generator().manual_seed(seed)
+    )
+    optimizer = torch.optim.SGD(
+        model.parameters(), config.learning_rate, config.momentum,
+        weight_decay=config.weight_decay, nesterov=config.momentum > 0,
+    )  # fmt: skip
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, config.learning_rate, config.epochs * len(loader), 0.1, cycle_momentum=False
+    )
+    parameter = next(model.parameters())
+    model.train()
+    for _ in tqdm(range(config.epochs), desc="training", unit="epoch", leave=False):
+        for inputs, labels in loader:
+            inputs = inputs.to(parameter.device, parameter.dtype)
+            loss = F.cross_entropy(logits_of(model, inputs), labels.to(parameter.device))
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    return model.eval()
+
+
+def logits_of(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+    """The model's logits [B, classes], also where its output holds them as `logits`."""
+    output = model(inputs)
+    return getattr(output, "logits", output)
+
+
+def head_of(model: nn.Module) -> tuple[str, nn.Linear]:
+    """The last linear layer, which gives the logits, and its path; ValueError if there is none."""
+    linear = [pair for pair in model.named_modules() if isinstance(pair[1], nn.Linear)]
+    if not linear:
+        raise ValueError("The model has no linear layer to end in; give one that has.")
+    return linear[-1]

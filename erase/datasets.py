@@ -1,0 +1,128 @@
+"""Classification data sets by name, from a local root; nothing is downloaded unasked."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+from torch import nn
+from torch.utils.data import Dataset, TensorDataset, default_collate
+from torchvision import datasets as vision
+from torchvision import models as vision_models
+from torchvision.transforms import v2
+
+TO_TENSOR = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
+DIGITS_SEED, DIGITS_TEST = 0, 0.25
+
+
+@dataclass(frozen=True)
+class Data:
+    """A training and a test set of (picture in 0..1, label), and how many classes there are."""
+
+    train: Dataset
+    test: Dataset
+    classes: int
+
+
+def load_data(name: str, root: str | Path = "data", download: bool = False) -> Data:
+    """The data set called `name`: digits, fashion_mnist, cifar10, cifar100, svhn or folder.
+
+    "folder" reads `root`/train and `root`/val (or `root`/test), one folder a class, as Tiny
+    ImageNet's are once sorted so. `download` lets torchvision fetch what is missing. Raises
+    ValueError for an unknown name and for files that are not there.
+    """
+    if name not in LOADERS:
+        raise ValueError(f"There is no data set {name!r}; choose one of {', '.join(LOADERS)}.")
+    try:
+        return LOADERS[name](Path(root), download)
+    except (RuntimeError, FileNotFoundError) as error:
+        raise ValueError(
+            f"The files of {name} are not under {root} ({error}); name another root, or download."
+        ) from error
+
+
+def _digits(root: Path, download: bool) -> Data:
+    bunch = load_digits()
+    pictures = torch.tensor(bunch.images, dtype=torch.float32)[:, None] / 16
+    labels = torch.tensor(bunch.target)
+    train, test = train_test_split(
+        range(len(labels)), test_size=DIGITS_TEST, random_state=DIGITS_SEED, stratify=bunch.target
+    )
+    parts = (TensorDataset(pictures[rows], labels[rows]) for rows in (sorted(train), sorted(test)))
+    return Data(*parts, 10)
+
+
+def _torchvision(kind: type, classes: int) -> Callable[[Path, bool], Data]:
+    def load(root: Path, download: bool) -> Data:
+        parts = (
+            kind(root, train=train, transform=TO_TENSOR, download=download)
+            for train in (True, False)
+        )
+        return Data(*parts, classes)
+
+    return load
+
+
+def _svhn(root: Path, download: bool) -> Data:
+    parts = (
+        vision.SVHN(root, split=split, transform=TO_TENSOR, download=download)
+        for split in ("train", "test")
+    )
+    return Data(*parts, 10)
+
+
+def _folder(root: Path, download: bool) -> Data:
+    held_out = root / ("val" if (root / "val").is_dir() else "test")
+    train, test = (vision.ImageFolder(part, TO_TENSOR) for part in (root / "train", held_out))
+    if train.classes != test.classes:
+        raise ValueError(f"The classes of {root / 'train'} and {held_out} differ; give equal ones.")
+    return Data(train, test, len(train.classes))
+
+
+LOADERS: dict[str, Callable[[Path, bool], Data]] = {
+    "digits": _digits,
+    "fashion_mnist": _torchvision(vision.FashionMNIST, 10),
+    "cifar10": _torchvision(vision.CIFAR10, 10),
+    "cifar100": _torchvision(vision.CIFAR100, 100),
+    "svhn": _svhn,
+    "folder": _folder,
+}
+
+
+def in_memory(dataset: Dataset, indices: Sequence[int]) -> TensorDataset:
+    """These samples as tensors, decoded once."""
+    return TensorDataset(*default_collate([dataset[index] for index in indices]))
+
+
+def build_classifier(name: str, data: Data) -> nn.Module:
+    """A torchvision model by name, untrained, for the data's classes and channels.
+
+    For pictures of 32 pixels and less ResNets lose the strides of their first layers. Raises
+    ValueError for an unknown name.
+    """
+    if name not in vision_models.list_models():
+        raise ValueError(
+            f"torchvision has no model {name!r}; see torchvision.models.list_models()."
+        )
+    model = vision_models.get_model(name, num_classes=data.classes)
+    channels, *_, side = data.train[0][0].shape
+    if isinstance(model, vision_models.ResNet) and side <= 32:
+        model.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
+        model.maxpool = nn.Identity()
+    _read_channels(model, channels)
+    return model
+
+
+def _read_channels(model: nn.Module, channels: int) -> None:
+    """Give the first convolution another number of input channels."""
+    path, first = next(p for p in model.named_modules() if isinstance(p[1], nn.Conv2d))
+    if first.in_channels == channels:
+        return
+    parent, _, name = path.rpartition(".")
+    wanted = nn.Conv2d(
+        channels, first.out_channels, first.kernel_size, first.stride, first.padding,
+        bias=first.bias is not None,
+    )  # fmt: skip
+    setattr(model.get_submodule(parent), name, wanted)

@@ -1,0 +1,190 @@
+"""One report of how far an unlearned classifier is from one retrained without the forget set."""
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from scipy.stats import t
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from erase.classifiers import head_of, logits_of
+from erase.evaluate.membership import mia_efficacy, true_class_confidence
+
+BATCH = 256
+GAPS = ("forget_accuracy", "retain_accuracy", "test_accuracy", "mia_efficacy")
+RELEARN_RATE, RELEARN_LIMIT, RELEARNED = 1e-4, 200, 0.95
+CLOSE = 2.0
+
+
+@dataclass(frozen=True)
+class Split:
+    """A training set's forget and retain indices, and a test set."""
+
+    train: Dataset
+    forget: Sequence[int]
+    retain: Sequence[int]
+    test: Dataset
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a model says of some samples: logits [n, C], labels [n], the head's inputs [n, d]."""
+
+    logits: Tensor
+    labels: Tensor
+    features: Tensor
+
+    def accuracy(self, rows: Tensor | None = None) -> float:
+        """Share of right answers, in per cent, of all samples or of the chosen ones."""
+        right = self.logits.argmax(1) == self.labels
+        return 100 * float((right if rows is None else right[rows]).double().mean())
+
+
+@torch.no_grad()
+def outputs_of(model: nn.Module, dataset: Dataset) -> Outputs:
+    """Run the model, in evaluation mode, over a whole data set."""
+    model.eval()
+    parameter, features = next(model.parameters()), []
+    handle = head_of(model)[1].register_forward_pre_hook(
+        lambda _, inputs: features.append(inputs[0].flatten(1).cpu())
+    )
+    try:
+        parts = [
+            (logits_of(model, inputs.to(parameter.device, parameter.dtype)).cpu(), labels)
+            for inputs, labels in DataLoader(dataset, BATCH)
+        ]
+    finally:
+        handle.remove()
+    logits, labels = (torch.cat(part) for part in zip(*parts, strict=True))
+    return Outputs(logits, labels, torch.cat(features))
+
+
+@dataclass(frozen=True)
+class _Views:
+    """One model's outputs on the three sets."""
+
+    forget: Outputs
+    retain: Outputs
+    test: Outputs
+
+
+def gap_report(
+    original: nn.Module,
+    retrained: nn.Module,
+    unlearned: nn.Module,
+    split: Split,
+    seconds: float | None = None,
+) -> dict[str, Any]:
+    """All figures of the three models, the unlearned one's gaps to Retrain, and a verdict.
+
+    Accuracies and MIA-efficacy are in per cent, gaps in points. Test accuracy leaves out classes
+    that are forgotten as a whole, whose own is `forgotten_class_test_accuracy`. KL is from Retrain,
+    in nats a sample, on the forget set, agreement the share of equal answers there. The probe is
+    a logistic regression on the test set's features, scored on the forget set. `relearning_steps`
+    are full-batch Adam steps (1e-4, at most 200) until 95 % of the original's forget accuracy. ToW
+    is the product of 1 - gap over forget, retain and test accuracy (Zhao et al., NeurIPS 2024).
+    """
+    models = {"original": original, "retrained": retrained, "unlearned": unlearned}
+    views = {name: _look(model, split) for name, model in models.items()}
+    goal = RELEARNED * views["original"].forget.accuracy()
+    rows = {
+        name: _figures(models[name], view, views["retrained"], split, goal)
+        for name, view in views.items()
+    }
+    gaps = {key: rows["unlearned"][key] - rows["retrained"][key] for key in GAPS}
+    report = {**rows, "gaps": gaps, "average_gap": sum(map(abs, gaps.values())) / len(gaps)}
+    report["tow"] = math.prod(1 - abs(gaps[key]) / 100 for key in GAPS[:3])
+    report["seconds"] = seconds
+    report["n"] = {"forget": len(split.forget), "retain": len(split.retain)}
+    report["verdict"] = verdict(rows)
+    return report
+
+
+def _look(model: nn.Module, split: Split) -> _Views:
+    forget, retain = (Subset(split.train, list(part)) for part in (split.forget, split.retain))
+    return _Views(*(outputs_of(model, part) for part in (forget, retain, split.test)))
+
+
+def _figures(
+    model: nn.Module, view: _Views, oracle: _Views, split: Split, goal: float
+) -> dict[str, float]:
+    confidences = [true_class_confidence(o.logits, o.labels) for o in vars(view).values()]
+    forget, retain, test = confidences
+    gone = ~torch.isin(view.test.labels, view.retain.labels)
+    ours, theirs = (v.forget.logits.log_softmax(1) for v in (view, oracle))
+    figures = {
+        "forget_accuracy": view.forget.accuracy(),
+        "retain_accuracy": view.retain.accuracy(),
+        "test_accuracy": view.test.accuracy(~gone),
+        "mia_efficacy": 100 * mia_efficacy(retain, test[~gone], forget),
+        "kl_to_retrained": float(F.kl_div(ours, theirs, reduction="batchmean", log_target=True)),
+        "agreement": 100 * float((ours.argmax(1) == theirs.argmax(1)).double().mean()),
+        "probe_accuracy": probe_accuracy(view.test, view.forget),
+        "relearning_steps": relearning_steps(model, Subset(split.train, list(split.forget)), goal),
+    }
+    if gone.any():
+        figures["forgotten_class_test_accuracy"] = view.test.accuracy(gone)
+    return figures
+
+
+def probe_accuracy(learnt_on: Outputs, scored_on: Outputs) -> float:
+    """Accuracy, in per cent, of a linear classifier on frozen features."""
+    probe = LogisticRegression(max_iter=500)
+    scale = learnt_on.features.std().clamp_min(1e-12)
+    probe.fit((learnt_on.features / scale).numpy(), learnt_on.labels.numpy())
+    return 100 * float(probe.score((scored_on.features / scale).numpy(), scored_on.labels.numpy()))
+
+
+def relearning_steps(model: nn.Module, forget: Dataset, goal: float) -> int:
+    """Adam steps on batches of the forget set until its accuracy is `goal` per cent, or 200."""
+    learner = copy.deepcopy(model).eval()
+    optimizer = torch.optim.Adam(learner.parameters(), RELEARN_RATE)
+    generator = torch.Generator().manual_seed(0)
+    loader = DataLoader(forget, BATCH, shuffle=True, generator=generator)
+    parameter, steps = next(learner.parameters()), 0
+    while outputs_of(learner, forget).accuracy() < goal:
+        for inputs, labels in loader:
+            if steps == RELEARN_LIMIT:
+                return steps
+            logits = logits_of(learner, inputs.to(parameter.device, parameter.dtype))
+            optimizer.zero_grad()
+            F.cross_entropy(logits, labels.to(parameter.device)).backward()
+            optimizer.step()
+            steps += 1
+    return steps
+
+
+def verdict(rows: Mapping[str, Mapping[str, float]]) -> str:
+    """One sentence on an unlearned model beside the original and Retrain; 2 points are near."""
+    ours, retrained, original = (rows[name] for name in ("unlearned", "retrained", "original"))
+    gaps = {key: ours[key] - retrained[key] for key in GAPS}
+    said = []
+    needed = abs(original["forget_accuracy"] - retrained["forget_accuracy"]) > CLOSE
+    if needed and abs(ours["forget_accuracy"] - original["forget_accuracy"]) <= CLOSE:
+        said.append("indistinguishable from the original on the forget set")
+    elif gaps["forget_accuracy"] > CLOSE:
+        said.append("under-forgets")
+    elif gaps["forget_accuracy"] < -CLOSE:
+        said.append("over-forgets")
+    if min(gaps["retain_accuracy"], gaps["test_accuracy"]) < -CLOSE:
+        said.append("damages what should stay")
+    if gaps["mia_efficacy"] > CLOSE:
+        said.append("its forget set looks less like training data than Retrain's")
+    elif gaps["mia_efficacy"] < -CLOSE:
+        said.append("its forget set still looks like training data")
+    return "; ".join(said) or f"within {CLOSE:g} points of Retrain in accuracies and MIA-efficacy"
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and half width of the 95 % t-interval over seeds; infinite for a single one."""
+    numbers = torch.tensor(list(values), dtype=torch.float64)
+    if len(numbers) < 2:
+        return float(numbers.mean()), math.inf
+    half = t.ppf(0.975, len(numbers) - 1) * float(numbers.std()) / len(numbers) ** 0.5
+    return float(numbers.mean()), float(half)

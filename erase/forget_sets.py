@@ -1,0 +1,94 @@
+"""Which samples to forget: the ones an unlearned model still fits, and those it never fitted."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+
+from erase.evaluate.classification import outputs_of
+
+Tail = Literal["lowest", "highest"]
+
+
+def losses_of(model: nn.Module, dataset: Dataset) -> Tensor:
+    """The cross-entropy of every sample [n]."""
+    outputs = outputs_of(model, dataset)
+    return F.cross_entropy(outputs.logits, outputs.labels, reduction="none")
+
+
+def select(
+    losses: Tensor, count: int, tail: Tail = "lowest", classes: Tensor | None = None
+) -> list[int]:
+    """The `count` items of lowest or highest loss, in ascending order of index.
+
+    Items are samples, or prompts, or concepts, whatever the losses [n] are of. With the items'
+    `classes` [n] every class gives its share, the first ones the odd items. Raises ValueError
+    unless 0 < count < n.
+    """
+    if not 0 < count < len(losses):
+        raise ValueError(f"count is {count} of {len(losses)}; leave something to both sets.")
+    groups = [torch.arange(len(losses))] if classes is None else _groups(classes)
+    chosen: list[int] = []
+    for position, group in enumerate(groups):
+        share = count // len(groups) + (position < count % len(groups))
+        ranked = losses[group].argsort(descending=tail == "highest", stable=True)
+        chosen += group[ranked[:share]].tolist()
+    return sorted(chosen)
+
+
+def worst_case(
+    unlearn: Callable[[Sequence[int]], nn.Module],
+    dataset: Dataset,
+    count: int,
+    start: Sequence[int],
+    rounds: int = 3,
+    classes: Tensor | None = None,
+) -> list[int]:
+    """The forget set that a model unlearned of it still fits best.
+
+    Every round unlearns the present set and takes the `count` samples of lowest loss under the
+    outcome: the upper problem's exact optimum at each step (Fan et al., ECCV 2024, whose linear
+    upper objective over 0/1 weights a vertex minimises). It stops when the set stays the same.
+    """
+    chosen = sorted(start)
+    for _ in range(rounds):
+        losses = losses_of(unlearn(chosen), dataset)
+        following = select(losses, count, "lowest", classes)
+        if following == chosen:
+            break
+        chosen = following
+    return chosen
+
+
+def worst_classes(losses: Tensor, classes: Tensor, count: int = 1) -> list[int]:
+    """The classes of lowest mean loss, lowest first: the class-wise form."""
+    names = classes.unique()
+    means = torch.stack([losses[classes == name].mean() for name in names])
+    return names[means.argsort(stable=True)[:count]].tolist()
+
+
+def write_indices(indices: Sequence[int], path: Path) -> None:
+    """Write a forget set as JSON."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(list(indices)) + "\n")
+    partial.rename(path)
+
+
+def read_indices(path: Path) -> list[int]:
+    """Read a forget set; ValueError if the file holds none."""
+    try:
+        indices = json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is no list of indices ({error}); write one first.") from error
+    if not isinstance(indices, list) or not all(isinstance(i, int) for i in indices):
+        raise ValueError(f"{path} is no list of indices; write one with `erase forget-set`.")
+    return indices
+
+
+def _groups(classes: Tensor) -> list[Tensor]:
+    return [(classes == name).nonzero().flatten() for name in classes.unique()]

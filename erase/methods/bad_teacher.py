@@ -1,0 +1,37 @@
+"""Bad teacher: answer as an untrained model on the forget set, as the base on the rest."""
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from erase.erasure import Erasure
+from erase.methods import register
+from erase.tasks.classification import ClassificationBatch, ClassificationTask
+from erase.training import TrainingConfig, finetune
+
+
+@dataclass(frozen=True)
+class BadTeacherConfig:
+    """Two teachers.
+
+    Args:
+        retain_weight: weight of the competent teacher.
+        training: the optimizer's settings.
+    """
+
+    retain_weight: float = 1.0
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+
+@register("bad_teacher", BadTeacherConfig, ClassificationTask)
+def bad_teacher(task: ClassificationTask, config: BadTeacherConfig) -> Erasure:
+    """Distillation from an incompetent and a competent teacher (Chundawat et al., AAAI 2023)."""
+    competent, incompetent = task.frozen_copy(), task.untrained()
+
+    def step_loss(
+        forget: ClassificationBatch, retain: ClassificationBatch, progress: float
+    ) -> Tensor:
+        kept = config.retain_weight * task.divergence(retain, competent)
+        return task.divergence(forget, incompetent) + kept
+
+    return Erasure(finetune(task, step_loss, config.training))

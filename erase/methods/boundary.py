@@ -1,0 +1,88 @@
+"""Boundary unlearning: forgotten samples cross the nearest boundary, or get their own class."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from erase.checks import require_positive
+from erase.erasure import Erasure
+from erase.methods import register
+from erase.tasks.classification import ClassificationBatch, ClassificationTask
+from erase.training import TrainingConfig, finetune
+
+
+@dataclass(frozen=True)
+class BoundaryShrinkConfig:
+    """The step over the boundary.
+
+    Args:
+        step: length of the sign step of each input value, in input units.
+        training: the optimizer's settings.
+    """
+
+    step: float = 0.1
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    def __post_init__(self) -> None:
+        require_positive(self, "step")
+
+
+@register("boundary_shrink", BoundaryShrinkConfig, ClassificationTask)
+def boundary_shrink(task: ClassificationTask, config: BoundaryShrinkConfig) -> Erasure:
+    """Teach the forget set the wrong class nearest to it (Chen et al., CVPR 2023).
+
+    The nearest class is the base's strongest wrong one after a step against the true label.
+    """
+    base = task.frozen_copy()
+
+    def step_loss(forget: ClassificationBatch, *_: object) -> Tensor:
+        nearest = _nearest_classes(base, forget, config.step)
+        return F.cross_entropy(task.predict(forget.inputs), nearest)
+
+    return Erasure(finetune(task, step_loss, config.training))
+
+
+def _nearest_classes(base: ClassificationTask, forget: ClassificationBatch, step: float) -> Tensor:
+    inputs = forget.inputs.clone().requires_grad_()
+    loss = F.cross_entropy(base.predict(inputs), forget.labels)
+    (gradient,) = torch.autograd.grad(loss, inputs)
+    with torch.no_grad():
+        logits = base.predict(inputs + step * gradient.sign())
+        return logits.scatter(1, forget.labels[:, None], -torch.inf).argmax(1)
+
+
+@dataclass(frozen=True)
+class BoundaryExpandConfig:
+    """Training with a class more than there are.
+
+    Args:
+        training: the optimizer's settings.
+    """
+
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+
+@register("boundary_expand", BoundaryExpandConfig, ClassificationTask)
+def boundary_expand(task: ClassificationTask, config: BoundaryExpandConfig) -> Erasure:
+    """Assign the forget set to an extra class, then drop that class (Chen et al., CVPR 2023)."""
+    _, head = task.head()
+    features: list[Tensor] = []
+    handle = head.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0]))
+    torch.manual_seed(task.seed)
+    extra = nn.Linear(head.in_features, 1, device=head.weight.device, dtype=head.weight.dtype)
+    head.add_module("extra_class", extra)
+
+    def step_loss(forget: ClassificationBatch, *_: object) -> Tensor:
+        features.clear()
+        logits = task.predict(forget.inputs)
+        widened = torch.cat([logits, extra(features[-1])], 1)
+        return F.cross_entropy(widened, torch.full_like(forget.labels, logits.shape[1]))
+
+    try:
+        deltas = finetune(task, step_loss, config.training)
+    finally:
+        handle.remove()
+        del head.extra_class
+    return Erasure({key: delta for key, delta in deltas.items() if ".extra_class." not in key})

@@ -1,0 +1,37 @@
+"""DELETE: keep what the model knows of the other classes, without any retain set."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from erase.erasure import Erasure
+from erase.methods import register
+from erase.tasks.classification import ClassificationBatch, ClassificationTask
+from erase.training import TrainingConfig, finetune
+
+
+@dataclass(frozen=True)
+class DeleteConfig:
+    """Masked distillation.
+
+    Args:
+        training: the optimizer's settings.
+    """
+
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+
+@register("delete", DeleteConfig, ClassificationTask)
+def delete(task: ClassificationTask, config: DeleteConfig) -> Erasure:
+    """Distil the base's answers on the forget set less the true class (Zhou et al., CVPR 2025)."""
+    base = task.frozen_copy()
+
+    def step_loss(forget: ClassificationBatch, *_: object) -> Tensor:
+        with torch.no_grad():
+            logits = base.predict(forget.inputs)
+            wanted = logits.scatter(1, forget.labels[:, None], -torch.inf).softmax(1)
+        return F.cross_entropy(task.predict(forget.inputs), wanted)
+
+    return Erasure(finetune(task, step_loss, config.training))

@@ -1,0 +1,70 @@
+"""Influence unlearning: one Newton step that takes the forget set's influence back."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+from torch import Tensor
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
+
+from erase.checks import require_positive
+from erase.core.delta import difference
+from erase.erasure import Erasure
+from erase.methods import register
+from erase.preserve import only_trainable, preserved
+from erase.tasks.classification import ClassificationBatch, ClassificationTask
+from erase.training import step_seed
+
+
+@dataclass(frozen=True)
+class InfluenceConfig:
+    """The step and the curvature it is measured with.
+
+    Args:
+        step: how many times the forget set's influence is taken back.
+        curvature_batches: batches of the retain set whose gradients make up the Fisher matrix;
+            as many gradients are held at once.
+        damping: what is added to the Fisher matrix's diagonal.
+    """
+
+    step: float = 1.0
+    curvature_batches: int = 32
+    damping: float = 1.0
+
+    def __post_init__(self) -> None:
+        require_positive(self, "step", "curvature_batches", "damping")
+
+
+@register("influence", InfluenceConfig, ClassificationTask)
+def influence(task: ClassificationTask, config: InfluenceConfig) -> Erasure:
+    """Weights + step * H^-1 g, g being the forget set's loss gradient per retained sample.
+
+    H is the retain set's empirical Fisher matrix of batches, dampened, and inverted exactly by the
+    Woodbury identity, where Jia et al. (NeurIPS 2023) take WoodFisher's recursion for it.
+    """
+    weights, seed = task.parameters(), step_seed(task.seed, -1)
+    with only_trainable(task, weights):
+        forget = _gradients(task, task.forget_batches(seed))
+        retained = islice(task.retain_batches(seed + 1), config.curvature_batches)
+        curvature = _gradients(task, retained)
+    influence_of_forget = len(task.forget) / len(task.retain) * forget.mean(0)
+    change = config.step * solve_fisher(curvature, influence_of_forget, config.damping)
+    with preserved(weights) as before, torch.no_grad():
+        moved = parameters_to_vector(weights.values()) + change
+        vector_to_parameters(moved, weights.values())
+        return Erasure(difference(before, weights))
+
+
+def solve_fisher(gradients: Tensor, vector: Tensor, damping: float) -> Tensor:
+    """(G^T G / n + damping I)^-1 v for gradients G [n, d]."""
+    count = len(gradients)
+    inner = gradients @ gradients.T + count * damping * torch.eye(count, device=gradients.device)
+    return (vector - gradients.T @ torch.linalg.solve(inner, gradients @ vector)) / damping
+
+
+def _gradients(task: ClassificationTask, batches: Iterable[ClassificationBatch]) -> Tensor:
+    """The loss gradient of every batch: [n, d]."""
+    weights = list(task.parameters().values())
+    rows = (torch.autograd.grad(task.loss(batch), weights) for batch in batches)
+    return torch.stack([parameters_to_vector(row) for row in rows])

@@ -1,0 +1,63 @@
+"""CF-k and EU-k: finetune the last k layers on the retain set, or train them anew."""
+
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from erase.checks import require_positive
+from erase.core.delta import difference
+from erase.erasure import Erasure
+from erase.methods import register
+from erase.preserve import only_trainable, preserved
+from erase.tasks.classification import ClassificationTask
+from erase.training import StepLoss, TrainingConfig, finetune, train
+
+
+@dataclass(frozen=True)
+class LastLayersConfig:
+    """How much of the model is retrained.
+
+    Args:
+        layers: how many of the last layers that have weights.
+        training: the optimizer's settings.
+    """
+
+    layers: int = 2
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    def __post_init__(self) -> None:
+        require_positive(self, "layers")
+
+
+@register("cf_k", LastLayersConfig, ClassificationTask)
+def cf_k(task: ClassificationTask, config: LastLayersConfig) -> Erasure:
+    """Catastrophic forgetting of the last k layers (Goel et al., 2022)."""
+    chosen = _parameters(task, config.layers)
+    loss = _retain_loss(task)
+    return Erasure(finetune(task, loss, config.training, parameters=chosen))
+
+
+@register("eu_k", LastLayersConfig, ClassificationTask)
+def eu_k(task: ClassificationTask, config: LastLayersConfig) -> Erasure:
+    """Exact unlearning of the last k layers: as they are before any training, then trained."""
+    chosen = _parameters(task, config.layers)
+    fresh = task.untrained().parameters()
+    with preserved(chosen) as before, only_trainable(task, chosen):
+        for name, parameter in chosen.items():
+            parameter.data.copy_(fresh[name])
+        train(task, _retain_loss(task), config.training, parameters=chosen)
+        return Erasure(difference(before, chosen))
+
+
+def _retain_loss(task: ClassificationTask) -> StepLoss:
+    return lambda _, retain, progress: task.loss(retain)
+
+
+def _parameters(task: ClassificationTask, layers: int) -> dict[str, nn.Parameter]:
+    """The editable parameters of the last layers that have any."""
+    editable = task.parameters()
+    owners = list(dict.fromkeys(name.rsplit(".", 1)[0] for name in editable))
+    if layers > len(owners):
+        raise ValueError(f"layers is {layers} and only {len(owners)} may change; give fewer.")
+    last = set(owners[-layers:])
+    return {name: p for name, p in editable.items() if name.rsplit(".", 1)[0] in last}

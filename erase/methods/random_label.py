@@ -1,0 +1,31 @@
+"""Random label: wrong answers for the forget set, and no mask."""
+
+from dataclasses import dataclass, field
+
+from erase.erasure import Erasure
+from erase.methods import register
+from erase.methods.salun import Teacher, relabelling_loss
+from erase.tasks.base import Task
+from erase.training import TrainingConfig, finetune
+
+
+@dataclass(frozen=True)
+class RandomLabelConfig:
+    """Relabelling of the forget set.
+
+    Args:
+        teacher: as for salun; "current" trains on the retain set's own labels.
+        retain_weight: weight of the retain set's loss.
+        training: the optimizer's settings.
+    """
+
+    teacher: Teacher = "current"
+    retain_weight: float = 1.0
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+
+@register("random_label", RandomLabelConfig)
+def random_label(task: Task, config: RandomLabelConfig) -> Erasure:
+    """SalUn's objective on all weights (RL; Golatkar et al., CVPR 2020, and SalUn's tables)."""
+    loss = relabelling_loss(task, config.teacher, config.retain_weight)
+    return Erasure(finetune(task, loss, config.training))

@@ -1,0 +1,47 @@
+"""SCRUB: stay with the teacher on the retain set, leave it on the forget set."""
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from erase.erasure import Erasure
+from erase.methods import register
+from erase.tasks.base import Batch, Task
+from erase.training import TrainingConfig, finetune
+
+
+@dataclass(frozen=True)
+class ScrubConfig:
+    """The balance of leaving and staying.
+
+    Args:
+        leaving_share: share of the steps, the first ones, that also leave the teacher.
+        leaving_weight: weight of the forget set's distance from it.
+        loss_weight: weight of the retain set's own loss, the paper's gamma.
+        staying_weight: weight of the retain set's distance, the paper's alpha.
+        training: the optimizer's settings.
+    """
+
+    leaving_share: float = 0.6
+    leaving_weight: float = 1.0
+    loss_weight: float = 1.0
+    staying_weight: float = 0.5
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+
+@register("scrub", ScrubConfig)
+def scrub(task: Task, config: ScrubConfig) -> Erasure:
+    """Teacher and disobedient student (Kurmanji et al., NeurIPS 2023).
+
+    The paper's epochs of leaving and of staying alternate; here every early step does both.
+    """
+    base = task.frozen_copy()
+
+    def step_loss(forget: Batch, retain: Batch, progress: float) -> Tensor:
+        kept = config.loss_weight * task.loss(retain)
+        kept = kept + config.staying_weight * task.divergence(retain, base)
+        if progress >= config.leaving_share:
+            return kept
+        return kept - config.leaving_weight * task.divergence(forget, base)
+
+    return Erasure(finetune(task, step_loss, config.training))

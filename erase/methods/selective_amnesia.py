@@ -1,0 +1,54 @@
+"""Selective amnesia: relearn the concept as its anchor, held by elastic weights and replay."""
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from erase.core.saliency import accumulate
+from erase.erasure import Erasure
+from erase.methods import register
+from erase.methods.salun import relabelling_loss
+from erase.preserve import only_trainable
+from erase.tasks.base import Batch, Task
+from erase.training import TrainingConfig, finetune, step_seed
+
+
+@dataclass(frozen=True)
+class SelectiveAmnesiaConfig:
+    """Elasticity, replay and training.
+
+    Args:
+        elasticity: weight of the Fisher-weighted squared change, in units of the mean Fisher.
+        replay: weight of staying close to the base on the retain set.
+        training: the optimizer's settings.
+    """
+
+    elasticity: float = 1.0
+    replay: float = 1.0
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+
+@register("selective_amnesia", SelectiveAmnesiaConfig)
+def selective_amnesia(task: Task, config: SelectiveAmnesiaConfig) -> Erasure:
+    """Continual learning turned round (Heng and Soh, NeurIPS 2023).
+
+    The Fisher diagonal is the retain set's, of whole batches, over its own mean.
+    """
+    task.prepare()
+    weights = task.parameters()
+    with only_trainable(task, weights):
+        batches = task.retain_batches(step_seed(task.seed, -1))
+        fisher = accumulate(weights, (task.loss(batch) for batch in batches), "fisher")
+    total = sum(float(scores.double().sum()) for scores in fisher.values())
+    mean = total / sum(scores.numel() for scores in fisher.values())
+    start = {name: weight.detach().clone() for name, weight in weights.items()}
+    relabelled = relabelling_loss(task, "frozen", config.replay)
+
+    def step_loss(forget: Batch, retain: Batch, progress: float) -> Tensor:
+        stretch = sum(
+            (fisher[name] / mean * (weight - start[name]).square()).sum()
+            for name, weight in weights.items()
+        )
+        return relabelled(forget, retain, progress) + config.elasticity * stretch
+
+    return Erasure(finetune(task, step_loss, config.training))

@@ -1,0 +1,100 @@
+"""SSD: dampen the weights that matter far more to the forget set than to all of the data."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from erase.checks import require_positive
+from erase.core.delta import difference
+from erase.core.saliency import Estimator, accumulate
+from erase.erasure import Erasure
+from erase.methods import register
+from erase.preserve import only_trainable, preserved
+from erase.tasks.classification import ClassificationBatch, ClassificationTask
+from erase.training import step_seed
+
+Loss = Callable[[ClassificationBatch], Tensor]
+
+
+@dataclass(frozen=True)
+class SSDConfig:
+    """When a weight counts as the forget set's, and how strongly it is dampened.
+
+    Args:
+        selection: a weight is dampened if its importance to the forget set is over this many times
+            that to all data (the paper's alpha).
+        dampening: it is multiplied by this times the ratio of the two, at most 1 (lambda).
+    """
+
+    selection: float = 10.0
+    dampening: float = 1.0
+
+    def __post_init__(self) -> None:
+        require_positive(self, "selection", "dampening")
+
+
+@register("ssd", SSDConfig, ClassificationTask)
+def ssd(task: ClassificationTask, config: SSDConfig) -> Erasure:
+    """Selective synaptic dampening (Foster, Schoepf and Brintrup, AAAI 2024).
+
+    Importance is the mean over batches of the squared gradient of the batch's loss.
+    """
+    return _dampened(task, config, task.loss, "fisher")
+
+
+@register("lfssd", SSDConfig, ClassificationTask)
+def lfssd(task: ClassificationTask, config: SSDConfig) -> Erasure:
+    """SSD without labels: importance is the gradient of the squared norm of the logits."""
+
+    def energy(batch: ClassificationBatch) -> Tensor:
+        return task.predict(batch.inputs).square().sum(1).mean()
+
+    return _dampened(task, config, energy, "abs_sum")
+
+
+def _dampened(
+    task: ClassificationTask, config: SSDConfig, loss: Loss, estimator: Estimator
+) -> Erasure:
+    seed = step_seed(task.seed, -1)
+    forget = _importance(task, task.forget_batches(seed), loss, estimator)
+    retain = _importance(task, task.retain_batches(seed + 1), loss, estimator)
+    share = len(task.forget) / (len(task.forget) + len(task.retain))
+    weights = task.parameters()
+    with preserved(weights) as before, torch.no_grad():
+        for name, weight in weights.items():
+            overall = torch.lerp(retain[name], forget[name], share)
+            weight.mul_(dampening(forget[name], overall, config))
+        deltas = difference(before, weights)
+    if not deltas:
+        raise ValueError(f"No weight is {config.selection} times as important to the forget set; "
+                         "lower selection.")  # fmt: skip
+    return Erasure(deltas)
+
+
+def dampening(forget: Tensor, overall: Tensor, config: SSDConfig) -> Tensor:
+    """min(lambda * overall / forget, 1) where forget > alpha * overall, 1 elsewhere."""
+    factor = (config.dampening * overall / forget.clamp_min(1e-30)).clamp(max=1.0)
+    return torch.where(forget > config.selection * overall, factor, 1.0)
+
+
+def _importance(
+    task: ClassificationTask,
+    batches: Iterable[ClassificationBatch],
+    loss: Loss,
+    estimator: Estimator,
+) -> dict[str, Tensor]:
+    """Every weight's importance, the mean over batches."""
+    weights, seen = task.parameters(), 0
+
+    def losses() -> Iterator[Tensor]:
+        nonlocal seen
+        for batch in batches:
+            seen += 1
+            yield loss(batch)
+
+    with only_trainable(task, weights):
+        return {
+            name: score / seen for name, score in accumulate(weights, losses(), estimator).items()
+        }

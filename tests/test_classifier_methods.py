@@ -1,0 +1,165 @@
+"""Closed forms against plain NumPy, and what single classifier methods promise."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from conftest import accuracies, build_digits_model, build_digits_task, class_indices, digits
+from torch import nn
+
+from erase.core.projection import discriminative
+from erase.core.subspace import SubspaceFitter
+from erase.erasure import Erasure
+from erase.methods import methods
+from erase.methods.influence import solve_fisher
+from erase.methods.last_layers import LastLayersConfig
+from erase.methods.projection import ProjectionConfig
+from erase.methods.ssd import SSDConfig, dampening
+from erase.training import TrainingConfig
+
+
+def test_dampening_is_the_papers_rule():
+    rng = np.random.default_rng(0)
+    forget, overall = rng.random((2, 500)) ** 4
+    factor = np.where(forget > 3 * overall, np.minimum(0.7 * overall / forget, 1), 1)
+    ours = dampening(torch.tensor(forget), torch.tensor(overall), SSDConfig(3, 0.7))
+    assert np.allclose(ours.numpy(), factor, rtol=1e-12)
+
+
+def test_ssd_that_selects_nothing_is_refused(trained):
+    with pytest.raises(ValueError, match="lower selection"):
+        methods()["ssd"](build_digits_task(trained), SSDConfig(selection=1e9))
+
+
+def test_scaled_projection_is_kodges_formula():
+    rng = np.random.default_rng(0)
+    forget, retain = rng.normal(size=(60, 12)), rng.normal(size=(90, 12)) * np.arange(1, 13)
+
+    def scaled(rows, alpha):
+        left, singular, _ = np.linalg.svd(rows.T, full_matrices=False)
+        share = singular**2 / (singular**2).sum()
+        return left * (alpha * share / ((alpha - 1) * share + 1)) @ left.T
+
+    wanted = scaled(forget, 3.0) - scaled(forget, 3.0) @ scaled(retain, 100.0)
+    spaces = [SubspaceFitter(12).update(torch.tensor(rows)).fit() for rows in (forget, retain)]
+    ours = discriminative(*spaces, 3.0, 100.0)
+    assert np.allclose((ours.left @ ours.right).numpy(), wanted, atol=1e-10)
+
+
+def test_projection_is_nothing_where_all_is_retained():
+    rows = torch.randn(50, 6).double()
+    space = SubspaceFitter(6).update(rows).fit()
+    whole = discriminative(space, space, 3.0, 1e12)
+    assert (whole.left @ whole.right).abs().max() < 1e-9
+
+
+def test_the_fisher_system_is_solved():
+    gradients, vector = torch.randn(5, 30).double(), torch.randn(30).double()
+    matrix = gradients.T @ gradients / 5 + 0.3 * torch.eye(30).double()
+    solved = solve_fisher(gradients, vector, 0.3)
+    assert torch.allclose(matrix @ solved, vector)
+
+
+def test_retrain_brings_the_norms_statistics_along(trained):
+    task = build_digits_task(trained)
+    erasure = methods()["retrain"](task)
+    assert "model.1.running_mean" in erasure.deltas
+    with erasure.apply(task.components):
+        forget, retain = accuracies(task)
+    assert forget == 0.0
+    assert retain > 0.9
+
+
+@pytest.mark.parametrize("name", ["cf_k", "eu_k"])
+def test_only_the_last_layers_change(trained, name):
+    training = TrainingConfig(steps=3, learning_rate=1e-2)
+    erasure = methods()[name](build_digits_task(trained), LastLayersConfig(1, training))
+    assert set(erasure.deltas) == {"model.7.weight", "model.7.bias"}
+
+
+def test_the_extra_class_is_gone_afterwards(trained):
+    task = build_digits_task(trained)
+    erasure = methods()["boundary_expand"](task)
+    model = task.components["model"]
+    assert model.state_dict().keys() == build_digits_model().state_dict().keys()
+    assert not model[7]._forward_pre_hooks
+    assert {name for name in erasure.deltas} <= {f"model.{n}" for n in model.state_dict()}
+
+
+def test_bias_suppression_needs_a_whole_class(trained):
+    some = class_indices(3)[:-1]
+    with pytest.raises(ValueError, match="forgotten as a whole"):
+        methods()["bias_suppression"](build_digits_task(trained, forget=some))
+    erasure = methods()["bias_suppression"](build_digits_task(trained))
+    assert set(erasure.deltas) == {"model.7.bias"}
+
+
+class TinyViT(nn.Module):
+    """Rows of a digit as tokens through one block of PyTorch's own attention."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Linear(8, 16)
+        self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
+        self.head = nn.Linear(16, 10)
+
+    def forward(self, pictures):
+        tokens = self.embed(pictures[:, 0])
+        attended, _ = self.attention(tokens, tokens, tokens, need_weights=False)
+        return self.head((tokens + attended).mean(1))
+
+
+def test_packed_attention_is_projected_by_what_it_reads(tmp_path):
+    torch.manual_seed(0)
+    task = build_digits_task(TinyViT())
+    config = ProjectionConfig(space="scaled")
+    assert set(task.sites("layers")) == {"model.embed", "model.attention", "model.head"}
+    erasure = methods()["projection"](task, config)
+    assert "model.attention.in_proj_weight" in erasure.deltas
+    erasure.save_pretrained(tmp_path / "erasure")
+    back = Erasure.from_pretrained(tmp_path / "erasure")
+    for name, delta in erasure.deltas.items():
+        assert torch.equal(delta.dense(), back.deltas[name].dense())
+
+
+def test_a_split_attention_gets_what_a_packed_one_does():
+    torch.manual_seed(0)
+    packed = TinyViT()
+    split = nn.ModuleDict({p: nn.Linear(16, 16) for p in ("q", "k", "v")})
+    weights = packed.attention.in_proj_weight.chunk(3)
+    for layer, weight in zip(split.values(), weights, strict=True):
+        layer.weight.data.copy_(weight)
+
+    class SplitViT(TinyViT):
+        def __init__(self):
+            super().__init__()
+            self.split = split
+
+        def forward(self, pictures):
+            tokens = self.embed(pictures[:, 0])
+            q, k, v = (
+                self.split[p](tokens).view(*tokens.shape[:2], 2, 8).transpose(1, 2) for p in "qkv"
+            )
+            attended = nn.functional.scaled_dot_product_attention(q, k, v)
+            attended = self.attention.out_proj(attended.transpose(1, 2).flatten(2))
+            return self.head((tokens + attended).mean(1))
+
+    other = SplitViT()
+    other.load_state_dict(packed.state_dict(), strict=False)
+    config = ProjectionConfig(space="scaled")
+    one = methods()["projection"](build_digits_task(packed), config).deltas
+    two = methods()["projection"](build_digits_task(other), config).deltas
+    joined = torch.cat([two[f"model.split.{p}.weight"].dense() for p in "qkv"])
+    assert torch.allclose(one["model.attention.in_proj_weight"].dense(), joined, atol=1e-5)
+
+
+def test_the_default_configs_can_be_replaced():
+    for method in methods().values():
+        assert dataclasses.replace(method.config()) == method.config()
+
+
+def test_classes_forgotten_as_a_whole_are_known(trained):
+    both = [*class_indices(3), class_indices(5)[0]]
+    assert build_digits_task(trained, forget=both).forgotten_classes() == [3]
+    assert len(digits()) == 1347

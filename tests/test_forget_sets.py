@@ -1,0 +1,63 @@
+import copy
+
+import pytest
+import torch
+from conftest import build_digits_task, digits
+
+from erase.forget_sets import (
+    losses_of,
+    read_indices,
+    select,
+    worst_case,
+    worst_classes,
+    write_indices,
+)
+from erase.methods import get_method
+
+
+def test_the_selection_minimises_the_sum_of_losses():
+    losses = torch.rand(40)
+    assert losses[select(losses, 7)].sum() == losses.sort().values[:7].sum()
+    assert losses[select(losses, 7, "highest")].min() >= losses.sort().values[-7]
+
+
+def test_a_balanced_selection_takes_the_same_of_every_class():
+    losses, classes = torch.rand(40), torch.arange(40) % 4
+    chosen = select(losses, 12, classes=classes)
+    assert classes[chosen].bincount().tolist() == [3, 3, 3, 3]
+
+
+@pytest.mark.parametrize("count", [0, 40])
+def test_both_sets_must_keep_samples(count):
+    with pytest.raises(ValueError, match="leave something"):
+        select(torch.rand(40), count)
+
+
+def test_the_worst_case_is_a_fixed_point_or_the_best_fitted(trained):
+    data, seen = digits(), []
+
+    def unlearn(indices):
+        seen.append(list(indices))
+        task = build_digits_task(trained, forget=indices, learning_rate=1e-3)
+        unlearned = copy.deepcopy(trained)
+        get_method("finetune")(task).apply({"model": unlearned})
+        return unlearned
+
+    chosen = worst_case(unlearn, data, 100, range(100), rounds=2)
+    assert len(chosen) == 100
+    assert seen[0] == list(range(100)) != chosen
+    losses = losses_of(unlearn(seen[-1]), data)
+    assert chosen == select(losses, 100)
+
+
+def test_classes_are_ranked_by_mean_loss():
+    losses, classes = torch.tensor([3.0, 1.0, 2.0, 0.5]), torch.tensor([0, 1, 0, 1])
+    assert worst_classes(losses, classes, 2) == [1, 0]
+
+
+def test_indices_are_written_and_read(tmp_path):
+    write_indices([3, 5], tmp_path / "forget.json")
+    assert read_indices(tmp_path / "forget.json") == [3, 5]
+    (tmp_path / "other.json").write_text('{"a": 1}')
+    with pytest.raises(ValueError, match="no list of indices"):
+        read_indices(tmp_path / "other.json")

@@ -1,0 +1,129 @@
+import copy
+import json
+
+import pytest
+import torch
+from conftest import build_digits_task, digits
+from torch import nn
+
+from erase.calibrate import calibrate, hold_out
+from erase.classifiers import FitConfig, fit
+from erase.cli import main
+from erase.datasets import load_data
+from erase.evaluate.classification import Split, gap_report, mean_interval, verdict
+from erase.methods import methods
+
+
+@pytest.fixture(scope="module")
+def split_and_models(trained):
+    task = build_digits_task(trained)
+    retrained = task.untrained().components["model"]
+    fit(retrained, task.subset(task.retain), FitConfig(epochs=6))
+    split = Split(digits(), task.forget, task.retain, load_data("digits").test)
+    return split, trained, retrained
+
+
+def unlearned_by(method: str, trained: nn.Module) -> nn.Module:
+    task, model = build_digits_task(trained, learning_rate=1e-2), copy.deepcopy(trained)
+    methods()[method](task).apply({"model": model})
+    return model
+
+
+def test_retrain_has_no_gap_to_itself(split_and_models):
+    split, trained, retrained = split_and_models
+    report = gap_report(trained, retrained, retrained, split)
+    assert set(report["gaps"].values()) == {0.0}
+    assert report["tow"] == 1.0
+    assert report["unlearned"]["kl_to_retrained"] == pytest.approx(0.0, abs=1e-7)
+    assert report["unlearned"]["agreement"] == 100.0
+    assert report["verdict"].startswith("within 2 points")
+    json.dumps(report)
+
+
+def test_doing_nothing_is_called_so(split_and_models):
+    split, trained, retrained = split_and_models
+    report = gap_report(trained, retrained, trained, split)
+    assert "indistinguishable from the original" in report["verdict"]
+    assert report["unlearned"]["relearning_steps"] == 0 < report["retrained"]["relearning_steps"]
+
+
+def test_bias_suppression_shows_in_the_probe_not_in_the_accuracy(split_and_models):
+    split, trained, retrained = split_and_models
+    suppressed = unlearned_by("bias_suppression", trained)
+    report = gap_report(trained, retrained, suppressed, split)
+    assert report["unlearned"]["forget_accuracy"] == 0.0
+    assert report["unlearned"]["probe_accuracy"] == report["original"]["probe_accuracy"]
+
+
+def test_the_verdict_names_over_forgetting():
+    near = {"forget_accuracy": 90.0, "retain_accuracy": 99.0, "test_accuracy": 95.0,
+            "mia_efficacy": 10.0}  # fmt: skip
+    rows = {"original": near | {"forget_accuracy": 99.0}, "retrained": near}
+    rows["unlearned"] = near | {"forget_accuracy": 50.0, "retain_accuracy": 90.0}
+    assert verdict(rows) == "over-forgets; damages what should stay"
+
+
+def test_intervals_are_students():
+    mean, half = mean_interval([1.0, 2.0, 3.0])
+    assert mean == 2.0
+    assert half == pytest.approx(4.302653 / 3**0.5, rel=1e-5)
+
+
+def test_the_calibrator_chooses_the_nearest_rate(trained):
+    task = build_digits_task(trained)
+    kept, held = hold_out(task.retain, 0.1, 0)
+    assert sorted(kept + held) == task.retain
+    retrained = fit(task.untrained().components["model"], task.subset(kept), FitConfig(epochs=6))
+    found = calibrate("gradient_ascent", task, retrained, task.subset(held), rates=(1e-7, 1e-2))
+    assert found.learning_rate == min(found.gaps, key=found.gaps.get)
+    assert len(found.gaps) == 2
+    assert "gradient_ascent" in str(found)
+
+
+SMALL = ["--classifier.model", "shufflenet_v2_x0_5", "--classifier.fit.epochs", "2"]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> str:
+    path = tmp_path_factory.mktemp("weights") / "original.safetensors"
+    arguments = [*SMALL, "--classifier.weights", str(path)]
+    output = path.with_name("easy.json")
+    main(["forget-set", *arguments, "--count", "100", "--output", str(output)])
+    assert len(json.loads(output.read_text())) == 100
+    return str(path)
+
+
+def test_a_classifier_forgets_from_the_command_line(weights, tmp_path, capsys):
+    command = ["classify", *SMALL, "--classifier.weights", weights]
+    command += ["--forget", "class:3", "--method", "bias_suppression"]
+    assert main([*command, "--output", str(tmp_path / "out")]) == 0
+    assert "forget accuracy" in capsys.readouterr().out
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"erasure.json", "deltas.safetensors", "report.json", "gaps.png"} <= written
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["unlearned"]["forget_accuracy"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--forget", "class:x"], "write class:3"),
+        (["--forget", "missing.json"], "no list of indices"),
+        (["--forget", "class:3", "--classifier.data", "cifar10"], "files of cifar10"),
+        (["--forget", "class:3", "--classifier.model", "nothing"], "no model 'nothing'"),
+    ],
+)
+def test_bad_input_gets_one_sentence(arguments, reason, tmp_path, capsys):
+    output = tmp_path / "out"
+    assert main(["classify", *arguments, "--output", str(output)]) == 2
+    assert reason in capsys.readouterr().err
+    assert not output.exists()
+
+
+def test_a_fitted_classifier_depends_on_the_seed_alone():
+    runs = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+        runs.append(fit(model, digits(), FitConfig(epochs=1)).state_dict())
+    assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
