@@ -1,10 +1,10 @@
 """Every method that serves classifiers beside Retrain and the original, on Fashion-MNIST.
 
-Run: `python benchmarks/classifiers.py --root FOLDER --out runs/classifiers [--model resnet]`; FOLDER
+Run: `python benchmarks/classifiers.py --root FOLDER --out runs/classifiers [--model vit]`; FOLDER
 holds FashionMNIST/raw as torchvision keeps it. 6,000 training and 2,000 test samples, three seeds;
 forget sets: random 10 % and 50 %, three classes, worst-case 10 %, highest-loss 10 %. Learning rates
 are calibrated once for each method and kind of set, on a pilot seed and training data held out.
-Goes on where it stopped and writes table.md.
+Goes on where it stopped and writes resnet.md or vit.md.
 """
 
 import argparse
@@ -157,11 +157,8 @@ def path_of(folder: Path, model: str, name: str, seed: int, row: str) -> Path:
 
 def table(folder: Path, model: str, name: str) -> str:
     """One forget set's rows: means over seeds with 95 % t-intervals."""
-    lines = [
-        f"### {model}, {name}",
-        "",
-        "| method | average gap | " + " | ".join(COLUMNS) + " | s |",
-    ]
+    head = " | ".join(("method", "average gap", *COLUMNS, "seconds"))
+    lines = [f"### {model}, {name}", "", f"| {head} |"]
     lines.append("| --- " * (len(COLUMNS) + 3) + "|")
     for row in ("original", "retrained", *candidates()):
         source = row if row in candidates() else next(iter(candidates()))

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 from diffusers import UNet2DConditionModel
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from erase.core.delta import LowRankDelta
@@ -102,7 +103,7 @@ def gram_case(way: str, out: str) -> str:
     """Make the update and keep it for comparison."""
     next(batches(0))
     update, line = measured(streamed_update if way == "ours" else stacked_update)
-    torch.save(update, out)
+    save_file({"update": update.contiguous()}, out)
     return line
 
 
@@ -165,9 +166,9 @@ def main() -> None:
     print(f"mask at 50 M: {theirs['seconds'] / ours['seconds']:.1f}x as fast")
     child("mask", "ours", "860")
     with tempfile.TemporaryDirectory() as folder:
-        files = {way: str(Path(folder) / f"{way}.pt") for way in ("ours", "stacked")}
+        files = {way: str(Path(folder) / f"{way}.safetensors") for way in ("ours", "stacked")}
         ours, theirs = (child("gram", way, path) for way, path in files.items())
-        one, other = (torch.load(path, weights_only=True) for path in files.values())
+        one, other = (load_file(path)["update"] for path in files.values())
     print(
         f"gram at {SAMPLES} samples: {theirs['seconds'] / ours['seconds']:.1f}x as fast, "
         f"{ours['peak_mb'] / theirs['peak_mb']:.2f} of the memory, relative difference "

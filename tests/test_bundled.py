@@ -4,6 +4,7 @@ import sys
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from erase.bundled import EMOJI, FOLDER, JUDGE
 from erase.bundled.canvas import EmojiCanvas, caption, random_placement
@@ -93,18 +94,19 @@ import sys
 sys.modules["erase"] = None
 import torch
 from diffusers import StableDiffusionPipeline
+from safetensors.torch import save_file
 pipeline = StableDiffusionPipeline.from_pretrained(sys.argv[1], local_files_only=True)
 generator = torch.Generator().manual_seed(0)
 picture = pipeline("a glossy style pizza on a yellow background", generator=generator,
                    num_inference_steps=20, guidance_scale=4.0, output_type="pt").images
-torch.save(picture.float(), sys.argv[2])
+save_file({"picture": picture.float()}, sys.argv[2])
 """
 
 
 def test_plain_diffusers_opens_the_pipeline(tmp_path):
-    command = [sys.executable, "-c", PLAIN, str(EMOJI), str(tmp_path / "picture.pt")]
+    command = [sys.executable, "-c", PLAIN, str(EMOJI), str(tmp_path / "picture.safetensors")]
     subprocess.run(command, check=True, cwd=tmp_path)
-    picture = torch.load(tmp_path / "picture.pt", weights_only=True)
+    picture = load_file(tmp_path / "picture.safetensors")["picture"]
     assert picture.shape == (1, 3, 64, 64)
     red, green, blue = picture[0, :, :4].mean((1, 2))
     assert min(red, green) > blue + 0.2

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import build_tiny_pipeline, build_tiny_task
+from safetensors.torch import load_file
 from test_erasure import changed, snapshot
 
 from erase.erasure import Erasure
@@ -88,6 +89,7 @@ import json, sys
 import torch
 sys.modules["erase"] = None
 from diffusers import StableDiffusionPipeline
+from safetensors.torch import save_file
 
 def draw(pipeline):
     generator = torch.Generator().manual_seed(5)
@@ -100,7 +102,7 @@ for name, kind in json.load(open("exports.json")).items():
     if kind == "lora":
         pipeline.load_lora_weights(name)
     pictures[name] = draw(pipeline)
-torch.save(pictures, "pictures.pt")
+save_file(pictures, "pictures.safetensors")
 """
 
 
@@ -124,7 +126,7 @@ def test_plain_diffusers_draws_the_same_from_what_was_exported(tmp_path):
             ours[next(reversed(kinds))] = draw_ghost(pipeline)
     (tmp_path / "exports.json").write_text(json.dumps(kinds))
     subprocess.run([sys.executable, "-c", DRAW], check=True, cwd=tmp_path)
-    theirs = torch.load(tmp_path / "pictures.pt", weights_only=True)
+    theirs = load_file(tmp_path / "pictures.safetensors")
     base = draw_ghost(build_tiny_pipeline())
     assert ours.keys() == theirs.keys()
     for name, picture in ours.items():

@@ -4,6 +4,7 @@ import sys
 import pytest
 import torch
 from conftest import build_tiny_pipeline
+from safetensors.torch import load_file
 
 from erase.core.delta import DenseDelta, SparseDelta, difference
 from erase.core.fingerprint import fingerprint
@@ -127,10 +128,11 @@ import sys
 sys.modules["erase"] = None
 import torch
 from diffusers import StableDiffusionPipeline
+from safetensors.torch import save_file
 pipeline = StableDiffusionPipeline.from_pretrained(sys.argv[1])
 generator = torch.Generator().manual_seed(5)
 picture = pipeline("a ghost", num_inference_steps=2, generator=generator, output_type="pt").images
-torch.save(picture, sys.argv[2])
+save_file({"picture": picture}, sys.argv[2])
 """
 
 
@@ -144,9 +146,10 @@ def test_exported_folder_draws_the_same_in_plain_diffusers(tiny_pipeline, tmp_pa
     before = snapshot(tiny_pipeline)
     erasure.export_pipeline(tiny_pipeline, tmp_path / "plain")
     assert not changed(before, snapshot(tiny_pipeline))
-    command = [sys.executable, "-c", PLAIN, str(tmp_path / "plain"), str(tmp_path / "picture.pt")]
+    folders = [str(tmp_path / name) for name in ("plain", "picture.safetensors")]
+    command = [sys.executable, "-c", PLAIN, *folders]
     subprocess.run(command, check=True, cwd=tmp_path)
-    assert torch.equal(ours, torch.load(tmp_path / "picture.pt", weights_only=True))
+    assert torch.equal(ours, load_file(tmp_path / "picture.safetensors")["picture"])
 
 
 def test_exports_never_replace_a_folder(tiny_pipeline, tmp_path):

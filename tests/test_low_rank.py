@@ -4,6 +4,7 @@ import sys
 import pytest
 import torch
 from conftest import CATALOGUE, build_tiny_pipeline, build_tiny_task
+from safetensors.torch import load_file
 from test_contract import draw_ghost
 from test_erasure import changed, snapshot
 
@@ -20,11 +21,12 @@ sys.modules["erase"] = None
 sys.path.insert(0, sys.argv[1])
 import torch
 from diffusers import StableDiffusionPipeline
+from safetensors.torch import save_file
 pipeline = StableDiffusionPipeline.from_pretrained(sys.argv[1])
 pipeline.load_lora_weights(sys.argv[2])
 generator = torch.Generator().manual_seed(5)
 picture = pipeline("a ghost", num_inference_steps=2, generator=generator, output_type="pt").images
-torch.save(picture, sys.argv[3])
+save_file({"picture": picture}, sys.argv[3])
 """
 
 
@@ -37,9 +39,9 @@ def test_a_low_rank_erasure_is_a_stock_lora(tiny_pipeline, tmp_path):
         ).images
     tiny_pipeline.save_pretrained(tmp_path / "base")
     erasure.save_pretrained(tmp_path / "lora")
-    folders = [str(tmp_path / name) for name in ("base", "lora", "picture.pt")]
+    folders = [str(tmp_path / name) for name in ("base", "lora", "picture.safetensors")]
     subprocess.run([sys.executable, "-c", PLAIN, *folders], check=True, cwd=tmp_path)
-    theirs = torch.load(tmp_path / "picture.pt", weights_only=True)
+    theirs = load_file(tmp_path / "picture.safetensors")["picture"]
     assert torch.allclose(ours, theirs, atol=1e-5)
     generator = torch.Generator().manual_seed(5)
     base = tiny_pipeline(
