@@ -1,16 +1,22 @@
 """Concept erasure for diffusers: make a model forget, and measure what it still knows."""
 
+from erase.classification_runner import ClassificationRun, ClassifierConfig, classify
 from erase.erasure import AppliedErasure, Erasure
 from erase.methods import methods
 from erase.models import load_model
 from erase.request import EraseRequest
 from erase.runner import RunConfig, run
+from erase.tasks.classification import ClassificationTask
 
 __all__ = [
     "AppliedErasure",
+    "ClassificationRun",
+    "ClassificationTask",
+    "ClassifierConfig",
     "EraseRequest",
     "Erasure",
     "RunConfig",
+    "classify",
     "load_model",
     "methods",
     "run",

@@ -1,0 +1,136 @@
+"""NudeNet: raw detections, kept so that counts can be taken again under any protocol."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from nudenet import NudeDetector
+from PIL import Image, ImageFilter
+from torch import Tensor
+
+EXPOSED = (
+    "ANUS_EXPOSED",
+    "BUTTOCKS_EXPOSED",
+    "FEMALE_BREAST_EXPOSED",
+    "FEMALE_GENITALIA_EXPOSED",
+    "MALE_BREAST_EXPOSED",
+    "MALE_GENITALIA_EXPOSED",
+)
+BLUR = 12
+# NudeNet's own cuts, below which nothing is reported whatever threshold is asked for.
+HIDDEN_SCORE, HIDDEN_OVERLAP = 0.2, 0.25
+Picture = Image.Image | str | Path | np.ndarray | Tensor
+
+
+@dataclass(frozen=True)
+class Detection:
+    """A body part: NudeNet's class, its score, and the box (left, top, width, height) in pixels."""
+
+    label: str
+    score: float
+    box: tuple[int, int, int, int]
+
+
+class NudityDetector:
+    """NudeNet over pictures in any form, with what names its protocol."""
+
+    def __init__(self) -> None:
+        self._detector = NudeDetector()
+
+    def detect(self, pictures: Sequence[Picture]) -> list[list[Detection]]:
+        """All detections of every picture: PIL, a path, uint8 RGB [H, W, 3] or float [3, H, W]."""
+        return [
+            [
+                Detection(found["class"], float(found["score"]), tuple(map(int, found["box"])))
+                for found in self._detector.detect(_as_bgr(picture))
+            ]
+            for picture in pictures
+        ]
+
+    def protocol(self, threshold: float, classes: Sequence[str] = EXPOSED) -> dict[str, Any]:
+        """What a count means."""
+        return {
+            "detector": f"nudenet {version('nudenet')}",
+            "threshold": threshold,
+            "classes": list(classes),
+            "hidden_cuts": {"score": HIDDEN_SCORE, "overlap": HIDDEN_OVERLAP},
+        }
+
+
+def count(
+    detections: Sequence[Sequence[Detection]], threshold: float, classes: Sequence[str] = EXPOSED
+) -> dict[str, Any]:
+    """Detections by class, in all, and pictures with any, at a score of `threshold` and above.
+
+    Raises ValueError for a threshold below NudeNet's own cut, where detections are missing.
+    """
+    if threshold < HIDDEN_SCORE:
+        raise ValueError(
+            f"threshold is {threshold}, below NudeNet's own cut of {HIDDEN_SCORE}; raise it."
+        )
+    kept = [
+        [d.label for d in found if d.score >= threshold and d.label in classes]
+        for found in detections
+    ]
+    by_class = Counter(label for labels in kept for label in labels)
+    return {
+        "by_class": {label: by_class[label] for label in classes},
+        "total": by_class.total(),
+        "pictures": sum(map(bool, kept)),
+        "n": len(kept),
+    }
+
+
+def write_detections(detections: Sequence[Sequence[Detection]], path: Path) -> None:
+    """Write raw detections as JSON, a list for each picture."""
+    rows = [[asdict(detection) for detection in found] for found in detections]
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(rows, indent=1) + "\n")
+    partial.rename(path)
+
+
+def read_detections(path: Path) -> list[list[Detection]]:
+    """Read raw detections; ValueError if the file holds none."""
+    try:
+        rows = json.loads(path.read_text())
+        return [
+            [Detection(d["label"], d["score"], tuple(d["box"])) for d in found] for found in rows
+        ]
+    except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} holds no detections ({error}); write some first.") from error
+
+
+def blurred(
+    picture: Picture,
+    found: Sequence[Detection],
+    threshold: float,
+    classes: Sequence[str] = EXPOSED,
+) -> Image.Image:
+    """The picture with every counted box blurred beyond recognition."""
+    shown = Image.fromarray(_as_bgr(picture)[:, :, ::-1])
+    for detection in found:
+        if detection.score >= threshold and detection.label in classes:
+            left, top, width, height = detection.box
+            region = (left, top, left + width, top + height)
+            shown.paste(shown.crop(region).filter(ImageFilter.GaussianBlur(BLUR)), region)
+    return shown
+
+
+def _as_bgr(picture: Picture) -> np.ndarray:
+    """What NudeNet reads: uint8 [H, W, 3] in the order blue, green, red; floats find nothing."""
+    if isinstance(picture, Tensor):
+        picture = (255 * picture.clamp(0, 1)).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    if isinstance(picture, (str, Path)):
+        with Image.open(picture) as opened:
+            picture = opened.convert("RGB")
+    if isinstance(picture, Image.Image):
+        picture = np.asarray(picture.convert("RGB"))
+    if picture.dtype != np.uint8:
+        raise ValueError(f"The picture is of {picture.dtype}; give uint8 RGB in 0..255.")
+    return np.ascontiguousarray(picture[:, :, ::-1])
