@@ -31,7 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = parser.parse_args(arguments)
     try:
         command = parser.instantiate(parsed)
-        print(COMMANDS[command.command](command[command.command]))
+        said = COMMANDS[command.command](command[command.command])
+        print(said, end="\n" if said else "")
     except ValueError as error:
         print(f"erase: {error}", file=sys.stderr)
         return 2
@@ -159,6 +160,8 @@ def _run(options: Namespace) -> str:
     )
     output = Path(options.output or _default_output(request, options.method))
     report = run(config, output)
+    if not report:
+        return ""
     paths = f"report:  {output / 'report.md'}\npicture: {output / 'grid.png'}"
     return f"{summary_table(report)}\n{paths}"
 

@@ -10,6 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from accelerate import Accelerator
+
 from erase.catalogue import Catalogue, Sampling
 from erase.core.fingerprint import fingerprint
 from erase.erasure import FILES, RECIPE, Erasure, find_weight
@@ -56,7 +58,8 @@ def run(config: RunConfig, output: str | Path) -> dict[str, Any]:
     """Erase, measure and write `output`: artefact, card, report.json, report.md and grid.png.
 
     Training state lies beside `output` until the run is whole, so that an interrupted run goes on
-    where it stopped. The report is returned. Raises ValueError on bad input, before any work.
+    where it stopped. Of several processes the first measures and writes; it returns the report, the
+    others an empty one. Raises ValueError on bad input, before any work.
     """
     started = time.perf_counter()
     output = Path(output).resolve()
@@ -74,6 +77,8 @@ def run(config: RunConfig, output: str | Path) -> dict[str, Any]:
     _refuse_another_run(output, digest)
     state = output.with_name(f".{output.name}.{digest}")
     erasure = method(task, _with_checkpoints(options, state))
+    if not Accelerator().is_main_process:
+        return {}
     base, erased = _draw_both(config, model, prompts, erasure)
     report = build_report(
         request=asdict(config.request),

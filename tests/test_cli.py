@@ -1,4 +1,5 @@
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -190,6 +191,24 @@ def test_ctrl_c_stops_after_a_whole_step_and_the_same_command_goes_on(tiny_model
     resumed, unbroken = (tmp_path / name / "deltas.safetensors" for name in "ab")
     assert resumed.read_bytes() == unbroken.read_bytes()
     assert not list(tmp_path.glob(".a.*"))
+
+
+def test_two_processes_write_one_folder(tiny_model, tmp_path):
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
+    launch += ["--num_processes", "2", "--main_process_port", "29534", "-m", "erase", "run"]
+    arguments = [f"--model={tiny_model}", "--concept", "ghost", *BRISK]
+    environment = os.environ | {
+        "ACCELERATE_USE_CPU": "yes",
+        "GLOO_SOCKET_IFNAME": "lo",
+        "OMP_NUM_THREADS": "1",
+    }
+    output = f"--output={tmp_path / 'out'}"
+    done = subprocess.run(
+        [*launch, *arguments, output], check=True, env=environment, capture_output=True, text=True
+    )
+    assert done.stdout.count("forget accuracy") == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"tiny", "out"}
+    assert Erasure.from_pretrained(tmp_path / "out").deltas
 
 
 def test_erasures_are_inspected_composed_and_exported(tiny_model, tmp_path, capsys):

@@ -1,0 +1,129 @@
+"""What an attack is given, what it gives back, and the parts that several attacks share."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionPipeline
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from erase.catalogue import Sampling
+from erase.request import Prompt
+from erase.sampling import draw
+from erase.tasks.noising import DiffusionBatch, noising_of
+
+PLACEHOLDER = "~"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A pipeline from which a concept was erased, and what counts as its return.
+
+    prompts: they name the concept. pictures: the concept as the base draws it or as people do,
+    [n, 3, H, W] in 0..1. shows: whether each picture shows its prompt's forgotten concept.
+    """
+
+    pipeline: StableDiffusionPipeline
+    prompts: Sequence[Prompt]
+    pictures: Tensor
+    shows: Callable[[Tensor, Sequence[Prompt]], list[bool]]
+    sampling: Sampling
+    seed: int = 0
+
+    @property
+    def seeds(self) -> range:
+        """One seed a prompt."""
+        first = 8_000_000 + 10_000 * self.seed
+        return range(first, first + len(self.prompts))
+
+    def drawn(self, texts: Sequence[str] | None = None, description: str = "attack") -> Tensor:
+        """Pictures of these texts, by default of the prompts' own, from the target's seeds."""
+        texts = texts or [prompt.text for prompt in self.prompts]
+        return draw(self.pipeline, texts, self.seeds, self.sampling, "pt", description).float()
+
+    @cached_property
+    def plain_hits(self) -> list[bool]:
+        """Whether the concept shows without any attack: what Pre-ASR is the share of."""
+        return self.shows(self.drawn(description="without attack"), self.prompts)
+
+    @cached_property
+    @torch.no_grad()
+    def latents(self) -> Tensor:
+        """The pictures' scaled latents [n, C, h, w]."""
+        vae = self.pipeline.vae
+        means = vae.encode((2 * self.pictures - 1).to(vae.device, vae.dtype)).latent_dist.mode()
+        return means * vae.config.scaling_factor
+
+    @property
+    def drawing_passes(self) -> int:
+        """UNet evaluations of drawing every prompt once, with guidance."""
+        return 2 * self.sampling.steps * len(self.prompts)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Hits with and without the attack, a boolean a prompt, and the budget in UNet evaluations."""
+
+    hits: list[bool]
+    plain_hits: list[bool]
+    forward_passes: int
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+def denoising_loss(target: Target, texts: Sequence[str], generator: torch.Generator) -> Tensor:
+    """The pipeline's own loss on random pictures of the concept, one for each text."""
+    noising = noising_of(target.pipeline.scheduler)
+    rows = torch.randint(len(target.latents), (len(texts),), generator=generator)
+    latents = target.latents[rows]
+    noise = torch.randn(latents.shape, generator=generator)
+    timesteps = noising.draw_timesteps(len(texts), generator)
+    batch = DiffusionBatch(latents, noise, timesteps, list(texts), [])
+    states = encoded(target.pipeline, texts)
+    found = target.pipeline.unet(noising.noisy(batch), timesteps, states).sample
+    return F.mse_loss(found, noising.target(batch))
+
+
+def encoded(pipeline: StableDiffusionPipeline, texts: Sequence[str]) -> Tensor:
+    """What cross-attention reads of the texts, with gradients: [N, tokens, width]."""
+    tokens = pipeline.tokenizer(
+        list(texts), padding="max_length", max_length=pipeline.tokenizer.model_max_length,
+        truncation=True, return_tensors="pt",
+    ).input_ids  # fmt: skip
+    return pipeline.text_encoder(tokens.to(pipeline.text_encoder.device))[0]
+
+
+@contextmanager
+def standing_for(pipeline: StableDiffusionPipeline, vectors: Tensor) -> Iterator[None]:
+    """While in force, the k placeholders of every text read as these vectors [k, width]."""
+    (number,) = pipeline.tokenizer(PLACEHOLDER, add_special_tokens=False).input_ids
+
+    def replace(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        places = inputs[0] == number
+        if not places.any():
+            return output
+        wanted = vectors.to(output.dtype).repeat(int(places.sum()) // len(vectors), 1)
+        return output.masked_scatter(places[..., None], wanted)
+
+    handle = pipeline.text_encoder.get_input_embeddings().register_forward_hook(replace)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def frozen(pipeline: StableDiffusionPipeline) -> Iterator[None]:
+    """While in force, no weight of UNet and text encoder asks for gradients."""
+    weights = [*pipeline.unet.parameters(), *pipeline.text_encoder.parameters()]
+    flags = [weight.requires_grad for weight in weights]
+    try:
+        for weight in weights:
+            weight.requires_grad_(False)
+        yield
+    finally:
+        for weight, flag in zip(weights, flags, strict=True):
+            weight.requires_grad_(flag)

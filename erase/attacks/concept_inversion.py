@@ -1,0 +1,58 @@
+"""Concept inversion: learn a word that brings the concept back."""
+
+from dataclasses import dataclass
+
+import torch
+
+from erase.attacks import register
+from erase.attacks.base import (
+    PLACEHOLDER,
+    Outcome,
+    Target,
+    denoising_loss,
+    frozen,
+    standing_for,
+)
+from erase.checks import require_positive
+
+
+@dataclass(frozen=True)
+class ConceptInversionConfig:
+    """Textual inversion on the erased model.
+
+    Args:
+        vectors: how many word vectors are learnt.
+        steps: optimizer steps.
+        batch_size: pictures of a step.
+        learning_rate: AdamW's.
+    """
+
+    vectors: int = 1
+    steps: int = 200
+    batch_size: int = 8
+    learning_rate: float = 5e-3
+
+    def __post_init__(self) -> None:
+        require_positive(self, "vectors", "steps", "batch_size", "learning_rate")
+
+
+@register("concept_inversion", ConceptInversionConfig)
+def concept_inversion(target: Target, config: ConceptInversionConfig) -> Outcome:
+    """Learn vectors from pictures of the concept, then ask for "a VECTORS" (Pham et al., 2024)."""
+    pipeline = target.pipeline
+    generator = torch.Generator().manual_seed(target.seed)
+    words = " ".join([PLACEHOLDER] * config.vectors)
+    table = pipeline.text_encoder.get_input_embeddings().weight
+    start = table.detach().mean(0).repeat(config.vectors, 1)
+    vectors = start.clone().requires_grad_()
+    optimizer = torch.optim.AdamW([vectors], config.learning_rate, weight_decay=0.0)
+    with frozen(pipeline), standing_for(pipeline, vectors):
+        for _ in range(config.steps):
+            loss = denoising_loss(target, [f"a {words}"] * config.batch_size, generator)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        with torch.no_grad():
+            pictures = target.drawn([f"a {words}"] * len(target.prompts), "concept inversion")
+    passes = config.steps * config.batch_size + target.drawing_passes
+    return Outcome(target.shows(pictures, target.prompts), target.plain_hits, passes)

@@ -1,0 +1,57 @@
+"""Relearning: how many steps of finetuning bring the concept back."""
+
+from dataclasses import dataclass
+
+import torch
+
+from erase.attacks import register
+from erase.attacks.base import Outcome, Target, denoising_loss, frozen
+from erase.checks import require_positive
+from erase.preserve import preserved
+
+
+@dataclass(frozen=True)
+class RelearningConfig:
+    """Finetuning of the UNet on pictures of the concept under its prompts.
+
+    Args:
+        steps: optimizer steps in all.
+        every: steps between two looks.
+        batch_size: pictures of a step.
+        learning_rate: AdamW's.
+    """
+
+    steps: int = 40
+    every: int = 10
+    batch_size: int = 8
+    learning_rate: float = 1e-4
+
+    def __post_init__(self) -> None:
+        require_positive(self, "steps", "every", "batch_size", "learning_rate")
+
+
+@register("relearning", RelearningConfig)
+def relearning(target: Target, config: RelearningConfig) -> Outcome:
+    """Finetune, look, and put the weights back.
+
+    details: `curve` holds the share of hits after so many steps; the hits are those at the end.
+    """
+    unet = target.pipeline.unet
+    generator = torch.Generator().manual_seed(target.seed)
+    optimizer = torch.optim.AdamW(unet.parameters(), config.learning_rate, weight_decay=0.0)
+    hits, looks = target.plain_hits, 0
+    curve = {0: sum(hits) / len(hits)}
+    with frozen(target.pipeline), preserved(dict(unet.named_parameters())):
+        unet.requires_grad_(True)
+        for step in range(1, config.steps + 1):
+            rows = torch.randint(len(target.prompts), (config.batch_size,), generator=generator)
+            texts = [target.prompts[row].text for row in rows.tolist()]
+            loss = denoising_loss(target, texts, generator)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            if step % config.every == 0 or step == config.steps:
+                hits = target.shows(target.drawn(description="relearning"), target.prompts)
+                curve[step], looks = sum(hits) / len(hits), looks + 1
+    passes = config.steps * config.batch_size + looks * target.drawing_passes
+    return Outcome(hits, target.plain_hits, passes, {"curve": curve})

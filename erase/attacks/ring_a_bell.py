@@ -1,0 +1,94 @@
+"""Ring-A-Bell: words whose embedding lies where prompt and concept vector point together."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from erase.attacks import register
+from erase.attacks.base import Outcome, Target, encoded
+from erase.checks import require_positive
+
+
+@dataclass(frozen=True)
+class RingABellConfig:
+    """The concept vector and the genetic search.
+
+    Args:
+        tokens: length of the found prompt.
+        strength: how many concept vectors are added to the prompt's embedding.
+        population: candidates of a generation.
+        generations: how often the better half is crossed and mutated.
+        mutation: chance of each token to change.
+    """
+
+    tokens: int = 8
+    strength: float = 3.0
+    population: int = 64
+    generations: int = 40
+    mutation: float = 0.15
+
+    def __post_init__(self) -> None:
+        require_positive(self, "tokens", "population", "generations")
+
+
+@register("ring_a_bell", RingABellConfig)
+@torch.no_grad()
+def ring_a_bell(target: Target, config: RingABellConfig) -> Outcome:
+    """Black box to the UNet (Tsai et al., ICLR 2024): only the text encoder is asked.
+
+    The concept vector is the mean difference of the prompts' embeddings from their anchors'; the
+    search goes from the anchors' mean. The found words hold none of the prompts' own.
+    """
+    pipeline = target.pipeline
+    generator = torch.Generator().manual_seed(target.seed)
+    named, plain = (
+        encoded(pipeline, texts)
+        for texts in ([p.text for p in target.prompts], [p.anchor for p in target.prompts])
+    )
+    goal = plain.mean(0) + config.strength * (named - plain).mean(0)
+    banned = {
+        number for prompt in target.prompts for number in pipeline.tokenizer(prompt.text).input_ids
+    } | set(pipeline.tokenizer.all_special_ids)
+    allowed = torch.tensor([i for i in range(len(pipeline.tokenizer)) if i not in banned])
+    found = _search(target, goal, allowed, config, generator)
+    text = pipeline.tokenizer.decode(found.tolist())
+    pictures = target.drawn([text] * len(target.prompts), "ring-a-bell")
+    hits = target.shows(pictures, target.prompts)
+    return Outcome(hits, target.plain_hits, target.drawing_passes, {"prompt": text})
+
+
+def _search(
+    target: Target,
+    goal: Tensor,
+    allowed: Tensor,
+    config: RingABellConfig,
+    generator: torch.Generator,
+) -> Tensor:
+    """The token numbers of the best candidate."""
+
+    def fresh(shape: tuple[int, int]) -> Tensor:
+        return allowed[torch.randint(len(allowed), shape, generator=generator)]
+
+    population = fresh((config.population, config.tokens))
+    for _ in range(config.generations):
+        order = _distances(target, population, goal).argsort()
+        parents = population[order[: config.population // 2]]
+        missing = config.population - len(parents)
+        pairs = torch.randint(len(parents), (2, missing), generator=generator)
+        shape = (missing, config.tokens)
+        first = torch.rand(shape, generator=generator) < 0.5
+        children = torch.where(first, parents[pairs[0]], parents[pairs[1]])
+        mutated = torch.rand(shape, generator=generator) < config.mutation
+        population = torch.cat([parents, torch.where(mutated, fresh(shape), children)])
+    return population[_distances(target, population, goal).argmin()]
+
+
+def _distances(target: Target, population: Tensor, goal: Tensor) -> Tensor:
+    tokenizer, encoder = target.pipeline.tokenizer, target.pipeline.text_encoder
+    length, count = tokenizer.model_max_length, len(population)
+    tokens = torch.full((count, length), tokenizer.pad_token_id)
+    tokens[:, 0] = tokenizer.bos_token_id
+    tokens[:, 1 : population.shape[1] + 1] = population
+    tokens[:, population.shape[1] + 1] = tokenizer.eos_token_id
+    return (encoder(tokens.to(encoder.device))[0] - goal).square().sum((1, 2))
