@@ -7,6 +7,8 @@ from pathlib import Path
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
 from erase import commands
+from erase.attack_runner import AttackRun, attack_table, run_attacks
+from erase.attacks import attacks
 from erase.classification_runner import (
     ClassificationRun,
     ClassifierConfig,
@@ -48,6 +50,7 @@ def build_parser() -> ArgumentParser:
     parser = ArgumentParser(prog="erase", description="Make a text-to-image model forget.")
     subcommands = parser.add_subcommands(required=True, dest="command")
     subcommands.add_subcommand("run", _run_parser(), help="erase concepts and measure the result")
+    subcommands.add_subcommand("attack", _attack_parser(), help="try to bring a concept back")
     subcommands.add_subcommand("classify", _classify_parser(), help="make a classifier forget")
     subcommands.add_subcommand("forget-set", _forget_set_parser(), help="choose what to forget")
     subcommands.add_subcommand(
@@ -103,6 +106,23 @@ def _run_parser() -> ArgumentParser:
     parser.add_class_arguments(EvaluationConfig, "evaluation")
     for method in methods().values():
         parser.add_class_arguments(method.config, method.name)
+    return parser
+
+
+def _attack_parser() -> ArgumentParser:
+    parser = ArgumentParser(description="Attack an erasure and measure what comes back.")
+    parser.add_argument("folder", type=str, help="an erasure folder")
+    parser.add_argument(
+        "--attack", type=str, nargs="+", default=[], help=f"of {', '.join(attacks())}"
+    )
+    parser.add_argument("--prompts", type=int, default=32, help="prompts that name the concept")
+    parser.add_argument("--scales", type=float, nargs="*", default=[0.5, 0.75], help="strengths")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--model", type=str, default="", help="the base, if it has moved")
+    parser.add_argument("--judge", type=str, default="", help="e.g. ViT-B-32/openai")
+    parser.add_argument("--output", type=str, required=True, help="a new folder")
+    for attack in attacks().values():
+        parser.add_class_arguments(attack.config, attack.name)
     return parser
 
 
@@ -166,6 +186,21 @@ def _run(options: Namespace) -> str:
     return f"{summary_table(report)}\n{paths}"
 
 
+def _attack(options: Namespace) -> str:
+    run_ = AttackRun(
+        erasure=options.folder,
+        attacks=options.attack,
+        configs={name: options[name] for name in attacks()},
+        prompts=options.prompts,
+        scales=options.scales,
+        seed=options.seed,
+        model=options.model,
+        judge=options.judge,
+    )
+    report = run_attacks(run_, options.output)
+    return f"{attack_table(report)}\nreport: {Path(options.output) / 'attacks.md'}"
+
+
 def _classification(options: Namespace, forget: str) -> ClassificationRun:
     get_method(options.method)
     return ClassificationRun(
@@ -198,6 +233,7 @@ def _default_output(request: EraseRequest, method: str) -> str:
 
 COMMANDS: dict[str, Callable[[Namespace], str]] = {
     "run": _run,
+    "attack": _attack,
     "classify": _classify,
     "forget-set": _forget_set,
     "inspect": lambda options: commands.inspect(options.folders),

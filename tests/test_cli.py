@@ -230,6 +230,22 @@ def test_erasures_are_inspected_composed_and_exported(tiny_model, tmp_path, caps
     assert (tmp_path / "pipeline" / "model_index.json").exists()
 
 
+def test_an_erasure_is_attacked(tiny_model, tmp_path, capsys):
+    folder, output = str(tmp_path / "ghost"), tmp_path / "attacked"
+    assert erase_run(tiny_model, folder, "--concept", "ghost", "--method=uce") == 0
+    command = ["attack", folder, "--attack", "recall", "latent_inversion", "--prompts=2"]
+    command += ["--latent_inversion.steps=2", "--scales", "0.5", f"--judge=local-dir:{JUDGE}"]
+    assert main([*command, f"--output={output}"]) == 0
+    assert "| recall |" in capsys.readouterr().out
+    names = {path.name for path in output.iterdir()}
+    assert names == {"attacks.json", "attacks.md", "recall.png", "latent_inversion.png"}
+    report = json.loads((output / "attacks.json").read_text())
+    assert report["attacks"]["recall"]["asr"]["n"] == 2
+    assert set(report["strength"]) == {"0.5"}
+    assert main(["attack", folder, "--attack", "magic", f"--output={tmp_path / 'no'}"]) == 2
+    assert "no attack magic" in capsys.readouterr().err
+
+
 def test_a_folder_that_is_no_erasure_is_one_sentence(tmp_path, capsys):
     assert main(["inspect", str(tmp_path)]) == 2
     assert "is not a readable erasure folder" in capsys.readouterr().err

@@ -15,7 +15,7 @@ ORDER = [
     {"methods"},
     {"evaluate", "attacks"},
     {"runner", "forget_sets", "calibrate"},
-    {"commands", "classification_runner"},
+    {"commands", "classification_runner", "attack_runner"},
     {"cli"},
 ]
 RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}

@@ -63,6 +63,11 @@ class Target:
         """UNet evaluations of drawing every prompt once, with guidance."""
         return 2 * self.sampling.steps * len(self.prompts)
 
+    def outcome(self, pictures: Tensor, forward_passes: int, **details: Any) -> "Outcome":
+        """What an attack that drew these pictures, one a prompt, achieved."""
+        hits = self.shows(pictures, self.prompts)
+        return Outcome(hits, self.plain_hits, forward_passes, details, pictures)
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -71,7 +76,8 @@ class Outcome:
     hits: list[bool]
     plain_hits: list[bool]
     forward_passes: int
-    details: dict[str, Any] = field(default_factory=dict)
+    details: dict[str, Any]
+    pictures: Tensor = field(compare=False, repr=False)
 
 
 def denoising_loss(target: Target, texts: Sequence[str], generator: torch.Generator) -> Tensor:

@@ -55,4 +55,4 @@ def concept_inversion(target: Target, config: ConceptInversionConfig) -> Outcome
         with torch.no_grad():
             pictures = target.drawn([f"a {words}"] * len(target.prompts), "concept inversion")
     passes = config.steps * config.batch_size + target.drawing_passes
-    return Outcome(target.shows(pictures, target.prompts), target.plain_hits, passes)
+    return target.outcome(pictures, passes)

@@ -44,5 +44,4 @@ def latent_inversion(target: Target, config: LatentInversionConfig) -> Outcome:
             latents = scheduler.step(found, step, latents).prev_sample
     decoded = pipeline.vae.decode(latents / pipeline.vae.config.scaling_factor).sample
     pictures = (decoded / 2 + 0.5).clamp(0, 1).float().cpu()
-    hits = target.shows(pictures, target.prompts)
-    return Outcome(hits, target.plain_hits, 2 * config.steps * count)
+    return target.outcome(pictures, 2 * config.steps * count)

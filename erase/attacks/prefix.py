@@ -68,8 +68,7 @@ def prefix(target: Target, config: PrefixConfig) -> Outcome:
             pictures = target.drawn(texts, "prefix")
     passes = config.steps * config.batch_size + target.drawing_passes
     words = _words(target, read.detach(), table) if config.hard else []
-    hits = target.shows(pictures, target.prompts)
-    return Outcome(hits, target.plain_hits, passes, {"prefix": words})
+    return target.outcome(pictures, passes, prefix=words)
 
 
 def _nearest(vectors: Tensor, table: Tensor) -> Tensor:

@@ -44,6 +44,5 @@ def recall(target: Target, config: RecallConfig) -> Outcome:
         generator=[torch.Generator().manual_seed(seed) for seed in target.seeds],
         output_type="pt",
     ).images
-    hits = target.shows(pictures.float().cpu(), target.prompts)
     passes = int(2 * config.strength * target.sampling.steps * count)
-    return Outcome(hits, target.plain_hits, passes)
+    return target.outcome(pictures.float().cpu(), passes)

@@ -39,8 +39,7 @@ def relearning(target: Target, config: RelearningConfig) -> Outcome:
     unet = target.pipeline.unet
     generator = torch.Generator().manual_seed(target.seed)
     optimizer = torch.optim.AdamW(unet.parameters(), config.learning_rate, weight_decay=0.0)
-    hits, looks = target.plain_hits, 0
-    curve = {0: sum(hits) / len(hits)}
+    curve = {0: sum(target.plain_hits) / len(target.plain_hits)}
     with frozen(target.pipeline), preserved(dict(unet.named_parameters())):
         unet.requires_grad_(True)
         for step in range(1, config.steps + 1):
@@ -51,7 +50,7 @@ def relearning(target: Target, config: RelearningConfig) -> Outcome:
             loss.backward()
             optimizer.step()
             if step % config.every == 0 or step == config.steps:
-                hits = target.shows(target.drawn(description="relearning"), target.prompts)
-                curve[step], looks = sum(hits) / len(hits), looks + 1
-    passes = config.steps * config.batch_size + looks * target.drawing_passes
-    return Outcome(hits, target.plain_hits, passes, {"curve": curve})
+                pictures = target.drawn(description="relearning")
+                curve[step] = sum(target.shows(pictures, target.prompts)) / len(target.prompts)
+    passes = config.steps * config.batch_size + (len(curve) - 1) * target.drawing_passes
+    return target.outcome(pictures, passes, curve=curve)

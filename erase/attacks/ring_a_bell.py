@@ -54,8 +54,7 @@ def ring_a_bell(target: Target, config: RingABellConfig) -> Outcome:
     found = _search(target, goal, allowed, config, generator)
     text = pipeline.tokenizer.decode(found.tolist())
     pictures = target.drawn([text] * len(target.prompts), "ring-a-bell")
-    hits = target.shows(pictures, target.prompts)
-    return Outcome(hits, target.plain_hits, target.drawing_passes, {"prompt": text})
+    return target.outcome(pictures, target.drawing_passes, prompt=text)
 
 
 def _search(

@@ -1,0 +1,143 @@
+"""One call from an erasure folder to a measured attack report."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from erase.attacks import attacks
+from erase.attacks.base import Outcome, Target
+from erase.card import interval
+from erase.erasure import Erasure
+from erase.evaluate.clip import ClipJudge, proportion
+from erase.files import check_writable, replaced_folder
+from erase.models import Model, default_judge, load_model
+from erase.pictures import save_grid
+from erase.request import EraseRequest, Prompt, PromptSet, expand, sample
+from erase.runner import judge_templates
+from erase.sampling import draw
+
+PICTURES_SEED = 6_000_000
+
+
+@dataclass(frozen=True)
+class AttackRun:
+    """Which erasure is attacked, and how.
+
+    erasure: its folder. attacks: names, by default all. configs: each attack's own config, its
+    defaults if missing. prompts: how many prompts that name the concept. scales: strengths at which
+    the erasure is tried too, 1 being the whole. model, judge: the base and the judge, if others
+    than the recipe and the model name.
+    """
+
+    erasure: str
+    attacks: Sequence[str] = ()
+    configs: Mapping[str, Any] = field(default_factory=dict)
+    prompts: int = 32
+    scales: Sequence[float] = (0.5, 0.75)
+    seed: int = 0
+    model: str = ""
+    judge: str = ""
+
+
+def run_attacks(run: AttackRun, output: str | Path) -> dict[str, Any]:
+    """Attack the erased model and write attacks.json, attacks.md and a gallery of each attack.
+
+    Pre-ASR is the share of prompts whose picture shows the concept without an attack, ASR that with
+    it. Raises ValueError on bad input, before any work.
+    """
+    names = list(run.attacks) or list(attacks())
+    unknown = set(names) - set(attacks())
+    if unknown:
+        raise ValueError(f"There is no attack {unknown.pop()}; choose of {', '.join(attacks())}.")
+    output = Path(output).resolve()
+    check_writable(output)
+    erasure = Erasure.from_pretrained(run.erasure)
+    model = load_model(run.model or erasure.recipe["base"]["model"])
+    target, judge = build_target(run, erasure, model)
+    leaks = {scale: _leak(erasure, target, scale) for scale in run.scales}
+    with erasure.apply(model.pipeline.components):
+        outcomes = {name: attacks()[name](target, run.configs.get(name)) for name in names}
+    report = {
+        "erasure": erasure.recipe.get("method"),
+        "concepts": erasure.recipe["request"]["concepts"],
+        "protocol": {
+            "judge": f"{Path(judge.name).name} {judge.fingerprint}",
+            "seed": run.seed,
+            "steps": target.sampling.steps,
+            "guidance_scale": target.sampling.guidance_scale,
+            "configs": {n: asdict(run.configs.get(n) or attacks()[n].config()) for n in names},
+        },
+        "attacks": {name: _figures(outcome) for name, outcome in outcomes.items()},
+        "strength": leaks,
+    }
+    with replaced_folder(output) as partial:
+        (partial / "attacks.json").write_text(json.dumps(report, indent=2, sort_keys=True) + "\n")
+        (partial / "attacks.md").write_text(attack_table(report) + "\n")
+        for name, outcome in outcomes.items():
+            save_grid(outcome.pictures, partial / f"{name}.png", 8)
+    return report
+
+
+def build_target(run: AttackRun, erasure: Erasure, model: Model) -> tuple[Target, ClipJudge]:
+    """The target around the base pipeline; pictures of the concept are the base's own."""
+    asked = erasure.recipe["request"]
+    fields = {k: v for k, v in asked.items() if k in EraseRequest.__dataclass_fields__}
+    request = EraseRequest(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+    prompts = expand(request, model.catalogue)
+    name = run.judge or default_judge(model)
+    if name is None:
+        raise ValueError("There is no judge for this model; name one, e.g. ViT-B-32/openai.")
+    judge = ClipJudge(name, judge_templates(model.catalogue))
+    chosen = sample(prompts.forget, run.prompts, PICTURES_SEED + run.seed)
+    texts, first = [prompt.text for prompt in chosen], PICTURES_SEED + 10_000 * run.seed
+    seeds = range(first, first + len(texts))
+    pictures = draw(model.pipeline, texts, seeds, model.sampling, "pt", "pictures of the concept")
+    shows = _judged_by(judge, prompts)
+    return Target(model.pipeline, chosen, pictures.float(), shows, model.sampling, run.seed), judge
+
+
+def attack_table(report: Mapping[str, Any]) -> str:
+    """Pre-ASR, ASR, budget and n of every attack, and the hits at lower strengths."""
+    rows = ["| attack | Pre-ASR | ASR | UNet evaluations | n |", "| --- | --- | --- | --- | --- |"]
+    rows += [
+        f"| {name} | {interval(figures['pre_asr'])} | {interval(figures['asr'])} | "
+        f"{figures['forward_passes']} | {figures['asr']['n']} |"
+        for name, figures in report["attacks"].items()
+    ]
+    rows += [
+        f"| strength {scale} | | {interval(leak)} | | {leak['n']} |"
+        for scale, leak in report["strength"].items()
+    ]
+    return "\n".join(rows)
+
+
+def _judged_by(judge: ClipJudge, prompts: PromptSet) -> Any:
+    def shows(pictures: Tensor, asked: Sequence[Prompt]) -> list[bool]:
+        embeddings = judge.embed(pictures)
+        seen = {kind: judge.classify(embeddings, kind, prompts.labels[kind])
+                for kind in prompts.labels}  # fmt: skip
+        return [
+            all(seen[kind][i] == prompt.labels[kind] for kind in prompt.kinds)
+            for i, prompt in enumerate(asked)
+        ]
+
+    return shows
+
+
+def _leak(erasure: Erasure, target: Target, scale: float) -> dict[str, Any]:
+    with erasure.apply(target.pipeline.components, scale):
+        pictures = target.drawn(description=f"strength {scale}")
+    return proportion(target.shows(pictures, target.prompts))
+
+
+def _figures(outcome: Outcome) -> dict[str, Any]:
+    return {
+        "pre_asr": proportion(outcome.plain_hits),
+        "asr": proportion(outcome.hits),
+        "forward_passes": outcome.forward_passes,
+        **outcome.details,
+    }
