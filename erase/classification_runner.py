@@ -111,21 +111,35 @@ def classify(run: ClassificationRun, output: str | Path) -> dict[str, Any]:
 
 
 def forget_indices(forget: str, data: Data, seed: int) -> list[int]:
-    """The indices a text names: "class:3", "random:0.1", or a JSON file's."""
+    """The indices a text names: "class:3", "random:0.1", or a JSON file's.
+
+    Raises ValueError if they are none, all, or beyond the training set.
+    """
+    chosen, total = _named(forget, data, seed), len(data.train)
+    if not chosen or len(set(chosen)) == total:
+        raise ValueError(
+            f"The forget set {forget} holds {len(chosen)} of {total} samples; leave some to both."
+        )
+    if not 0 <= min(chosen) <= max(chosen) < total:
+        raise ValueError(f"The forget set {forget} names samples beyond the {total} there are.")
+    return chosen
+
+
+def _named(forget: str, data: Data, seed: int) -> list[int]:
     kind, _, value = forget.partition(":")
+    if kind not in ("class", "random"):
+        return read_indices(Path(forget))
     try:
-        if kind == "class":
-            label = int(value)
-            return [i for i, (_, other) in enumerate(data.train) if int(other) == label]
-        if kind == "random":
-            count = int(float(value) * len(data.train))
-            generator = torch.Generator().manual_seed(seed)
-            return sorted(torch.randperm(len(data.train), generator=generator)[:count].tolist())
+        number = float(value)
     except ValueError as error:
         raise ValueError(
             f"The forget set {forget!r} has no number; write class:3 or random:0.1."
         ) from error
-    return read_indices(Path(forget))
+    if kind == "class":
+        return [i for i, (_, label) in enumerate(data.train) if int(label) == number]
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(data.train), generator=generator)
+    return sorted(order[: int(number * len(data.train))].tolist())
 
 
 def trained(config: ClassifierConfig, model: nn.Module, data: Data) -> nn.Module:

@@ -108,6 +108,8 @@ def test_a_classifier_forgets_from_the_command_line(weights, tmp_path, capsys):
     ("arguments", "reason"),
     [
         (["--forget", "class:x"], "write class:3"),
+        (["--forget", "class:99"], "holds 0 of 1347"),
+        (["--forget", "random:1"], "holds 1347 of 1347"),
         (["--forget", "missing.json"], "no list of indices"),
         (["--forget", "class:3", "--classifier.data", "cifar10"], "files of cifar10"),
         (["--forget", "class:3", "--classifier.model", "nothing"], "no model 'nothing'"),
