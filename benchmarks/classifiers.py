@@ -1,22 +1,22 @@
 """Every method that serves classifiers beside Retrain and the original, on Fashion-MNIST.
 
-Run: `python benchmarks/classifiers.py --root FOLDER --out runs/classifiers [--model vit]`; FOLDER
-holds FashionMNIST/raw as torchvision keeps it. 6,000 training and 2,000 test samples, three seeds;
-forget sets: random 10 % and 50 %, three classes, worst-case 10 %, highest-loss 10 %. Learning rates
-are calibrated once for each method and kind of set, on a pilot seed and training data held out.
-Goes on where it stopped and writes resnet.md or vit.md.
+Run: `python benchmarks/classifiers.py --root FOLDER [--model vit]`; FOLDER holds FashionMNIST/raw
+as torchvision keeps it. 6,000 training and 2,000 test samples, three seeds; forget sets: random
+10 % and 50 %, three classes, worst-case 10 %, highest-loss 10 %. Learning rates are calibrated once
+for each method and kind of set, on a pilot seed and training data held out. Goes on where
+results/classifiers-resnet.json (or -vit) ends, and prints the tables.
 """
 
 import argparse
 import copy
 import dataclasses
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from ledger import Ledger
 from torch import nn
 from torch.utils.data import TensorDataset
 from torchvision.models import VisionTransformer
@@ -25,7 +25,7 @@ from torchvision.models.resnet import BasicBlock, ResNet
 from erase.calibrate import calibrate, hold_out
 from erase.classifiers import FitConfig, fit
 from erase.datasets import in_memory, load_data
-from erase.evaluate.classification import GAPS, Split, gap_report, mean_interval
+from erase.evaluate.classification import GAPS, Reference, Split, mean_interval
 from erase.forget_sets import losses_of, select
 from erase.methods import get_method, methods
 from erase.methods.salun import SalUnConfig
@@ -88,89 +88,76 @@ def task_of(
     )
 
 
-def calibrated(model: str, data: TensorDataset, folder: Path) -> dict[str, dict[str, float]]:
-    """The learning rate of every trained row, for sets of samples and for classes."""
-    path = folder / f"{model}-rates.json"
-    rates = json.loads(path.read_text()) if path.exists() else {}
+def calibrated(model: str, data: TensorDataset, ledger: Ledger) -> None:
+    """Find the learning rate of every trained row, for sets of samples and for classes."""
     original = trained(model, data, PILOT)
     for kind, name in (("samples", "random_10"), ("class", f"class_{CLASSES[0]}")):
         forget = forget_set(name, data, original, PILOT)
-        retain = sorted({*range(len(data))} - {*forget})
-        kept, held = hold_out(retain, 0.1, PILOT)
+        kept, held = hold_out(sorted({*range(len(data))} - {*forget}), 0.1, PILOT)
         retrained = trained(model, TensorDataset(*data[kept]), PILOT)
-        used = TensorDataset(*data[sorted([*forget, *kept])])
-        places = {index: place for place, index in enumerate(sorted([*forget, *kept]))}
-        task = task_of(model, original, used, [places[i] for i in forget], PILOT)
+        used = sorted([*forget, *kept])
+        places = [place for place, index in enumerate(used) if index in set(forget)]
+        task = task_of(model, original, TensorDataset(*data[used]), places, PILOT)
         for row, (method, config) in candidates().items():
-            if hasattr(config, "training") and row not in rates.setdefault(kind, {}):
+            if hasattr(config, "training") and ("rate", kind, row) not in ledger:
                 validation = TensorDataset(*data[held])
                 found = calibrate(method, task, retrained, validation, config)
-                rates[kind][row] = found.learning_rate
+                ledger["rate", kind, row] = found.learning_rate
                 print(model, kind, found, flush=True)
-                path.write_text(json.dumps(rates, indent=1))
-    return rates
 
 
 def run_setting(
-    model: str, data: tuple[TensorDataset, TensorDataset], name: str, seed: int,
-    rates: dict[str, dict[str, float]], folder: Path,
-) -> None:  # fmt: skip
+    model: str, data: tuple[TensorDataset, TensorDataset], name: str, seed: int, ledger: Ledger
+) -> None:
     """Every row that is missing on one forget set and seed."""
-    missing = [row for row in candidates() if not path_of(folder, model, name, seed, row).exists()]
+    missing = [row for row in candidates() if (name, seed, row) not in ledger]
     if not missing:
         return
     original = trained(model, data[0], seed)
-    forget = forget_set(name, data[0], original, seed)
-    task = task_of(model, original, data[0], forget, seed)
-    retrained = fit(build_seeded(model, seed), task.subset(task.retain), FITS[model], seed)
-    split = Split(data[0], task.forget, task.retain, data[1])
-    of_kind = rates["class" if name.startswith("class") else "samples"]
+    task = task_of(model, original, data[0], forget_set(name, data[0], original, seed), seed)
+    retrained = trained(model, TensorDataset(*data[0][task.retain]), seed)
+    reference = Reference(original, retrained, Split(data[0], task.forget, task.retain, data[1]))
+    for known, figures in reference.rows.items():
+        ledger[name, seed, known] = {"unlearned": figures}
     for row in missing:
-        method, config = candidates()[row]
-        if row in of_kind:
-            training = dataclasses.replace(config.training, learning_rate=of_kind[row])
-            config = dataclasses.replace(config, training=training)
-        started = time.perf_counter()
-        try:
-            erasure = get_method(method)(task, config)
-        except ValueError as error:
-            report = {"refused": str(error)}
-        else:
-            seconds = time.perf_counter() - started
-            with erasure.apply(task.components):
-                unlearned = task.components["model"]
-                report = gap_report(original, retrained, unlearned, split, seconds)
-        path_of(folder, model, name, seed, row).write_text(json.dumps(report))
-        print(model, name, seed, row, report.get("average_gap"), flush=True)
+        ledger[name, seed, row] = run_row(task, reference, row, name, ledger)
+        print(model, name, seed, row, ledger[name, seed, row].get("average_gap"), flush=True)
 
 
-def build_seeded(model: str, seed: int) -> nn.Module:
-    """An untrained model with the seed's weights."""
-    torch.manual_seed(seed)
-    return build(model)
+def run_row(
+    task: ClassificationTask, reference: Reference, row: str, name: str, ledger: Ledger
+) -> dict[str, Any]:
+    """One method on one forget set: its figures, or why it refused."""
+    method, config = candidates()[row]
+    rate = ("rate", "class" if name.startswith("class") else "samples", row)
+    if rate in ledger:
+        training = dataclasses.replace(config.training, learning_rate=ledger[rate])
+        config = dataclasses.replace(config, training=training)
+    started = time.perf_counter()
+    try:
+        erasure = get_method(method)(task, config)
+    except ValueError as error:
+        return {"refused": str(error)}
+    seconds = time.perf_counter() - started
+    with erasure.apply(task.components):
+        report = reference.report(task.components["model"], seconds)
+    return {key: report[key] for key in ("unlearned", "average_gap", "tow", "seconds", "verdict")}
 
 
-def path_of(folder: Path, model: str, name: str, seed: int, row: str) -> Path:
-    """Where one report is kept."""
-    return folder / f"{model}-{name}-{seed}-{row.replace(', ', '-').replace(' ', '_')}.json"
-
-
-def table(folder: Path, model: str, name: str) -> str:
+def table(model: str, name: str, ledger: Ledger) -> str:
     """One forget set's rows: means over seeds with 95 % t-intervals."""
-    head = " | ".join(("method", "average gap", *COLUMNS, "seconds"))
-    lines = [f"### {model}, {name}", "", f"| {head} |"]
-    lines.append("| --- " * (len(COLUMNS) + 3) + "|")
+    head = " | ".join(("method", "average gap", *COLUMNS, "seconds", "verdict"))
+    lines = [f"### {model}, {name}", "", f"| {head} |", "| --- " * (len(COLUMNS) + 4) + "|"]
     for row in ("original", "retrained", *candidates()):
-        source = row if row in candidates() else next(iter(candidates()))
-        reports = [json.loads(path_of(folder, model, name, s, source).read_text()) for s in SEEDS]
+        reports = [ledger[name, seed, row] for seed in SEEDS]
         if any("refused" in report for report in reports):
             lines.append(f"| {row} | refused: {reports[0].get('refused')} |")
             continue
-        key = row if row in ("original", "retrained") else "unlearned"
-        cells = [interval([report[key][column] for report in reports]) for column in COLUMNS]
-        gap = interval([r["average_gap"] for r in reports]) if key == "unlearned" else ""
-        seconds = f"{reports[0]['seconds']:.1f}" if key == "unlearned" else ""
-        lines.append(f"| {row} | {gap} | {' | '.join(cells)} | {seconds} |")
+        cells = [interval([r["unlearned"][column] for r in reports]) for column in COLUMNS]
+        known = "average_gap" in reports[0]
+        gap = interval([r["average_gap"] for r in reports]) if known else ""
+        cost = f"{reports[0]['seconds']:.1f} | {reports[0]['verdict']}" if known else " | "
+        lines.append(f"| {row} | {gap} | {' | '.join(cells)} | {cost} |")
     return "\n".join(lines) + "\n"
 
 
@@ -181,22 +168,19 @@ def interval(values: list[float]) -> str:
 
 
 def main() -> None:
-    """Run what is missing, then write the tables."""
+    """Run what is missing, then print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--root", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--model", choices=tuple(FITS), default="resnet")
     args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
+    ledger = Ledger(Path(__file__).parent / "results" / f"classifiers-{args.model}.json")
     whole = load_data("fashion_mnist", args.root)
     data = in_memory(whole.train, range(TRAIN)), in_memory(whole.test, range(TEST))
-    rates = calibrated(args.model, data[0], args.out)
+    calibrated(args.model, data[0], ledger)
     for seed in SEEDS:
         for name in SETS:
-            run_setting(args.model, data, name, seed, rates, args.out)
-    tables = "\n".join(table(args.out, args.model, name) for name in SETS)
-    (args.out / f"{args.model}.md").write_text(tables)
-    print(tables)
+            run_setting(args.model, data, name, seed, ledger)
+    print("\n".join(table(args.model, name, ledger) for name in SETS))
 
 
 if __name__ == "__main__":

@@ -1,20 +1,20 @@
 """MaskTruth: is SalUn's mask worth anything? Saliency against its controls, at equal steps.
 
 Masks {top, random, random_per_layer, bottom} at densities {.1, .3, .5}, and none, times three seeds
-and three concepts (two objects, one style), on the bundled model. Run:
-`python benchmarks/mask_truth.py --out runs/mask_truth`; goes on where it stopped, then writes
-table.md: accuracies with 95 % t-intervals, and what the differences to the random mask support.
+and three concepts (two objects, one style), on the bundled model.
+
+Run: `python benchmarks/mask_truth.py`; goes on where results/mask_truth.json ends, then prints
+accuracies with 95 % t-intervals, and what the differences to the control masks support.
 """
 
-import argparse
-import json
 from itertools import product
 from pathlib import Path
 
-from scipy.stats import t
+from ledger import Ledger
 
 from erase.core.mask import build_mask
 from erase.erasure import Erasure
+from erase.evaluate.classification import mean_interval
 from erase.evaluate.clip import ClipJudge
 from erase.evaluate.generation import EvaluationConfig, draw_evaluation, judge_drawn
 from erase.methods.salun import SalUnConfig, relabelling_loss, saliency
@@ -31,6 +31,7 @@ MASKS = ("top", "random", "random_per_layer", "bottom")
 CASES = [*product(MASKS, DENSITIES), ("none", 1.0)]
 FIGURES = ("forget_accuracy", "retain_accuracy", "cross_retain_accuracy")
 EVALUATION = EvaluationConfig(forget_pictures=32, retain_pictures=64)
+LEDGER = Ledger(Path(__file__).parent / "results" / "mask_truth.json")
 
 
 def measure(model: Model, judge: ClipJudge, prompts: PromptSet, erasure: Erasure) -> dict:
@@ -41,9 +42,9 @@ def measure(model: Model, judge: ClipJudge, prompts: PromptSet, erasure: Erasure
     return {name: metrics[name]["value"] for name in FIGURES}
 
 
-def run_seed(model: Model, judge: ClipJudge, concept: str, seed: int, folder: Path) -> None:
+def run_seed(model: Model, judge: ClipJudge, concept: str, seed: int) -> None:
     """All masks of one concept and seed: one saliency pass, one set of pictures."""
-    missing = [case for case in CASES if not path_of(folder, concept, seed, case).exists()]
+    missing = [case for case in CASES if (concept, seed, *case) not in LEDGER]
     if not missing:
         return
     prompts = expand(EraseRequest([concept], seed=seed), model.catalogue)
@@ -58,30 +59,22 @@ def run_seed(model: Model, judge: ClipJudge, concept: str, seed: int, folder: Pa
         loss = relabelling_loss(task, config.teacher, config.retain_weight)
         erasure = Erasure(finetune(task, loss, config.training, mask))
         figures = measure(model, judge, prompts, erasure)
-        path_of(folder, concept, seed, case).write_text(json.dumps(figures))
+        LEDGER[concept, seed, *case] = figures
         print(concept, seed, case, figures, flush=True)
-
-
-def path_of(folder: Path, concept: str, seed: int, case: tuple[str, float]) -> Path:
-    """Where one run's figures are kept."""
-    name = f"{concept.replace(' ', '-')}-{seed}-{case[0]}-{case[1]}.json"
-    return folder / name
 
 
 def interval(values: list[float]) -> str:
     """Mean and 95 % t-interval over runs, in per cent."""
-    n, mean = len(values), sum(values) / len(values)
-    deviation = (sum((value - mean) ** 2 for value in values) / (n - 1)) ** 0.5
-    half = t.ppf(0.975, n - 1) * deviation / n**0.5
+    mean, half = mean_interval(values)
     return f"{100 * mean:.1f} [{100 * (mean - half):.1f}, {100 * (mean + half):.1f}]"
 
 
-def table(folder: Path) -> str:
+def table() -> str:
     """Every mask's accuracies, then the paired differences of saliency and random masks."""
     runs = list(product(CONCEPTS, SEEDS))
 
     def values(case: tuple[str, float], figure: str) -> list[float]:
-        return [json.loads(path_of(folder, *run, case).read_text())[figure] for run in runs]
+        return [LEDGER[*run, *case][figure] for run in runs]
 
     head = "| mask | density | " + " | ".join(name.replace("_", " ") for name in FIGURES) + " |"
     lines = [head, "| --- | --- | --- | --- | --- |"]
@@ -103,17 +96,12 @@ def table(folder: Path) -> str:
 
 
 def main() -> None:
-    """Run what is missing, then write the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True)
-    folder = parser.parse_args().out
-    folder.mkdir(parents=True, exist_ok=True)
+    """Run what is missing, then print the tables."""
     model = load_model("emoji")
     judge = ClipJudge(default_judge(model), judge_templates(model.catalogue))
     for seed, concept in product(SEEDS, CONCEPTS):
-        run_seed(model, judge, concept, seed, folder)
-    (folder / "table.md").write_text(table(folder))
-    print(table(folder))
+        run_seed(model, judge, concept, seed)
+    print(table())
 
 
 if __name__ == "__main__":

@@ -1,14 +1,12 @@
 """Every registered method at its default settings on the bundled model, beside two baselines.
 
-Run: `python benchmarks/method_table.py --out runs/methods`; goes on where it stopped and writes
-table.md: seconds, artefact bytes and the three accuracies on one object and one style. The
-baselines change no weight: the concept as negative prompt, and safe latent diffusion (SLD,
+Run: `python benchmarks/method_table.py`; goes on where results/method_table.json ends, and prints
+seconds, artefact bytes and the three accuracies on one object and one style. The baselines change
+no weight: the concept as negative prompt, and safe latent diffusion (SLD,
 Schramowski et al., CVPR 2023) with the numbers of its "medium" setting, made for a model that
 predicts noise; this one predicts velocities.
 """
 
-import argparse
-import json
 import time
 from collections.abc import Callable
 from functools import partial
@@ -16,6 +14,7 @@ from pathlib import Path
 
 import torch
 from diffusers import StableDiffusionPipeline
+from ledger import Ledger
 from torch import Tensor
 
 from erase.evaluate.clip import ClipJudge
@@ -37,6 +36,7 @@ from erase.tasks.diffusion import DiffusionTask
 
 CONCEPTS = ("ghost", "ink style")
 EVALUATION = EvaluationConfig()
+LEDGER = Ledger(Path(__file__).parent / "results" / "method_table.json")
 SLD_SCALE, SLD_THRESHOLD, SLD_WARMUP, SLD_MOMENTUM, SLD_BETA = 1000.0, 0.01, 0.2, 0.3, 0.4
 Draw = Callable[[Model, list[str], list[int]], Tensor]
 
@@ -118,31 +118,24 @@ BASELINES = {"negative prompt": draw_negative, "SLD": draw_safe}
 
 
 def main() -> None:
-    """Run what is missing, then write the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True)
-    folder = parser.parse_args().out
-    folder.mkdir(parents=True, exist_ok=True)
+    """Run what is missing, then print the table."""
     model = load_model("emoji")
     model.pipeline.set_progress_bar_config(disable=True)
     judge = ClipJudge(default_judge(model), judge_templates(model.catalogue))
-    lines = ["| method | concept | forget | retain | cross-retain | seconds | bytes |"]
-    lines.append("| --- | --- | --- | --- | --- | --- | --- |")
+    serving = [name for name, method in methods().items() if issubclass(DiffusionTask, method.task)]
+    print("| method | concept | forget | retain | cross-retain | seconds | bytes |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
     for concept in CONCEPTS:
         prompts = expand(EraseRequest([concept]), model.catalogue)
-        for name in ["base", *BASELINES, *methods()]:
-            path = folder / f"{concept}-{name}.json".replace(" ", "-")
-            if not path.exists():
+        for name in ["base", *BASELINES, *serving]:
+            if (concept, name) not in LEDGER:
                 drawn, cost = run_method(name, model, concept, prompts)
                 metrics = judge_drawn(drawn, judge, prompts.labels)
-                path.write_text(json.dumps(cost | {k: metrics[k]["value"] for k in ACCURACIES}))
-            row = json.loads(path.read_text())
+                LEDGER[concept, name] = cost | {key: metrics[key]["value"] for key in ACCURACIES}
+            row = LEDGER[concept, name]
             cells = " | ".join(f"{100 * row[key]:.1f}" for key in ACCURACIES)
-            lines.append(
-                f"| {name} | {concept} | {cells} | {row['seconds']:.1f} | {row['bytes']} |"
-            )
-            print(lines[-1], flush=True)
-    (folder / "table.md").write_text("\n".join(lines) + f"\n\nProtocol: {EVALUATION}, seed 0.\n")
+            print(f"| {name} | {concept} | {cells} | {row['seconds']:.1f} | {row['bytes']} |")
+    print(f"\nProtocol: {EVALUATION}, seed 0.")
 
 
 if __name__ == "__main__":
