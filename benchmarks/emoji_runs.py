@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--method", default="salun")
     args, extra = parser.parse_known_args()
     table = HEADER
-    for concept in chosen_concepts(Catalogue.of_model(EMOJI)):
+    for concept in reversed(chosen_concepts(Catalogue.of_model(EMOJI))):
         output = args.out / "".join([concept.replace(" ", "-"), "-", args.method, *extra])
         if not (output / "report.json").exists():
             command = [sys.executable, "-m", "erase", "run", "--concept", concept]

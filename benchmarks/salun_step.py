@@ -28,7 +28,7 @@ STEPS = 3
 TRAINING = TrainingConfig(steps=STEPS)
 CASES = {
     "full": (("*",), "salun", SalUnConfig(teacher="current", training=TRAINING)),
-    "attention": (("*attn*",), "salun", SalUnConfig(teacher="current", training=TRAINING)),
+    "attention": (("*attn2*",), "salun", SalUnConfig(teacher="current", training=TRAINING)),
     "lora": (("*",), "salun_lora", SalUnLoRAConfig(teacher="current", training=TRAINING)),
 }
 

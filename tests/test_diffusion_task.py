@@ -96,7 +96,7 @@ def test_listening_hears_every_site_of_a_target(tiny_pipeline):
     for target in task.targets:
         heard = {}
         task.listen("forget", target, lambda s, rows, g, h=heard: h.setdefault(s, rows), 2)
-        sites, parameters = task.sites(target), task.parameters()
+        sites, parameters = task.sites(target), task.editable()
         assert heard.keys() == sites.keys()
         for site, names in sites.items():
             for name in names:

@@ -70,7 +70,7 @@ def _target(base: DiffusionTask, forget: Batch, config: ESDConfig) -> Tensor:
 
 
 def _part(task: DiffusionTask, variant: Variant) -> dict[str, nn.Parameter]:
-    chosen = matching(task.parameters(), *PARTS[variant])
+    chosen = matching(task.editable(), *PARTS[variant])
     if not chosen:
         raise ValueError(f"The variant {variant} trains none of {', '.join(task.components)}; "
                          "let the UNet change, or choose variant all.")  # fmt: skip

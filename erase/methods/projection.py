@@ -63,7 +63,7 @@ def projection(task: Task, config: ProjectionConfig) -> Erasure:
     """
     deltas: dict[str, LowRankDelta] = {}
     ranks: dict[str, int] = {}
-    weights = task.parameters()
+    weights = task.editable()
     for target, sites in _sites(task, config).items():
         forget, retain = (activation_spaces(task, s, target, config) for s in ("forget", "retain"))
         for site, names in sites.items():

@@ -39,7 +39,7 @@ def rece(task: DiffusionTask, config: RECEConfig) -> Erasure:
     like the base's, and solves the whole problem again from the base.
     """
     tokens, wanted, kept = editing_tokens(task, config.uce)
-    parameters = task.parameters()
+    parameters = task.editable()
     names = task.sites("cross_attention")["text"]
     weights = [parameters[name].detach().cpu().double() for name in names]
     sources, targets = tokens, wanted

@@ -42,7 +42,7 @@ class SalUnConfig:
     estimator: Estimator | Literal["fisher_ratio"] = "signed_sum"
     mask_file: str = ""
     teacher: Teacher = "frozen"
-    retain_weight: float = 1.0
+    retain_weight: float = 5.0
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def __post_init__(self) -> None:

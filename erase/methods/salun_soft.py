@@ -23,7 +23,7 @@ class SalUnSoftConfig:
 
     sparsity: float = 0.5
     teacher: Teacher = "frozen"
-    retain_weight: float = 1.0
+    retain_weight: float = 5.0
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def __post_init__(self) -> None:

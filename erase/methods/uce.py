@@ -60,7 +60,7 @@ def editing_tokens(task: DiffusionTask, config: UCEConfig) -> tuple[Tensor, Tens
 
 def edit_deltas(task: DiffusionTask, up: Tensor, down: Tensor) -> dict[str, LowRankDelta]:
     """W M for every key and value weight W, with M = up @ down."""
-    weights = task.parameters()
+    weights = task.editable()
     return {
         name: LowRankDelta((weights[name].detach().cpu().double() @ up).float(), down.float())
         for name in task.sites("cross_attention")["text"]

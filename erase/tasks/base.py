@@ -31,7 +31,10 @@ class Task(Protocol):
     learning_rate: float  # of AdamW, at which this model forgets without falling apart
 
     def parameters(self) -> dict[str, nn.Parameter]:
-        """The editable tensors, by canonical name `component.path`."""
+        """The tensors that training changes, by canonical name `component.path`."""
+
+    def editable(self) -> dict[str, nn.Parameter]:
+        """All tensors that may change; closed forms choose among them."""
 
     def prepare(self) -> None:
         """Make both sets while the model is still the base; training calls it first."""

@@ -100,6 +100,10 @@ class ClassificationTask:
         }
         return matching(everything, self.config.include, self.config.exclude)
 
+    def editable(self) -> dict[str, nn.Parameter]:
+        """The same tensors."""
+        return self.parameters()
+
     def prepare(self) -> None:
         """Nothing is to be made beforehand."""
 

@@ -28,6 +28,7 @@ from erase.tasks.tokens import paired_positions
 Component = Literal["unet", "text_encoder"]
 
 
+READS_TEXT = ("unet.*attn2.*", "text_encoder.*")
 CROSS_ATTENTION = ("unet.*attn2.to_k.weight", "unet.*attn2.to_v.weight")
 TARGETS = {"cross_attention": "unet", "text_encoder": "text_encoder", "unet": "unet"}
 
@@ -38,7 +39,9 @@ class DiffusionTaskConfig:
 
     Args:
         components: "unet", "text_encoder" or both.
-        include: shell patterns of the tensors that may change, as in "*attn2*".
+        include: shell patterns of the tensors that may change, as in "*attn2*" or "*". By default
+            training changes what reads the text, the UNet's cross-attention and the whole text
+            encoder, and closed forms what they name.
         exclude: patterns of those among them that may not.
         forget_pictures: how many pictures of the forget set the base draws to train on.
         forget_folder: a folder of pictures of the concept to take instead of drawn ones; the
@@ -48,8 +51,8 @@ class DiffusionTaskConfig:
         batch_size: samples of either set in a training step.
     """
 
-    components: Sequence[Component] = ("unet",)
-    include: Sequence[str] = ("*",)
+    components: Sequence[Component] = ("unet", "text_encoder")
+    include: Sequence[str] = ()
     exclude: Sequence[str] = ()
     forget_pictures: int = 32
     forget_folder: str = ""
@@ -120,13 +123,17 @@ class DiffusionTask:
             )
 
     def parameters(self) -> dict[str, nn.Parameter]:
-        """The editable tensors, by canonical name such as `unet.conv_in.weight`."""
+        """The tensors that training changes, by canonical name such as `unet.conv_in.weight`."""
+        return matching(self.editable(), self.config.include or READS_TEXT, ())
+
+    def editable(self) -> dict[str, nn.Parameter]:
+        """All tensors that may change."""
         everything = {
             f"{component}.{path.removeprefix('text_model.')}": parameter
             for component, module in self.components.items()
             for path, parameter in module.named_parameters()
         }
-        return matching(everything, self.config.include, self.config.exclude)
+        return matching(everything, self.config.include or ("*",), self.config.exclude)
 
     def prepare(self) -> None:
         """Draw both sets, unless they have been drawn."""
@@ -175,12 +182,12 @@ class DiffusionTask:
         if target not in self.targets:
             raise ValueError(f"There is no target {target}; name some of {self.targets}.")
         if target == "cross_attention":
-            return {"text": [*matching(self.parameters(), CROSS_ATTENTION)]}
+            return {"text": [*matching(self.editable(), CROSS_ATTENTION)]}
         return {name: [f"{name}.weight"] for name in self._layers(target)}
 
     def _layers(self, component: str) -> dict[str, nn.Module]:
         """The component's layers that may change and read something of the prompt."""
-        editable = self.parameters()
+        editable = self.editable()
         return {
             name: layer
             for name, layer in projectable_layers(self.components[component], component).items()
