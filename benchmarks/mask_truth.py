@@ -57,7 +57,7 @@ def run_seed(model: Model, judge: ClipJudge, concept: str, seed: int) -> None:
     for case in missing:
         mask = build_mask(scores, case[1], case[0], seed)
         loss = relabelling_loss(task, config.teacher, config.retain_weight)
-        erasure = Erasure(finetune(task, loss, config.training, mask))
+        erasure = Erasure(finetune(task.for_redirection(), loss, config.training, mask))
         figures = measure(model, judge, prompts, erasure)
         LEDGER[concept, seed, *case] = figures
         print(concept, seed, case, figures, flush=True)

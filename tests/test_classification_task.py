@@ -3,6 +3,7 @@ import torch
 from conftest import accuracies, build_digits_task
 
 from erase.methods import methods
+from erase.methods.boundary import BoundaryExpandConfig
 from erase.methods.gradient_ascent import GradientAscentConfig
 from erase.methods.projection import ProjectionConfig
 from erase.methods.ssd import SSDConfig
@@ -11,8 +12,11 @@ from erase.training import TrainingConfig
 
 FORGOTTEN = 3
 
+# Nothing holds the retain set in place here.
+BRIEF = TrainingConfig(steps=20, learning_rate=2e-3)
 SETTINGS = {
-    "gradient_ascent": GradientAscentConfig(TrainingConfig(steps=20, learning_rate=2e-3)),
+    "gradient_ascent": GradientAscentConfig(BRIEF),
+    "boundary_expand": BoundaryExpandConfig(BRIEF),
     "projection": ProjectionConfig(space="scaled", rank=128),
     "ssd": SSDConfig(selection=5),
     "lfssd": SSDConfig(selection=5),

@@ -28,7 +28,7 @@ EMPTY_CAPTIONS = 0.1
 EMA_DECAY = 0.999
 PREVIEW_PROMPTS = 32
 SAMPLING = Sampling(steps=20, guidance_scale=4.0)
-FINETUNING_RATE = 1.5e-4
+FINETUNING_RATE = 2e-4
 FAST_BF16 = torch.cpu.get_capabilities().get("avx512_bf16", False)
 
 

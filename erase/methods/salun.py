@@ -58,7 +58,8 @@ def salun(task: Task, config: SalUnConfig) -> Erasure:
     """
     mask, facts = _mask_of(task, config)
     loss = relabelling_loss(task, config.teacher, config.retain_weight)
-    return Erasure(finetune(task, loss, config.training, mask), {"mask": facts})
+    deltas = finetune(task.for_redirection(), loss, config.training, mask)
+    return Erasure(deltas, {"mask": facts})
 
 
 def relabelling_loss(task: Task, teacher: Teacher, retain_weight: float) -> StepLoss:

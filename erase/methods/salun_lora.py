@@ -52,7 +52,7 @@ def salun_lora(task: Task, config: SalUnLoRAConfig) -> Erasure:
 
     A layer's rank is `rank` times its share of salient weights over the largest such share.
     """
-    task.prepare()
+    task.for_redirection().prepare()
     ranks = _ranks(task, config)
     loss = relabelling_loss(task, config.teacher, config.retain_weight)
     everything = task.parameters()
@@ -69,7 +69,7 @@ def salun_lora(task: Task, config: SalUnLoRAConfig) -> Erasure:
             for side, factor in zip(("down", "up"), pair, strict=True)
         }
         with only_trainable(task, parameters):
-            train(task, loss, config.training, parameters=parameters)
+            train(task.for_redirection(), loss, config.training, parameters=parameters)
         deltas = {
             f"{name}.weight": LowRankDelta(up.detach().cpu().clone(), down.detach().cpu().clone())
             for name, (down, up) in factors.items()

@@ -35,7 +35,7 @@ class SalUnSoftConfig:
 def salun_soft(task: Task, config: SalUnSoftConfig) -> Erasure:
     """SalUn's objective plus a falling l1 penalty on the change (Fan et al., ICLR 2024)."""
     loss = relabelling_loss(task, config.teacher, config.retain_weight)
-    deltas = finetune(task, loss, config.training, sparsity=config.sparsity)
+    deltas = finetune(task.for_redirection(), loss, config.training, sparsity=config.sparsity)
     total = sum(parameter.numel() for parameter in task.parameters().values())
     changed = sum(delta.count for delta in deltas.values())
     return Erasure(deltas, {"mask": {"kept": changed, "of": total}})

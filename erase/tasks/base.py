@@ -66,6 +66,9 @@ class Task(Protocol):
     def listen(self, which: SetName, target: str, hear: Listener, samples: int) -> None:
         """Run over at most `samples` of a set; `hear(site, rows [n, d], group)` what is read."""
 
+    def for_redirection(self) -> "Task":
+        """The same task, its forget batches being what `redirected_loss` is best taught on."""
+
     def frozen_copy(self) -> "Task":
         """The same task around a copy of the model as it is now, without gradients."""
 

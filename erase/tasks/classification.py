@@ -157,6 +157,10 @@ class ClassificationTask:
                 rows = order[start : start + self.config.batch_size]
                 self.predict(self._collate([indices[row] for row in rows])[0])
 
+    def for_redirection(self) -> "ClassificationTask":
+        """This task: its samples are all there is."""
+        return self
+
     def frozen_copy(self) -> "ClassificationTask":
         """The same task around a copy of the model as it is now, without gradients."""
         other = copy.copy(self)

@@ -103,6 +103,7 @@ class DiffusionTask:
         given = load_folder(Path(folder)) if folder else forget_pictures
         counts = self.config.forget_pictures, self.config.retain_pictures
         self._sets = PictureSets(pipeline, prompts, self.sampling, counts, seed, given)
+        self._forget_sets: tuple[str, ...] = ("forget",)
         self._tokenizer, self._noising = pipeline.tokenizer, noising_of(pipeline.scheduler)
         self._unet, self._text_encoder = pipeline.unet, pipeline.text_encoder
 
@@ -136,12 +137,12 @@ class DiffusionTask:
         return matching(everything, self.config.include or ("*",), self.config.exclude)
 
     def prepare(self) -> None:
-        """Draw both sets, unless they have been drawn."""
-        _ = self._sets.forget, self._sets.retain
+        """Draw all sets, unless they have been drawn."""
+        _ = self._pictured(), self._sets.retain
 
     def forget_batches(self, step_seed: int) -> Iterator[DiffusionBatch]:
         """One shuffled pass through the forget set."""
-        return self._batches(*self._sets.forget, step_seed)
+        return self._batches(*self._pictured(), step_seed)
 
     def retain_batches(self, step_seed: int) -> Iterator[DiffusionBatch]:
         """One shuffled pass through the retain set."""
@@ -229,13 +230,28 @@ class DiffusionTask:
     def picturing_anchors(self) -> "DiffusionTask":
         """The same task with pictures of the anchors, under the forget prompts, to forget."""
         other = copy.copy(self)
-        other._sets = self._sets.picturing_anchors()
+        other._forget_sets = ("anchors",)
         return other
+
+    def for_redirection(self) -> "DiffusionTask":
+        """The same task with pictures of concept and anchor, all under the forget prompts.
+
+        The first show the model where to turn off, the second where it then is.
+        """
+        other = copy.copy(self)
+        other._forget_sets = ("forget", "anchors")
+        return other
+
+    def _pictured(self) -> tuple[list[Prompt], Tensor]:
+        """The prompts and latents that forget batches are made of."""
+        sets = [getattr(self._sets, name) for name in self._forget_sets]
+        return [p for prompts, _ in sets for p in prompts], torch.cat([part for _, part in sets])
 
     def fingerprints(self) -> dict[str, str]:
         """What tells this "base" and this "forget set" from others."""
-        base = (fingerprint(parameter) for parameter in self.parameters().values())
-        return {"base": combined(base), "forget set": self._sets.fingerprint()}
+        weights = (*self._unet.parameters(), *self._text_encoder.parameters())
+        base = combined(fingerprint(weight) for weight in weights)
+        return {"base": base, "forget set": self._sets.fingerprint()}
 
     def describe(self) -> dict[str, Any]:
         """The data of the task as JSON, for the recipe."""

@@ -1,6 +1,5 @@
 """The pictures of the forget and the retain set: drawn by the base itself, or given."""
 
-import copy
 from collections.abc import Sequence
 from functools import cached_property
 from hashlib import sha256
@@ -36,14 +35,6 @@ class PictureSets:
     ):
         self._pipeline, self._prompts, self._sampling = pipeline, prompts, sampling
         self._counts, self._seed, self._given = counts, seed, given
-        self._of_anchors = False
-
-    def picturing_anchors(self) -> "PictureSets":
-        """The same sets, but pictures of the anchors under the forget prompts."""
-        other = copy.copy(self)
-        other._of_anchors, other._given = True, None
-        other.__dict__.pop("forget", None)
-        return other
 
     @cached_property
     def forget(self) -> PictureSet:
@@ -51,8 +42,13 @@ class PictureSets:
         if self._given is not None:
             return self._encoded(self._given)
         prompts = sample(self._prompts.forget, self._counts[0], self._seed)
-        texts = [prompt.anchor if self._of_anchors else prompt.text for prompt in prompts]
-        return prompts, self.draw(texts, 1, "forget set")
+        return prompts, self.draw([prompt.text for prompt in prompts], 1, "forget set")
+
+    @cached_property
+    def anchors(self) -> PictureSet:
+        """Forget prompts and latents of their anchors' pictures."""
+        prompts = sample(self._prompts.forget, self._counts[0], self._seed)
+        return prompts, self.draw([prompt.anchor for prompt in prompts], 3, "anchor pictures")
 
     @cached_property
     def retain(self) -> PictureSet:
@@ -71,7 +67,7 @@ class PictureSets:
         if self._given is not None:
             pictures = [sha256(picture.tobytes()).hexdigest() for picture in self._given]
         else:
-            pictures = [f"{self._counts[0]} {self._seed} {self._sampling} {self._of_anchors}"]
+            pictures = [f"{self._counts[0]} {self._seed} {self._sampling}"]
         return combined([*(f"{p.text} > {p.anchor}" for p in self._prompts.forget), *pictures])
 
     @torch.no_grad()
