@@ -48,7 +48,7 @@ def test_a_run_leaves_artefact_card_report_and_picture_alone(tiny_model, tmp_pat
         "report.md",
         "saliency.png",
     }
-    assert "| unet.mid_block |" in (output / "report.md").read_text()
+    assert "| text_encoder.final_layer_norm |" in (output / "report.md").read_text()
     assert [path.name for path in output.parent.iterdir()] == ["ghost"]
     report = json.loads((output / "report.json").read_text())
     metrics = report["metrics"]
