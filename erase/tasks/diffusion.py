@@ -2,10 +2,10 @@
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from diffusers import StableDiffusionPipeline
@@ -14,59 +14,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from erase.catalogue import LEARNING_RATE, Sampling
-from erase.checks import require_lists, require_positive
 from erase.core.activations import listening, projectable_layers
 from erase.core.fingerprint import combined, fingerprint
 from erase.core.patterns import matching
 from erase.pictures import load_folder
 from erase.request import Prompt, PromptSet, sample
 from erase.tasks.base import Listener, SetName
+from erase.tasks.diffusion_config import (
+    CROSS_ATTENTION,
+    READS_TEXT,
+    TARGETS,
+    DiffusionTaskConfig,
+)
 from erase.tasks.noising import DiffusionBatch, noising_of
 from erase.tasks.picture_sets import PictureSets
 from erase.tasks.tokens import paired_positions
-
-Component = Literal["unet", "text_encoder"]
-
-
-READS_TEXT = ("unet.*attn2.*", "text_encoder.*")
-CROSS_ATTENTION = ("unet.*attn2.to_k.weight", "unet.*attn2.to_v.weight")
-TARGETS = {"cross_attention": "unet", "text_encoder": "text_encoder", "unet": "unet"}
-
-
-@dataclass(frozen=True)
-class DiffusionTaskConfig:
-    """Which components may change, and the pictures the base draws of either set.
-
-    Args:
-        components: "unet", "text_encoder" or both.
-        include: shell patterns of the tensors that may change, as in "*attn2*" or "*". By default
-            training changes what reads the text, the UNet's cross-attention and the whole text
-            encoder, and closed forms what they name.
-        exclude: patterns of those among them that may not.
-        forget_pictures: how many pictures of the forget set the base draws to train on.
-        forget_folder: a folder of pictures of the concept to take instead of drawn ones; the
-            forget prompts are their captions, in turn.
-        retain_pictures: how many of the retain set.
-        generation_steps: sampling steps of each of these pictures.
-        batch_size: samples of either set in a training step.
-    """
-
-    components: Sequence[Component] = ("unet", "text_encoder")
-    include: Sequence[str] = ()
-    exclude: Sequence[str] = ()
-    forget_pictures: int = 32
-    forget_folder: str = ""
-    retain_pictures: int = 96
-    generation_steps: int = 15
-    batch_size: int = 8
-
-    def __post_init__(self) -> None:
-        require_lists(self, "components", "include", "exclude")
-        require_positive(
-            self, "forget_pictures", "retain_pictures", "generation_steps", "batch_size"
-        )
-        if not self.components:
-            raise ValueError("components is empty; name unet, text_encoder or both.")
 
 
 class DiffusionTask:

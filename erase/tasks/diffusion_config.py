@@ -1,0 +1,50 @@
+"""Which parts of a pipeline may change, and what training is to draw first."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from erase.checks import require_lists, require_positive
+
+Component = Literal["unet", "text_encoder"]
+
+
+READS_TEXT = ("unet.*attn2.*", "text_encoder.*")
+CROSS_ATTENTION = ("unet.*attn2.to_k.weight", "unet.*attn2.to_v.weight")
+TARGETS = {"cross_attention": "unet", "text_encoder": "text_encoder", "unet": "unet"}
+
+
+@dataclass(frozen=True)
+class DiffusionTaskConfig:
+    """Which components may change, and the pictures the base draws of either set.
+
+    Args:
+        components: "unet", "text_encoder" or both.
+        include: shell patterns of the tensors that may change, as in "*attn2*" or "*". By default
+            training changes what reads the text, the UNet's cross-attention and the whole text
+            encoder, and closed forms what they name.
+        exclude: patterns of those among them that may not.
+        forget_pictures: how many pictures of the forget set the base draws to train on.
+        forget_folder: a folder of pictures of the concept to take instead of drawn ones; the
+            forget prompts are their captions, in turn.
+        retain_pictures: how many of the retain set.
+        generation_steps: sampling steps of each of these pictures.
+        batch_size: samples of either set in a training step.
+    """
+
+    components: Sequence[Component] = ("unet", "text_encoder")
+    include: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+    forget_pictures: int = 32
+    forget_folder: str = ""
+    retain_pictures: int = 96
+    generation_steps: int = 15
+    batch_size: int = 8
+
+    def __post_init__(self) -> None:
+        require_lists(self, "components", "include", "exclude")
+        require_positive(
+            self, "forget_pictures", "retain_pictures", "generation_steps", "batch_size"
+        )
+        if not self.components:
+            raise ValueError("components is empty; name unet, text_encoder or both.")
