@@ -18,10 +18,11 @@ class EraseRequest:
     """Concepts to forget, what to draw instead, and what must stay.
 
     concepts: names such as "ghost" or "ink style". anchors: what each is redirected to, one per
-    concept; by default the next concept of its kind. redirect: "random" takes another concept for
-    each prompt instead, as random labels do. retain: what must stay; by default every
-    other concept the model's catalogue lists, and required of models without one. templates:
-    prompts with `{concept}`, for models without a catalogue.
+    concept; by default the concept of its kind half-way round the catalogue's list, where
+    neighbours tend to look alike. redirect: "random" takes another concept for each prompt instead,
+    as random labels do. retain: what must stay; by default every other concept the model's
+    catalogue lists, and required of models without one. templates: prompts with `{concept}`, for
+    models without a catalogue.
     """
 
     concepts: Sequence[str]
@@ -191,12 +192,12 @@ class _Expansion:
 
 
 def _anchors_of(request: EraseRequest, catalogue: Catalogue) -> dict[Concept, Concept]:
-    """Each forgotten concept with its anchor: as asked for, or the next one of its kind."""
+    """Each forgotten concept with its anchor: as asked for, or one of its kind from far off."""
     forgotten = [find_concept(name, catalogue) for name in request.concepts]
     if len(set(forgotten)) < len(forgotten):
         raise ValueError("Two of the concepts are the same one; name each once.")
     anchors = [find_concept(name, catalogue) for name in request.anchors]
-    anchors = anchors or [_next_concept(concept, forgotten, catalogue) for concept in forgotten]
+    anchors = anchors or [_distant_concept(concept, forgotten, catalogue) for concept in forgotten]
     for concept, anchor in zip(forgotten, anchors, strict=True):
         if anchor in forgotten:
             raise ValueError(f"The anchor {anchor} is to be forgotten itself; name another.")
@@ -208,10 +209,10 @@ def _anchors_of(request: EraseRequest, catalogue: Catalogue) -> dict[Concept, Co
     return dict(zip(forgotten, anchors, strict=True))
 
 
-def _next_concept(concept: Concept, forgotten: list[Concept], catalogue: Catalogue) -> Concept:
+def _distant_concept(concept: Concept, forgotten: list[Concept], catalogue: Catalogue) -> Concept:
     peers = catalogue.concepts(concept.kind)
-    start = peers.index(concept)
-    ring = peers[start + 1 :] + peers[:start]
+    start = peers.index(concept) + len(peers) // 2
+    ring = [peers[(start + i) % len(peers)] for i in range(len(peers))]
     anchor = next((peer for peer in ring if peer not in forgotten), None)
     if anchor is None:
         raise ValueError(f"Nothing is left to draw instead of {concept}; keep some {concept.kind}.")

@@ -16,8 +16,8 @@ def test_an_object_is_forgotten_in_every_style_and_by_its_synonyms():
         "a boo in noto style",
     }
     assert {prompt.anchor for prompt in prompts.forget} == {
-        "a skull in ink style",
-        "a skull in noto style",
+        "a pizza in ink style",
+        "a pizza in noto style",
     }
     assert not any("ghost" in p.text or "boo" in p.text for p in prompts.retain)
     assert len(prompts.retain) == 6
@@ -32,8 +32,9 @@ def test_a_style_is_forgotten_on_every_object():
 
 
 def test_several_concepts_never_anchor_on_each_other():
-    prompts = expand(EraseRequest(["ghost", "skull"]), CATALOGUE)
-    assert {p.anchor for p in prompts.forget} == {"a pizza in ink style", "a pizza in noto style"}
+    prompts = expand(EraseRequest(["ghost", "pizza"]), CATALOGUE)
+    anchors = {p.group: p.anchor.split()[1] for p in prompts.forget}
+    assert anchors == {"ghost": "rocket", "pizza": "skull"}
 
 
 def test_models_without_a_catalogue_take_the_request_at_its_word():
@@ -74,7 +75,7 @@ def test_prompts_without_a_style_are_forgotten_and_retained_too():
     assert {p.text for p in plain} == {
         f"a picture of a {name}" for name in ("ghost", "boo", "skull", "pizza", "rocket")
     }
-    assert {p.anchor for p in plain} == {"a picture of a skull", ""}
+    assert {p.anchor for p in plain} == {"a picture of a pizza", ""}
     styled = expand(EraseRequest(["ink style"]), known)
     assert all("style" in p.labels for p in styled.forget + styled.retain)
 
