@@ -25,7 +25,7 @@ def chosen_concepts(catalogue: Catalogue) -> list[str]:
     """The objects and styles that a fixed seed picks."""
     rng = random.Random(SEED)
     styles = [f"{name} style" for name in rng.sample(list(catalogue.styles), STYLES)]
-    return rng.sample(list(catalogue.objects), OBJECTS) + styles
+    return styles + rng.sample(list(catalogue.objects), OBJECTS)
 
 
 def row(concept: str, report: dict) -> str:
@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--method", default="salun")
     args, extra = parser.parse_known_args()
     table = HEADER
-    for concept in reversed(chosen_concepts(Catalogue.of_model(EMOJI))):
+    for concept in chosen_concepts(Catalogue.of_model(EMOJI)):
         output = args.out / "".join([concept.replace(" ", "-"), "-", args.method, *extra])
         if not (output / "report.json").exists():
             command = [sys.executable, "-m", "erase", "run", "--concept", concept]

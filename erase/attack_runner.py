@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from erase.attacks import attacks
-from erase.attacks.base import Outcome, Target
+from erase.attacks.base import Outcome, Shows, Target
 from erase.card import interval
 from erase.erasure import Erasure
 from erase.evaluate.clip import ClipJudge, proportion
@@ -115,7 +115,7 @@ def attack_table(report: Mapping[str, Any]) -> str:
     return "\n".join(rows)
 
 
-def _judged_by(judge: ClipJudge, prompts: PromptSet) -> Any:
+def _judged_by(judge: ClipJudge, prompts: PromptSet) -> Shows:
     def shows(pictures: Tensor, asked: Sequence[Prompt]) -> list[bool]:
         embeddings = judge.embed(pictures)
         seen = {kind: judge.classify(embeddings, kind, prompts.labels[kind])

@@ -80,9 +80,8 @@ def classify(run: ClassificationRun, output: str | Path) -> dict[str, Any]:
     output, method = Path(output), get_method(run.method)
     check_writable(output, OUTPUT_FILES)
     data = load_data(run.classifier.data, run.classifier.root, run.classifier.download)
-    model = build_classifier(run.classifier.model, data)
     forget = forget_indices(run.forget, data, run.seed)
-    original = trained(run.classifier, model, data)
+    original = trained(run.classifier, data)
     task = build_task(run, original, data, forget)
     started = time.perf_counter()
     erasure = method(task, run.method_config)
@@ -142,9 +141,11 @@ def _named(forget: str, data: Data, seed: int) -> list[int]:
     return sorted(order[: int(number * len(data.train))].tolist())
 
 
-def trained(config: ClassifierConfig, model: nn.Module, data: Data) -> nn.Module:
+def trained(config: ClassifierConfig, data: Data) -> nn.Module:
     """The classifier with its weights, read, or trained and written."""
     path = Path(config.weights) if config.weights else None
+    torch.manual_seed(config.seed)
+    model = build_classifier(config.model, data)
     if path and path.is_file():
         try:
             load_model(model, path)
@@ -153,14 +154,12 @@ def trained(config: ClassifierConfig, model: nn.Module, data: Data) -> nn.Module
                 f"{path} does not hold the weights of a {config.model} ({error}); name others."
             ) from error
         return model.eval()
-    torch.manual_seed(config.seed)
-    fresh = build_classifier(config.model, data)
-    fit(fresh, data.train, config.fit, config.seed)
+    fit(model, data.train, config.fit, config.seed)
     if path:
         partial = path.with_name(f".{path.name}.partial")
-        save_model(fresh, str(partial))
+        save_model(model, str(partial))
         partial.rename(path)
-    return fresh
+    return model
 
 
 def build_task(
@@ -179,7 +178,7 @@ def choose_forget_set(run: ClassificationRun, count: int, tail: Tail, rounds: in
     With `rounds` above 0, the samples that `run.method` leaves lowest, that many rounds on.
     """
     data = load_data(run.classifier.data, run.classifier.root, run.classifier.download)
-    original = trained(run.classifier, build_classifier(run.classifier.model, data), data)
+    original = trained(run.classifier, data)
     start = select(losses_of(original, data.train), count, tail)
     if not rounds:
         return start

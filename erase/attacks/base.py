@@ -17,6 +17,7 @@ from erase.sampling import draw
 from erase.tasks.noising import DiffusionBatch, noising_of
 
 PLACEHOLDER = "~"
+Shows = Callable[[Tensor, Sequence[Prompt]], list[bool]]
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Target:
     pipeline: StableDiffusionPipeline
     prompts: Sequence[Prompt]
     pictures: Tensor
-    shows: Callable[[Tensor, Sequence[Prompt]], list[bool]]
+    shows: Shows
     sampling: Sampling
     seed: int = 0
 
