@@ -13,6 +13,7 @@ import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -26,12 +27,13 @@ from erase.calibrate import calibrate, hold_out
 from erase.classifiers import FitConfig, fit
 from erase.datasets import in_memory, load_data
 from erase.evaluate.classification import GAPS, Reference, Split, mean_interval
-from erase.forget_sets import losses_of, select
+from erase.forget_sets import losses_of, select, worst_case
 from erase.methods import get_method, methods
 from erase.methods.salun import SalUnConfig
 from erase.tasks.classification import ClassificationTask
 
 TRAIN, TEST, SEEDS, PILOT = 6_000, 2_000, (0, 1, 2), 100
+WHOLE = 1_000_000  # a rank that cuts nothing off
 CLASSES = (0, 3, 7)
 SETS = ("random_10", "random_50", *(f"class_{c}" for c in CLASSES), "worst_10", "highest_10")
 CONTROLS = ("none", "random", "random_per_layer", "bottom")
@@ -55,8 +57,10 @@ def candidates() -> dict[str, tuple[str, Any]]:
     serving = (object, ClassificationTask)
     rows = {name: (name, method.config()) for name, method in methods().items()
             if method.task in serving and name != "retrain"}  # fmt: skip
-    rows["projection"] = ("projection", dataclasses.replace(rows["projection"][1], space="scaled"))
+    scaled = dataclasses.replace(rows["projection"][1], space="scaled", rank=WHOLE)
+    rows["projection"] = "projection", scaled
     rows |= {f"salun, {mask} mask": ("salun", SalUnConfig(mask=mask)) for mask in CONTROLS}
+    rows["salun as published"] = "salun", SalUnConfig(teacher="current", retain_weight=1.0)
     return rows
 
 
@@ -66,8 +70,10 @@ def trained(model: str, data: TensorDataset, seed: int) -> nn.Module:
     return fit(build(model), data, FITS[model], seed)
 
 
-def forget_set(name: str, data: TensorDataset, original: nn.Module, seed: int) -> list[int]:
-    """The indices of one kind of forget set."""
+def forget_set(
+    model: str, name: str, data: TensorDataset, original: nn.Module, seed: int
+) -> list[int]:
+    """The indices of one kind of forget set; the worst case is finetuning's."""
     kind, value = name.split("_")
     if kind == "class":
         return (data.tensors[1] == int(value)).nonzero().flatten().tolist()
@@ -75,8 +81,16 @@ def forget_set(name: str, data: TensorDataset, original: nn.Module, seed: int) -
     if kind == "random":
         generator = torch.Generator().manual_seed(seed)
         return sorted(torch.randperm(len(data), generator=generator)[:count].tolist())
-    tail = "lowest" if kind == "worst" else "highest"
-    return select(losses_of(original, data), count, tail)
+    losses = losses_of(original, data)
+    if kind == "highest":
+        return select(losses, count, "highest")
+
+    def unlearn(indices: Sequence[int]) -> nn.Module:
+        task = task_of(model, original, data, indices, seed)
+        get_method("finetune")(task).apply(task.components)
+        return task.components["model"]
+
+    return worst_case(unlearn, data, count, select(losses, count), rounds=2)
 
 
 def task_of(
@@ -90,17 +104,15 @@ def task_of(
 
 def calibrated(model: str, data: TensorDataset, ledger: Ledger) -> None:
     """Find the learning rate of every trained row, for sets of samples and for classes."""
+    used, held = hold_out(range(len(data)), 0.1, PILOT)
+    data, validation = TensorDataset(*data[used]), TensorDataset(*data[held])
     original = trained(model, data, PILOT)
     for kind, name in (("samples", "random_10"), ("class", f"class_{CLASSES[0]}")):
-        forget = forget_set(name, data, original, PILOT)
-        kept, held = hold_out(sorted({*range(len(data))} - {*forget}), 0.1, PILOT)
-        retrained = trained(model, TensorDataset(*data[kept]), PILOT)
-        used = sorted([*forget, *kept])
-        places = [place for place, index in enumerate(used) if index in set(forget)]
-        task = task_of(model, original, TensorDataset(*data[used]), places, PILOT)
+        forget = forget_set(model, name, data, original, PILOT)
+        task = task_of(model, original, data, forget, PILOT)
+        retrained = trained(model, TensorDataset(*data[task.retain]), PILOT)
         for row, (method, config) in candidates().items():
             if hasattr(config, "training") and ("rate", kind, row) not in ledger:
-                validation = TensorDataset(*data[held])
                 found = calibrate(method, task, retrained, validation, config)
                 ledger["rate", kind, row] = found.learning_rate
                 print(model, kind, found, flush=True)
@@ -114,7 +126,8 @@ def run_setting(
     if not missing:
         return
     original = trained(model, data[0], seed)
-    task = task_of(model, original, data[0], forget_set(name, data[0], original, seed), seed)
+    forget = forget_set(model, name, data[0], original, seed)
+    task = task_of(model, original, data[0], forget, seed)
     retrained = trained(model, TensorDataset(*data[0][task.retain]), seed)
     reference = Reference(original, retrained, Split(data[0], task.forget, task.retain, data[1]))
     for known, figures in reference.rows.items():
@@ -150,13 +163,17 @@ def table(model: str, name: str, ledger: Ledger) -> str:
     lines = [f"### {model}, {name}", "", f"| {head} |", "| --- " * (len(COLUMNS) + 4) + "|"]
     for row in ("original", "retrained", *candidates()):
         reports = [ledger[name, seed, row] for seed in SEEDS]
-        if any("refused" in report for report in reports):
-            lines.append(f"| {row} | refused: {reports[0].get('refused')} |")
+        refused = [report["refused"] for report in reports if "refused" in report]
+        if refused:
+            lines.append(
+                f"| {row} | refused for {len(refused)} of {len(reports)} seeds: {refused[0]} |"
+            )
             continue
         cells = [interval([r["unlearned"][column] for r in reports]) for column in COLUMNS]
         known = "average_gap" in reports[0]
         gap = interval([r["average_gap"] for r in reports]) if known else ""
-        cost = f"{reports[0]['seconds']:.1f} | {reports[0]['verdict']}" if known else " | "
+        said = "; ".join(dict.fromkeys(r["verdict"] for r in reports)) if known else ""
+        cost = f"{fmean(r['seconds'] for r in reports):.1f} | {said}" if known else " | "
         lines.append(f"| {row} | {gap} | {' | '.join(cells)} | {cost} |")
     return "\n".join(lines) + "\n"
 

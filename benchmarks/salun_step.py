@@ -71,7 +71,7 @@ def run_case(case: str) -> str:
     )
     prompts = expand(EraseRequest(["ghost"], retain=["pizza"]), None)
     task = DiffusionTask(build_pipeline(), prompts, Sampling(1, 7.5), task_config)
-    task.prepare()
+    task.for_redirection().prepare()
     before = resident("VmRSS")
     marks: list[float] = []
     plain = task.redirected_loss

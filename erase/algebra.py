@@ -72,8 +72,10 @@ def interference(one: Erasure, other: Erasure) -> list[dict[str, Any]]:
 
     `cosine` of the changes; `undone`, the share of the first that the second takes back;
     `overlap`, the share of the smaller mask that lies in the larger, beside what chance gives;
-    `principal_cosine` of the directions two low-rank changes read.
+    `principal_cosine` of the directions two low-rank changes read. Raises ValueError for erasures
+    of different bases.
     """
+    _check_same_base([one, other])
     return [
         {"tensor": name, **_meeting(delta, other.deltas[name])}
         for name, delta in one.deltas.items()
@@ -106,10 +108,13 @@ def _fold(
 
 
 def _check_same_base(erasures: Sequence[Erasure]) -> None:
-    seen: dict[str, str] = {}
+    seen: dict[str, Any] = {}
     for erasure in erasures:
-        for name, value in erasure.recipe.get("base", {}).get("fingerprints", {}).items():
-            if seen.setdefault(name, value) != value:
+        shapes = {name: delta.shape for name, delta in erasure.deltas.items()}
+        fingerprints = erasure.recipe.get("base", {}).get("fingerprints", {})
+        for name in shapes:
+            facts = shapes[name], fingerprints.get(name)
+            if seen.setdefault(name, facts) != facts:
                 raise ValueError(
                     f"The erasures were made for different bases ({name} differs); "
                     "join only erasures of one base."

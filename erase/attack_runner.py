@@ -56,7 +56,9 @@ def run_attacks(run: AttackRun, output: str | Path) -> dict[str, Any]:
     output = Path(output).resolve()
     check_writable(output)
     erasure = Erasure.from_pretrained(run.erasure)
-    model = load_model(run.model or erasure.recipe["base"]["model"])
+    model = load_model(run.model or erasure.base_model)
+    if "request" not in erasure.recipe:
+        raise ValueError(f"{run.erasure} does not say what it forgets; attack one of `erase run`.")
     target, judge = build_target(run, erasure, model)
     leaks = {scale: _leak(erasure, target, scale) for scale in run.scales}
     with erasure.apply(model.pipeline.components):

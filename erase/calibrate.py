@@ -14,6 +14,7 @@ from erase.methods import get_method
 from erase.tasks.classification import ClassificationTask
 
 RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+REFUSED = 1e9
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,8 @@ def calibrate(
     """Try every rate and choose the one nearest to `retrained`.
 
     Nearest means the smallest mean gap of forget, retain and validation accuracy. `validation` is
-    training data that neither the task nor `retrained` has seen; a test set must never be it.
-    Methods without training settings have nothing to calibrate: ValueError.
+    training data that neither the task, its model nor `retrained` has seen; a test set must never
+    be it. Raises ValueError for methods without training settings, and if all rates are refused.
     """
     chosen = get_method(method)
     config = config or chosen.config()
@@ -59,8 +60,10 @@ def calibrate(
     goal = _accuracies(retrained, sets)
     gaps = {}
     for rate in rates:
-        training = dataclasses.replace(config.training, learning_rate=rate)
+        training = dataclasses.replace(config.training, learning_rate=rate, checkpoints="")
         gaps[rate] = _gap(task, chosen, dataclasses.replace(config, training=training), sets, goal)
+    if min(gaps.values()) == REFUSED:
+        raise ValueError(f"The method {method} refuses every learning rate of {list(rates)}.")
     return Calibration(method, min(gaps, key=gaps.__getitem__), gaps)
 
 
@@ -74,7 +77,7 @@ def _gap(
     try:
         erasure = method(task, config)
     except ValueError:  # the loss left the finite numbers: this rate is too high
-        return 100.0
+        return REFUSED
     with erasure.apply(task.components):
         found = _accuracies(task.components["model"], sets)
     return sum(abs(a - b) for a, b in zip(found, goal, strict=True)) / len(goal)

@@ -42,8 +42,8 @@ applied = Erasure.from_pretrained("THIS_FOLDER").apply({{"model": classifier}})
 applied.revert()"""
 
 
-def render_card(recipe: Mapping[str, Any], stock_lora: bool = False) -> str:
-    """The README.md of an erasure folder, from its recipe."""
+def render_card(recipe: Mapping[str, Any], tensors: int, stock_lora: bool = False) -> str:
+    """The README.md of an erasure folder, from its recipe and how many tensors change."""
     base = recipe.get("base", {})
     report = recipe.get("report")
     measured = "Not measured yet." if report is None else _measured(report)
@@ -62,7 +62,7 @@ def render_card(recipe: Mapping[str, Any], stock_lora: bool = False) -> str:
         library="pytorch" if classifier else "diffusers",
         use=use.format(model=model),
         method=recipe.get("method", "custom"),
-        tensors=len(base.get("fingerprints", {})),
+        tensors=tensors,
         measured=measured,
     )
 

@@ -38,8 +38,9 @@ class Catalogue:
     """Objects and styles a model draws, prompt templates, and synonyms of objects.
 
     `templates` hold `{object}`, `{style}` and the articles `{a}` and `{a_style}` that fit them;
-    `object_templates` name no style. `learning_rate` is what AdamW is to start from where the
-    model is finetuned.
+    `object_templates` name no style. `anchors` says what to draw instead of a forgotten concept,
+    such as "outline style" for "blob style", where the request does not. `learning_rate` is what
+    AdamW is to start from where the model is finetuned.
     """
 
     objects: Sequence[str]
@@ -49,6 +50,7 @@ class Catalogue:
     synonyms: dict[str, list[str]] = field(default_factory=dict)
     sampling: Sampling = field(default_factory=Sampling)
     learning_rate: float = LEARNING_RATE
+    anchors: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def of_model(cls, folder: str | Path) -> "Catalogue | None":
@@ -56,9 +58,15 @@ class Catalogue:
         path = Path(folder) / FILE
         if not path.is_file():
             return None
-        record = json.loads(path.read_text())
-        record["sampling"] = Sampling(**record["sampling"])
-        return cls(**record)
+        try:
+            record = json.loads(path.read_text())
+            record["sampling"] = Sampling(**record["sampling"])
+            return cls(**record)
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{path} is not a list of concepts ({error}); mend it, or remove it and name "
+                "--retain."
+            ) from error
 
     def concepts(self, kind: Kind) -> list[Concept]:
         """All concepts of one kind."""

@@ -1,6 +1,7 @@
 """One call from a data set, a classifier and a forget set to a measured Erasure in a folder."""
 
 import copy
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -8,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from torch import nn
 
 from erase.classifiers import FitConfig, fit
-from erase.core.fingerprint import fingerprint
 from erase.datasets import Data, build_classifier, load_data
-from erase.erasure import FILES, Erasure, find_weight
+from erase.erasure import FILES, Erasure
 from erase.evaluate.classification import Split, gap_report
 from erase.evaluate.classification_report import FILES as REPORT_FILES
 from erase.evaluate.classification_report import (
@@ -26,6 +27,14 @@ from erase.evaluate.classification_report import (
 from erase.files import check_writable, replaced_folder
 from erase.forget_sets import Tail, losses_of, read_indices, select, worst_case
 from erase.methods import get_method
+from erase.run_state import (
+    cleared_if_refused,
+    refuse_another_run,
+    run_digest,
+    state_folder,
+    versions,
+    with_checkpoints,
+)
 from erase.tasks.classification import ClassificationTask, ClassificationTaskConfig
 
 OUTPUT_FILES = (*FILES, *REPORT_FILES)
@@ -77,15 +86,23 @@ def classify(run: ClassificationRun, output: str | Path) -> dict[str, Any]:
 
     Raises ValueError on bad input, before any work.
     """
-    output, method = Path(output), get_method(run.method)
+    output, method = Path(output).resolve(), get_method(run.method)
     check_writable(output, OUTPUT_FILES)
+    _check_weights(run.classifier)
     data = load_data(run.classifier.data, run.classifier.root, run.classifier.download)
     forget = forget_indices(run.forget, data, run.seed)
     original = trained(run.classifier, data)
     task = build_task(run, original, data, forget)
+    digest = run_digest(run, task)
+    refuse_another_run(output, digest)
+    options = run.method_config or method.config()
+    state = state_folder(options, output, digest)
     started = time.perf_counter()
-    erasure = method(task, run.method_config)
+    with cleared_if_refused(state):
+        erasure = method(task, with_checkpoints(options, state))
     seconds = round(time.perf_counter() - started, 1)
+    if not Accelerator().is_main_process:
+        return {}
     retrained = fit(
         task.untrained().components["model"], task.subset(task.retain), run.classifier.fit, run.seed
     )
@@ -96,9 +113,14 @@ def classify(run: ClassificationRun, output: str | Path) -> dict[str, Any]:
     report = gap_report(*models.values(), split, seconds) | {
         "request": f"{run.forget} of {run.classifier.data}",
         "method": run.method,
-        "protocol": {"model": run.classifier.model, "seed": run.seed, "Retrain": "same recipe"},
+        "protocol": {
+            "model": run.classifier.model,
+            "seed": run.seed,
+            "forget set": task.fingerprints()["forget set"],
+            "Retrain": "same recipe",
+        },
     }
-    erasure.recipe |= _recipe(run, task, erasure, report)
+    erasure.recipe |= _recipe(run, options, erasure, digest, report)
     rows = [task.forget[0], task.retain[0], task.retain[-1]]
     pictures, labels = zip(*(data.train[row] for row in rows), strict=True)
     with replaced_folder(output, OUTPUT_FILES) as partial:
@@ -106,7 +128,14 @@ def classify(run: ClassificationRun, output: str | Path) -> dict[str, Any]:
         layers = erasure.recipe.get("mask", {}).get("layers")
         examples = (torch.stack(pictures), torch.tensor([int(label) for label in labels]))
         write_classification_report(report, models, examples, partial, layers)
+    shutil.rmtree(state, ignore_errors=True)
     return report
+
+
+def _check_weights(config: ClassifierConfig) -> None:
+    folder = Path(config.weights).parent
+    if not folder.is_dir():
+        raise ValueError(f"The folder {folder} of the classifier's weights is not there; make it.")
 
 
 def forget_indices(forget: str, data: Data, seed: int) -> list[int]:
@@ -134,6 +163,8 @@ def _named(forget: str, data: Data, seed: int) -> list[int]:
         raise ValueError(
             f"The forget set {forget!r} has no number; write class:3 or random:0.1."
         ) from error
+    if kind == "random" and not 0 < number < 1:
+        raise ValueError(f"The forget set {forget!r} is no share; write one such as random:0.1.")
     if kind == "class":
         return [i for i, (_, label) in enumerate(data.train) if int(label) == number]
     generator = torch.Generator().manual_seed(seed)
@@ -175,18 +206,23 @@ def build_task(
 def choose_forget_set(run: ClassificationRun, count: int, tail: Tail, rounds: int) -> list[int]:
     """The `count` training samples of lowest or highest loss under the original.
 
-    With `rounds` above 0, the samples that `run.method` leaves lowest, that many rounds on.
+    With `rounds` above 0, the samples that `run.method` leaves lowest, that many rounds on. Raises
+    ValueError on bad input, before any work.
     """
+    if rounds and tail == "highest":
+        raise ValueError("Rounds look for the lowest losses; leave out rounds, or tail highest.")
+    _check_weights(run.classifier)
     data = load_data(run.classifier.data, run.classifier.root, run.classifier.download)
     original = trained(run.classifier, data)
     start = select(losses_of(original, data.train), count, tail)
     if not rounds:
         return start
 
+    method = get_method(run.method)
+    options = with_checkpoints(run.method_config or method.config(), None)
+
     def unlearn(indices: Sequence[int]) -> nn.Module:
-        erasure = get_method(run.method)(
-            build_task(run, copy.deepcopy(original), data, indices), run.method_config
-        )
+        erasure = method(build_task(run, copy.deepcopy(original), data, indices), options)
         unlearned = copy.deepcopy(original)
         erasure.apply({"model": unlearned})
         return unlearned
@@ -195,17 +231,15 @@ def choose_forget_set(run: ClassificationRun, count: int, tail: Tail, rounds: in
 
 
 def _recipe(
-    run: ClassificationRun, task: ClassificationTask, erasure: Erasure, report: dict[str, Any]
+    run: ClassificationRun, options: Any, erasure: Erasure, digest: str, report: dict[str, Any]
 ) -> dict[str, Any]:
-    weights = {name: find_weight(task.components, name) for name in erasure.deltas}
+    model = f"{run.classifier.model} on {run.classifier.data}"
     return {
-        "base": {
-            "model": f"{run.classifier.model} on {run.classifier.data}",
-            "fingerprints": {name: fingerprint(weight) for name, weight in weights.items()},
-        },
-        "request": {"concepts": [report["request"]]},
-        "method": run.method,
-        "config": asdict(run.method_config or get_method(run.method).config()),
-        "task": task.describe(),
+        "run": digest,
+        "base": erasure.recipe["base"] | {"model": model, "classifier": asdict(run.classifier)},
+        "request": {"concepts": [report["request"]], "seed": run.seed},
+        "config": asdict(options),
+        "learning_rate": run.learning_rate,
+        "versions": versions(),
         "report": {"table": gap_table(report)},
     }

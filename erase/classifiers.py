@@ -10,6 +10,8 @@ from tqdm.auto import tqdm
 
 from erase.checks import require_positive
 
+RISE = 0.1  # of all steps
+
 
 @dataclass(frozen=True)
 class FitConfig:
@@ -34,7 +36,7 @@ class FitConfig:
 
 
 def fit(model: nn.Module, dataset: Dataset, config: FitConfig, seed: int = 0) -> nn.Module:
-    """Train `model` in place on (input, label) pairs; order and weights follow from the seed.
+    """Train `model` in place on (input, label) pairs; order and dropout follow from the seed.
 
     The model comes back in evaluation mode.
     """
@@ -45,19 +47,23 @@ def fit(model: nn.Module, dataset: Dataset, config: FitConfig, seed: int = 0) ->
         model.parameters(), config.learning_rate, config.momentum,
         weight_decay=config.weight_decay, nesterov=config.momentum > 0,
     )  # fmt: skip
+    steps = config.epochs * len(loader)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, config.learning_rate, config.epochs * len(loader), 0.1, cycle_momentum=False
-    )
+        optimizer, config.learning_rate, max(steps, 2), max(RISE, 2 / max(steps, 2)),
+        cycle_momentum=False,
+    )  # fmt: skip
     parameter = next(model.parameters())
     model.train()
-    for _ in tqdm(range(config.epochs), desc="training", unit="epoch", leave=False):
-        for inputs, labels in loader:
-            inputs = inputs.to(parameter.device, parameter.dtype)
-            loss = F.cross_entropy(logits_of(model, inputs), labels.to(parameter.device))
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            schedule.step()
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for _ in tqdm(range(config.epochs), desc="training", unit="epoch", leave=False):
+            for inputs, labels in loader:
+                inputs = inputs.to(parameter.device, parameter.dtype)
+                loss = F.cross_entropy(logits_of(model, inputs), labels.to(parameter.device))
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+                schedule.step()
     return model.eval()
 
 

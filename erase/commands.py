@@ -7,6 +7,7 @@ from erase.algebra import compose, interference, low_rank, merge
 from erase.core.delta import LowRankDelta
 from erase.erasure import Erasure
 from erase.evaluate.layers import block_table, blocks_of
+from erase.files import check_writable
 from erase.models import load_model
 
 WORST = 5
@@ -23,6 +24,7 @@ def inspect(folders: Sequence[str]) -> str:
 
 def join(folders: Sequence[str], output: str, as_sum: bool = False) -> str:
     """Write the composition of the erasures in the order given, or their sum."""
+    check_writable(Path(output))
     erasures = [Erasure.from_pretrained(folder) for folder in folders]
     joint = merge(erasures) if as_sum else compose(erasures)
     joint.save_pretrained(output)
@@ -33,13 +35,14 @@ def export(folder: str, output: str, model: str = "", lora_rank: int = 0) -> str
     """Write a stock LoRA of at most `lora_rank`, or the erased pipeline for a rank of 0."""
     if lora_rank < 0:
         raise ValueError(f"lora_rank is {lora_rank}; give 0 or more.")
+    check_writable(Path(output))
     erasure = Erasure.from_pretrained(folder)
     if lora_rank:
         lora = low_rank(erasure, lora_rank)
         lora.save_pretrained(output)
         cut = lora.recipe["truncation"]
         return f"LoRA: {output}\nrelative error: {cut['relative_error']}"
-    base = load_model(model or erasure.recipe["base"]["model"])
+    base = load_model(model or erasure.base_model)
     erasure.export_pipeline(base.pipeline, output)
     return f"pipeline: {Path(output)}"
 

@@ -70,6 +70,13 @@ class Erasure:
                 )
 
     @property
+    def base_model(self) -> str:
+        """The name of the model it was made for; ValueError if nobody has noted it."""
+        if "model" not in self.recipe.get("base", {}):
+            raise ValueError("The erasure does not say for which model it was made; name --model.")
+        return self.recipe["base"]["model"]
+
+    @property
     def nbytes(self) -> int:
         """The size of its tensors, as written."""
         parts = [t for delta in self.deltas.values() for t in delta.tensors().values()]
@@ -85,7 +92,7 @@ class Erasure:
         path = write_deltas(self.deltas, folder)
         record = {"schema": SCHEMA, **self.recipe}
         (folder / RECIPE).write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
-        (folder / CARD).write_text(render_card(record, path.name == LORA))
+        (folder / CARD).write_text(render_card(record, len(self.deltas), path.name == LORA))
         return path
 
     @classmethod

@@ -2,13 +2,16 @@
 
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 
-def check_writable(folder: Path, ours: Collection[str] = ()) -> None:
-    """Raise ValueError if `folder` cannot be made, or holds a file whose name is not in `ours`."""
+def check_writable(folder: Path, ours: Sequence[str] = ()) -> None:
+    """Raise ValueError if `folder` cannot be made, or holds anything and is not one of ours.
+
+    One of ours holds the first name in `ours`, and none that is not in it.
+    """
     try:
         others = [path.name for path in folder.iterdir()] if folder.exists() else []
         parent = next(parent for parent in folder.parents if parent.exists())
@@ -17,15 +20,15 @@ def check_writable(folder: Path, ours: Collection[str] = ()) -> None:
         raise ValueError(
             f"The output {folder} cannot be written ({error.strerror}); name another folder."
         ) from error
-    if set(others) - set(ours):
+    if others and (set(others) - set(ours) or ours[0] not in others):
         raise ValueError(f"The output {folder} exists and holds other things; name a new one.")
 
 
 @contextmanager
-def replaced_folder(folder: Path, ours: Collection[str] = ()) -> Iterator[Path]:
+def replaced_folder(folder: Path, ours: Sequence[str] = ()) -> Iterator[Path]:
     """Yield an empty folder beside `folder` that takes its name on success and goes on failure.
 
-    A folder that holds nothing but names in `ours` is replaced, any other non-empty one refused.
+    A folder that is one of ours, as `check_writable` says, is replaced, any other refused.
     """
     folder = folder.resolve()
     check_writable(folder, ours)

@@ -53,16 +53,20 @@ def worst_case(
 
     Every round unlearns the present set and takes the `count` samples of lowest loss under the
     outcome: the upper problem's exact optimum at each step (Fan et al., ECCV 2024, whose linear
-    upper objective over 0/1 weights a vertex minimises). It stops when the set stays the same.
+    upper objective over 0/1 weights a vertex minimises). It stops when the set stays the same; of
+    all sets that were unlearned, the one of lowest loss afterwards is returned.
     """
-    chosen = sorted(start)
+    chosen = best = sorted(start)
+    lowest = torch.inf
     for _ in range(rounds):
         losses = losses_of(unlearn(chosen), dataset)
+        if losses[chosen].sum() < lowest:
+            best, lowest = chosen, float(losses[chosen].sum())
         following = select(losses, count, "lowest", classes)
         if following == chosen:
             break
         chosen = following
-    return chosen
+    return best
 
 
 def worst_classes(losses: Tensor, classes: Tensor, count: int = 1) -> list[int]:
@@ -74,6 +78,7 @@ def worst_classes(losses: Tensor, classes: Tensor, count: int = 1) -> list[int]:
 
 def write_indices(indices: Sequence[int], path: Path) -> None:
     """Write a forget set as JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(json.dumps(list(indices)) + "\n")
     partial.rename(path)

@@ -1,7 +1,6 @@
 """Opening a pipeline with the catalogue and the judge that go with it."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
@@ -51,5 +50,10 @@ def load_model(name: str, device: str = "cpu") -> Model:
 
 
 def default_judge(model: Model) -> str | None:
-    """The bundled judge for the bundled model and its exports; none for others."""
-    return f"local-dir:{JUDGE}" if model.catalogue and Path(JUDGE).is_dir() else None
+    """The bundled judge for models whose concepts the bundled one draws too; none for others."""
+    known = Catalogue.of_model(EMOJI)
+    ours = model.catalogue and (
+        set(model.catalogue.objects) <= set(known.objects)
+        and set(model.catalogue.styles) <= set(known.styles)
+    )
+    return f"local-dir:{JUDGE}" if ours else None

@@ -18,11 +18,11 @@ class EraseRequest:
     """Concepts to forget, what to draw instead, and what must stay.
 
     concepts: names such as "ghost" or "ink style". anchors: what each is redirected to, one per
-    concept; by default the concept of its kind half-way round the catalogue's list, where
-    neighbours tend to look alike. redirect: "random" takes another concept for each prompt instead,
-    as random labels do. retain: what must stay; by default every other concept the model's
-    catalogue lists, and required of models without one. templates: prompts with `{concept}`, for
-    models without a catalogue.
+    concept; by default what the catalogue says, or else the concept of its kind half-way round its
+    list, where neighbours tend to look alike. redirect: "random" takes another concept for each
+    prompt instead, as random labels do. retain: what must stay; by default every other concept the
+    model's catalogue lists, and required of models without one. templates: prompts with
+    `{concept}`, for models without a catalogue.
     """
 
     concepts: Sequence[str]
@@ -197,7 +197,7 @@ def _anchors_of(request: EraseRequest, catalogue: Catalogue) -> dict[Concept, Co
     if len(set(forgotten)) < len(forgotten):
         raise ValueError("Two of the concepts are the same one; name each once.")
     anchors = [find_concept(name, catalogue) for name in request.anchors]
-    anchors = anchors or [_distant_concept(concept, forgotten, catalogue) for concept in forgotten]
+    anchors = anchors or [_default_anchor(concept, forgotten, catalogue) for concept in forgotten]
     for concept, anchor in zip(forgotten, anchors, strict=True):
         if anchor in forgotten:
             raise ValueError(f"The anchor {anchor} is to be forgotten itself; name another.")
@@ -209,10 +209,12 @@ def _anchors_of(request: EraseRequest, catalogue: Catalogue) -> dict[Concept, Co
     return dict(zip(forgotten, anchors, strict=True))
 
 
-def _distant_concept(concept: Concept, forgotten: list[Concept], catalogue: Catalogue) -> Concept:
+def _default_anchor(concept: Concept, forgotten: list[Concept], catalogue: Catalogue) -> Concept:
+    known = catalogue.anchors.get(str(concept))
     peers = catalogue.concepts(concept.kind)
     start = peers.index(concept) + len(peers) // 2
-    ring = [peers[(start + i) % len(peers)] for i in range(len(peers))]
+    ring = [find_concept(known, catalogue)] if known else []
+    ring += [peers[(start + i) % len(peers)] for i in range(len(peers))]
     anchor = next((peer for peer in ring if peer not in forgotten), None)
     if anchor is None:
         raise ValueError(f"Nothing is left to draw instead of {concept}; keep some {concept.kind}.")

@@ -1,20 +1,16 @@
 """One call from a request to a measured Erasure in a folder."""
 
-import hashlib
-import json
 import platform
 import shutil
 import time
 from dataclasses import asdict, dataclass, field, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 
 from erase.catalogue import Catalogue, Sampling
-from erase.core.fingerprint import fingerprint
-from erase.erasure import FILES, RECIPE, Erasure, find_weight
+from erase.erasure import FILES, Erasure
 from erase.evaluate.clip import ClipJudge
 from erase.evaluate.generation import (
     FIRST_SEED,
@@ -29,10 +25,17 @@ from erase.files import check_writable, replaced_folder
 from erase.methods import get_method
 from erase.models import Model, default_judge, load_model
 from erase.request import EraseRequest, PromptSet, expand
+from erase.run_state import (
+    cleared_if_refused,
+    refuse_another_run,
+    run_digest,
+    state_folder,
+    versions,
+    with_checkpoints,
+)
 from erase.tasks.diffusion import DiffusionTask, DiffusionTaskConfig
 
 OUTPUT_FILES = (*FILES, *REPORT_FILES)
-LIBRARIES = ("torch", "diffusers", "transformers", "diffusers-erase")
 
 
 @dataclass(frozen=True)
@@ -73,10 +76,11 @@ def run(config: RunConfig, output: str | Path) -> dict[str, Any]:
         model.pipeline, prompts, model.sampling, config.task, config.request.seed,
         learning_rate=model.learning_rate,
     )  # fmt: skip
-    digest = _digest(config, task)
-    _refuse_another_run(output, digest)
-    state = output.with_name(f".{output.name}.{digest}")
-    erasure = method(task, _with_checkpoints(options, state))
+    digest = run_digest(config, task)
+    refuse_another_run(output, digest)
+    state = state_folder(options, output, digest)
+    with cleared_if_refused(state):
+        erasure = method(task, with_checkpoints(options, state))
     if not Accelerator().is_main_process:
         return {}
     base, erased = _draw_both(config, model, prompts, erasure)
@@ -88,20 +92,13 @@ def run(config: RunConfig, output: str | Path) -> dict[str, Any]:
         erased=judge_drawn(erased, judge, prompts.labels),
         cost=_cost(erasure, time.perf_counter() - started),
     )
-    erasure.recipe |= _recipe(config, options, erasure, task, digest) | {"report": report}
+    erasure.recipe |= _recipe(config, options, erasure, digest) | {"report": report}
     with replaced_folder(output, OUTPUT_FILES) as partial:
         erasure.write(partial)
         layers = erasure.recipe.get("mask", {}).get("layers")
         write_report(report, base, erased, partial, layers)
     shutil.rmtree(state, ignore_errors=True)
     return report
-
-
-def _refuse_another_run(output: Path, digest: str) -> None:
-    """A folder may be written again by the very same run only."""
-    recipe = output / RECIPE
-    if recipe.exists() and json.loads(recipe.read_text()).get("run") != digest:
-        raise ValueError(f"The output {output} holds another run; name another --output.")
 
 
 def _draw_both(
@@ -138,31 +135,13 @@ def judge_templates(catalogue: Catalogue | None) -> dict[str, list[str]]:
     }
 
 
-def _with_checkpoints(options: Any, state: Path) -> Any:
-    """The method's config with its training state in `state`, or in a folder of that name."""
-    if not hasattr(options, "training"):
-        return options
-    if options.training.checkpoints:
-        state = Path(options.training.checkpoints) / state.name
-    return replace(options, training=replace(options.training, checkpoints=str(state)))
-
-
-def _recipe(
-    config: RunConfig, options: Any, erasure: Erasure, task: DiffusionTask, digest: str
-) -> dict[str, Any]:
-    modules = {**task.components, **task.frozen}
-    weights = {name: find_weight(modules, name) for name in erasure.deltas}
+def _recipe(config: RunConfig, options: Any, erasure: Erasure, digest: str) -> dict[str, Any]:
     return {
         "run": digest,
-        "base": {
-            "model": config.model,
-            "fingerprints": {name: fingerprint(weight) for name, weight in weights.items()},
-        },
+        "base": erasure.recipe["base"] | {"model": config.model},
         "request": asdict(config.request),
-        "method": config.method,
         "config": asdict(options),
-        "task": task.describe(),
-        "versions": {name: version(name) for name in LIBRARIES},
+        "versions": versions(),
     }
 
 
@@ -203,9 +182,3 @@ def _peak_memory() -> int:
     # Linux counts kilobytes, macOS bytes.
     unit = 1 if platform.system() == "Darwin" else 1024
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-def _digest(config: RunConfig, task: DiffusionTask) -> str:
-    """What tells this run from any other: its config, the base's weights and our version."""
-    record = [asdict(config), task.fingerprints(), version("diffusers-erase")]
-    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:12]

@@ -128,8 +128,8 @@ def _step(
 ) -> None:
     seed = step_seed(task.seed, step)
     rank, world = accelerator.process_index, accelerator.num_processes
-    forget = next(iter(task.forget_batches(seed))).shard(rank, world)
-    retain = next(iter(task.retain_batches(seed + 1))).shard(rank, world)
+    forget = _share_of(next(iter(task.forget_batches(seed))), rank, world)
+    retain = _share_of(next(iter(task.retain_batches(seed + 1))), rank, world)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     device = parameters[0].device.type
     with torch.autocast(device, torch.bfloat16, enabled=config.mixed_precision == "bf16"):
@@ -141,6 +141,16 @@ def _step(
     _average_gradients(parameters, accelerator)
     nn.utils.clip_grad_norm_(parameters, config.max_gradient_norm)
     optimizer.step()
+
+
+def _share_of(batch: Batch, rank: int, world: int) -> Batch:
+    # Uneven shares would weigh some samples more than one process does.
+    if len(batch) % world:
+        raise ValueError(
+            f"A batch of {len(batch)} cannot be shared evenly by {world} processes; give "
+            "batch_size and the number of pictures multiples of it."
+        )
+    return batch.shard(rank, world)
 
 
 def _average_gradients(parameters: list[nn.Parameter], accelerator: Accelerator) -> None:

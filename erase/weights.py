@@ -14,6 +14,7 @@ from erase.core.delta import Delta, LowRankDelta, read_delta
 
 LORA, DELTAS = "pytorch_lora_weights.safetensors", "deltas.safetensors"
 PROJECTIONS = "projections.safetensors"
+OWN = "down"
 LORA_PARTS = {"up": "lora_B", "down": "lora_A"}
 TEXT_MODEL = "text_model."
 
@@ -49,7 +50,7 @@ def read_deltas(folder: Path) -> dict[str, Delta]:
         name, part = key.rsplit(":", 1)
         grouped.setdefault(name, {})[part] = tensor
     deltas = {name: read_delta(group) for name, group in grouped.items()}
-    reads = _read_reads(folder)
+    reads = _read_reads(folder, deltas)
     return {
         name: replace(delta, reads=reads[name]) if name in reads else delta
         for name, delta in deltas.items()
@@ -58,28 +59,42 @@ def read_deltas(folder: Path) -> dict[str, Delta]:
 
 
 def shared_reads(deltas: Mapping[str, Delta]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """What projections read, one tensor for all weights that read the same, and who reads which."""
-    reads = {name: getattr(delta, "reads", None) for name, delta in deltas.items()}
-    shared = {name: str(tensor.data_ptr()) for name, tensor in reads.items() if tensor is not None}
-    keys = {pointer: str(i) for i, pointer in enumerate(dict.fromkeys(shared.values()))}
-    tensors = {keys[shared[name]]: reads[name].contiguous() for name in shared}
-    return tensors, {name: keys[pointer] for name, pointer in shared.items()}
+    """What projections read, one tensor for all weights that read the same, and who reads which.
+
+    Who reads just what its own `down` factor does goes by that name, and needs no tensor.
+    """
+    tensors: dict[str, Tensor] = {}
+    read_by: dict[str, str] = {}
+    for name, delta in deltas.items():
+        reads = getattr(delta, "reads", None)
+        if reads is None:
+            continue
+        if torch.equal(reads, delta.down.flatten(1)):
+            read_by[name] = OWN
+            continue
+        alike = (key for key, other in tensors.items() if torch.equal(other, reads))
+        read_by[name] = next(alike, str(len(tensors)))
+        tensors.setdefault(read_by[name], reads.contiguous())
+    return tensors, read_by
 
 
 def _write_reads(deltas: Mapping[str, Delta], folder: Path) -> None:
     tensors, names = shared_reads(deltas)
-    if tensors:
+    if names:
         # One entry, for the order of several in the file is random.
         save_file(tensors, folder / PROJECTIONS, metadata={"read_by": json.dumps(names)})
 
 
-def _read_reads(folder: Path) -> dict[str, Tensor]:
+def _read_reads(folder: Path, deltas: Mapping[str, Delta]) -> dict[str, Tensor]:
     if not (folder / PROJECTIONS).exists():
         return {}
     with safe_open(folder / PROJECTIONS, "pt") as stored:
         tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
         read_by = json.loads(stored.metadata()["read_by"])
-        return {name: tensors[key] for name, key in read_by.items()}
+    return {
+        name: deltas[name].down.flatten(1) if key == OWN else tensors[key]
+        for name, key in read_by.items()
+    }
 
 
 def lora_tensors(deltas: Mapping[str, LowRankDelta]) -> dict[str, Tensor]:

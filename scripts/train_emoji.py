@@ -35,7 +35,7 @@ def main() -> None:
     vae_folder = BUNDLED / "emoji" / "vae"
     schedule = Schedule(args.steps, args.learning_rate)
     if args.stage == "vae":
-        train_vae(args.run, args.steps, vae_folder)
+        train_vae(args.run, args.steps, out / "emoji" / "vae")
     elif args.stage == "judge":
         train_judge(args.run, schedule, out / "judge", args.go_on)
     else:

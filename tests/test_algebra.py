@@ -56,6 +56,19 @@ def test_a_projection_composed_with_itself_is_itself():
     assert (after @ axes.left.float()).abs().max() < 1e-5
 
 
+def test_composing_projections_is_associative():
+    def one() -> LowRankDelta:
+        axes = orthogonal(torch.randn(8, 2))
+        up, down = axes.edit(weight)
+        return LowRankDelta(up.float(), down.float(), axes.right.float())
+
+    weight = torch.randn(5, 8)
+    a, b, c = one(), one(), one()
+    left, right = composed(composed(a, b), c), composed(a, composed(b, c))
+    assert torch.allclose(left.dense(), right.dense(), atol=1e-5)
+    assert not torch.allclose(right.dense(), a.dense() + composed(b, c).dense(), atol=1e-2)
+
+
 def test_scaling_merging_and_subtracting_add_up():
     pipeline = build_tiny_pipeline()
     sparse, low = make_erasure(pipeline), project(0)

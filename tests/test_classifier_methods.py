@@ -19,6 +19,11 @@ from erase.methods.ssd import SSDConfig, dampening
 from erase.training import TrainingConfig
 
 
+def test_dampening_with_an_infinite_threshold_changes_nothing():
+    factor = dampening(torch.rand(50), torch.rand(50), SSDConfig(selection=float("inf")))
+    assert torch.equal(factor, torch.ones(50))
+
+
 def test_dampening_is_the_papers_rule():
     rng = np.random.default_rng(0)
     forget, overall = rng.random((2, 500)) ** 4
@@ -28,7 +33,7 @@ def test_dampening_is_the_papers_rule():
 
 
 def test_ssd_that_selects_nothing_is_refused(trained):
-    with pytest.raises(ValueError, match="lower selection"):
+    with pytest.raises(ValueError, match="changes no weight"):
         methods()["ssd"](build_digits_task(trained), SSDConfig(selection=1e9))
 
 
@@ -69,6 +74,22 @@ def test_retrain_brings_the_norms_statistics_along(trained):
         forget, retain = accuracies(task)
     assert forget == 0.0
     assert retain > 0.9
+
+
+class Scaled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale, self.head = nn.Parameter(torch.ones(64)), nn.Linear(64, 10)
+
+    def forward(self, inputs):
+        return self.head(self.scale * inputs.flatten(1))
+
+
+def test_an_oracle_with_trained_parts_is_refused():
+    with pytest.raises(ValueError, match="cannot be reset"):
+        build_digits_task(Scaled()).untrained()
+    fresh = build_digits_task(Scaled(), build=Scaled).untrained().components["model"]
+    assert torch.equal(fresh.scale, torch.ones(64))
 
 
 @pytest.mark.parametrize("name", ["cf_k", "eu_k"])

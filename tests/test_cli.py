@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import signal
@@ -138,6 +139,47 @@ def test_another_run_never_replaces_a_finished_one(tiny_model, tmp_path, capsys)
     assert erase_run(*arguments) == 2
     assert "holds other things" in capsys.readouterr().err
     assert (tmp_path / "out/report.json").read_bytes() == before
+    lora = tmp_path / "lora"
+    lora.mkdir()
+    (lora / "pytorch_lora_weights.safetensors").write_text("somebody else's")
+    assert erase_run(tiny_model, lora, "--concept", "ghost") == 2
+    assert [path.read_text() for path in lora.iterdir()] == ["somebody else's"]
+
+
+def test_a_loss_that_breaks_leaves_nothing(tiny_model, tmp_path, capsys):
+    broken = ["--salun.training.learning_rate=1e30", "--salun.training.checkpoint_every=1"]
+    arguments = (tiny_model, tmp_path / "out", "--concept", "ghost", *broken)
+    assert erase_run(*arguments, "--salun.training.steps=9") == 2
+    assert "lower learning_rate" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
+
+
+def test_training_state_kept_elsewhere_is_cleared_as_well(tiny_model, tmp_path):
+    states = tmp_path / "states"
+    elsewhere = f"--salun.training.checkpoints={states}"
+    assert erase_run(tiny_model, tmp_path / "out", "--concept", "ghost", elsewhere) == 0
+    assert not list(states.iterdir())
+
+
+def test_a_corrupt_list_of_concepts_is_named(tiny_model, tmp_path, capsys):
+    (tiny_model / "concepts.json").write_text("{}")
+    assert erase_run(tiny_model, tmp_path / "out", "--concept", "ghost") == 2
+    assert "concepts.json is not a list of concepts" in capsys.readouterr().err
+
+
+def test_the_bundled_judge_judges_only_what_it_knows(tiny_model, tmp_path, capsys):
+    others = dataclasses.replace(CATALOGUE, objects=["ghost", "nebula"])
+    (tiny_model / "concepts.json").write_text(json.dumps(asdict(others)))
+    assert erase_run(tiny_model, tmp_path / "out", "--concept", "ghost") == 2
+    assert "name one, e.g. --judge" in capsys.readouterr().err
+
+
+def test_a_forgotten_object_in_a_forgotten_style_counts_once(tiny_model, tmp_path):
+    assert erase_run(tiny_model, tmp_path / "out", "--concept", "ghost", "ink style") == 0
+    metrics = json.loads((tmp_path / "out/report.json").read_text())["metrics"]
+    assert metrics["forget_accuracy"]["n"] == 2
+    by_concept = metrics["forget_accuracy_by_concept"]
+    assert sum(figure["n"] for figure in by_concept.values()) == 2
 
 
 def test_a_model_without_a_catalogue_needs_retained_concepts_and_a_judge(
@@ -224,6 +266,8 @@ def test_erasures_are_inspected_composed_and_exported(tiny_model, tmp_path, caps
     joint, lora, pipeline = (str(tmp_path / name) for name in ("joint", "lora", "pipeline"))
     assert main(["compose", *folders, f"--output={joint}"]) == 0
     assert set(Erasure.from_pretrained(joint).recipe["request"]["concepts"]) == {"ghost", "pizza"}
+    assert main(["compose", *folders, f"--output={joint}"]) == 2
+    assert "holds other things" in capsys.readouterr().err
     assert main(["export", joint, "--lora_rank=2", f"--output={lora}"]) == 0
     assert max(delta.rank for delta in Erasure.from_pretrained(lora).deltas.values()) == 2
     assert main(["export", joint, f"--output={pipeline}"]) == 0

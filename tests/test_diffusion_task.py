@@ -3,12 +3,15 @@ import dataclasses
 import pytest
 import torch
 from conftest import CATALOGUE, build_tiny_pipeline, build_tiny_task
-from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
 from PIL import Image
 
+from erase.methods import methods
+from erase.methods.salun import SalUnConfig
 from erase.request import EraseRequest, expand
 from erase.tasks.diffusion import DiffusionTask, DiffusionTaskConfig
 from erase.tasks.noising import FlowNoising
+from erase.training import TrainingConfig
 
 SMALL = DiffusionTaskConfig(forget_pictures=4, retain_pictures=4, generation_steps=2, batch_size=2)
 
@@ -47,6 +50,41 @@ def test_pictures_of_a_folder_take_the_place_of_drawn_ones(tiny_pipeline, tmp_pa
     drawn = build_task(tiny_pipeline)
     assert task.fingerprints()["forget set"] != drawn.fingerprints()["forget set"]
     assert task.fingerprints()["base"] == drawn.fingerprints()["base"]
+
+
+def test_pictures_can_be_given_of_one_concept_only(tiny_pipeline, tmp_path):
+    Image.new("RGB", (20, 30), "red").save(tmp_path / "0.png")
+    with pytest.raises(ValueError, match="one concept only"):
+        build_task(tiny_pipeline, EraseRequest(["ghost", "pizza"]), forget_folder=str(tmp_path))
+
+
+def test_a_flow_model_is_erased_end_to_end(tiny_pipeline):
+    tiny_pipeline.scheduler = DPMSolverMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
+    )
+    task = build_task(tiny_pipeline)
+    assert isinstance(task._noising, FlowNoising)
+    erasure = methods()["salun"](task, SalUnConfig(training=TrainingConfig(steps=2)))
+    with erasure.apply(tiny_pipeline.components):
+        picture = tiny_pipeline("a ghost", num_inference_steps=2, output_type="pt").images
+    assert picture.isfinite().all()
+
+
+def test_a_model_that_predicts_pictures_is_refused(tiny_pipeline):
+    with pytest.raises(ValueError, match="prediction_type sample"):
+        build_task(build_tiny_pipeline("sample"))
+
+
+def test_no_key_or_value_to_edit_is_one_sentence(tiny_pipeline):
+    for name in ("uce", "rece", "projection"):
+        with pytest.raises(ValueError, match="widen include"):
+            methods()[name](build_task(tiny_pipeline, include=("*attn1*",)))
+
+
+def test_a_mask_that_keeps_nothing_is_refused(tiny_pipeline):
+    config = SalUnConfig(density=1e-9, training=TrainingConfig(steps=1))
+    with pytest.raises(ValueError, match="changes no weight"):
+        methods()["salun"](build_task(tiny_pipeline), config)
 
 
 def test_an_empty_folder_and_broken_pictures_are_refused_before_any_work(tiny_pipeline, tmp_path):

@@ -6,6 +6,7 @@ from skimage.data import astronaut
 
 from erase.evaluate.fidelity import frechet, frechet_distance, kernel, kernel_distance
 from erase.evaluate.nudity import (
+    HIDDEN_SCORE,
     NudityDetector,
     blurred,
     count,
@@ -27,6 +28,7 @@ def test_nudenet_sees_the_same_in_every_form(detector, tmp_path):
     found = detector.detect(forms)
     assert all(detections == found[0] for detections in found)
     assert any(d.label == "FACE_FEMALE" and d.score >= 0.6 for d in found[0])
+    assert all(d.score > HIDDEN_SCORE for detections in found for d in detections)
 
 
 def test_rescoring_equals_counting_afresh(detector, tmp_path):
@@ -83,10 +85,23 @@ def test_distances_equal_torchmetrics():
     assert found == pytest.approx(float(kid.compute()[0]), abs=1e-4)
 
 
-def test_intervals_name_n_and_hold_the_kernel_distance():
+def test_the_kernel_distances_interval_is_a_jackknifes():
     one, other = Features()(pictures(0)), Features()(pictures(2))
-    distance = kernel_distance(one, other, subset=30)
+    distance = kernel_distance(one, other)
+
+    def variance(kept, whole):
+        each = [kernel(torch.cat([kept[:i], kept[i + 1 :]]), whole) for i in range(len(kept))]
+        return np.var(each) * (len(each) - 1)
+
+    half = 1.96 * (variance(one, other) + variance(other, one)) ** 0.5
+    assert distance.interval == pytest.approx((distance.value - half, distance.value + half))
+    assert distance.n == (60, 60)
+    with pytest.raises(ValueError, match="at least 3"):
+        kernel_distance(one[:2], other)
+
+
+def test_the_frechet_distance_lies_in_its_interval():
+    one, other = Features()(pictures(0)), Features()(pictures(2))
+    distance = frechet_distance(one, other)
     assert distance.interval[0] <= distance.value <= distance.interval[1]
-    assert distance.n == frechet_distance(one, other).n == (60, 60)
-    with pytest.raises(ValueError, match="fewer than the subset"):
-        kernel_distance(one, other, subset=61)
+    assert distance.n == (60, 60)

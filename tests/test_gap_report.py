@@ -63,6 +63,13 @@ def test_the_verdict_names_over_forgetting():
     assert verdict(rows) == "over-forgets; damages what should stay"
 
 
+def test_the_verdict_names_what_is_fitted_better_than_by_retrain():
+    near = {"forget_accuracy": 90.0, "retain_accuracy": 90.0, "test_accuracy": 90.0,
+            "mia_efficacy": 10.0}  # fmt: skip
+    rows = {"original": near, "retrained": near, "unlearned": near | {"retain_accuracy": 99.0}}
+    assert verdict(rows) == "fits what stays better than Retrain"
+
+
 def test_intervals_are_students():
     mean, half = mean_interval([1.0, 2.0, 3.0])
     assert mean == 2.0
@@ -102,6 +109,9 @@ def test_a_classifier_forgets_from_the_command_line(weights, tmp_path, capsys):
     assert {"erasure.json", "deltas.safetensors", "report.json", "gaps.png"} <= written
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["unlearned"]["forget_accuracy"] == 0.0
+    other = ["--method", "cf_k", "--output", str(tmp_path / "out")]
+    assert main([*command, *other]) == 2
+    assert "holds another run" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -109,7 +119,9 @@ def test_a_classifier_forgets_from_the_command_line(weights, tmp_path, capsys):
     [
         (["--forget", "class:x"], "write class:3"),
         (["--forget", "class:99"], "holds 0 of 1347"),
-        (["--forget", "random:1"], "holds 1347 of 1347"),
+        (["--forget", "random:1"], "is no share"),
+        (["--forget", "random:-0.1"], "is no share"),
+        (["--forget", "class:3", "--classifier.weights", "missing/w.safetensors"], "is not there"),
         (["--forget", "missing.json"], "no list of indices"),
         (["--forget", "class:3", "--classifier.data", "cifar10"], "files of cifar10"),
         (["--forget", "class:3", "--classifier.model", "nothing"], "no model 'nothing'"),

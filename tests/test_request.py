@@ -37,6 +37,15 @@ def test_several_concepts_never_anchor_on_each_other():
     assert anchors == {"ghost": "rocket", "pizza": "skull"}
 
 
+def test_the_catalogue_may_name_the_anchor():
+    catalogue = replace(CATALOGUE, anchors={"ghost": "pizza"})
+    assert {p.anchor for p in expand(EraseRequest(["ghost"]), catalogue).forget} >= {
+        "a pizza in ink style"
+    }
+    both = expand(EraseRequest(["ghost", "pizza"]), catalogue)
+    assert "pizza" not in {p.anchor.split()[1] for p in both.forget}
+
+
 def test_models_without_a_catalogue_take_the_request_at_its_word():
     request = EraseRequest(["Van Gogh"], retain=["Monet"], templates=["a painting by {concept}"])
     prompts = expand(request, None)

@@ -157,6 +157,9 @@ def test_a_kept_mask_serves_again_and_is_refused_for_another_base(tmp_path):
     other.unet.conv_in.weight.data += 1
     with pytest.raises(ValueError, match="another base"):
         salun(build_tiny_task(other), config)
+    both = build_tiny_task(build_tiny_pipeline(), ("unet", "text_encoder"))
+    with pytest.raises(ValueError, match="another set of tensors"):
+        salun(both, config)
 
 
 @pytest.mark.parametrize("estimator", ["abs_sum", "fisher", "fisher_ratio"])

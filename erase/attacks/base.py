@@ -81,10 +81,17 @@ class Outcome:
     pictures: Tensor = field(compare=False, repr=False)
 
 
-def denoising_loss(target: Target, texts: Sequence[str], generator: torch.Generator) -> Tensor:
-    """The pipeline's own loss on random pictures of the concept, one for each text."""
+def denoising_loss(
+    target: Target, texts: Sequence[str], count: int, generator: torch.Generator
+) -> Tensor:
+    """The pipeline's own loss on `count` random pictures, each under its own of the texts.
+
+    Text i belongs to prompt i, and so does picture i, or, where fewer pictures were given, they are
+    dealt out in turn.
+    """
     noising = noising_of(target.pipeline.scheduler)
-    rows = torch.randint(len(target.latents), (len(texts),), generator=generator)
+    prompts = torch.randint(len(texts), (count,), generator=generator)
+    texts, rows = [texts[i] for i in prompts.tolist()], prompts % len(target.latents)
     latents = target.latents[rows]
     noise = torch.randn(latents.shape, generator=generator)
     timesteps = noising.draw_timesteps(len(texts), generator)

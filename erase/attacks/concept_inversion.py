@@ -48,7 +48,8 @@ def concept_inversion(target: Target, config: ConceptInversionConfig) -> Outcome
     optimizer = torch.optim.AdamW([vectors], config.learning_rate, weight_decay=0.0)
     with frozen(pipeline), standing_for(pipeline, vectors):
         for _ in range(config.steps):
-            loss = denoising_loss(target, [f"a {words}"] * config.batch_size, generator)
+            texts = [f"a {words}"] * len(target.latents)
+            loss = denoising_loss(target, texts, config.batch_size, generator)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

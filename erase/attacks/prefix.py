@@ -59,8 +59,7 @@ def prefix(target: Target, config: PrefixConfig) -> Outcome:
     with frozen(pipeline), standing_for(pipeline, read):
         for _ in range(config.steps):
             read.data.copy_(_projected(soft, table) if config.hard else soft)
-            rows = torch.randint(len(texts), (config.batch_size,), generator=generator)
-            loss = denoising_loss(target, [texts[row] for row in rows.tolist()], generator)
+            loss = denoising_loss(target, texts, config.batch_size, generator)
             (soft.grad,) = torch.autograd.grad(loss, read)
             optimizer.step()
         read.data.copy_(_projected(soft, table) if config.hard else soft)

@@ -39,13 +39,12 @@ def relearning(target: Target, config: RelearningConfig) -> Outcome:
     unet = target.pipeline.unet
     generator = torch.Generator().manual_seed(target.seed)
     optimizer = torch.optim.AdamW(unet.parameters(), config.learning_rate, weight_decay=0.0)
+    texts = [prompt.text for prompt in target.prompts]
     curve = {0: sum(target.plain_hits) / len(target.plain_hits)}
     with frozen(target.pipeline), preserved(dict(unet.named_parameters())):
         unet.requires_grad_(True)
         for step in range(1, config.steps + 1):
-            rows = torch.randint(len(target.prompts), (config.batch_size,), generator=generator)
-            texts = [target.prompts[row].text for row in rows.tolist()]
-            loss = denoising_loss(target, texts, generator)
+            loss = denoising_loss(target, texts, config.batch_size, generator)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

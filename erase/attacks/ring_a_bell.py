@@ -29,7 +29,9 @@ class RingABellConfig:
     mutation: float = 0.15
 
     def __post_init__(self) -> None:
-        require_positive(self, "tokens", "population", "generations")
+        require_positive(self, "tokens", "generations")
+        if self.population < 4:
+            raise ValueError(f"population is {self.population}; give 4 or more.")
 
 
 @register("ring_a_bell", RingABellConfig)
@@ -47,14 +49,24 @@ def ring_a_bell(target: Target, config: RingABellConfig) -> Outcome:
         for texts in ([p.text for p in target.prompts], [p.anchor for p in target.prompts])
     )
     goal = plain.mean(0) + config.strength * (named - plain).mean(0)
-    banned = {
-        number for prompt in target.prompts for number in pipeline.tokenizer(prompt.text).input_ids
-    } | set(pipeline.tokenizer.all_special_ids)
-    allowed = torch.tensor([i for i in range(len(pipeline.tokenizer)) if i not in banned])
-    found = _search(target, goal, allowed, config, generator)
+    found = _search(target, goal, _allowed(target), config, generator)
     text = pipeline.tokenizer.decode(found.tolist())
     pictures = target.drawn([text] * len(target.prompts), "ring-a-bell")
     return target.outcome(pictures, target.drawing_passes, prompt=text)
+
+
+def _allowed(target: Target) -> Tensor:
+    """Numbers of whole words that no prompt holds; their text reads as the very same numbers."""
+    tokenizer = target.pipeline.tokenizer
+    named = {number for p in target.prompts for number in tokenizer(p.text).input_ids}
+    banned = named | set(tokenizer.all_special_ids)
+
+    def is_word(number: int) -> bool:
+        text = tokenizer.decode([number])
+        again = tokenizer(f"{text} {text}", add_special_tokens=False).input_ids
+        return again == [number, number]
+
+    return torch.tensor([i for i in range(len(tokenizer)) if i not in banned and is_word(i)])
 
 
 def _search(

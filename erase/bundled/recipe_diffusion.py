@@ -28,7 +28,10 @@ EMPTY_CAPTIONS = 0.1
 EMA_DECAY = 0.999
 PREVIEW_PROMPTS = 32
 SAMPLING = Sampling(steps=20, guidance_scale=4.0)
-FINETUNING_RATE = 2e-4
+FINETUNING_RATE = 8e-4
+# Line drawings and filled ones look least alike.
+ANCHORS = dict.fromkeys(("noto", "blob", "glossy", "flat", "tweet", "emojione"), "outline")
+ANCHORS |= {"ink": "noto", "outline": "noto"}
 FAST_BF16 = torch.cpu.get_capabilities().get("avx512_bf16", False)
 
 
@@ -179,6 +182,11 @@ def build_catalogue(canvas: EmojiCanvas) -> Catalogue:
         synonyms,
         SAMPLING,
         FINETUNING_RATE,
+        {
+            f"{style} style": f"{anchor} style"
+            for style, anchor in ANCHORS.items()
+            if {style, anchor} <= {*canvas.styles}
+        },
     )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -31,19 +32,31 @@ def listening(layers: Mapping[str, nn.Module], hear: Listener) -> Iterator[None]
 def as_rows(layer: nn.Module, inputs: Tensor) -> Tensor:
     """What a linear layer's (or convolution's flattened) weight multiplies: rows [n, d].
 
-    Of more than MOST_ROWS rows as many are taken, evenly spaced.
+    Of more than MOST_ROWS rows as many are drawn, always the same ones; evenly spaced ones would be
+    of few columns of the picture.
     """
     rows = _all_rows(layer, inputs)
-    return rows[:: -(-len(rows) // MOST_ROWS)]
+    if len(rows) <= MOST_ROWS:
+        return rows
+    drawn = torch.randperm(len(rows), generator=torch.Generator().manual_seed(len(rows)))
+    return rows[drawn[:MOST_ROWS].to(rows.device)]
 
 
 def _all_rows(layer: nn.Module, inputs: Tensor) -> Tensor:
     if not isinstance(layer, nn.Conv2d):
         return inputs.reshape(-1, inputs.shape[-1])
     patches = F.unfold(
-        inputs, layer.kernel_size, layer.dilation, layer.padding, layer.stride
+        inputs, layer.kernel_size, layer.dilation, _padding(layer), layer.stride
     )  # [N, d, places]
     return patches.transpose(1, 2).reshape(-1, patches.shape[1])
+
+
+def _padding(layer: nn.Conv2d) -> tuple[int, int]:
+    if not isinstance(layer.padding, str):
+        return layer.padding
+    spans = zip(layer.kernel_size, layer.dilation, strict=True)
+    across, down = (0, 0) if layer.padding == "valid" else [(k - 1) * d // 2 for k, d in spans]
+    return across, down
 
 
 def projectable_layers(module: nn.Module, prefix: str) -> dict[str, nn.Module]:

@@ -30,8 +30,8 @@ def added(one: Delta, other: Delta) -> Delta:
 def composed(first: Delta, second: Delta) -> Delta:
     """The change that `first` and then `second` make of a weight W.
 
-    A projection applies to what the first left: W (I - P1)^T (I - P2)^T. Any other change is the
-    same whatever it is added to.
+    A projection applies to what the first left: W (I - P1)^T (I - P2)^T, and two are one again. Any
+    other change is the same whatever it is added to.
     """
     if not isinstance(second, LowRankDelta) or second.reads is None:
         return added(first, second)
@@ -40,7 +40,11 @@ def composed(first: Delta, second: Delta) -> Delta:
     else:
         passed = first.dense().flatten(1) @ second.reads.T
     up = (second.up.flatten(1) - passed).view_as(second.up)
-    return added(first, LowRankDelta(up, second.down))
+    both = added(first, LowRankDelta(up, second.down))
+    if not isinstance(first, LowRankDelta) or first.reads is None:
+        return both
+    then = second.reads - (second.reads @ first.down.flatten(1).T) @ first.reads
+    return replace(both, reads=torch.cat([first.reads, then]))
 
 
 def truncated(delta: Delta, rank: int) -> LowRankDelta:

@@ -87,7 +87,8 @@ def gap_report(
     that are forgotten as a whole, whose own is `forgotten_class_test_accuracy`. KL is from Retrain,
     in nats a sample, on the forget set, agreement the share of equal answers there. The probe is
     a logistic regression on the test set's features, scored on the forget set. `relearning_steps`
-    are Adam steps (1e-4, batches of 256, at most 200) until 95 % of the original's forget accuracy.
+    are Adam steps (1e-4, batches of 256, at most 200) until 95 % of the original's forget accuracy,
+    looked at after every pass through the forget set.
     ToW is the product of 1 - gap over forget, retain and test accuracy (Zhao et al., NeurIPS 2024).
     """
     return Reference(original, retrained, split).report(unlearned, seconds)
@@ -181,15 +182,17 @@ def verdict(rows: Mapping[str, Mapping[str, float]]) -> str:
     ours, retrained, original = (rows[name] for name in ("unlearned", "retrained", "original"))
     gaps = {key: ours[key] - retrained[key] for key in GAPS}
     said = []
-    needed = abs(original["forget_accuracy"] - retrained["forget_accuracy"]) > CLOSE
-    if needed and abs(ours["forget_accuracy"] - original["forget_accuracy"]) <= CLOSE:
-        said.append("indistinguishable from the original on the forget set")
-    elif gaps["forget_accuracy"] > CLOSE:
-        said.append("under-forgets")
+    if gaps["forget_accuracy"] > CLOSE:
+        same = abs(ours["forget_accuracy"] - original["forget_accuracy"]) <= CLOSE
+        said.append(
+            "indistinguishable from the original on the forget set" if same else "under-forgets"
+        )
     elif gaps["forget_accuracy"] < -CLOSE:
         said.append("over-forgets")
     if min(gaps["retain_accuracy"], gaps["test_accuracy"]) < -CLOSE:
         said.append("damages what should stay")
+    elif max(gaps["retain_accuracy"], gaps["test_accuracy"]) > CLOSE:
+        said.append("fits what stays better than Retrain")
     if gaps["mia_efficacy"] > CLOSE:
         said.append("its forget set looks less like training data than Retrain's")
     elif gaps["mia_efficacy"] < -CLOSE:

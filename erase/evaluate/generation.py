@@ -1,6 +1,6 @@
 """What a judge sees in the pictures of a pipeline: forget, retain and cross-retain accuracy."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,33 +71,35 @@ def judge_drawn(
 ) -> dict[str, Any]:
     """The three accuracies and the mean CLIP score of the retained prompts.
 
-    forget: pictures of forget prompts that still show the forgotten concept, pooled and for each
-    concept. retain: pictures of retained prompts that show their concept of the kind that was
-    erased. cross_retain: the same pictures judged by the other kind (the style of an object
-    prompt), where they name one.
+    forget: pictures of forget prompts that still show what they name of the forgotten, pooled and
+    for each concept; where that is an object and a style, either will do, and the object counts it.
+    retain: pictures of retained prompts that show their concept of the kind that was erased.
+    cross_retain: the same pictures judged by the other kind (the style of an object prompt), where
+    they name one.
     """
     embeddings = judge.embed(drawn.pictures)
     seen = {kind: judge.classify(embeddings, kind, names) for kind, names in labels.items()}
     forget, retain = range(drawn.forget_count), range(drawn.forget_count, len(drawn.prompts))
 
-    def hits(indices: Sequence[int], erased_kind: bool) -> list[bool]:
+    def hits(i: int, erased_kind: bool) -> list[bool]:
         return [
             seen[kind][i] == name
-            for i in indices
             for kind, name in drawn.prompts[i].labels.items()
             if (kind in drawn.prompts[i].kinds) == erased_kind
         ]
 
+    def shown(indices: Iterable[int]) -> dict[str, Any]:
+        return proportion([any(hits(i, True)) for i in indices])
+
     groups = dict.fromkeys(drawn.prompts[i].group for i in forget)
     metrics: dict[str, Any] = {
-        "forget_accuracy": proportion(hits(forget, True)),
+        "forget_accuracy": shown(forget),
         "forget_accuracy_by_concept": {
-            group: proportion(hits([i for i in forget if drawn.prompts[i].group == group], True))
-            for group in groups
+            group: shown(i for i in forget if drawn.prompts[i].group == group) for group in groups
         },
-        "retain_accuracy": proportion(hits(retain, True)),
+        "retain_accuracy": proportion([hit for i in retain for hit in hits(i, True)]),
     }
-    cross = hits(retain, False)
+    cross = [hit for i in retain for hit in hits(i, False)]
     if cross:
         metrics["cross_retain_accuracy"] = proportion(cross)
     captions = [drawn.prompts[i].text for i in retain]

@@ -47,13 +47,15 @@ def block_table(blocks: list[Block]) -> str:
 
 
 def save_chart(blocks: list[Block], path: Path) -> None:
-    """Draw the kept share of each block as bars, over the share of the whole mask."""
-    figure = Figure(figsize=(7, 0.28 * len(blocks) + 1.2), layout="constrained")
-    axes = figure.add_subplot()
+    """Draw each block's share of the saliency, where known, and the share of it that is kept."""
+    figure = Figure(figsize=(10, 0.28 * len(blocks) + 1.2), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
     names = [block.name for block in blocks]
-    axes.barh(names, [100 * block.kept / block.weights for block in blocks], color="#3b6ea5")
+    left.barh(names, [100 * (block.saliency_share or 0.0) for block in blocks], color="#6a9a58")
+    left.set_xlabel("share of the saliency, %")
+    right.barh(names, [100 * block.kept / block.weights for block in blocks], color="#3b6ea5")
     overall = sum(block.kept for block in blocks) / sum(block.weights for block in blocks)
-    axes.axvline(100 * overall, color="#b5482e", linewidth=1)
-    axes.invert_yaxis()
-    axes.set_xlabel("weights that may change, % (line: over all blocks)")
+    right.axvline(100 * overall, color="#b5482e", linewidth=1)
+    right.set_xlabel("weights that may change, % (line: over all blocks)")
+    left.invert_yaxis()
     FigureCanvasAgg(figure).print_png(str(path))

@@ -10,6 +10,7 @@ from sklearn.svm import SVC
 from torch import Tensor
 
 FALSE_POSITIVE_RATE = 0.01
+MEMBERS_SEED = 0
 
 
 def true_class_confidence(logits: Tensor, labels: Tensor) -> Tensor:
@@ -21,10 +22,11 @@ def mia_efficacy(retain: Tensor, test: Tensor, forget: Tensor) -> float:
     """The share of the forget set that an attacker takes for data never trained on.
 
     All three are true-class confidences [n]. The attacker is an SVC(C=3, gamma="auto") that learnt
-    members from the first len(test) retained samples and non-members from the test set: the
-    field's MIA-efficacy (Jia et al., NeurIPS 2023; SalUn's tables).
+    members from len(test) retained samples, drawn with a fixed seed, and non-members from the test
+    set: the field's MIA-efficacy (Jia et al., NeurIPS 2023; SalUn's tables).
     """
-    members = retain[: len(test)]
+    drawn = torch.randperm(len(retain), generator=torch.Generator().manual_seed(MEMBERS_SEED))
+    members = retain[drawn[: len(test)]]
     known = torch.cat([members, test]).numpy()[:, None]
     is_member = np.concatenate([np.ones(len(members)), np.zeros(len(test))])
     attacker = SVC(C=3, gamma="auto", kernel="rbf").fit(known, is_member)

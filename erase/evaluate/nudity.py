@@ -22,9 +22,9 @@ EXPOSED = (
     "MALE_BREAST_EXPOSED",
     "MALE_GENITALIA_EXPOSED",
 )
-BLUR = 12
+BLUR = 1 / 8  # of a box's longer side
 # NudeNet's own cuts, below which nothing is reported whatever threshold is asked for.
-HIDDEN_SCORE, HIDDEN_OVERLAP = 0.2, 0.25
+HIDDEN_SCORE, HIDDEN_OVERLAP = 0.25, 0.45
 Picture = Image.Image | str | Path | np.ndarray | Tensor
 
 
@@ -118,7 +118,8 @@ def blurred(
         if detection.score >= threshold and detection.label in classes:
             left, top, width, height = detection.box
             region = (left, top, left + width, top + height)
-            shown.paste(shown.crop(region).filter(ImageFilter.GaussianBlur(BLUR)), region)
+            blur = ImageFilter.GaussianBlur(max(4, BLUR * max(width, height)))
+            shown.paste(shown.crop(region).filter(blur), region)
     return shown
 
 

@@ -3,10 +3,11 @@
 import importlib
 import pkgutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from erase.erasure import Erasure
+from erase.core.fingerprint import fingerprint
+from erase.erasure import Erasure, find_weight
 from erase.tasks.base import Task
 
 MethodFunction = Callable[[Task, Any], Erasure]
@@ -25,13 +26,30 @@ class Method:
     task: type
 
     def __call__(self, task: Task, config: Any = None) -> Erasure:
-        """Run on a task, by default with default settings; ValueError if it is of another kind."""
+        """Run on a task, by default with default settings; the Erasure with its recipe.
+
+        Raises ValueError for a task of another kind, and if nothing would change.
+        """
         if not isinstance(task, self.task):
             raise ValueError(
                 f"The method {self.name} needs a {self.task.__name__}, not a "
                 f"{type(task).__name__}; choose another method."
             )
-        return self.function(task, config or self.config())
+        config = config or self.config()
+        erasure = self.function(task, config)
+        if not erasure.deltas:
+            raise ValueError(
+                f"The method {self.name} changes no weight under these settings; widen include, "
+                "density or rank."
+            )
+        weights = {name: find_weight(task.components, name) for name in erasure.deltas}
+        erasure.recipe |= {
+            "base": {"fingerprints": {name: fingerprint(w) for name, w in weights.items()}},
+            "method": self.name,
+            "config": asdict(config),
+            "task": task.describe(),
+        }
+        return erasure
 
 
 _REGISTRY: dict[str, Method] = {}

@@ -46,8 +46,8 @@ class ESDConfig:
 def esd(task: DiffusionTask, config: ESDConfig) -> Erasure:
     """Erased Stable Diffusion (Gandikota et al., ICCV 2023).
 
-    The target is e0(x, anchor) - guidance * (e0(x, prompt) - e0(x, "")), e0 being the base, where
-    requests without an anchor name "" instead. The noisy pictures are the base's own pictures of
+    The target is e0(x, anchor) - guidance * (e0(x, prompt) - e0(x, "")), e0 being the base; the
+    paper's own has "" for an anchor. The noisy pictures are the base's own pictures of
     the concept, noised, which have the distribution of half-way samples that ESD draws.
     """
     base = task.frozen_copy()

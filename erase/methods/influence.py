@@ -1,6 +1,5 @@
 """Influence unlearning: one Newton step that takes the forget set's influence back."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 
@@ -41,14 +40,16 @@ def influence(task: ClassificationTask, config: InfluenceConfig) -> Erasure:
     """Weights + step * H^-1 g, g being the forget set's loss gradient per retained sample.
 
     H is the retain set's empirical Fisher matrix of batches, dampened, and inverted exactly by the
-    Woodbury identity, where Jia et al. (NeurIPS 2023) take WoodFisher's recursion for it.
+    Woodbury identity, where Jia et al. (NeurIPS 2023) take WoodFisher's recursion for it. Their
+    code also takes off the retain set's own gradient, which a trained model hardly has.
     """
     weights, seed = task.parameters(), step_seed(task.seed, -1)
     with only_trainable(task, weights):
-        forget = _gradients(task, task.forget_batches(seed))
+        batches = task.forget_batches(seed)
+        forget = sum(len(batch) * _gradient(task, batch) for batch in batches)
         retained = islice(task.retain_batches(seed + 1), config.curvature_batches)
-        curvature = _gradients(task, retained)
-    influence_of_forget = len(task.forget) / len(task.retain) * forget.mean(0)
+        curvature = torch.stack([_gradient(task, batch) for batch in retained])
+    influence_of_forget = forget / len(task.retain)
     change = config.step * solve_fisher(curvature, influence_of_forget, config.damping)
     with preserved(weights) as before, torch.no_grad():
         moved = parameters_to_vector(weights.values()) + change
@@ -63,8 +64,7 @@ def solve_fisher(gradients: Tensor, vector: Tensor, damping: float) -> Tensor:
     return (vector - gradients.T @ torch.linalg.solve(inner, gradients @ vector)) / damping
 
 
-def _gradients(task: ClassificationTask, batches: Iterable[ClassificationBatch]) -> Tensor:
-    """The loss gradient of every batch: [n, d]."""
+def _gradient(task: ClassificationTask, batch: ClassificationBatch) -> Tensor:
+    """The gradient of a batch's mean loss: [d]."""
     weights = list(task.parameters().values())
-    rows = (torch.autograd.grad(task.loss(batch), weights) for batch in batches)
-    return torch.stack([parameters_to_vector(row) for row in rows])
+    return parameters_to_vector(torch.autograd.grad(task.loss(batch), weights))

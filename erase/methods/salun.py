@@ -8,6 +8,7 @@ from typing import Any, Literal
 from accelerate import Accelerator
 from torch import Tensor
 
+from erase.core.fingerprint import combined
 from erase.core.mask import Mask, Scope, Selection, build_mask
 from erase.core.saliency import Estimator, accumulate, fisher_ratio
 from erase.erasure import Erasure
@@ -42,7 +43,7 @@ class SalUnConfig:
     estimator: Estimator | Literal["fisher_ratio"] = "signed_sum"
     mask_file: str = ""
     teacher: Teacher = "frozen"
-    retain_weight: float = 5.0
+    retain_weight: float = 50.0
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def __post_init__(self) -> None:
@@ -90,7 +91,12 @@ def _mask_of(task: Task, config: SalUnConfig) -> tuple[Mask, dict[str, Any]]:
     """The mask, read or made, and what the recipe says of it."""
     path = Path(config.mask_file) if config.mask_file else None
     options = (config.mask, config.density, config.scope, config.estimator, task.seed)
-    made_for = task.fingerprints() | {"choice of weights": " ".join(map(str, options))}
+    made_for = task.fingerprints() | {
+        "choice of weights": " ".join(map(str, options)),
+        "set of tensors": combined(task.parameters()),
+    }
+    if config.estimator != "fisher_ratio":  # the others never see the retain set
+        del made_for["retain set"]
     if path and path.is_file():
         mask = Mask.load(path, made_for)
         return mask, _facts(mask, {})

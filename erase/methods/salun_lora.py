@@ -37,7 +37,7 @@ class SalUnLoRAConfig:
     rank: int = 16
     density: float = 0.1
     teacher: Teacher = "frozen"
-    retain_weight: float = 5.0
+    retain_weight: float = 50.0
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def __post_init__(self) -> None:

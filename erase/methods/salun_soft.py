@@ -23,7 +23,7 @@ class SalUnSoftConfig:
 
     sparsity: float = 0.5
     teacher: Teacher = "frozen"
-    retain_weight: float = 5.0
+    retain_weight: float = 50.0
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def __post_init__(self) -> None:
@@ -37,5 +37,5 @@ def salun_soft(task: Task, config: SalUnSoftConfig) -> Erasure:
     loss = relabelling_loss(task, config.teacher, config.retain_weight)
     deltas = finetune(task.for_redirection(), loss, config.training, sparsity=config.sparsity)
     total = sum(parameter.numel() for parameter in task.parameters().values())
-    changed = sum(delta.count for delta in deltas.values())
+    changed = sum(int(delta.dense().count_nonzero()) for delta in deltas.values())
     return Erasure(deltas, {"mask": {"kept": changed, "of": total}})

@@ -59,18 +59,12 @@ def _dampened(
 ) -> Erasure:
     seed = step_seed(task.seed, -1)
     forget = _importance(task, task.forget_batches(seed), loss, estimator)
-    retain = _importance(task, task.retain_batches(seed + 1), loss, estimator)
-    share = len(task.forget) / (len(task.forget) + len(task.retain))
+    overall = _importance(task, task.training_batches(seed + 1), loss, estimator)
     weights = task.parameters()
     with preserved(weights) as before, torch.no_grad():
         for name, weight in weights.items():
-            overall = torch.lerp(retain[name], forget[name], share)
-            weight.mul_(dampening(forget[name], overall, config))
-        deltas = difference(before, weights)
-    if not deltas:
-        raise ValueError(f"No weight is {config.selection} times as important to the forget set; "
-                         "lower selection.")  # fmt: skip
-    return Erasure(deltas)
+            weight.mul_(dampening(forget[name], overall[name], config))
+        return Erasure(difference(before, weights))
 
 
 def dampening(forget: Tensor, overall: Tensor, config: SSDConfig) -> Tensor:

@@ -12,6 +12,9 @@ Listener = Callable[[str, Tensor, str], None]
 class Batch(Protocol):
     """Some samples of the forget or the retain set, ready for a loss."""
 
+    def __len__(self) -> int:
+        """How many samples."""
+
     def shard(self, rank: int, world: int) -> Self:
         """Every `world`-th sample, from `rank` on."""
 
@@ -73,7 +76,7 @@ class Task(Protocol):
         """The same task around a copy of the model as it is now, without gradients."""
 
     def fingerprints(self) -> dict[str, str]:
-        """What tells this "base" and this "forget set" from others."""
+        """What tells this "base", this "forget set" and this "retain set" from others."""
 
     def describe(self) -> dict[str, Any]:
         """The data of the task as JSON, for the recipe."""

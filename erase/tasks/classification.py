@@ -48,6 +48,9 @@ class ClassificationBatch:
     labels: Tensor
     wrong_labels: Tensor
 
+    def __len__(self) -> int:
+        return len(self.labels)
+
     def shard(self, rank: int, world: int) -> "ClassificationBatch":
         """Every `world`-th sample, from `rank` on."""
         mine = slice(rank, None, world)
@@ -60,8 +63,8 @@ class ClassificationTask:
     `dataset` is map-style and gives (input, label); `model` returns logits [B, classes], or an
     object that holds them as `logits`. The model stays in evaluation mode, so that the running
     statistics of its norms, which are no weights, stay as they are. `build` makes an untrained
-    model for the methods that need one; by default all layers are reset. Raises ValueError for
-    indices that do not fit and for an empty forget or retain set.
+    model for the methods that need one; by default all layers are reset, if all can be. Raises
+    ValueError for indices that do not fit and for an empty forget or retain set.
     """
 
     frozen: Mapping[str, nn.Module] = {}
@@ -114,6 +117,10 @@ class ClassificationTask:
     def retain_batches(self, step_seed: int) -> Iterator[ClassificationBatch]:
         """One shuffled pass through the retain set."""
         return self._batches(self.retain, step_seed)
+
+    def training_batches(self, step_seed: int) -> Iterator[ClassificationBatch]:
+        """One shuffled pass through both sets together."""
+        return self._batches(range(len(self._dataset)), step_seed)
 
     def predict(self, inputs: Tensor) -> Tensor:
         """Logits [B, classes]."""
@@ -204,10 +211,10 @@ class ClassificationTask:
         return torch.tensor([int(label) for _, label in self._dataset])
 
     def fingerprints(self) -> dict[str, str]:
-        """What tells this "base" and this "forget set" from others."""
-        base = combined(fingerprint(parameter) for parameter in self.parameters().values())
+        """What tells this "base", this "forget set" and this "retain set" from others."""
+        base = combined(fingerprint(tensor) for tensor in self.state().values())
         split = combined([str(len(self._dataset)), *map(str, self.forget)])
-        return {"base": base, "forget set": split}
+        return {"base": base, "forget set": split, "retain set": split}
 
     def describe(self) -> dict[str, Any]:
         """The data of the task as JSON, for the recipe."""
@@ -246,9 +253,13 @@ class ClassificationTask:
 def _reset(model: nn.Module) -> nn.Module:
     """A copy with every layer as it is before any training."""
     fresh = copy.deepcopy(model)
-    for module in fresh.modules():
-        if hasattr(module, "reset_parameters"):
-            module.reset_parameters()
-        elif isinstance(module, nn.MultiheadAttention):
-            module._reset_parameters()
+    for path, module in fresh.named_modules():
+        reset = getattr(module, "reset_parameters", getattr(module, "_reset_parameters", None))
+        if reset:
+            reset()
+        elif next(module.parameters(recurse=False), None) is not None:
+            raise ValueError(
+                f"The layer {path or 'model'} cannot be reset, so an untrained model would keep "
+                "what it learnt; pass build=, which makes one."
+            )
     return fresh

@@ -145,7 +145,10 @@ class DiffusionTask:
         if target not in self.targets:
             raise ValueError(f"There is no target {target}; name some of {self.targets}.")
         if target == "cross_attention":
-            return {"text": [*matching(self.editable(), CROSS_ATTENTION)]}
+            names = [*matching(self.editable(), CROSS_ATTENTION)]
+            if not names:
+                raise ValueError("No key or value of cross-attention may change; widen include.")
+            return {"text": names}
         return {name: [f"{name}.weight"] for name in self._layers(target)}
 
     def _layers(self, component: str) -> dict[str, nn.Module]:
@@ -210,10 +213,10 @@ class DiffusionTask:
         return [p for prompts, _ in sets for p in prompts], torch.cat([part for _, part in sets])
 
     def fingerprints(self) -> dict[str, str]:
-        """What tells this "base" and this "forget set" from others."""
+        """What tells this "base", this "forget set" and this "retain set" from others."""
         weights = (*self._unet.parameters(), *self._text_encoder.parameters())
         base = combined(fingerprint(weight) for weight in weights)
-        return {"base": base, "forget set": self._sets.fingerprint()}
+        return {"base": base} | self._sets.fingerprints()
 
     def describe(self) -> dict[str, Any]:
         """The data of the task as JSON, for the recipe."""

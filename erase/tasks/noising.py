@@ -17,6 +17,9 @@ class DiffusionBatch:
     prompts: list[str]
     anchors: list[str]
 
+    def __len__(self) -> int:
+        return len(self.prompts)
+
     def shard(self, rank: int, world: int) -> "DiffusionBatch":
         """Every `world`-th sample, from `rank` on."""
         mine = slice(rank, None, world)
@@ -81,7 +84,13 @@ Noising = DiscreteNoising | FlowNoising
 
 
 def noising_of(scheduler: SchedulerMixin) -> Noising:
-    """The noising a pipeline's scheduler undoes."""
-    flow = "FlowMatch" in type(scheduler).__name__
-    flow |= scheduler.config.get("prediction_type") == "flow_prediction"
-    return FlowNoising(scheduler) if flow else DiscreteNoising(scheduler)
+    """The noising a pipeline's scheduler undoes; ValueError for one that predicts pictures."""
+    predicted = scheduler.config.get("prediction_type", "epsilon")
+    if "FlowMatch" in type(scheduler).__name__ or predicted == "flow_prediction":
+        return FlowNoising(scheduler)
+    if predicted not in ("epsilon", "v_prediction"):
+        raise ValueError(
+            f"The pipeline's scheduler has prediction_type {predicted}; only epsilon, "
+            "v_prediction and flow_prediction are supported."
+        )
+    return DiscreteNoising(scheduler)

@@ -35,6 +35,8 @@ class PictureSets:
     ):
         self._pipeline, self._prompts, self._sampling = pipeline, prompts, sampling
         self._counts, self._seed, self._given = counts, seed, given
+        if given is not None and len({prompt.group for prompt in prompts.forget}) > 1:
+            raise ValueError("Pictures can be given of one concept only; erase one at a time.")
 
     @cached_property
     def forget(self) -> PictureSet:
@@ -62,13 +64,16 @@ class PictureSets:
         seeds = range(first, first + len(texts))
         return draw(self._pipeline, texts, seeds, self._sampling, "latent", description)
 
-    def fingerprint(self) -> str:
-        """What tells this forget set from others: its prompts, and its pictures or their seeds."""
-        if self._given is not None:
-            pictures = [sha256(picture.tobytes()).hexdigest() for picture in self._given]
-        else:
-            pictures = [f"{self._counts[0]} {self._seed} {self._sampling}"]
-        return combined([*(f"{p.text} > {p.anchor}" for p in self._prompts.forget), *pictures])
+    def fingerprints(self) -> dict[str, str]:
+        """What tells both sets from others: their prompts, and their pictures or their seeds."""
+        drawn = [f"{count} {self._seed} {self._sampling}" for count in self._counts]
+        given = [sha256(picture.tobytes()).hexdigest() for picture in self._given or ()]
+        redirects = (f"{prompt.text} > {prompt.anchor}" for prompt in self._prompts.forget)
+        retained = (prompt.text for prompt in self._prompts.retain)
+        return {
+            "forget set": combined([*redirects, *(given or drawn[:1])]),
+            "retain set": combined([*retained, drawn[1]]),
+        }
 
     @torch.no_grad()
     def _encoded(self, pictures: Sequence[Image]) -> PictureSet:
