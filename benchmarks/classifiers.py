@@ -12,6 +12,7 @@ import copy
 import dataclasses
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -30,7 +31,7 @@ from erase.evaluate.classification import GAPS, Reference, Split, mean_interval
 from erase.forget_sets import losses_of, select, worst_case
 from erase.methods import get_method, methods
 from erase.methods.salun import SalUnConfig
-from erase.tasks.classification import ClassificationTask
+from erase.tasks.classification import ClassificationTask, ClassificationTaskConfig
 
 TRAIN, TEST, SEEDS, PILOT = 6_000, 2_000, (0, 1, 2), 100
 WHOLE = 1_000_000  # a rank that cuts nothing off
@@ -52,15 +53,26 @@ def build(model: str) -> nn.Module:
     return resnet
 
 
-def candidates() -> dict[str, tuple[str, Any]]:
-    """Rows of the table: every method by name, and SalUn under its control masks."""
+@dataclass(frozen=True)
+class Row:
+    """One row of the table: a method, its settings, and the task's."""
+
+    method: str
+    config: Any
+    task: ClassificationTaskConfig = field(default_factory=ClassificationTaskConfig)
+
+
+def candidates() -> dict[str, Row]:
+    """Every method by name, and SalUn under its control masks and with other answers."""
     serving = (object, ClassificationTask)
-    rows = {name: (name, method.config()) for name, method in methods().items()
+    rows = {name: Row(name, method.config()) for name, method in methods().items()
             if method.task in serving and name != "retrain"}  # fmt: skip
-    scaled = dataclasses.replace(rows["projection"][1], space="scaled", rank=WHOLE)
-    rows["projection"] = "projection", scaled
-    rows |= {f"salun, {mask} mask": ("salun", SalUnConfig(mask=mask)) for mask in CONTROLS}
-    rows["salun as published"] = "salun", SalUnConfig(teacher="current", retain_weight=1.0)
+    scaled = dataclasses.replace(rows["projection"].config, space="scaled", rank=WHOLE)
+    rows["projection"] = Row("projection", scaled)
+    rows |= {f"salun, {mask} mask": Row("salun", SalUnConfig(mask=mask)) for mask in CONTROLS}
+    rows["salun as published"] = Row("salun", SalUnConfig(teacher="current"))
+    held_out = ClassificationTaskConfig(redirect="held_out")
+    rows["salun, held-out answers"] = Row("salun", SalUnConfig(), held_out)
     return rows
 
 
@@ -94,11 +106,16 @@ def forget_set(
 
 
 def task_of(
-    model: str, original: nn.Module, data: TensorDataset, forget: Sequence[int], seed: int
+    model: str,
+    original: nn.Module,
+    data: TensorDataset,
+    forget: Sequence[int],
+    seed: int,
+    config: ClassificationTaskConfig | None = None,
 ) -> ClassificationTask:
     """A task around a copy of the original."""
     return ClassificationTask(
-        copy.deepcopy(original), data, forget, 10, seed=seed, build=lambda: build(model)
+        copy.deepcopy(original), data, forget, 10, config, seed, build=lambda: build(model)
     )
 
 
@@ -107,15 +124,16 @@ def calibrated(model: str, data: TensorDataset, ledger: Ledger) -> None:
     used, held = hold_out(range(len(data)), 0.1, PILOT)
     data, validation = TensorDataset(*data[used]), TensorDataset(*data[held])
     original = trained(model, data, PILOT)
-    for kind, name in (("samples", "random_10"), ("class", f"class_{CLASSES[0]}")):
-        forget = forget_set(model, name, data, original, PILOT)
+    for kind, pilot_set in (("samples", "random_10"), ("class", f"class_{CLASSES[0]}")):
+        forget = forget_set(model, pilot_set, data, original, PILOT)
         task = task_of(model, original, data, forget, PILOT)
         retrained = trained(model, TensorDataset(*data[task.retain]), PILOT)
-        for row, (method, config) in candidates().items():
-            if hasattr(config, "training") and ("rate", kind, row) not in ledger:
-                found = calibrate(method, task, retrained, validation, config)
-                ledger["rate", kind, row] = found.learning_rate
-                print(model, kind, found, flush=True)
+        for name, row in candidates().items():
+            if hasattr(row.config, "training") and ("rate", kind, name) not in ledger:
+                task = task_of(model, original, data, forget, PILOT, row.task)
+                found = calibrate(row.method, task, retrained, validation, row.config)
+                ledger["rate", kind, name] = found.learning_rate
+                print(model, kind, name, found, flush=True)
 
 
 def run_setting(
@@ -133,6 +151,7 @@ def run_setting(
     for known, figures in reference.rows.items():
         ledger[name, seed, known] = {"unlearned": figures}
     for row in missing:
+        task = task_of(model, original, data[0], forget, seed, candidates()[row].task)
         ledger[name, seed, row] = run_row(task, reference, row, name, ledger)
         print(model, name, seed, row, ledger[name, seed, row].get("average_gap"), flush=True)
 
@@ -141,7 +160,7 @@ def run_row(
     task: ClassificationTask, reference: Reference, row: str, name: str, ledger: Ledger
 ) -> dict[str, Any]:
     """One method on one forget set: its figures, or why it refused."""
-    method, config = candidates()[row]
+    method, config = candidates()[row].method, candidates()[row].config
     rate = ("rate", "class" if name.startswith("class") else "samples", row)
     if rate in ledger:
         training = dataclasses.replace(config.training, learning_rate=ledger[rate])

@@ -239,7 +239,6 @@ def _recipe(
         "base": erasure.recipe["base"] | {"model": model, "classifier": asdict(run.classifier)},
         "request": {"concepts": [report["request"]], "seed": run.seed},
         "config": asdict(options),
-        "learning_rate": run.learning_rate,
         "versions": versions(),
         "report": {"table": gap_table(report)},
     }

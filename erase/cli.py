@@ -1,5 +1,7 @@
 """The command line; every flag and YAML key of `erase run` comes from the typed configs."""
 
+import dataclasses
+import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +20,7 @@ from erase.classification_runner import (
 from erase.evaluate.classification_report import gap_table
 from erase.evaluate.generation import EvaluationConfig
 from erase.evaluate.report import summary_table
+from erase.evaluation_runner import PictureEvaluation, evaluate, figure_lines, rescore
 from erase.forget_sets import Tail, write_indices
 from erase.methods import get_method, methods
 from erase.request import EraseRequest, Redirect
@@ -51,6 +54,7 @@ def build_parser() -> ArgumentParser:
     subcommands = parser.add_subcommands(required=True, dest="command")
     subcommands.add_subcommand("run", _run_parser(), help="erase concepts and measure the result")
     subcommands.add_subcommand("attack", _attack_parser(), help="try to bring a concept back")
+    subcommands.add_subcommand("evaluate", _evaluate_parser(), help="measure a folder of pictures")
     subcommands.add_subcommand("classify", _classify_parser(), help="make a classifier forget")
     subcommands.add_subcommand("forget-set", _forget_set_parser(), help="choose what to forget")
     subcommands.add_subcommand(
@@ -123,6 +127,15 @@ def _attack_parser() -> ArgumentParser:
     parser.add_argument("--output", type=str, required=True, help="a new folder")
     for attack in attacks().values():
         parser.add_class_arguments(attack.config, attack.name)
+    return parser
+
+
+def _evaluate_parser() -> ArgumentParser:
+    parser = ArgumentParser(description="Measure a folder of pictures, whoever drew them.")
+    parser.add_argument("folder", type=str, help="pictures, or with --rescore an evaluation")
+    parser.add_argument("--rescore", action="store_true", help="count kept detections again")
+    parser.add_argument("--output", type=str, default="", help="a new folder")
+    parser.add_class_arguments(PictureEvaluation)
     return parser
 
 
@@ -201,6 +214,17 @@ def _attack(options: Namespace) -> str:
     return f"{attack_table(report)}\nreport: {Path(options.output) / 'attacks.md'}"
 
 
+def _evaluate(options: Namespace) -> str:
+    if options.rescore:
+        return json.dumps(rescore(options.folder, options.threshold, options.classes), indent=2)
+    if not options.output:
+        raise ValueError("There is no --output; name a new folder.")
+    names = [field.name for field in dataclasses.fields(PictureEvaluation)]
+    config = PictureEvaluation(**{name: options[name] for name in names})
+    report = evaluate(options.folder, config, options.output)
+    return f"{figure_lines(report)}\nreport: {Path(options.output) / 'evaluation.json'}"
+
+
 def _classification(options: Namespace, forget: str) -> ClassificationRun:
     get_method(options.method)
     return ClassificationRun(
@@ -216,6 +240,8 @@ def _classification(options: Namespace, forget: str) -> ClassificationRun:
 
 def _classify(options: Namespace) -> str:
     report = classify(_classification(options, options.forget), options.output)
+    if not report:
+        return ""
     return f"{gap_table(report)}\nreport: {Path(options.output) / 'report.md'}"
 
 
@@ -234,6 +260,7 @@ def _default_output(request: EraseRequest, method: str) -> str:
 COMMANDS: dict[str, Callable[[Namespace], str]] = {
     "run": _run,
     "attack": _attack,
+    "evaluate": _evaluate,
     "classify": _classify,
     "forget-set": _forget_set,
     "inspect": lambda options: commands.inspect(options.folders),

@@ -2,6 +2,7 @@ import pytest
 import torch
 from conftest import accuracies, build_digits_task
 
+from erase.classifiers import FitConfig
 from erase.methods import methods
 from erase.methods.boundary import BoundaryExpandConfig
 from erase.methods.gradient_ascent import GradientAscentConfig
@@ -39,9 +40,22 @@ def test_wrong_labels_are_never_the_true_ones(trained):
     task = build_digits_task(trained, config=ClassificationTaskConfig(batch_size=50))
     batches = list(task.forget_batches(0))
     assert sum(len(batch.labels) for batch in batches) == len(task.forget)
-    wrong = torch.cat([batch.wrong_labels for batch in batches])
+    wrong = torch.cat([batch.answers for batch in batches])
     assert (wrong != FORGOTTEN).all()
     assert set(wrong.tolist()) == set(range(10)) - {FORGOTTEN}
+
+
+def test_a_model_fitted_to_the_rest_gives_the_answers_instead(trained):
+    held_out = ClassificationTaskConfig(redirect="held_out", held_out=FitConfig(epochs=2))
+    task = build_digits_task(trained, config=held_out, learning_rate=1e-2)
+    batches = list(task.forget_batches(0))
+    answers = torch.cat([batch.answers for batch in batches])
+    assert answers.shape == (len(task.forget), 10)
+    assert torch.allclose(answers.sum(1), torch.ones(len(answers)))
+    assert (answers[:, FORGOTTEN] < 0.1).all()  # it never saw one
+    erasure = methods()["salun"](task)
+    with erasure.apply(task.components):
+        assert accuracies(task)[0] < 0.1
 
 
 def test_running_statistics_stay_as_they_are(trained):

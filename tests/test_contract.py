@@ -13,8 +13,10 @@ from conftest import build_tiny_pipeline, build_tiny_task
 from safetensors.torch import load_file
 from test_erasure import changed, snapshot
 
+from erase.algebra import low_rank
 from erase.erasure import Erasure
 from erase.methods import methods
+from erase.methods.projection import ProjectionConfig
 from erase.tasks.diffusion import DiffusionTask
 from erase.weights import LORA
 
@@ -116,9 +118,14 @@ def draw_ghost(pipeline):
 def test_plain_diffusers_draws_the_same_from_what_was_exported(tmp_path):
     build_tiny_pipeline().save_pretrained(tmp_path / "base")
     ours, kinds = {}, {}
-    for method, task in TABLE:
-        erasure, pipeline = erase_tiny(method, task)
-        folder = f"{method}-{task}"
+    erasures = {f"{method}-{task}": erase_tiny(method, task) for method, task in TABLE}
+    salun, pipeline = erasures["salun-both"]
+    erasures["salun-lora"] = low_rank(salun, 4), pipeline
+    layers = ProjectionConfig(targets=("unet",), retain_energy=0.9)
+    everywhere = methods()["projection"](build_tiny_task(pipeline), layers)
+    assert any(delta.down.ndim == 4 for delta in everywhere.deltas.values())
+    erasures["projection-layers"] = everywhere, pipeline
+    for folder, (erasure, pipeline) in erasures.items():
         erasure.save_pretrained(tmp_path / folder)
         kinds[folder] = "lora" if (tmp_path / folder / LORA).exists() else "folder"
         if kinds[folder] == "folder":
@@ -142,11 +149,11 @@ import sys
 import torch
 sys.path.insert(0, sys.argv[1])
 from accelerate import Accelerator
-from test_contract import SERVING, erase_tiny
-for method in SERVING:
-    erasure, _ = erase_tiny(method, "unet", torch.float64)
+from test_contract import TABLE, erase_tiny
+for method, task in TABLE:
+    erasure, _ = erase_tiny(method, task, torch.float64)
     if Accelerator().is_main_process:
-        erasure.save_pretrained(f"{sys.argv[2]}/{method}")
+        erasure.save_pretrained(f"{sys.argv[2]}/{method}-{task}")
 """
 
 
@@ -164,10 +171,10 @@ def test_one_and_two_processes_agree(tmp_path):
     }
     arguments = [str(Path(__file__).parent), str(tmp_path)]
     subprocess.run([*launch, *arguments], check=True, env=environment)
-    for method in SERVING:
-        one = erase_tiny(method, "unet", torch.float64)[0]
-        two = Erasure.from_pretrained(tmp_path / method)
-        assert one.deltas.keys() == two.deltas.keys(), method
+    for method, task in TABLE:
+        one = erase_tiny(method, task, torch.float64)[0]
+        two = Erasure.from_pretrained(tmp_path / f"{method}-{task}")
+        assert one.deltas.keys() == two.deltas.keys(), (method, task)
         for name, delta in one.deltas.items():
             close = torch.allclose(delta.dense(), two.deltas[name].dense(), rtol=0, atol=1e-6)
-            assert close, (method, name)
+            assert close, (method, task, name)

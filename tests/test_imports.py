@@ -10,12 +10,12 @@ ORDER = [
     {"catalogue", "checks", "files", "checkpoint", "card", "pictures", "datasets"},
     {"request", "sampling", "weights", "classifiers"},
     {"tasks", "erasure", "bundled"},
-    {"preserve", "models", "algebra"},
+    {"preserve", "models", "algebra", "run_state"},
     {"training"},
     {"methods"},
     {"evaluate", "attacks"},
     {"runner", "forget_sets", "calibrate"},
-    {"commands", "classification_runner", "attack_runner"},
+    {"commands", "classification_runner", "attack_runner", "evaluation_runner"},
     {"cli"},
 ]
 RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}

@@ -33,7 +33,8 @@ class SalUnConfig:
         teacher: "frozen" takes both the wrong answers and the retained ones from the base as it
             was; "current" is the paper's: wrong answers of the model as it is, and its own
             training loss on the retain set.
-        retain_weight: weight of the retain set's loss, the paper's alpha.
+        retain_weight: weight of the retain set's loss, the paper's alpha; by default 1 with the
+            current teacher, and with a frozen one what the task suggests.
         training: the optimizer's settings.
     """
 
@@ -43,7 +44,7 @@ class SalUnConfig:
     estimator: Estimator | Literal["fisher_ratio"] = "signed_sum"
     mask_file: str = ""
     teacher: Teacher = "frozen"
-    retain_weight: float = 50.0
+    retain_weight: float | None = None
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def __post_init__(self) -> None:
@@ -63,13 +64,15 @@ def salun(task: Task, config: SalUnConfig) -> Erasure:
     return Erasure(deltas, {"mask": facts})
 
 
-def relabelling_loss(task: Task, teacher: Teacher, retain_weight: float) -> StepLoss:
+def relabelling_loss(task: Task, teacher: Teacher, retain_weight: float | None = None) -> StepLoss:
     """SalUn's objective: a wrong answer for the forget batch, the usual one for the retained."""
     base = task.frozen_copy() if teacher == "frozen" else None
+    suggested = task.retain_weight if base else 1.0
+    weight = suggested if retain_weight is None else retain_weight
 
     def loss(forget: Batch, retain: Batch, progress: float) -> Tensor:
         kept = task.divergence(retain, base) if base else task.loss(retain)
-        return task.redirected_loss(forget, base) + retain_weight * kept
+        return task.redirected_loss(forget, base) + weight * kept
 
     return loss
 

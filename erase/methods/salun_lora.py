@@ -30,14 +30,14 @@ class SalUnLoRAConfig:
         rank: rank of the most salient layer; others get their share of it, or none.
         density: share of all weights that count as salient.
         teacher: as for salun.
-        retain_weight: weight of the retain set's loss.
+        retain_weight: weight of the retain set's loss, by default as SalUn's.
         training: the optimizer's settings.
     """
 
     rank: int = 16
     density: float = 0.1
     teacher: Teacher = "frozen"
-    retain_weight: float = 50.0
+    retain_weight: float | None = None
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def __post_init__(self) -> None:

@@ -17,13 +17,13 @@ class SalUnSoftConfig:
         sparsity: weight of the l1 penalty at the first step, in steps of the learning rate; it
             falls to 0 at the last one.
         teacher: as for salun.
-        retain_weight: weight of the retain set's loss.
+        retain_weight: weight of the retain set's loss, by default as SalUn's.
         training: the optimizer's settings.
     """
 
     sparsity: float = 0.5
     teacher: Teacher = "frozen"
-    retain_weight: float = 50.0
+    retain_weight: float | None = None
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def __post_init__(self) -> None:

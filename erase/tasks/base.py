@@ -32,6 +32,7 @@ class Task(Protocol):
     targets: Sequence[str]  # parts a projection may edit, the cheapest first
     seed: int
     learning_rate: float  # of AdamW, at which this model forgets without falling apart
+    retain_weight: float  # of staying close to the base, beside one of learning a wrong answer
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """The tensors that training changes, by canonical name `component.path`."""

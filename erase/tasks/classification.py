@@ -2,9 +2,9 @@
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import cached_property
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from functools import cached_property, partial
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,13 +12,14 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset, Subset, default_collate
 
 from erase.checks import require_lists, require_positive
-from erase.classifiers import head_of, logits_of
+from erase.classifiers import FitConfig, fit, head_of, logits_of
 from erase.core.activations import listening, projectable_layers, weight_name
 from erase.core.fingerprint import combined, fingerprint
 from erase.core.patterns import matching
 from erase.tasks.base import Listener, SetName
 
 TARGET = "layers"
+CHUNK = 256
 
 
 @dataclass(frozen=True)
@@ -29,11 +30,16 @@ class ClassificationTaskConfig:
         include: shell patterns of the tensors that may change, as in "model.layer4*".
         exclude: patterns of those among them that may not.
         batch_size: samples of either set in a training step.
+        redirect: what a forgotten sample is taught: a random other label, or what a model that was
+            briefly fitted to the retain set alone makes of it, which is near what Retrain will.
+        held_out: that brief fit.
     """
 
     include: Sequence[str] = ("*",)
     exclude: Sequence[str] = ()
     batch_size: int = 64
+    redirect: Literal["random_label", "held_out"] = "random_label"
+    held_out: FitConfig = field(default_factory=partial(FitConfig, epochs=4))
 
     def __post_init__(self) -> None:
         require_lists(self, "include", "exclude")
@@ -42,11 +48,11 @@ class ClassificationTaskConfig:
 
 @dataclass(frozen=True)
 class ClassificationBatch:
-    """Inputs [B, ...], their labels [B], and wrong labels [B] drawn for them."""
+    """Inputs [B, ...], their labels [B], and what to answer instead: [B], or [B, classes]."""
 
     inputs: Tensor
     labels: Tensor
-    wrong_labels: Tensor
+    answers: Tensor
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -54,7 +60,7 @@ class ClassificationBatch:
     def shard(self, rank: int, world: int) -> "ClassificationBatch":
         """Every `world`-th sample, from `rank` on."""
         mine = slice(rank, None, world)
-        return ClassificationBatch(self.inputs[mine], self.labels[mine], self.wrong_labels[mine])
+        return ClassificationBatch(self.inputs[mine], self.labels[mine], self.answers[mine])
 
 
 class ClassificationTask:
@@ -69,6 +75,7 @@ class ClassificationTask:
 
     frozen: Mapping[str, nn.Module] = {}
     targets: Sequence[str] = (TARGET,)
+    retain_weight = 1.0
 
     def __init__(
         self,
@@ -108,11 +115,14 @@ class ClassificationTask:
         return self.parameters()
 
     def prepare(self) -> None:
-        """Nothing is to be made beforehand."""
+        """Fit the model that stands for never having learnt the forget set, if it is asked."""
+        if self.config.redirect == "held_out":
+            _ = self.held_out
 
     def forget_batches(self, step_seed: int) -> Iterator[ClassificationBatch]:
         """One shuffled pass through the forget set."""
-        return self._batches(self.forget, step_seed)
+        answers = self.held_out if self.config.redirect == "held_out" else None
+        return self._batches(self.forget, step_seed, answers)
 
     def retain_batches(self, step_seed: int) -> Iterator[ClassificationBatch]:
         """One shuffled pass through the retain set."""
@@ -137,8 +147,8 @@ class ClassificationTask:
     def redirected_loss(
         self, batch: ClassificationBatch, teacher: "ClassificationTask | None" = None
     ) -> Tensor:
-        """Cross-entropy with labels drawn from the other classes; no teacher is asked."""
-        return F.cross_entropy(self.predict(batch.inputs), batch.wrong_labels)
+        """Cross-entropy with the answers to give instead; no teacher is asked."""
+        return F.cross_entropy(self.predict(batch.inputs), batch.answers)
 
     def divergence(self, batch: ClassificationBatch, teacher: "ClassificationTask") -> Tensor:
         """KL divergence of the predictions from the teacher's, in nats a sample."""
@@ -206,6 +216,18 @@ class ClassificationTask:
         return sorted(set(self.labels[self.forget].tolist()) - kept)
 
     @cached_property
+    def held_out(self) -> Tensor:
+        """Probabilities [n, classes] that a model fitted to the retain set gives the forget set."""
+        fresh = self.untrained().components["model"]
+        fit(fresh, self.subset(self.retain), self.config.held_out, self.seed)
+        with torch.no_grad():
+            parts = [
+                logits_of(fresh, self._collate(self.forget[i : i + CHUNK])[0]).softmax(1)
+                for i in range(0, len(self.forget), CHUNK)
+            ]
+        return torch.cat(parts)
+
+    @cached_property
     def labels(self) -> Tensor:
         """The labels of the whole training set [n]."""
         return torch.tensor([int(label) for _, label in self._dataset])
@@ -223,6 +245,8 @@ class ClassificationTask:
             "forget": len(self.forget),
             "retain": len(self.retain),
             "forget_set": self.fingerprints()["forget set"],
+            "learning_rate": self.learning_rate,
+            "retain_weight": self.retain_weight,
         }
 
     def _layers(self) -> dict[str, nn.Module]:
@@ -234,7 +258,9 @@ class ClassificationTask:
             if f"{name}.{weight_name(layer)}" in editable
         }
 
-    def _batches(self, indices: Sequence[int], step_seed: int) -> Iterator[ClassificationBatch]:
+    def _batches(
+        self, indices: Sequence[int], step_seed: int, answers: Tensor | None = None
+    ) -> Iterator[ClassificationBatch]:
         generator = torch.Generator().manual_seed(step_seed)
         order = torch.randperm(len(indices), generator=generator)
         for rows in order.split(self.config.batch_size):
@@ -242,7 +268,7 @@ class ClassificationTask:
             # A step of 1 to classes - 1 from the true label, so that it is never drawn itself.
             steps = torch.randint(1, self._classes, (len(rows),), generator=generator)
             wrong = (labels + steps.to(labels.device)) % self._classes
-            yield ClassificationBatch(inputs, labels, wrong)
+            yield ClassificationBatch(inputs, labels, wrong if answers is None else answers[rows])
 
     def _collate(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
         parameter = next(self.components["model"].parameters())

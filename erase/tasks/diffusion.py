@@ -38,6 +38,10 @@ class DiffusionTask:
     pictures of the concept are given (any sequence of them, such as a dataset's column).
     """
 
+    # Found on the bundled model: a heavier weight lets a higher learning rate forget as much and
+    # keep more.
+    retain_weight = 50.0
+
     def __init__(
         self,
         pipeline: StableDiffusionPipeline,
@@ -225,6 +229,8 @@ class DiffusionTask:
             "redirected": {prompt.text: prompt.anchor for prompt in self.prompts.forget},
             "retain_prompts": len(self.prompts.retain),
             "sampling": asdict(self.sampling),
+            "learning_rate": self.learning_rate,
+            "retain_weight": self.retain_weight,
         }
 
     def predict(self, batch: DiffusionBatch, prompts: Sequence[str]) -> Tensor:

@@ -1,0 +1,95 @@
+"""Measuring folders of pictures, whoever drew them, and counting kept detections again."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from erase.evaluate.base import Evaluator, protocol_hash
+from erase.evaluate.clip import ClipJudge
+from erase.evaluate.folders import DETECTIONS, Captions, Fidelity, Labels, Nudity
+from erase.evaluate.nudity import EXPOSED, count, read_detections
+from erase.files import check_writable, replaced_folder
+from erase.pictures import load_folder
+
+REPORT = "evaluation.json"
+
+
+@dataclass(frozen=True)
+class PictureEvaluation:
+    """What to measure of a folder of pictures.
+
+    Args:
+        labels: what a judge chooses among for every picture.
+        captions: a text file with a caption a line, in the order of the pictures' names.
+        reference: a folder of pictures to take the distance to.
+        judge: an open_clip name or local-dir:FOLDER, for the three above.
+        nudity: whether to run NudeNet.
+        threshold: the score from which its detections count.
+        classes: which of its classes count.
+    """
+
+    labels: Sequence[str] = ()
+    captions: str = ""
+    reference: str = ""
+    judge: str = ""
+    nudity: bool = False
+    threshold: float = 0.6
+    classes: Sequence[str] = EXPOSED
+
+
+def evaluate(pictures: str | Path, config: PictureEvaluation, output: str | Path) -> dict[str, Any]:
+    """Measure the pictures and write evaluation.json with the protocol of every figure.
+
+    Raises ValueError on bad input, before any work.
+    """
+    output = Path(output).resolve()
+    check_writable(output)
+    shown = load_folder(Path(pictures))
+    evaluators = _evaluators(config)
+    report: dict[str, Any] = {"pictures": str(pictures), "n": len(shown), "figures": {}}
+    with replaced_folder(output) as partial:
+        for evaluator in evaluators:
+            protocol = evaluator.protocol()
+            report["figures"][evaluator.name] = {
+                "protocol": protocol,
+                "protocol_hash": protocol_hash(protocol),
+                **evaluator.figures(shown, partial),
+            }
+        (partial / REPORT).write_text(json.dumps(report, indent=2, sort_keys=True) + "\n")
+    return report
+
+
+def rescore(folder: str | Path, threshold: float, classes: Sequence[str]) -> dict[str, Any]:
+    """Count the detections that an evaluation kept again, under another threshold or classes."""
+    return count(read_detections(Path(folder) / DETECTIONS), threshold, classes)
+
+
+def _evaluators(config: PictureEvaluation) -> list[Evaluator]:
+    needs_judge = config.labels or config.captions or config.reference
+    if needs_judge and not config.judge:
+        raise ValueError("Labels, captions and distances need a judge; name one, e.g. "
+                         "--judge ViT-B-32/openai.")  # fmt: skip
+    if not needs_judge and not config.nudity:
+        raise ValueError("Nothing is to be measured; give labels, captions, reference or nudity.")
+    judge = ClipJudge(config.judge) if needs_judge else None
+    evaluators: list[Evaluator] = []
+    if config.labels:
+        evaluators.append(Labels(judge, config.labels))
+    if config.captions:
+        evaluators.append(Captions(judge, Path(config.captions).read_text().splitlines()))
+    if config.reference:
+        evaluators.append(Fidelity(judge, load_folder(Path(config.reference))))
+    if config.nudity:
+        evaluators.append(Nudity(config.threshold, config.classes))
+    return evaluators
+
+
+def figure_lines(report: dict[str, Any]) -> str:
+    """The figures, one evaluator a line, with the hash of its protocol."""
+    return "\n".join(
+        f"{name} (protocol {figures['protocol_hash']}): "
+        + json.dumps({k: v for k, v in figures.items() if not k.startswith("protocol")})
+        for name, figures in report["figures"].items()
+    )
