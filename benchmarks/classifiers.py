@@ -115,8 +115,9 @@ def task_of(
 ) -> ClassificationTask:
     """A task around a copy of the original."""
     return ClassificationTask(
-        copy.deepcopy(original), data, forget, 10, config, seed, build=lambda: build(model)
-    )
+        copy.deepcopy(original), data, forget, 10, config, seed,
+        build=lambda: build(model), recipe=FITS[model],
+    )  # fmt: skip
 
 
 def calibrated(model: str, data: TensorDataset, ledger: Ledger) -> None:

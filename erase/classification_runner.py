@@ -47,6 +47,7 @@ class ClassifierConfig:
     Args:
         data: digits, fashion_mnist, cifar10, cifar100, svhn or folder.
         root: the folder that holds the data set's files.
+        side: what pictures of data "folder" are resized and cropped to, in pixels.
         download: whether torchvision may fetch them.
         model: a torchvision model's name.
         weights: a safetensors file with its weights; if there is none, the model is trained, and
@@ -57,6 +58,7 @@ class ClassifierConfig:
 
     data: str = "digits"
     root: str = "data"
+    side: int = 64
     download: bool = False
     model: str = "resnet18"
     weights: str = ""
@@ -89,7 +91,7 @@ def classify(run: ClassificationRun, output: str | Path) -> dict[str, Any]:
     output, method = Path(output).resolve(), get_method(run.method)
     check_writable(output, OUTPUT_FILES)
     _check_weights(run.classifier)
-    data = load_data(run.classifier.data, run.classifier.root, run.classifier.download)
+    data = _data(run.classifier)
     forget = forget_indices(run.forget, data, run.seed)
     original = trained(run.classifier, data)
     task = build_task(run, original, data, forget)
@@ -104,7 +106,7 @@ def classify(run: ClassificationRun, output: str | Path) -> dict[str, Any]:
     if not Accelerator().is_main_process:
         return {}
     retrained = fit(
-        task.untrained().components["model"], task.subset(task.retain), run.classifier.fit, run.seed
+        task.untrained().components["model"], task.subset(task.retain), task.recipe, run.seed
     )
     unlearned = copy.deepcopy(original)
     erasure.apply({"model": unlearned})
@@ -130,6 +132,10 @@ def classify(run: ClassificationRun, output: str | Path) -> dict[str, Any]:
         write_classification_report(report, models, examples, partial, layers)
     shutil.rmtree(state, ignore_errors=True)
     return report
+
+
+def _data(config: ClassifierConfig) -> Data:
+    return load_data(config.data, config.root, config.download, config.side)
 
 
 def _check_weights(config: ClassifierConfig) -> None:
@@ -199,7 +205,7 @@ def build_task(
     """The task of a run."""
     return ClassificationTask(
         model, data.train, forget, data.classes, run.task, run.seed, run.learning_rate,
-        build=lambda: build_classifier(run.classifier.model, data),
+        build=lambda: build_classifier(run.classifier.model, data), recipe=run.classifier.fit,
     )  # fmt: skip
 
 
@@ -212,7 +218,7 @@ def choose_forget_set(run: ClassificationRun, count: int, tail: Tail, rounds: in
     if rounds and tail == "highest":
         raise ValueError("Rounds look for the lowest losses; leave out rounds, or tail highest.")
     _check_weights(run.classifier)
-    data = load_data(run.classifier.data, run.classifier.root, run.classifier.download)
+    data = _data(run.classifier)
     original = trained(run.classifier, data)
     start = select(losses_of(original, data.train), count, tail)
     if not rounds:

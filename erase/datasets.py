@@ -26,18 +26,21 @@ class Data:
     classes: int
 
 
-def load_data(name: str, root: str | Path = "data", download: bool = False) -> Data:
+def load_data(name: str, root: str | Path = "data", download: bool = False, side: int = 64) -> Data:
     """The data set called `name`: digits, fashion_mnist, cifar10, cifar100, svhn or folder.
 
     "folder" reads `root`/train and `root`/val (or `root`/test), one folder a class, as Tiny
-    ImageNet's are once sorted so. `download` lets torchvision fetch what is missing. Raises
-    ValueError for an unknown name and for files that are not there.
+    ImageNet's are once sorted so, resized and cropped to `side` pixels. `download` lets torchvision
+    fetch what is missing. Raises ValueError for an unknown name and for files that are not there.
     """
-    if name not in LOADERS:
-        raise ValueError(f"There is no data set {name!r}; choose one of {', '.join(LOADERS)}.")
+    if name not in (*LOADERS, "folder"):
+        known = ", ".join([*LOADERS, "folder"])
+        raise ValueError(f"There is no data set {name!r}; choose one of {known}.")
     try:
+        if name == "folder":
+            return _folder(Path(root), side)
         return LOADERS[name](Path(root), download)
-    except (RuntimeError, FileNotFoundError) as error:
+    except (RuntimeError, OSError) as error:
         raise ValueError(
             f"The files of {name} are not under {root} ({error}); name another root, or download."
         ) from error
@@ -73,9 +76,10 @@ def _svhn(root: Path, download: bool) -> Data:
     return Data(*parts, 10)
 
 
-def _folder(root: Path, download: bool) -> Data:
+def _folder(root: Path, side: int) -> Data:
     held_out = root / ("val" if (root / "val").is_dir() else "test")
-    train, test = (vision.ImageFolder(part, TO_TENSOR) for part in (root / "train", held_out))
+    ready = v2.Compose([v2.Resize(side), v2.CenterCrop(side), TO_TENSOR])
+    train, test = (vision.ImageFolder(part, ready) for part in (root / "train", held_out))
     if train.classes != test.classes:
         raise ValueError(f"The classes of {root / 'train'} and {held_out} differ; give equal ones.")
     return Data(train, test, len(train.classes))
@@ -87,7 +91,6 @@ LOADERS: dict[str, Callable[[Path, bool], Data]] = {
     "cifar10": _torchvision(vision.CIFAR10, 10),
     "cifar100": _torchvision(vision.CIFAR100, 100),
     "svhn": _svhn,
-    "folder": _folder,
 }
 
 
@@ -100,7 +103,7 @@ def build_classifier(name: str, data: Data) -> nn.Module:
     """A torchvision model by name, untrained, for the data's classes and channels.
 
     For pictures of 32 pixels and less ResNets lose the strides of their first layers. Raises
-    ValueError for an unknown name.
+    ValueError for an unknown name, and for a model that cannot read pictures of this size.
     """
     if name not in vision_models.list_models():
         raise ValueError(
@@ -112,6 +115,12 @@ def build_classifier(name: str, data: Data) -> nn.Module:
         model.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
         model.maxpool = nn.Identity()
     _read_channels(model, channels)
+    try:
+        model.eval()(data.train[0][0][None])
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"A {name} cannot read pictures of {side} pixels ({error}); name another model."
+        ) from error
     return model
 
 

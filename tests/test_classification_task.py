@@ -2,7 +2,6 @@ import pytest
 import torch
 from conftest import accuracies, build_digits_task
 
-from erase.classifiers import FitConfig
 from erase.methods import methods
 from erase.methods.boundary import BoundaryExpandConfig
 from erase.methods.gradient_ascent import GradientAscentConfig
@@ -46,7 +45,7 @@ def test_wrong_labels_are_never_the_true_ones(trained):
 
 
 def test_a_model_fitted_to_the_rest_gives_the_answers_instead(trained):
-    held_out = ClassificationTaskConfig(redirect="held_out", held_out=FitConfig(epochs=2))
+    held_out = ClassificationTaskConfig(redirect="held_out", held_out_epochs=2)
     task = build_digits_task(trained, config=held_out, learning_rate=1e-2)
     batches = list(task.forget_batches(0))
     answers = torch.cat([batch.answers for batch in batches])

@@ -125,6 +125,7 @@ def test_a_classifier_forgets_from_the_command_line(weights, tmp_path, capsys):
         (["--forget", "missing.json"], "no list of indices"),
         (["--forget", "class:3", "--classifier.data", "cifar10"], "files of cifar10"),
         (["--forget", "class:3", "--classifier.model", "nothing"], "no model 'nothing'"),
+        (["--forget", "class:3", "--classifier.model", "vgg11"], "cannot read pictures of 8"),
     ],
 )
 def test_bad_input_gets_one_sentence(arguments, reason, tmp_path, capsys):

@@ -61,7 +61,8 @@ def write_classification_report(
     text += f"Protocol: {'; '.join(f'{k} {v}' for k, v in report['protocol'].items())}.\n\n"
     text += "![gaps to Retrain](gaps.png)\n\n"
     text += "![answers on the plane through a forgotten and two other samples](boundary.png)\n\n"
-    text += "![what the true class' logit rests on](attribution.png)\n"
+    if (folder / "attribution.png").exists():
+        text += "![what the true class' logit rests on](attribution.png)\n"
     if layers:
         blocks = blocks_of(layers)
         save_chart(blocks, folder / CHART)

@@ -1,8 +1,8 @@
 """Retrain: the oracle, trained from scratch on the retain set alone."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
-from erase.classifiers import FitConfig, fit
+from erase.classifiers import fit
 from erase.core.delta import difference
 from erase.erasure import Erasure
 from erase.methods import register
@@ -14,15 +14,16 @@ class RetrainConfig:
     """The recipe the original was trained with.
 
     Args:
-        fit: epochs, learning rate and batch size.
+        epochs: passes through the retain set, 0 for as many as the original had.
     """
 
-    fit: FitConfig = field(default_factory=FitConfig)
+    epochs: int = 0
 
 
 @register("retrain", RetrainConfig, ClassificationTask)
 def retrain(task: ClassificationTask, config: RetrainConfig) -> Erasure:
     """What never learning the forget set gives; running statistics of norms are part of it."""
     fresh = task.untrained().components["model"]
-    fit(fresh, task.subset(task.retain), config.fit, task.seed)
+    recipe = replace(task.recipe, epochs=config.epochs or task.recipe.epochs)
+    fit(fresh, task.subset(task.retain), recipe, task.seed)
     return Erasure(difference(task.state(), task.state(fresh)))

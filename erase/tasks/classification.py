@@ -2,8 +2,8 @@
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import cached_property, partial
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -32,18 +32,18 @@ class ClassificationTaskConfig:
         batch_size: samples of either set in a training step.
         redirect: what a forgotten sample is taught: a random other label, or what a model that was
             briefly fitted to the retain set alone makes of it, which is near what Retrain will.
-        held_out: that brief fit.
+        held_out_epochs: how long that model is fitted, by the original's own recipe.
     """
 
     include: Sequence[str] = ("*",)
     exclude: Sequence[str] = ()
     batch_size: int = 64
     redirect: Literal["random_label", "held_out"] = "random_label"
-    held_out: FitConfig = field(default_factory=partial(FitConfig, epochs=4))
+    held_out_epochs: int = 4
 
     def __post_init__(self) -> None:
         require_lists(self, "include", "exclude")
-        require_positive(self, "batch_size")
+        require_positive(self, "batch_size", "held_out_epochs")
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,9 @@ class ClassificationTask:
     `dataset` is map-style and gives (input, label); `model` returns logits [B, classes], or an
     object that holds them as `logits`. The model stays in evaluation mode, so that the running
     statistics of its norms, which are no weights, stay as they are. `build` makes an untrained
-    model for the methods that need one; by default all layers are reset, if all can be. Raises
-    ValueError for indices that do not fit and for an empty forget or retain set.
+    model for the methods that need one; by default all layers are reset, if all can be. `recipe` is
+    how the original was trained, which Retrain repeats. Raises ValueError for indices that do not
+    fit and for an empty forget or retain set.
     """
 
     frozen: Mapping[str, nn.Module] = {}
@@ -87,9 +88,10 @@ class ClassificationTask:
         seed: int = 0,
         learning_rate: float = 1e-3,
         build: Callable[[], nn.Module] | None = None,
+        recipe: FitConfig | None = None,
     ):
         self.components: Mapping[str, nn.Module] = {"model": model.eval()}
-        self._build = build
+        self._build, self.recipe = build, recipe or FitConfig()
         self.config = config or ClassificationTaskConfig()
         self.seed, self.learning_rate = seed, learning_rate
         self._dataset, self._classes = dataset, classes
@@ -219,7 +221,8 @@ class ClassificationTask:
     def held_out(self) -> Tensor:
         """Probabilities [n, classes] that a model fitted to the retain set gives the forget set."""
         fresh = self.untrained().components["model"]
-        fit(fresh, self.subset(self.retain), self.config.held_out, self.seed)
+        brief = replace(self.recipe, epochs=self.config.held_out_epochs)
+        fit(fresh, self.subset(self.retain), brief, self.seed)
         with torch.no_grad():
             parts = [
                 logits_of(fresh, self._collate(self.forget[i : i + CHUNK])[0]).softmax(1)
