@@ -4,7 +4,7 @@ import copy
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +12,21 @@ import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
-from torch import nn
+from torch import Tensor, nn
 
 from erase.classifiers import FitConfig, fit
 from erase.datasets import Data, build_classifier, load_data
 from erase.erasure import FILES, Erasure
-from erase.evaluate.classification import Split, gap_report
+from erase.evaluate.classification import Split, gap_report, outputs_of
 from erase.evaluate.classification_report import FILES as REPORT_FILES
 from erase.evaluate.classification_report import (
     MODELS,
     gap_table,
     write_classification_report,
 )
+from erase.evaluate.membership import LikelihoodRatioAttack, logit_scaled, u_lira
 from erase.files import check_writable, replaced_folder
-from erase.forget_sets import Tail, losses_of, read_indices, select, worst_case
+from erase.forget_sets import Tail, forget_indices, losses_of, select, worst_case
 from erase.methods import get_method
 from erase.run_state import (
     cleared_if_refused,
@@ -71,7 +72,8 @@ class ClassificationRun:
     """Everything one run depends on.
 
     forget: "class:3", "random:0.1" (a share), or a JSON file of indices. method_config: the
-    dataclass that `method` registered, its defaults if None.
+    dataclass that `method` registered, its defaults if None. shadows: models of either history that
+    U-LiRA trains; 0 leaves it out.
     """
 
     classifier: ClassifierConfig
@@ -81,6 +83,7 @@ class ClassificationRun:
     task: ClassificationTaskConfig = field(default_factory=ClassificationTaskConfig)
     learning_rate: float = 1e-3
     seed: int = 0
+    shadows: int = 0
 
 
 def classify(run: ClassificationRun, output: str | Path) -> dict[str, Any]:
@@ -89,6 +92,8 @@ def classify(run: ClassificationRun, output: str | Path) -> dict[str, Any]:
     Raises ValueError on bad input, before any work.
     """
     output, method = Path(output).resolve(), get_method(run.method)
+    if run.shadows == 1:
+        raise ValueError("shadows is 1; U-LiRA needs at least 2, or 0 to leave it out.")
     check_writable(output, OUTPUT_FILES)
     _check_weights(run.classifier)
     data = _data(run.classifier)
@@ -105,14 +110,37 @@ def classify(run: ClassificationRun, output: str | Path) -> dict[str, Any]:
     seconds = round(time.perf_counter() - started, 1)
     if not Accelerator().is_main_process:
         return {}
-    retrained = fit(
-        task.untrained().components["model"], task.subset(task.retain), task.recipe, run.seed
-    )
+    models = dict(zip(MODELS, _histories(task, erasure), strict=True))
+    report = _report(run, task, data, models, seconds)
+    if run.shadows:
+        report["u_lira"] = asdict(_shadow_attack(run, data, task, models, options))
+    erasure.recipe |= _recipe(run, options, erasure, digest, report)
+    _write(report, models, data, task, erasure, output)
+    shutil.rmtree(state, ignore_errors=True)
+    return report
+
+
+def _histories(
+    task: ClassificationTask, erasure: Erasure
+) -> tuple[nn.Module, nn.Module, nn.Module]:
+    """The original, one retrained without the forget set, and the unlearned model."""
+    original = task.components["model"]
+    retrained = task.untrained().components["model"]
+    fit(retrained, task.subset(task.retain), task.recipe, task.seed)
     unlearned = copy.deepcopy(original)
     erasure.apply({"model": unlearned})
-    models = dict(zip(MODELS, (original, retrained, unlearned), strict=True))
+    return original, retrained, unlearned
+
+
+def _report(
+    run: ClassificationRun,
+    task: ClassificationTask,
+    data: Data,
+    models: dict[str, nn.Module],
+    seconds: float,
+) -> dict[str, Any]:
     split = Split(data.train, task.forget, task.retain, data.test)
-    report = gap_report(*models.values(), split, seconds) | {
+    return gap_report(*models.values(), split, seconds) | {
         "request": f"{run.forget} of {run.classifier.data}",
         "method": run.method,
         "protocol": {
@@ -122,16 +150,50 @@ def classify(run: ClassificationRun, output: str | Path) -> dict[str, Any]:
             "Retrain": "same recipe",
         },
     }
-    erasure.recipe |= _recipe(run, options, erasure, digest, report)
+
+
+def _shadow_attack(
+    run: ClassificationRun,
+    data: Data,
+    task: ClassificationTask,
+    models: dict[str, nn.Module],
+    options: Any,
+) -> LikelihoodRatioAttack:
+    """U-LiRA with `run.shadows` whole histories from other seeds."""
+    forgotten = task.subset(task.forget)
+
+    def scores(model: nn.Module) -> Tensor:
+        outputs = outputs_of(model, forgotten)
+        return logit_scaled(outputs.logits, outputs.labels)
+
+    def shadow(seed: int) -> tuple[Tensor, Tensor]:
+        other = replace(run.classifier, seed=seed, weights="")
+        again = replace(run, classifier=other, seed=seed)
+        its = build_task(again, trained(other, data), data, task.forget)
+        erasure = get_method(run.method)(its, with_checkpoints(options, None))
+        _, retrained, unlearned = _histories(its, erasure)
+        return scores(unlearned), scores(retrained)
+
+    seeds = range(run.seed + 1, run.seed + 1 + run.shadows)
+    unlearned, retrained = (torch.stack(part) for part in zip(*map(shadow, seeds), strict=True))
+    return u_lira(unlearned, retrained, scores(models["unlearned"]), scores(models["retrained"]))
+
+
+def _write(
+    report: dict[str, Any],
+    models: dict[str, nn.Module],
+    data: Data,
+    task: ClassificationTask,
+    erasure: Erasure,
+    output: Path,
+) -> None:
     rows = [task.forget[0], task.retain[0], task.retain[-1]]
     pictures, labels = zip(*(data.train[row] for row in rows), strict=True)
+    examples = torch.stack(pictures), torch.tensor([int(label) for label in labels])
+    layers = erasure.recipe.get("mask", {}).get("layers")
     with replaced_folder(output, OUTPUT_FILES) as partial:
         erasure.write(partial)
-        layers = erasure.recipe.get("mask", {}).get("layers")
-        examples = (torch.stack(pictures), torch.tensor([int(label) for label in labels]))
         write_classification_report(report, models, examples, partial, layers)
-    shutil.rmtree(state, ignore_errors=True)
-    return report
 
 
 def _data(config: ClassifierConfig) -> Data:
@@ -142,40 +204,6 @@ def _check_weights(config: ClassifierConfig) -> None:
     folder = Path(config.weights).parent
     if not folder.is_dir():
         raise ValueError(f"The folder {folder} of the classifier's weights is not there; make it.")
-
-
-def forget_indices(forget: str, data: Data, seed: int) -> list[int]:
-    """The indices a text names: "class:3", "random:0.1", or a JSON file's.
-
-    Raises ValueError if they are none, all, or beyond the training set.
-    """
-    chosen, total = _named(forget, data, seed), len(data.train)
-    if not chosen or len(set(chosen)) == total:
-        raise ValueError(
-            f"The forget set {forget} holds {len(chosen)} of {total} samples; leave some to both."
-        )
-    if not 0 <= min(chosen) <= max(chosen) < total:
-        raise ValueError(f"The forget set {forget} names samples beyond the {total} there are.")
-    return chosen
-
-
-def _named(forget: str, data: Data, seed: int) -> list[int]:
-    kind, _, value = forget.partition(":")
-    if kind not in ("class", "random"):
-        return read_indices(Path(forget))
-    try:
-        number = float(value)
-    except ValueError as error:
-        raise ValueError(
-            f"The forget set {forget!r} has no number; write class:3 or random:0.1."
-        ) from error
-    if kind == "random" and not 0 < number < 1:
-        raise ValueError(f"The forget set {forget!r} is no share; write one such as random:0.1.")
-    if kind == "class":
-        return [i for i, (_, label) in enumerate(data.train) if int(label) == number]
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(data.train), generator=generator)
-    return sorted(order[: int(number * len(data.train))].tolist())
 
 
 def trained(config: ClassifierConfig, data: Data) -> nn.Module:

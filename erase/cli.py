@@ -157,6 +157,7 @@ def _classify_parser() -> ArgumentParser:
     parser.add_argument(
         "--forget", type=str, required=True, help="class:3, random:0.1 or a JSON file of indices"
     )
+    parser.add_argument("--shadows", type=int, default=0, help="models a side for U-LiRA")
     parser.add_argument("--output", type=str, required=True, help="a new folder")
     return parser
 
@@ -235,6 +236,7 @@ def _classification(options: Namespace, forget: str) -> ClassificationRun:
         task=options.task,
         learning_rate=options.learning_rate,
         seed=options.seed,
+        shadows=options.get("shadows", 0),
     )
 
 

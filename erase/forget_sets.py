@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
+from erase.datasets import Data
 from erase.evaluate.classification import outputs_of
 
 Tail = Literal["lowest", "highest"]
@@ -93,6 +94,40 @@ def read_indices(path: Path) -> list[int]:
     if not isinstance(indices, list) or not all(isinstance(i, int) for i in indices):
         raise ValueError(f"{path} is no list of indices; write one with `erase forget-set`.")
     return indices
+
+
+def forget_indices(forget: str, data: Data, seed: int) -> list[int]:
+    """The indices a text names: "class:3", "random:0.1", or a JSON file's.
+
+    Raises ValueError if they are none, all, or beyond the training set.
+    """
+    chosen, total = _named(forget, data, seed), len(data.train)
+    if not chosen or len(set(chosen)) == total:
+        raise ValueError(
+            f"The forget set {forget} holds {len(chosen)} of {total} samples; leave some to both."
+        )
+    if not 0 <= min(chosen) <= max(chosen) < total:
+        raise ValueError(f"The forget set {forget} names samples beyond the {total} there are.")
+    return chosen
+
+
+def _named(forget: str, data: Data, seed: int) -> list[int]:
+    kind, _, value = forget.partition(":")
+    if kind not in ("class", "random"):
+        return read_indices(Path(forget))
+    try:
+        number = float(value)
+    except ValueError as error:
+        raise ValueError(
+            f"The forget set {forget!r} has no number; write class:3 or random:0.1."
+        ) from error
+    if kind == "random" and not 0 < number < 1:
+        raise ValueError(f"The forget set {forget!r} is no share; write one such as random:0.1.")
+    if kind == "class":
+        return [i for i, (_, label) in enumerate(data.train) if int(label) == number]
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(data.train), generator=generator)
+    return sorted(order[: int(number * len(data.train))].tolist())
 
 
 def _groups(classes: Tensor) -> list[Tensor]:

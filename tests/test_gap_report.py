@@ -114,6 +114,19 @@ def test_a_classifier_forgets_from_the_command_line(weights, tmp_path, capsys):
     assert "holds another run" in capsys.readouterr().err
 
 
+def test_shadow_models_attack_the_unlearned_one(weights, tmp_path, capsys):
+    command = ["classify", *SMALL, "--classifier.weights", weights, "--forget", "random:0.1"]
+    command += ["--method", "cf_k", "--cf_k.training.steps", "2"]
+    command += ["--output", str(tmp_path / "out")]
+    assert main([*command, "--shadows", "1"]) == 2
+    assert "at least 2" in capsys.readouterr().err
+    assert main([*command, "--shadows", "2"]) == 0
+    assert "U-LiRA, 2 shadows a side" in (tmp_path / "out" / "report.md").read_text()
+    found = json.loads((tmp_path / "out" / "report.json").read_text())["u_lira"]
+    assert 0 <= found["auc"] <= 1
+    assert found["n"] == 134
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [

@@ -36,7 +36,17 @@ def gap_table(report: Mapping[str, Any]) -> str:
     return (
         "\n".join(rows) + f"\n\nAverage gap over {', '.join(GAPS).replace('_', ' ')}: "
         f"{report['average_gap']:.2f} points; ToW {report['tow']:.3f}. n: {counts}. "
-        f"Verdict: {report['verdict']}."
+        f"Verdict: {report['verdict']}." + _shadow_line(report)
+    )
+
+
+def _shadow_line(report: Mapping[str, Any]) -> str:
+    if "u_lira" not in report:
+        return ""
+    found = report["u_lira"]
+    return (
+        f" U-LiRA, {found['shadows']} shadows a side, n {found['n']}: AUC {found['auc']:.3f}, TPR "
+        f"{found['tpr_at_1_percent_fpr']:.3f} at 1 % FPR."
     )
 
 
