@@ -17,7 +17,7 @@ from erase.erasure import Erasure
 from erase.evaluate.classification import mean_interval
 from erase.evaluate.clip import ClipJudge
 from erase.evaluate.generation import EvaluationConfig, draw_evaluation, judge_drawn
-from erase.methods.salun import SalUnConfig, relabelling_loss, saliency
+from erase.methods.salun import SalUnConfig, anchored, relabelling_loss, saliency
 from erase.models import Model, default_judge, load_model
 from erase.request import EraseRequest, PromptSet, expand
 from erase.runner import judge_templates
@@ -49,7 +49,7 @@ def run_seed(model: Model, judge: ClipJudge, concept: str, seed: int) -> None:
         return
     prompts = expand(EraseRequest([concept], seed=seed), model.catalogue)
     task = DiffusionTask(
-        model.pipeline, prompts, model.sampling, seed=seed, learning_rate=model.learning_rate
+        model.pipeline, prompts, model.sampling, seed=seed, finetuning=model.finetuning
     )
     task.prepare()
     config = SalUnConfig()
@@ -57,7 +57,8 @@ def run_seed(model: Model, judge: ClipJudge, concept: str, seed: int) -> None:
     for case in missing:
         mask = build_mask(scores, case[1], case[0], seed)
         loss = relabelling_loss(task, config.teacher, config.retain_weight)
-        erasure = Erasure(finetune(task.for_redirection(), loss, config.training, mask))
+        training = anchored(config.training, task, config.teacher)
+        erasure = Erasure(finetune(task.for_redirection(), loss, training, mask))
         figures = measure(model, judge, prompts, erasure)
         LEDGER[concept, seed, *case] = figures
         print(concept, seed, case, figures, flush=True)

@@ -31,7 +31,7 @@ from erase.methods import methods
 from erase.models import Model, default_judge, load_model
 from erase.request import EraseRequest, PromptSet, expand
 from erase.runner import judge_templates
-from erase.sampling import CHUNK
+from erase.sampling import at_once
 from erase.tasks.diffusion import DiffusionTask
 
 CONCEPTS = ("ghost", "ink style")
@@ -89,8 +89,9 @@ def baseline(draw: Draw, model: Model, prompts: PromptSet) -> Drawn:
     chosen, forget_count = evaluation_prompts(prompts, EVALUATION)
     texts = [prompt.text for prompt in chosen]
     seeds = list(range(FIRST_SEED, FIRST_SEED + len(texts)))
+    size = at_once(model.pipeline)
     pictures = [
-        draw(model, texts[i : i + CHUNK], seeds[i : i + CHUNK]) for i in range(0, len(texts), CHUNK)
+        draw(model, texts[i : i + size], seeds[i : i + size]) for i in range(0, len(texts), size)
     ]
     return Drawn(torch.cat(pictures).float(), chosen, forget_count)
 
@@ -104,8 +105,7 @@ def run_method(name: str, model: Model, concept: str, prompts: PromptSet) -> tup
         drawn = baseline(partial(BASELINES[name], concept), model, prompts)
         return drawn, {"seconds": 0.0, "bytes": 0}
     started = time.perf_counter()
-    rate = model.learning_rate
-    task = DiffusionTask(model.pipeline, prompts, model.sampling, learning_rate=rate)
+    task = DiffusionTask(model.pipeline, prompts, model.sampling, finetuning=model.finetuning)
     erasure = methods()[name](task)
     seconds = time.perf_counter() - started
     size = erasure.nbytes

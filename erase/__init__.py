@@ -1,5 +1,6 @@
 """Concept erasure for diffusers: make a model forget, and measure what it still knows."""
 
+from erase.algebra import compose, difference, export_lora, interference, merge, scale
 from erase.classification_runner import ClassificationRun, ClassifierConfig, classify
 from erase.erasure import AppliedErasure, Erasure
 from erase.methods import methods
@@ -17,7 +18,13 @@ __all__ = [
     "Erasure",
     "RunConfig",
     "classify",
+    "compose",
+    "difference",
+    "export_lora",
+    "interference",
     "load_model",
+    "merge",
     "methods",
     "run",
+    "scale",
 ]

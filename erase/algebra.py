@@ -1,6 +1,7 @@
 """Erasures as things to scale, merge, compose, subtract and compare."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from erase.core.algebra import added, composed, cosine, largest_principal_cosine, scaled, truncated
@@ -57,6 +58,16 @@ def low_rank(erasure: Erasure, rank: int) -> Erasure:
     left_out = sorted(set(erasure.deltas) - set(kept))
     recipe = {"truncation": {"rank": rank, "relative_error": error, "left_out": left_out}}
     return Erasure(dict(kept), erasure.recipe | recipe)
+
+
+def export_lora(erasure: Erasure, folder: str | Path, rank: int) -> float:
+    """Write a stock LoRA of at most this rank; the relative error of what that leaves out.
+
+    It is 0, to rounding, for low-rank erasures of that rank and less.
+    """
+    lora = low_rank(erasure, rank)
+    lora.save_pretrained(folder)
+    return lora.recipe["truncation"]["relative_error"]
 
 
 def _fits_lora(name: str, delta: Delta) -> bool:

@@ -21,10 +21,6 @@ class Concept:
         return f"{self.name} style" if self.kind == "style" else self.name
 
 
-# What the field finetunes Stable Diffusion with.
-LEARNING_RATE = 1e-5
-
-
 @dataclass(frozen=True)
 class Sampling:
     """How a model is meant to be sampled."""
@@ -34,13 +30,25 @@ class Sampling:
 
 
 @dataclass(frozen=True)
+class Finetuning:
+    """How a model is meant to be finetuned; by default as the field does Stable Diffusion.
+
+    learning_rate: AdamW's. anchored_rate: the same where the base's own predictions on the retain
+    set hold the model in place, which then weigh `retain_weight` times as much as what is taught.
+    """
+
+    learning_rate: float = 1e-5
+    anchored_rate: float = 1e-5
+    retain_weight: float = 5.0
+
+
+@dataclass(frozen=True)
 class Catalogue:
     """Objects and styles a model draws, prompt templates, and synonyms of objects.
 
     `templates` hold `{object}`, `{style}` and the articles `{a}` and `{a_style}` that fit them;
     `object_templates` name no style. `anchors` says what to draw instead of a forgotten concept,
-    such as "outline style" for "blob style", where the request does not. `learning_rate` is what
-    AdamW is to start from where the model is finetuned.
+    such as "outline style" for "blob style", where the request does not.
     """
 
     objects: Sequence[str]
@@ -49,7 +57,7 @@ class Catalogue:
     object_templates: Sequence[str] = ()
     synonyms: dict[str, list[str]] = field(default_factory=dict)
     sampling: Sampling = field(default_factory=Sampling)
-    learning_rate: float = LEARNING_RATE
+    finetuning: Finetuning = field(default_factory=Finetuning)
     anchors: dict[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -61,6 +69,7 @@ class Catalogue:
         try:
             record = json.loads(path.read_text())
             record["sampling"] = Sampling(**record["sampling"])
+            record["finetuning"] = Finetuning(**record.get("finetuning", {}))
             return cls(**record)
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise ValueError(

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from erase.algebra import compose, interference, low_rank, merge
+from erase.algebra import compose, export_lora, interference, merge
 from erase.core.delta import LowRankDelta
 from erase.erasure import Erasure
 from erase.evaluate.layers import block_table, blocks_of
@@ -38,10 +38,7 @@ def export(folder: str, output: str, model: str = "", lora_rank: int = 0) -> str
     check_writable(Path(output))
     erasure = Erasure.from_pretrained(folder)
     if lora_rank:
-        lora = low_rank(erasure, lora_rank)
-        lora.save_pretrained(output)
-        cut = lora.recipe["truncation"]
-        return f"LoRA: {output}\nrelative error: {cut['relative_error']}"
+        return f"LoRA: {output}\nrelative error: {export_lora(erasure, output, lora_rank)}"
     base = load_model(model or erasure.base_model)
     erasure.export_pipeline(base.pipeline, output)
     return f"pipeline: {Path(output)}"

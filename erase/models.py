@@ -6,7 +6,7 @@ import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
 
 from erase.bundled import EMOJI, JUDGE
-from erase.catalogue import LEARNING_RATE, Catalogue, Sampling
+from erase.catalogue import Catalogue, Finetuning, Sampling
 
 BUNDLED = {"emoji": EMOJI}
 
@@ -25,9 +25,9 @@ class Model:
         return self.catalogue.sampling if self.catalogue else Sampling()
 
     @property
-    def learning_rate(self) -> float:
-        """What finetuning is to start from."""
-        return self.catalogue.learning_rate if self.catalogue else LEARNING_RATE
+    def finetuning(self) -> Finetuning:
+        """How the model is meant to be finetuned."""
+        return self.catalogue.finetuning if self.catalogue else Finetuning()
 
 
 def load_model(name: str, device: str = "cpu") -> Model:

@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 
 from erase.catalogue import Sampling
 
-CHUNK = 16
+MOST_AT_ONCE, LATENTS_AT_ONCE = 32, 8192
 
 
 def draw(
@@ -29,8 +29,8 @@ def draw(
     unfiltered = _without_filter(pipeline)
     drawn = []
     with tqdm(total=len(prompts), desc=description, unit="picture") as bar:
-        for start in range(0, len(prompts), CHUNK):
-            part = slice(start, start + CHUNK)
+        for start in range(0, len(prompts), at_once(pipeline)):
+            part = slice(start, start + at_once(pipeline))
             pictures = unfiltered(
                 list(prompts[part]),
                 generator=[torch.Generator().manual_seed(seed) for seed in seeds[part]],
@@ -41,6 +41,11 @@ def draw(
             drawn.append(pictures.cpu())
             bar.update(len(pictures))
     return torch.cat(drawn)
+
+
+def at_once(pipeline: DiffusionPipeline) -> int:
+    """How many pictures to draw together: fewer of large ones."""
+    return max(4, min(MOST_AT_ONCE, LATENTS_AT_ONCE // pipeline.unet.config.sample_size**2))
 
 
 def _without_filter(pipeline: DiffusionPipeline) -> DiffusionPipeline:

@@ -104,7 +104,9 @@ def train(
     masked = MaskedUpdate(optimizer, parameters, mask, originals) if mask else nullcontext()
     with masked, _stop_requested() as stop:
         for step in _progress(first, config.steps, accelerator):
-            rate = (config.learning_rate or task.learning_rate) * _share_left(config, step)
+            rate = (config.learning_rate or task.finetuning.learning_rate) * _share_left(
+                config, step
+            )
             for group in optimizer.param_groups:
                 group["lr"] = rate
             _step(task, step_loss, accelerator, optimizer, config, step)

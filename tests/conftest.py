@@ -11,7 +11,7 @@ from torch.utils.data import TensorDataset
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from erase.bundled.recipe_tokenizer import build_tokenizer
-from erase.catalogue import Catalogue, Sampling
+from erase.catalogue import Catalogue, Finetuning, Sampling
 from erase.datasets import load_data
 from erase.request import EraseRequest, expand
 from erase.tasks.classification import ClassificationTask
@@ -24,6 +24,7 @@ CATALOGUE = Catalogue(
     synonyms={"ghost": ["boo"]},
     sampling=Sampling(steps=2, guidance_scale=2.0),
 )
+TUNING = Finetuning(1e-3, 1e-3, 5.0)
 
 
 def build_tiny_pipeline(prediction_type: str = "v_prediction") -> StableDiffusionPipeline:
@@ -86,7 +87,7 @@ def build_tiny_task(pipeline: StableDiffusionPipeline, components=("unet",)) -> 
     config = DiffusionTaskConfig(
         components, forget_pictures=4, retain_pictures=4, generation_steps=2, batch_size=2
     )
-    return DiffusionTask(pipeline, prompts, CATALOGUE.sampling, config, learning_rate=1e-3)
+    return DiffusionTask(pipeline, prompts, CATALOGUE.sampling, config, finetuning=TUNING)
 
 
 def digits() -> TensorDataset:

@@ -19,7 +19,7 @@ from erase.bundled.recipe_latents import LatentCache
 from erase.bundled.recipe_loop import Schedule, step_generator, train
 from erase.bundled.recipe_text import WIDTH, build_text_encoder, tokens, warm_up_text
 from erase.bundled.recipe_tokenizer import build_tokenizer
-from erase.catalogue import FILE, Catalogue, Sampling
+from erase.catalogue import FILE, Catalogue, Finetuning, Sampling
 from erase.sampling import draw
 
 SEED = 3
@@ -28,7 +28,7 @@ EMPTY_CAPTIONS = 0.1
 EMA_DECAY = 0.999
 PREVIEW_PROMPTS = 32
 SAMPLING = Sampling(steps=20, guidance_scale=4.0)
-FINETUNING_RATE = 8e-4
+FINETUNING = Finetuning(learning_rate=2e-4, anchored_rate=1.5e-3, retain_weight=40.0)
 # Line drawings and filled ones look least alike.
 ANCHORS = dict.fromkeys(("noto", "blob", "glossy", "flat", "tweet", "emojione"), "outline")
 ANCHORS |= {"ink": "noto", "outline": "noto"}
@@ -181,7 +181,7 @@ def build_catalogue(canvas: EmojiCanvas) -> Catalogue:
         OBJECT_TEMPLATES,
         synonyms,
         SAMPLING,
-        FINETUNING_RATE,
+        FINETUNING,
         {
             f"{style} style": f"{anchor} style"
             for style, anchor in ANCHORS.items()

@@ -1,7 +1,8 @@
 """SalUn: finetune only the weights that the forget loss pulls on most."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from erase.tasks.base import Batch, Task
 from erase.training import StepLoss, TrainingConfig, finetune, step_seed
 
 Teacher = Literal["frozen", "current"]
+STEPS = 200
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,8 @@ class SalUnConfig:
             training loss on the retain set.
         retain_weight: weight of the retain set's loss, the paper's alpha; by default 1 with the
             current teacher, and with a frozen one what the task suggests.
-        training: the optimizer's settings.
+        training: the optimizer's settings; a learning rate of 0 is, with a frozen teacher, the
+            one the task suggests for a model that is held in place.
     """
 
     density: float = 0.5
@@ -45,7 +48,7 @@ class SalUnConfig:
     mask_file: str = ""
     teacher: Teacher = "frozen"
     retain_weight: float | None = None
-    training: TrainingConfig = field(default_factory=TrainingConfig)
+    training: TrainingConfig = field(default_factory=partial(TrainingConfig, steps=STEPS))
 
     def __post_init__(self) -> None:
         if not 0 < self.density <= 1:
@@ -60,14 +63,15 @@ def salun(task: Task, config: SalUnConfig) -> Erasure:
     """
     mask, facts = _mask_of(task, config)
     loss = relabelling_loss(task, config.teacher, config.retain_weight)
-    deltas = finetune(task.for_redirection(), loss, config.training, mask)
+    training = anchored(config.training, task, config.teacher)
+    deltas = finetune(task.for_redirection(), loss, training, mask)
     return Erasure(deltas, {"mask": facts})
 
 
 def relabelling_loss(task: Task, teacher: Teacher, retain_weight: float | None = None) -> StepLoss:
     """SalUn's objective: a wrong answer for the forget batch, the usual one for the retained."""
     base = task.frozen_copy() if teacher == "frozen" else None
-    suggested = task.retain_weight if base else 1.0
+    suggested = task.finetuning.retain_weight if base else 1.0
     weight = suggested if retain_weight is None else retain_weight
 
     def loss(forget: Batch, retain: Batch, progress: float) -> Tensor:
@@ -75,6 +79,13 @@ def relabelling_loss(task: Task, teacher: Teacher, retain_weight: float | None =
         return task.redirected_loss(forget, base) + weight * kept
 
     return loss
+
+
+def anchored(training: TrainingConfig, task: Task, teacher: Teacher) -> TrainingConfig:
+    """The training with the learning rate that the teacher allows, unless it names its own."""
+    if training.learning_rate or teacher == "current":
+        return training
+    return replace(training, learning_rate=task.finetuning.anchored_rate)
 
 
 def saliency(task: Task, estimator: str) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from peft import LoraConfig, LoraModel
@@ -14,7 +15,7 @@ from erase.core.delta import LowRankDelta
 from erase.core.mask import build_mask
 from erase.erasure import Erasure
 from erase.methods import register
-from erase.methods.salun import Teacher, relabelling_loss, saliency
+from erase.methods.salun import STEPS, Teacher, anchored, relabelling_loss, saliency
 from erase.preserve import only_trainable, preserved
 from erase.tasks.base import Task
 from erase.training import TrainingConfig, train
@@ -38,7 +39,7 @@ class SalUnLoRAConfig:
     density: float = 0.1
     teacher: Teacher = "frozen"
     retain_weight: float | None = None
-    training: TrainingConfig = field(default_factory=TrainingConfig)
+    training: TrainingConfig = field(default_factory=partial(TrainingConfig, steps=STEPS))
 
     def __post_init__(self) -> None:
         require_positive(self, "rank")
@@ -55,6 +56,7 @@ def salun_lora(task: Task, config: SalUnLoRAConfig) -> Erasure:
     task.for_redirection().prepare()
     ranks = _ranks(task, config)
     loss = relabelling_loss(task, config.teacher, config.retain_weight)
+    training = anchored(config.training, task, config.teacher)
     everything = task.parameters()
     # The outer contexts give back what injection and a resumed checkpoint do to the base.
     with (
@@ -69,7 +71,7 @@ def salun_lora(task: Task, config: SalUnLoRAConfig) -> Erasure:
             for side, factor in zip(("down", "up"), pair, strict=True)
         }
         with only_trainable(task, parameters):
-            train(task.for_redirection(), loss, config.training, parameters=parameters)
+            train(task.for_redirection(), loss, training, parameters=parameters)
         deltas = {
             f"{name}.weight": LowRankDelta(up.detach().cpu().clone(), down.detach().cpu().clone())
             for name, (down, up) in factors.items()

@@ -1,10 +1,11 @@
 """SalUn-soft: no mask, but a penalty that lets only weights change that must."""
 
 from dataclasses import dataclass, field
+from functools import partial
 
 from erase.erasure import Erasure
 from erase.methods import register
-from erase.methods.salun import Teacher, relabelling_loss
+from erase.methods.salun import STEPS, Teacher, anchored, relabelling_loss
 from erase.tasks.base import Task
 from erase.training import TrainingConfig, finetune
 
@@ -24,7 +25,7 @@ class SalUnSoftConfig:
     sparsity: float = 0.5
     teacher: Teacher = "frozen"
     retain_weight: float | None = None
-    training: TrainingConfig = field(default_factory=TrainingConfig)
+    training: TrainingConfig = field(default_factory=partial(TrainingConfig, steps=STEPS))
 
     def __post_init__(self) -> None:
         if self.sparsity < 0:
@@ -35,7 +36,8 @@ class SalUnSoftConfig:
 def salun_soft(task: Task, config: SalUnSoftConfig) -> Erasure:
     """SalUn's objective plus a falling l1 penalty on the change (Fan et al., ICLR 2024)."""
     loss = relabelling_loss(task, config.teacher, config.retain_weight)
-    deltas = finetune(task.for_redirection(), loss, config.training, sparsity=config.sparsity)
+    training = anchored(config.training, task, config.teacher)
+    deltas = finetune(task.for_redirection(), loss, training, sparsity=config.sparsity)
     total = sum(parameter.numel() for parameter in task.parameters().values())
     changed = sum(int(delta.dense().count_nonzero()) for delta in deltas.values())
     return Erasure(deltas, {"mask": {"kept": changed, "of": total}})

@@ -5,6 +5,8 @@ from typing import Any, Literal, Protocol, Self
 
 from torch import Tensor, nn
 
+from erase.catalogue import Finetuning
+
 SetName = Literal["forget", "retain"]
 Listener = Callable[[str, Tensor, str], None]
 
@@ -31,8 +33,7 @@ class Task(Protocol):
     frozen: Mapping[str, nn.Module]  # take part, unchanged
     targets: Sequence[str]  # parts a projection may edit, the cheapest first
     seed: int
-    learning_rate: float  # of AdamW, at which this model forgets without falling apart
-    retain_weight: float  # of staying close to the base, beside one of learning a wrong answer
+    finetuning: Finetuning  # what AdamW does to this model without its falling apart
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """The tensors that training changes, by canonical name `component.path`."""

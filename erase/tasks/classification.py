@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset, Subset, default_collate
 
+from erase.catalogue import Finetuning
 from erase.checks import require_lists, require_positive
 from erase.classifiers import FitConfig, fit, head_of, logits_of
 from erase.core.activations import listening, projectable_layers, weight_name
@@ -76,7 +77,6 @@ class ClassificationTask:
 
     frozen: Mapping[str, nn.Module] = {}
     targets: Sequence[str] = (TARGET,)
-    retain_weight = 1.0
 
     def __init__(
         self,
@@ -93,7 +93,7 @@ class ClassificationTask:
         self.components: Mapping[str, nn.Module] = {"model": model.eval()}
         self._build, self.recipe = build, recipe or FitConfig()
         self.config = config or ClassificationTaskConfig()
-        self.seed, self.learning_rate = seed, learning_rate
+        self.seed, self.finetuning = seed, Finetuning(learning_rate, learning_rate, 1.0)
         self._dataset, self._classes = dataset, classes
         chosen = set(forget)
         if not chosen <= set(range(len(dataset))):
@@ -248,8 +248,7 @@ class ClassificationTask:
             "forget": len(self.forget),
             "retain": len(self.retain),
             "forget_set": self.fingerprints()["forget set"],
-            "learning_rate": self.learning_rate,
-            "retain_weight": self.retain_weight,
+            "finetuning": asdict(self.finetuning),
         }
 
     def _layers(self) -> dict[str, nn.Module]:

@@ -13,7 +13,7 @@ from PIL.Image import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from erase.catalogue import LEARNING_RATE, Sampling
+from erase.catalogue import Finetuning, Sampling
 from erase.core.activations import listening, projectable_layers
 from erase.core.fingerprint import combined, fingerprint
 from erase.core.patterns import matching
@@ -38,10 +38,6 @@ class DiffusionTask:
     pictures of the concept are given (any sequence of them, such as a dataset's column).
     """
 
-    # Found on the bundled model: a heavier weight lets a higher learning rate forget as much and
-    # keep more.
-    retain_weight = 50.0
-
     def __init__(
         self,
         pipeline: StableDiffusionPipeline,
@@ -50,10 +46,10 @@ class DiffusionTask:
         config: DiffusionTaskConfig | None = None,
         seed: int = 0,
         forget_pictures: Sequence[Image] | None = None,
-        learning_rate: float = LEARNING_RATE,
+        finetuning: Finetuning | None = None,
     ):
         self.config = config or DiffusionTaskConfig()
-        self.seed, self.learning_rate = seed, learning_rate
+        self.seed, self.finetuning = seed, finetuning or Finetuning()
         self.prompts = prompts
         self.sampling = Sampling(self.config.generation_steps, sampling.guidance_scale)
         self.components: Mapping[str, nn.Module] = {
@@ -229,8 +225,7 @@ class DiffusionTask:
             "redirected": {prompt.text: prompt.anchor for prompt in self.prompts.forget},
             "retain_prompts": len(self.prompts.retain),
             "sampling": asdict(self.sampling),
-            "learning_rate": self.learning_rate,
-            "retain_weight": self.retain_weight,
+            "finetuning": asdict(self.finetuning),
         }
 
     def predict(self, batch: DiffusionBatch, prompts: Sequence[str]) -> Tensor:
