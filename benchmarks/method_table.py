@@ -105,7 +105,9 @@ def run_method(name: str, model: Model, concept: str, prompts: PromptSet) -> tup
         drawn = baseline(partial(BASELINES[name], concept), model, prompts)
         return drawn, {"seconds": 0.0, "bytes": 0}
     started = time.perf_counter()
-    task = DiffusionTask(model.pipeline, prompts, model.sampling, finetuning=model.finetuning)
+    task = DiffusionTask(
+        model.pipeline, prompts, model.sampling, finetuning=model.finetuning(prompts)
+    )
     erasure = methods()[name](task)
     seconds = time.perf_counter() - started
     size = erasure.nbytes

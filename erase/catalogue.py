@@ -33,12 +33,15 @@ class Sampling:
 class Finetuning:
     """How a model is meant to be finetuned; by default as the field does Stable Diffusion.
 
-    learning_rate: AdamW's. anchored_rate: the same where the base's own predictions on the retain
-    set hold the model in place, which then weigh `retain_weight` times as much as what is taught.
+    learning_rate, steps: AdamW's. anchored_rate, anchored_steps: the same where the base's own
+    predictions on the retain set hold the model in place, which then weigh `retain_weight` times as
+    much as what is taught.
     """
 
     learning_rate: float = 1e-5
+    steps: int = 100
     anchored_rate: float = 1e-5
+    anchored_steps: int = 100
     retain_weight: float = 5.0
 
 
@@ -48,7 +51,8 @@ class Catalogue:
 
     `templates` hold `{object}`, `{style}` and the articles `{a}` and `{a_style}` that fit them;
     `object_templates` name no style. `anchors` says what to draw instead of a forgotten concept,
-    such as "outline style" for "blob style", where the request does not.
+    such as "outline style" for "blob style", where the request does not. `finetuning` is by kind of
+    concept.
     """
 
     objects: Sequence[str]
@@ -57,7 +61,7 @@ class Catalogue:
     object_templates: Sequence[str] = ()
     synonyms: dict[str, list[str]] = field(default_factory=dict)
     sampling: Sampling = field(default_factory=Sampling)
-    finetuning: Finetuning = field(default_factory=Finetuning)
+    finetuning: dict[str, Finetuning] = field(default_factory=dict)
     anchors: dict[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -69,7 +73,8 @@ class Catalogue:
         try:
             record = json.loads(path.read_text())
             record["sampling"] = Sampling(**record["sampling"])
-            record["finetuning"] = Finetuning(**record.get("finetuning", {}))
+            by_kind = record.get("finetuning", {})
+            record["finetuning"] = {kind: Finetuning(**how) for kind, how in by_kind.items()}
             return cls(**record)
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise ValueError(

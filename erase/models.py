@@ -7,6 +7,7 @@ from diffusers import DiffusionPipeline, StableDiffusionPipeline
 
 from erase.bundled import EMOJI, JUDGE
 from erase.catalogue import Catalogue, Finetuning, Sampling
+from erase.request import PromptSet
 
 BUNDLED = {"emoji": EMOJI}
 
@@ -24,10 +25,11 @@ class Model:
         """How the model is meant to be sampled."""
         return self.catalogue.sampling if self.catalogue else Sampling()
 
-    @property
-    def finetuning(self) -> Finetuning:
-        """How the model is meant to be finetuned."""
-        return self.catalogue.finetuning if self.catalogue else Finetuning()
+    def finetuning(self, prompts: PromptSet) -> Finetuning:
+        """How the model is meant to be finetuned to forget what these prompts name."""
+        kinds = {kind for prompt in prompts.forget for kind in prompt.kinds}
+        known = self.catalogue.finetuning if self.catalogue else {}
+        return known.get("style" if kinds == {"style"} else "object", Finetuning())
 
 
 def load_model(name: str, device: str = "cpu") -> Model:

@@ -74,7 +74,7 @@ def run(config: RunConfig, output: str | Path) -> dict[str, Any]:
     options = config.method_config or method.config()
     task = DiffusionTask(
         model.pipeline, prompts, model.sampling, config.task, config.request.seed,
-        finetuning=model.finetuning,
+        finetuning=model.finetuning(prompts),
     )  # fmt: skip
     digest = run_digest(config, task)
     refuse_another_run(output, digest)

@@ -5,7 +5,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Literal
@@ -32,7 +32,8 @@ class TrainingConfig:
     """AdamW's settings and where to go on from.
 
     Args:
-        steps: optimizer steps, each on a batch of the forget and one of the retain set.
+        steps: optimizer steps, each on a batch of the forget and one of the retain set; 0 is what
+            the task suggests for its model.
         learning_rate: AdamW's, at the first step; 0 is what the task suggests for its model.
         learning_rate_schedule: "linear" falls to zero at the last step.
         weight_decay: AdamW's; masked-out weights are safe from it.
@@ -42,7 +43,7 @@ class TrainingConfig:
         checkpoints: folder of the resumable state; `erase run` sets it, empty keeps none.
     """
 
-    steps: int = 100
+    steps: int = 0
     learning_rate: float = 0.0
     learning_rate_schedule: Literal["constant", "linear"] = "linear"
     weight_decay: float = 0.0
@@ -52,7 +53,9 @@ class TrainingConfig:
     checkpoints: str = ""
 
     def __post_init__(self) -> None:
-        require_positive(self, "steps", "max_gradient_norm", "checkpoint_every")
+        require_positive(self, "max_gradient_norm", "checkpoint_every")
+        if self.steps < 0:
+            raise ValueError(f"steps is {self.steps}; give 0 or more.")
 
 
 class TrainingStopped(Exception):
@@ -93,7 +96,8 @@ def train(
     not finite, TrainingStopped after SIGINT or SIGTERM.
     """
     task.prepare()
-    accelerator = Accelerator()
+    accelerator, known = Accelerator(), task.finetuning
+    config = filled(config, known.learning_rate, known.steps)
     parameters = parameters or task.parameters()
     optimizer = torch.optim.AdamW(parameters.values(), weight_decay=config.weight_decay, fused=True)
     folder = Path(config.checkpoints) if config.checkpoints else None
@@ -104,9 +108,7 @@ def train(
     masked = MaskedUpdate(optimizer, parameters, mask, originals) if mask else nullcontext()
     with masked, _stop_requested() as stop:
         for step in _progress(first, config.steps, accelerator):
-            rate = (config.learning_rate or task.finetuning.learning_rate) * _share_left(
-                config, step
-            )
+            rate = config.learning_rate * _share_left(config, step)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             _step(task, step_loss, accelerator, optimizer, config, step)
@@ -118,6 +120,13 @@ def train(
                 save_checkpoint(folder, step + 1, task.components, optimizer)
             if stopping:
                 raise TrainingStopped(_stop_message(step + 1, config))
+
+
+def filled(config: TrainingConfig, learning_rate: float, steps: int) -> TrainingConfig:
+    """The config with these settings where it leaves them open."""
+    return replace(
+        config, learning_rate=config.learning_rate or learning_rate, steps=config.steps or steps
+    )
 
 
 def _step(

@@ -24,7 +24,7 @@ CATALOGUE = Catalogue(
     synonyms={"ghost": ["boo"]},
     sampling=Sampling(steps=2, guidance_scale=2.0),
 )
-TUNING = Finetuning(1e-3, 1e-3, 5.0)
+TUNING = Finetuning(1e-3, anchored_rate=1e-3)
 
 
 def build_tiny_pipeline(prediction_type: str = "v_prediction") -> StableDiffusionPipeline:

@@ -5,6 +5,7 @@ from torch import nn
 
 from erase.core.activations import listening
 from erase.core.projection import (
+    contrast,
     discriminative,
     mean_difference,
     null_space,
@@ -112,6 +113,23 @@ def test_the_oblique_projection_moves_inputs_less_than_the_orthogonal_one():
         for p in [space(fit(forget), fit(retain))]
     }
     assert moved[oblique] < moved[mean_difference]
+
+
+def test_contrast_takes_what_the_forget_set_has_most_of_beside_the_retain_set():
+    shared, own = activations(400, 16, 10, 1), torch.linalg.qr(torch.randn(16, 2).double())[0]
+    retain = shared[:200] + 0.01 * torch.randn(200, 16).double()
+    forget = shared[200:] + torch.randn(200, 2).double() @ own.T
+    found = contrast(fit(forget), fit(retain), 2, 10.0)
+    projection = found.left @ found.right
+    assert torch.allclose(projection @ projection, projection, atol=1e-8)
+    rest = forget - forget @ projection.T
+    # What is left of forget inputs tells nothing of what was read: W^T (I - P) x = 0.
+    assert (rest @ found.right.T).abs().max() < 1e-8
+    # It is the least-squares residual: uncorrelated with what was read.
+    assert (rest.T @ (forget @ found.right.T)).abs().max() < 1e-8
+    moved = (retain @ projection.T).norm() / retain.norm()
+    assert moved < 0.1 < (forget @ projection.T).norm() / forget.norm()
+    assert contrast(fit(forget), fit(retain), 2, 1e9).rank == 0
 
 
 def test_a_strength_of_two_reflects():

@@ -28,7 +28,11 @@ EMPTY_CAPTIONS = 0.1
 EMA_DECAY = 0.999
 PREVIEW_PROMPTS = 32
 SAMPLING = Sampling(steps=20, guidance_scale=4.0)
-FINETUNING = Finetuning(learning_rate=2e-4, anchored_rate=1.5e-3, retain_weight=40.0)
+# Styles are forgotten sooner than objects, and other styles suffer sooner.
+FINETUNING = {
+    "object": Finetuning(2e-4, 100, 1.5e-3, 200, 40.0),
+    "style": Finetuning(2e-4, 100, 8e-4, 100, 50.0),
+}
 # Line drawings and filled ones look least alike.
 ANCHORS = dict.fromkeys(("noto", "blob", "glossy", "flat", "tweet", "emojione"), "outline")
 ANCHORS |= {"ink": "noto", "outline": "noto"}

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from erase.core.subspace import Subspace
 
-OBLIQUE_RIDGE = 1e-6
+OBLIQUE_RIDGE, CONTRAST_RIDGE = 1e-6, 1e-4
 ROUNDING = 1e-5
 
 
@@ -95,6 +95,25 @@ def oblique(forget: Subspace, retain: Subspace) -> Projection:
     ridge = OBLIQUE_RIDGE * moment.diagonal().mean() * torch.eye(len(moment)).double()
     whitened = torch.linalg.solve(moment + ridge, differences)
     return Projection(differences, torch.linalg.solve(whitened.T @ differences, whitened.T))
+
+
+def contrast(forget: Subspace, retain: Subspace, rank: int, least: float) -> Projection:
+    """The projection that takes what tells forget inputs from retained ones, out of both.
+
+    With F and R the second moments of either, the columns of W are the functionals w of largest
+    (w^T F w) / (w^T R w), at most `rank` of them, each above `least`; P = F W (W^T F W)^-1 W^T. So
+    (I - P) x is the residual of regressing forget inputs on W^T x, W^T (I - P) is 0, and what
+    retained inputs lose is small as their W^T x is (Fukunaga and Koontz, 1970).
+    """
+    wanted, kept = forget.moment(), retain.moment()
+    ridge = CONTRAST_RIDGE * kept.diagonal().mean() * torch.eye(len(kept)).double()
+    unmix = torch.linalg.inv(torch.linalg.cholesky(kept + ridge))
+    quotients, vectors = torch.linalg.eigh(unmix @ wanted @ unmix.T)
+    best = quotients.argsort(descending=True)[:rank]
+    functionals = unmix.T @ vectors[:, best[quotients[best] > least]]
+    carried = wanted @ functionals
+    left = torch.linalg.solve(functionals.T @ carried, carried.T).T
+    return Projection(left, functionals.T)
 
 
 def _mean_differences(forget: Subspace, retain: Subspace) -> Tensor:

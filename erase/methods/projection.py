@@ -10,6 +10,7 @@ from erase.checks import require_lists, require_positive
 from erase.core.delta import LowRankDelta
 from erase.core.projection import (
     Projection,
+    contrast,
     discriminative,
     mean_difference,
     null_space,
@@ -27,9 +28,12 @@ class ProjectionConfig:
 
     Args:
         targets: parts of the model, as the task names them; by default the first of the task's.
-        space: "scaled" weighs directions by importance, forget against retain; "null_space"
-            takes the forget directions that the retain space lacks; "mean_difference" the lines
-            between the sets' means, orthogonally; "oblique" the same, moving inputs least.
+        space: "contrast" takes what has most energy in the forget set beside the retain set;
+            "scaled" weighs directions by importance, forget against retain; "null_space" takes
+            the forget directions that the retain space lacks; "mean_difference" the lines between
+            the sets' means, orthogonally; "oblique" the same, moving inputs least.
+        least_contrast: contrast only; how many times the retain set's energy the forget set has
+            at least in a direction that is taken.
         forget_alpha: scaled only; how soon a forget direction counts fully.
         retain_alpha: scaled only; how soon a retain direction does.
         rank: most directions to remove at one place for each concept.
@@ -40,7 +44,8 @@ class ProjectionConfig:
     """
 
     targets: Sequence[str] = ()
-    space: Literal["scaled", "null_space", "mean_difference", "oblique"] = "null_space"
+    space: Literal["contrast", "scaled", "null_space", "mean_difference", "oblique"] = "contrast"
+    least_contrast: float = 10.0
     forget_alpha: float = 3.0
     retain_alpha: float = 100.0
     rank: int = 32
@@ -74,7 +79,9 @@ def projection(task: Task, config: ProjectionConfig) -> Erasure:
             if removed.rank:
                 deltas |= _deltas({name: weights[name] for name in names}, removed, config.strength)
     if not deltas:
-        raise ValueError("The retain space holds all of the forget space; lower retain_energy.")
+        raise ValueError(
+            "The retain space holds all of the forget space; lower retain_energy or least_contrast."
+        )
     return Erasure(deltas, {"ranks": ranks})
 
 
@@ -108,6 +115,8 @@ def _space(forget: Subspace, retain: Subspace, config: ProjectionConfig) -> Proj
     if config.space == "scaled":
         scaled = discriminative(forget, retain, config.forget_alpha, config.retain_alpha)
         return scaled.truncated(rank)
+    if config.space == "contrast":
+        return contrast(forget, retain, rank, config.least_contrast)
     if config.space == "null_space":
         return null_space(forget, retain.holding(config.retain_energy), rank)
     return {"mean_difference": mean_difference, "oblique": oblique}[config.space](forget, retain)

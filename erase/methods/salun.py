@@ -1,8 +1,7 @@
 """SalUn: finetune only the weights that the forget loss pulls on most."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,10 +15,9 @@ from erase.erasure import Erasure
 from erase.methods import register
 from erase.preserve import only_trainable
 from erase.tasks.base import Batch, Task
-from erase.training import StepLoss, TrainingConfig, finetune, step_seed
+from erase.training import StepLoss, TrainingConfig, filled, finetune, step_seed
 
 Teacher = Literal["frozen", "current"]
-STEPS = 200
 
 
 @dataclass(frozen=True)
@@ -37,8 +35,8 @@ class SalUnConfig:
             training loss on the retain set.
         retain_weight: weight of the retain set's loss, the paper's alpha; by default 1 with the
             current teacher, and with a frozen one what the task suggests.
-        training: the optimizer's settings; a learning rate of 0 is, with a frozen teacher, the
-            one the task suggests for a model that is held in place.
+        training: the optimizer's settings; what is 0 is, with a frozen teacher, what the task
+            suggests for a model that is held in place.
     """
 
     density: float = 0.5
@@ -48,7 +46,7 @@ class SalUnConfig:
     mask_file: str = ""
     teacher: Teacher = "frozen"
     retain_weight: float | None = None
-    training: TrainingConfig = field(default_factory=partial(TrainingConfig, steps=STEPS))
+    training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def __post_init__(self) -> None:
         if not 0 < self.density <= 1:
@@ -82,10 +80,11 @@ def relabelling_loss(task: Task, teacher: Teacher, retain_weight: float | None =
 
 
 def anchored(training: TrainingConfig, task: Task, teacher: Teacher) -> TrainingConfig:
-    """The training with the learning rate that the teacher allows, unless it names its own."""
-    if training.learning_rate or teacher == "current":
-        return training
-    return replace(training, learning_rate=task.finetuning.anchored_rate)
+    """The training with the rate and steps that the teacher allows, where it leaves them open."""
+    known = task.finetuning
+    if teacher == "current":
+        return filled(training, known.learning_rate, known.steps)
+    return filled(training, known.anchored_rate, known.anchored_steps)
 
 
 def saliency(task: Task, estimator: str) -> dict[str, Tensor]:

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 
 import torch
 from peft import LoraConfig, LoraModel
@@ -15,7 +14,7 @@ from erase.core.delta import LowRankDelta
 from erase.core.mask import build_mask
 from erase.erasure import Erasure
 from erase.methods import register
-from erase.methods.salun import STEPS, Teacher, anchored, relabelling_loss, saliency
+from erase.methods.salun import Teacher, anchored, relabelling_loss, saliency
 from erase.preserve import only_trainable, preserved
 from erase.tasks.base import Task
 from erase.training import TrainingConfig, train
@@ -39,7 +38,7 @@ class SalUnLoRAConfig:
     density: float = 0.1
     teacher: Teacher = "frozen"
     retain_weight: float | None = None
-    training: TrainingConfig = field(default_factory=partial(TrainingConfig, steps=STEPS))
+    training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def __post_init__(self) -> None:
         require_positive(self, "rank")

@@ -1,11 +1,10 @@
 """SalUn-soft: no mask, but a penalty that lets only weights change that must."""
 
 from dataclasses import dataclass, field
-from functools import partial
 
 from erase.erasure import Erasure
 from erase.methods import register
-from erase.methods.salun import STEPS, Teacher, anchored, relabelling_loss
+from erase.methods.salun import Teacher, anchored, relabelling_loss
 from erase.tasks.base import Task
 from erase.training import TrainingConfig, finetune
 
@@ -25,7 +24,7 @@ class SalUnSoftConfig:
     sparsity: float = 0.5
     teacher: Teacher = "frozen"
     retain_weight: float | None = None
-    training: TrainingConfig = field(default_factory=partial(TrainingConfig, steps=STEPS))
+    training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def __post_init__(self) -> None:
         if self.sparsity < 0:

@@ -93,7 +93,8 @@ class ClassificationTask:
         self.components: Mapping[str, nn.Module] = {"model": model.eval()}
         self._build, self.recipe = build, recipe or FitConfig()
         self.config = config or ClassificationTaskConfig()
-        self.seed, self.finetuning = seed, Finetuning(learning_rate, learning_rate, 1.0)
+        self.seed = seed
+        self.finetuning = Finetuning(learning_rate, anchored_rate=learning_rate, retain_weight=1.0)
         self._dataset, self._classes = dataset, classes
         chosen = set(forget)
         if not chosen <= set(range(len(dataset))):
