@@ -122,7 +122,8 @@ def concepts_case(model: str, count: str) -> str:
         fitted = [SubspaceFitter(width).update(rows).fit() for rows in (forget, retain)]
         removed = null_space(*fitted, rank=int(count))
         pairs = {name: removed.edit(weight) for name, weight in weights.items()}
-        return {n: LowRankDelta(up.float(), down.float()) for n, (up, down) in pairs.items()}
+        reads = removed.right.float()
+        return {n: LowRankDelta(up.float(), down.float(), reads) for n, (up, down) in pairs.items()}
 
     deltas, line = measured(edit)
     moved = max(float((delta.dense() @ retain.T).abs().max()) for delta in deltas.values())
@@ -130,9 +131,9 @@ def concepts_case(model: str, count: str) -> str:
         float(((weights[n] + delta.dense()) @ forget.T).norm() / (weights[n] @ forget.T).norm())
         for n, delta in deltas.items()
     ]
-    half = {n: LowRankDelta(d.up.half(), d.down.half()) for n, d in deltas.items()}
     with tempfile.TemporaryDirectory() as folder:
-        size = write_deltas(half, Path(folder)).stat().st_size
+        write_deltas(deltas, Path(folder))
+        size = sum(path.stat().st_size for path in Path(folder).iterdir())
     return f"{line} file_mb={size / 1e6:.1f} retained_moved={moved:.1e} forget_left={max(left):.3f}"
 
 
