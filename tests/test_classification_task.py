@@ -6,6 +6,7 @@ from erase.methods import methods
 from erase.methods.boundary import BoundaryExpandConfig
 from erase.methods.gradient_ascent import GradientAscentConfig
 from erase.methods.projection import ProjectionConfig
+from erase.methods.ssd import SSDConfig
 from erase.tasks.classification import ClassificationTask, ClassificationTaskConfig
 from erase.training import TrainingConfig
 
@@ -17,6 +18,7 @@ SETTINGS = {
     "gradient_ascent": GradientAscentConfig(BRIEF),
     "boundary_expand": BoundaryExpandConfig(BRIEF),
     "projection": ProjectionConfig(space="scaled", rank=128),
+    "lfssd": SSDConfig(selection=5),
 }
 SERVING = [
     name for name, method in methods().items() if method.task in (object, ClassificationTask)

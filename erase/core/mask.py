@@ -82,12 +82,12 @@ def build_mask(
     """
     if not 0 < density <= 1:
         raise ValueError(f"density is {density}; give a share of the weights in (0, 1].")
-    if scope == "layer":
-        layers = (
-            build_mask({name: score}, density, selection, seed + i).tensors
-            for i, (name, score) in enumerate(scores.items())
-        )
-        return Mask({name: mask for layer in layers for name, mask in layer.items()})
+    parts = [{name: score} for name, score in scores.items()] if scope == "layer" else [scores]
+    masks = [_select(part, density, selection, seed + i) for i, part in enumerate(parts)]
+    return Mask({name: tensor for mask in masks for name, tensor in mask.tensors.items()})
+
+
+def _select(scores: Mapping[str, Tensor], density: float, selection: Selection, seed: int) -> Mask:
     if selection == "none":
         return Mask({name: torch.ones_like(s, dtype=torch.bool) for name, s in scores.items()})
     total = sum(score.numel() for score in scores.values())

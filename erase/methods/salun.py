@@ -118,6 +118,8 @@ def _mask_of(task: Task, config: SalUnConfig) -> tuple[Mask, dict[str, Any]]:
     task.prepare()
     scores = saliency(task, config.estimator)
     mask = build_mask(scores, config.density, config.mask, task.seed, config.scope)
+    if not mask.kept:
+        raise ValueError(f"density {config.density} keeps none of {mask.total} weights; raise it.")
     if path and Accelerator().is_main_process:
         mask.save(path, made_for)
     return mask, _facts(mask, scores)
