@@ -89,8 +89,9 @@ def train(
     """Minimise `step_loss(forget batch, retain batch, progress)` in place over the parameters.
 
     Progress is the share of the steps done. `parameters` names some of the task's modules' own, if
-    not all are to change. `sparsity` is the weight, falling to 0, of an l1 penalty on their change,
-    in steps of the learning rate. `originals` are copies of the parameters, if the caller has them.
+    not all are to change. `sparsity` is the weight, falling to 0, of an l1 penalty on how far they
+    are from `originals`, in steps of the learning rate; these are copies of the parameters as they
+    were (which a mask needs them to be), if the caller gives no others.
     Each step's batches depend on the task's seed and the step alone; processes take shards of them
     and average gradients, so that one and two processes agree. Raises ValueError when the loss is
     not finite, TrainingStopped after SIGINT or SIGTERM.
