@@ -129,6 +129,26 @@ def test_random_redirects_differ_from_prompt_to_prompt_and_repeat_with_the_seed(
         EraseRequest(["ghost"], anchors=["skull"], redirect="random")
 
 
+def test_robust_training_bends_forget_prompts_towards_the_concept(tiny_pipeline):
+    task = build_task(tiny_pipeline, adversary_steps=4, adversary_radius=0.2)
+    batch = next(iter(task.forget_batches(0)))
+    with torch.no_grad():
+        embeddings, plain = task.embed(batch.prompts), task.loss(batch)
+    assert task.loss(batch) < plain
+    shift = task._bend(batch, embeddings).flatten(1).norm(dim=1)
+    assert (shift <= 0.2001 * embeddings.flatten(1).norm(dim=1)).all()
+    retained = next(iter(task.retain_batches(0)))
+    with torch.no_grad():
+        plain = task.loss(retained)
+    assert torch.equal(task.loss(retained), plain)
+    config = SalUnConfig(training=TrainingConfig(steps=2, learning_rate=1e-3))
+    robust, same = (methods()["salun"](task, config) for _ in "ab")
+    name = next(iter(robust.deltas))
+    assert torch.equal(robust.deltas[name].dense(), same.deltas[name].dense())
+    with pytest.raises(ValueError, match="adversary_steps"):
+        build_task(tiny_pipeline, adversary_steps=-1)
+
+
 def test_listening_hears_every_site_of_a_target(tiny_pipeline):
     task = build_tiny_task(tiny_pipeline, ("unet", "text_encoder"))
     for target in task.targets:

@@ -15,6 +15,7 @@ from erase.catalogue import Sampling
 from erase.request import Prompt
 from erase.sampling import draw
 from erase.tasks.noising import DiffusionBatch, noising_of
+from erase.tasks.tokens import padded_tokens
 
 PLACEHOLDER = "~"
 Shows = Callable[[Tensor, Sequence[Prompt]], list[bool]]
@@ -103,10 +104,7 @@ def denoising_loss(
 
 def encoded(pipeline: StableDiffusionPipeline, texts: Sequence[str]) -> Tensor:
     """What cross-attention reads of the texts, with gradients: [N, tokens, width]."""
-    tokens = pipeline.tokenizer(
-        list(texts), padding="max_length", max_length=pipeline.tokenizer.model_max_length,
-        truncation=True, return_tensors="pt",
-    ).input_ids  # fmt: skip
+    tokens = padded_tokens(pipeline.tokenizer, texts)
     return pipeline.text_encoder(tokens.to(pipeline.text_encoder.device))[0]
 
 

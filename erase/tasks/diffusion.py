@@ -19,6 +19,7 @@ from erase.core.fingerprint import combined, fingerprint
 from erase.core.patterns import matching
 from erase.pictures import load_folder
 from erase.request import Prompt, PromptSet, sample
+from erase.tasks.adversary import worst_shift
 from erase.tasks.base import Listener, SetName
 from erase.tasks.diffusion_config import (
     CROSS_ATTENTION,
@@ -28,7 +29,7 @@ from erase.tasks.diffusion_config import (
 )
 from erase.tasks.noising import DiffusionBatch, noising_of
 from erase.tasks.picture_sets import PictureSets
-from erase.tasks.tokens import paired_positions
+from erase.tasks.tokens import padded_tokens, pairing
 
 
 class DiffusionTask:
@@ -104,7 +105,7 @@ class DiffusionTask:
 
     def forget_batches(self, step_seed: int) -> Iterator[DiffusionBatch]:
         """One shuffled pass through the forget set."""
-        return self._batches(*self._pictured(), step_seed)
+        return self._batches(*self._pictured(), step_seed, forgotten=True)
 
     def retain_batches(self, step_seed: int) -> Iterator[DiffusionBatch]:
         """One shuffled pass through the retain set."""
@@ -229,44 +230,51 @@ class DiffusionTask:
         }
 
     def predict(self, batch: DiffusionBatch, prompts: Sequence[str]) -> Tensor:
-        """The UNet's output for the noised latents under these prompts."""
-        noisy = self._noising.noisy(batch)
-        return self._unet(noisy, batch.timesteps, self.embed(prompts)).sample
+        """The UNet's output for the noised latents under these prompts, bent if that is asked.
+
+        Only what is trained on is bent: the batch's own prompts, to be forgotten, with gradients.
+        """
+        embeddings = self.embed(prompts)
+        trained_on = torch.is_grad_enabled() and batch.forgotten and prompts == batch.prompts
+        if self.config.adversary_steps and trained_on:
+            embeddings = embeddings + self._bend(batch, embeddings)
+        return self._denoise(batch, embeddings)
+
+    def _denoise(self, batch: DiffusionBatch, embeddings: Tensor) -> Tensor:
+        return self._unet(self._noising.noisy(batch), batch.timesteps, embeddings).sample
+
+    def _bend(self, batch: DiffusionBatch, embeddings: Tensor) -> Tensor:
+        """The shift under which the model as it is denoises the batch's pictures best."""
+
+        def error(bent: Tensor) -> Tensor:
+            missed = self._denoise(batch, bent) - self._noising.target(batch)
+            return missed.square().flatten(1).mean(1)
+
+        steps, radius = self.config.adversary_steps, self.config.adversary_radius
+        return worst_shift(error, embeddings, steps, radius)
 
     def embed(self, prompts: Sequence[str]) -> Tensor:
         """What cross-attention sees of the prompts: [N, tokens, width]."""
         with torch.set_grad_enabled(
             torch.is_grad_enabled() and "text_encoder" in self.config.components
         ):
-            tokens = self._tokenize(prompts)
+            tokens = padded_tokens(self._tokenizer, prompts)
             return self._text_encoder(tokens.to(self._text_encoder.device))[0]
 
     @torch.no_grad()
     def redirected_embeddings(self, prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor]:
         """Token embeddings of forget prompts and, for each, the anchor prompt's: both [N, width].
 
-        Tokens are paired as `paired_positions` says.
+        Tokens are paired as `pairing` says.
         """
         texts, anchors = [p.text for p in prompts], [p.anchor for p in prompts]
-        end = self._tokenizer.eos_token_id
-        rows = zip(self._tokenize(texts).tolist(), self._tokenize(anchors).tolist(), strict=True)
-        positions = torch.tensor([paired_positions(a, b, end) for a, b in rows])
+        positions = pairing(self._tokenizer, texts, anchors)
         wanted = self.embed(anchors)
         index = positions[:, :, None].expand_as(wanted).to(wanted.device)
         return self.embed(texts).flatten(0, 1), wanted.gather(1, index).flatten(0, 1)
 
-    def _tokenize(self, prompts: Sequence[str]) -> Tensor:
-        tokenizer = self._tokenizer
-        return tokenizer(
-            list(prompts),
-            padding="max_length",
-            max_length=tokenizer.model_max_length,
-            truncation=True,
-            return_tensors="pt",
-        ).input_ids
-
     def _batches(
-        self, prompts: Sequence[Prompt], latents: Tensor, step_seed: int
+        self, prompts: Sequence[Prompt], latents: Tensor, step_seed: int, forgotten: bool = False
     ) -> Iterator[DiffusionBatch]:
         generator = torch.Generator().manual_seed(step_seed)
         order = torch.randperm(len(prompts), generator=generator)
@@ -281,6 +289,7 @@ class DiffusionTask:
                 timesteps.to(device),
                 [prompt.text for prompt in chosen],
                 [prompt.anchor for prompt in chosen],
+                forgotten,
             )
 
 

@@ -30,6 +30,10 @@ class DiffusionTaskConfig:
         retain_pictures: how many of the retain set.
         generation_steps: sampling steps of each of these pictures.
         batch_size: samples of either set in a training step.
+        adversary_steps: robust training; so many gradient steps, each as dear as a training step,
+            bend what cross-attention reads of every forget prompt back towards the concept before
+            the model learns to forget it. 0 trains on the prompts as they are.
+        adversary_radius: how far they may bend, as a share of the embeddings' norm.
     """
 
     components: Sequence[Component] = ("unet", "text_encoder")
@@ -40,11 +44,16 @@ class DiffusionTaskConfig:
     retain_pictures: int = 96
     generation_steps: int = 15
     batch_size: int = 8
+    adversary_steps: int = 0
+    adversary_radius: float = 0.3
 
     def __post_init__(self) -> None:
+        if self.adversary_steps < 0:
+            raise ValueError(f"adversary_steps is {self.adversary_steps}; give 0 or more.")
         require_lists(self, "components", "include", "exclude")
         require_positive(
-            self, "forget_pictures", "retain_pictures", "generation_steps", "batch_size"
-        )
+            self, "forget_pictures", "retain_pictures", "generation_steps", "batch_size",
+            "adversary_radius",
+        )  # fmt: skip
         if not self.components:
             raise ValueError("components is empty; name unet, text_encoder or both.")

@@ -9,13 +9,17 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class DiffusionBatch:
-    """Latents and noise [B, C, h, w], time steps [B], prompts and their anchor prompts."""
+    """Latents and noise [B, C, h, w], time steps [B], prompts and their anchor prompts.
+
+    forgotten: whether it is of the forget set.
+    """
 
     latents: Tensor
     noise: Tensor
     timesteps: Tensor
     prompts: list[str]
     anchors: list[str]
+    forgotten: bool = False
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -29,6 +33,7 @@ class DiffusionBatch:
             self.timesteps[mine],
             self.prompts[mine],
             self.anchors[mine],
+            self.forgotten,
         )
 
 

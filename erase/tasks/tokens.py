@@ -1,6 +1,29 @@
-"""Which token of an anchor prompt stands for which token of a forget prompt."""
+"""Prompts as tokens, and which token of an anchor prompt stands for which of a forget prompt."""
 
 from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+
+def padded_tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> Tensor:
+    """Token numbers [N, model_max_length], as pipelines feed them to the text encoder."""
+    return tokenizer(
+        list(texts),
+        padding="max_length",
+        max_length=tokenizer.model_max_length,
+        truncation=True,
+        return_tensors="pt",
+    ).input_ids
+
+
+def pairing(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], anchors: Sequence[str]
+) -> Tensor:
+    """For each token of each text, the position of its anchor's that stands for it [N, tokens]."""
+    rows = zip(*(padded_tokens(tokenizer, part).tolist() for part in (texts, anchors)), strict=True)
+    return torch.tensor([paired_positions(a, b, tokenizer.eos_token_id) for a, b in rows])
 
 
 def paired_positions(tokens: Sequence[int], anchor: Sequence[int], end: int) -> list[int]:
