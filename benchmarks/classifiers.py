@@ -38,7 +38,6 @@ from erase.methods.salun import SalUnConfig
 from erase.tasks.classification import ClassificationTask, ClassificationTaskConfig
 
 TRAIN, TEST, SEEDS, PILOT = 4_000, 2_000, (0, 1, 2), 100
-WHOLE = 1_000_000  # a rank that cuts nothing off
 CLASSES = (0, 3, 7)
 SETS = ("random_10", "random_50", *(f"class_{c}" for c in CLASSES), "worst_10", "highest_10")
 PILOTS = {"samples": "random_10", "class": f"class_{CLASSES[0]}"}
@@ -70,7 +69,7 @@ def candidates() -> dict[str, Row]:
     serving = (object, ClassificationTask)
     rows = {name: Row(name, method.config()) for name, method in methods().items()
             if method.task in serving and name != "retrain"}  # fmt: skip
-    scaled = dataclasses.replace(rows["projection"].config, space="scaled", rank=WHOLE)
+    scaled = dataclasses.replace(rows["projection"].config, space="scaled")
     rows["projection"] = Row("projection", scaled)
     rows |= {f"salun, {mask} mask": Row("salun", SalUnConfig(mask=mask)) for mask in CONTROLS}
     rows["salun as published"] = Row("salun", SalUnConfig(teacher="current"))

@@ -84,7 +84,7 @@ def streamed_update() -> Tensor:
             fitter.update(batch)
         spaces.append(fitter.fit())
     projection = discriminative(*spaces, 3.0, 100.0)
-    return (projection.left @ projection.right).float()
+    return (projection.left @ projection.right).T.float()
 
 
 def stacked_update() -> Tensor:
@@ -122,7 +122,7 @@ def concepts_case(model: str, count: str) -> str:
         fitted = [SubspaceFitter(width).update(rows).fit() for rows in (forget, retain)]
         removed = null_space(*fitted, rank=int(count))
         pairs = {name: removed.edit(weight) for name, weight in weights.items()}
-        reads = removed.right.float()
+        reads = removed.left.T.float().contiguous()
         return {n: LowRankDelta(up.float(), down.float(), reads) for n, (up, down) in pairs.items()}
 
     deltas, line = measured(edit)

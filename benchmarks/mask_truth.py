@@ -20,9 +20,9 @@ from erase.evaluate.classification import mean_interval
 from erase.evaluate.clip import ClipJudge
 from erase.evaluate.generation import EvaluationConfig, draw_evaluation, judge_drawn
 from erase.methods.salun import SalUnConfig, anchored, relabelling_loss, saliency
-from erase.models import Model, default_judge, load_model
+from erase.models import Model, load_model
 from erase.request import EraseRequest, PromptSet, expand
-from erase.runner import judge_templates
+from erase.runner import open_judge
 from erase.tasks.diffusion import DiffusionTask
 from erase.training import TrainingConfig, finetune
 
@@ -101,7 +101,7 @@ def table() -> str:
 def main() -> None:
     """Run what is missing, then print the tables."""
     model = load_model("emoji")
-    judge = ClipJudge(default_judge(model), judge_templates(model.catalogue))
+    judge = open_judge("", model)
     for seed, concept in product(SEEDS, CONCEPTS):
         run_seed(model, judge, concept, seed)
     print(table())

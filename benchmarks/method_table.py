@@ -30,9 +30,9 @@ from erase.evaluate.generation import (
     judge_drawn,
 )
 from erase.methods import methods
-from erase.models import Model, default_judge, load_model
+from erase.models import Model, load_model
 from erase.request import EraseRequest, PromptSet, expand
-from erase.runner import judge_templates
+from erase.runner import open_judge
 from erase.sampling import at_once
 from erase.tasks.diffusion import DiffusionTask
 
@@ -158,7 +158,7 @@ def main() -> None:
     """Run what is missing, then print the table."""
     model = load_model("emoji")
     model.pipeline.set_progress_bar_config(disable=True)
-    judge = ClipJudge(default_judge(model), judge_templates(model.catalogue))
+    judge = open_judge("", model)
     serving = [name for name, method in methods().items() if issubclass(DiffusionTask, method.task)]
     names = ["base", *BASELINES, *serving]
     for concept in CONCEPTS:

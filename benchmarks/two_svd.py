@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import torch
-from classifiers import CLASSES, FITS, TEST, TRAIN, WHOLE, Bench
+from classifiers import CLASSES, FITS, TEST, TRAIN, Bench
 from ledger import Ledger
 from torch import Tensor, nn
 
@@ -53,8 +53,7 @@ def scaled_projection(activations: Tensor, alpha: float) -> Tensor:
 def ours(task: ClassificationTask) -> None:
     """The library's."""
     config = ProjectionConfig(
-        space="scaled", forget_alpha=FORGET_ALPHA, retain_alpha=RETAIN_ALPHA,
-        rank=WHOLE, samples=SAMPLES,
+        space="scaled", forget_alpha=FORGET_ALPHA, retain_alpha=RETAIN_ALPHA, samples=SAMPLES
     )  # fmt: skip
     projection(task, config).apply(task.components)
 

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
 from erase.attacks import attacks
@@ -14,10 +15,10 @@ from erase.card import interval
 from erase.erasure import Erasure
 from erase.evaluate.clip import ClipJudge, proportion
 from erase.files import check_writable, replaced_folder
-from erase.models import Model, default_judge, load_model
+from erase.models import Model, load_model
 from erase.pictures import save_grid
 from erase.request import EraseRequest, Prompt, PromptSet, expand, sample
-from erase.runner import judge_templates
+from erase.runner import open_judge
 from erase.sampling import draw
 
 PICTURES_SEED = 6_000_000
@@ -59,7 +60,8 @@ def run_attacks(run: AttackRun, output: str | Path) -> dict[str, Any]:
     model = load_model(run.model or erasure.base_model)
     if "request" not in erasure.recipe:
         raise ValueError(f"{run.erasure} does not say what it forgets; attack one of `erase run`.")
-    target, judge = build_target(run, erasure, model)
+    prompts, judge = asked_prompts(erasure, model), open_judge(run.judge, model)
+    target = build_target(model.pipeline, model, prompts, judge, run.prompts, run.seed)
     leaks = {scale: _leak(erasure, target, scale) for scale in run.scales}
     with erasure.apply(model.pipeline.components):
         outcomes = {name: attacks()[name](target, run.configs.get(name)) for name in names}
@@ -84,22 +86,31 @@ def run_attacks(run: AttackRun, output: str | Path) -> dict[str, Any]:
     return report
 
 
-def build_target(run: AttackRun, erasure: Erasure, model: Model) -> tuple[Target, ClipJudge]:
-    """The target around the base pipeline; pictures of the concept are the base's own."""
+def asked_prompts(erasure: Erasure, model: Model) -> PromptSet:
+    """The prompts of the request that the erasure answers."""
     asked = erasure.recipe["request"]
     fields = {k: v for k, v in asked.items() if k in EraseRequest.__dataclass_fields__}
     request = EraseRequest(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
-    prompts = expand(request, model.catalogue)
-    name = run.judge or default_judge(model)
-    if name is None:
-        raise ValueError("There is no judge for this model; name one, e.g. ViT-B-32/openai.")
-    judge = ClipJudge(name, judge_templates(model.catalogue))
-    chosen = sample(prompts.forget, run.prompts, PICTURES_SEED + run.seed)
-    texts, first = [prompt.text for prompt in chosen], PICTURES_SEED + 10_000 * run.seed
+    return expand(request, model.catalogue)
+
+
+def build_target(
+    victim: StableDiffusionPipeline,
+    base: Model,
+    prompts: PromptSet,
+    judge: ClipJudge,
+    count: int,
+    seed: int,
+) -> Target:
+    """The victim as a target, with `count` forget prompts; the base draws the concept for it.
+
+    The victim may be the base's own pipeline, to be attacked while an erasure is applied to it.
+    """
+    chosen = sample(prompts.forget, count, PICTURES_SEED + seed)
+    texts, first = [prompt.text for prompt in chosen], PICTURES_SEED + 10_000 * seed
     seeds = range(first, first + len(texts))
-    pictures = draw(model.pipeline, texts, seeds, model.sampling, "pt", "pictures of the concept")
-    shows = _judged_by(judge, prompts)
-    return Target(model.pipeline, chosen, pictures.float(), shows, model.sampling, run.seed), judge
+    pictures = draw(base.pipeline, texts, seeds, base.sampling, "pt", "pictures of the concept")
+    return Target(victim, chosen, pictures.float(), _judged_by(judge, prompts), base.sampling, seed)
 
 
 def attack_table(report: Mapping[str, Any]) -> str:

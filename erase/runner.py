@@ -70,7 +70,7 @@ def run(config: RunConfig, output: str | Path) -> dict[str, Any]:
     check_writable(output, OUTPUT_FILES)
     model = load_model(config.model, config.device)
     prompts = expand(config.request, model.catalogue)
-    judge = _open_judge(config, model)
+    judge = open_judge(config.judge, model)
     options = config.method_config or method.config()
     task = DiffusionTask(
         model.pipeline, prompts, model.sampling, config.task, config.request.seed,
@@ -116,8 +116,9 @@ def _evaluation_sampling(config: RunConfig, model: Model) -> Sampling:
     return replace(model.sampling, steps=config.evaluation.steps or model.sampling.steps)
 
 
-def _open_judge(config: RunConfig, model: Model) -> ClipJudge:
-    name = config.judge or default_judge(model)
+def open_judge(name: str, model: Model) -> ClipJudge:
+    """The judge of this name, or the model's own; ValueError if it has none."""
+    name = name or default_judge(model)
     if name is None:
         raise ValueError(
             "There is no judge for this model; name one, e.g. --judge ViT-B-32/openai."

@@ -48,7 +48,8 @@ def test_scaled_projection_is_kodges_formula():
     wanted = scaled(forget, 3.0) - scaled(forget, 3.0) @ scaled(retain, 100.0)
     spaces = [SubspaceFitter(12).update(torch.tensor(rows)).fit() for rows in (forget, retain)]
     ours = discriminative(*spaces, 3.0, 100.0)
-    assert np.allclose((ours.left @ ours.right).numpy(), wanted, atol=1e-10)
+    up, down = ours.edit(torch.eye(12))  # W (I - P_dis)^T
+    assert np.allclose((up @ down).numpy(), -wanted.T, atol=1e-10)
 
 
 def test_projection_is_nothing_where_all_is_retained():

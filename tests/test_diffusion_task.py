@@ -158,6 +158,6 @@ def test_listening_hears_every_site_of_a_target(tiny_pipeline):
         assert heard.keys() == sites.keys()
         for site, names in sites.items():
             for name in names:
-                assert parameters[name].flatten(1).shape[1] == heard[site].shape[1], name
+                assert parameters[name].flatten(1).shape[1] == heard[site].shape[-1], name
     with pytest.raises(ValueError, match="no target"):
         task.sites("nothing")

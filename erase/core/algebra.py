@@ -30,7 +30,7 @@ def added(one: Delta, other: Delta) -> Delta:
 def composed(first: Delta, second: Delta) -> Delta:
     """The change that `first` and then `second` make of a weight W.
 
-    A projection applies to what the first left: W (I - P1)^T (I - P2)^T, and two are one again. Any
+    A projection applies to what the first left: W (I - P1) (I - P2), and two are one again. Any
     other change is the same whatever it is added to.
     """
     if not isinstance(second, LowRankDelta) or second.reads is None:

@@ -12,8 +12,8 @@ NUMERICAL_RANK = 1e-10
 class Subspace:
     """Principal directions of activations: orthonormal `basis` [d, k], energies [k] descending.
 
-    An energy is a squared singular value of the `count` stacked activations; `means` [g, d] holds
-    the mean of each group of them.
+    An energy is a squared singular value of the `count` stacked activations; `means` [g, p, d]
+    holds the mean of each group of them at each position, if they have positions.
     """
 
     basis: Tensor
@@ -55,11 +55,13 @@ class SubspaceFitter:
         self._groups: dict[str, tuple[Tensor, int]] = {}
 
     def update(self, activations: Tensor, group: str = "") -> "SubspaceFitter":
-        """Add activations [..., d] of a group."""
-        rows = activations.detach().reshape(-1, self.dimension).cpu().double()
+        """Add activations [n, d] of a group, or [n, p, d] at p positions, as of a text's tokens."""
+        placed = activations.detach().cpu().double()
+        placed = placed[:, None] if placed.ndim == 2 else placed
+        total, count = self._groups.get(group, (torch.zeros_like(placed[0]), 0))
+        self._groups[group] = total + placed.sum(0), count + len(placed)
+        rows = placed.flatten(0, 1)
         self.count += len(rows)
-        total, count = self._groups.get(group, (torch.zeros(self.dimension).double(), 0))
-        self._groups[group] = total + rows.sum(0), count + len(rows)
         self._rows.append(rows)
         if self._gram is not None or self.count >= self.dimension:
             self._fold()

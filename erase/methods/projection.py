@@ -10,7 +10,6 @@ from erase.checks import require_lists, require_positive
 from erase.core.delta import LowRankDelta
 from erase.core.projection import (
     Projection,
-    contrast,
     discriminative,
     mean_difference,
     null_space,
@@ -21,6 +20,9 @@ from erase.erasure import Erasure
 from erase.methods import register
 from erase.tasks.base import SetName, Task
 
+SPACES = {"oblique": oblique, "mean_difference": mean_difference}
+RANKS = {"oblique": 4, "mean_difference": 4, "null_space": 32}
+
 
 @dataclass(frozen=True)
 class ProjectionConfig:
@@ -28,15 +30,14 @@ class ProjectionConfig:
 
     Args:
         targets: parts of the model, as the task names them; by default the first of the task's.
-        space: "contrast" takes what has most energy in the forget set beside the retain set;
-            "scaled" weighs directions by importance, forget against retain; "null_space" takes
-            the forget directions that the retain space lacks; "mean_difference" the lines between
-            the sets' means, orthogonally; "oblique" the same, moving inputs least.
-        least_contrast: contrast only; how many times the retain set's energy the forget set has
-            at least in a direction that is taken.
+        space: "oblique" takes out what tells the means of the forget set from the retain set's, so
+            that retained inputs move least; "mean_difference" the same axes, orthogonally; "scaled"
+            weighs directions by importance, forget against retain; "null_space" takes the forget
+            directions that the retain space lacks.
         forget_alpha: scaled only; how soon a forget direction counts fully.
         retain_alpha: scaled only; how soon a retain direction does.
-        rank: most directions to remove at one place for each concept.
+        rank: most directions to remove at one place for each concept; 0 is the space's own: 4 of
+            the means', 32 of null_space, all of scaled.
         retain_energy: null_space only; share of the retain activations' energy that is kept
             exactly.
         strength: 1 removes, 2 reflects.
@@ -44,25 +45,26 @@ class ProjectionConfig:
     """
 
     targets: Sequence[str] = ()
-    space: Literal["contrast", "scaled", "null_space", "mean_difference", "oblique"] = "contrast"
-    least_contrast: float = 10.0
+    space: Literal["oblique", "mean_difference", "scaled", "null_space"] = "oblique"
     forget_alpha: float = 3.0
     retain_alpha: float = 100.0
-    rank: int = 32
+    rank: int = 0
     retain_energy: float = 0.999
     strength: float = 1.0
     samples: int = 256
 
     def __post_init__(self) -> None:
         require_lists(self, "targets")
-        require_positive(self, "forget_alpha", "retain_alpha", "rank", "strength", "samples")
+        require_positive(self, "forget_alpha", "retain_alpha", "strength", "samples")
+        if self.rank < 0:
+            raise ValueError(f"rank is {self.rank}; give 0 or more.")
         if not 0 < self.retain_energy <= 1:
             raise ValueError(f"retain_energy is {self.retain_energy}; give a share in (0, 1].")
 
 
 @register("projection", ProjectionConfig)
 def projection(task: Task, config: ProjectionConfig) -> Erasure:
-    """Make W (I - P)^T of every weight W that reads a place whose forget space is P's.
+    """Make W (I - P) of every weight W that reads a place where P takes out what is forgotten.
 
     Kodge, Saha and Roy (2023) for "scaled"; the other spaces share its path.
     """
@@ -79,9 +81,7 @@ def projection(task: Task, config: ProjectionConfig) -> Erasure:
             if removed.rank:
                 deltas |= _deltas({name: weights[name] for name in names}, removed, config.strength)
     if not deltas:
-        raise ValueError(
-            "The retain space holds all of the forget space; lower retain_energy or least_contrast."
-        )
+        raise ValueError("The retain space holds all of the forget space; lower retain_energy.")
     return Erasure(deltas, {"ranks": ranks})
 
 
@@ -111,22 +111,21 @@ def activation_spaces(
 
 
 def _space(forget: Subspace, retain: Subspace, config: ProjectionConfig) -> Projection:
-    rank = config.rank * len(forget.means)
+    rank = config.rank or RANKS.get(config.space, len(forget.basis))
+    if config.space in SPACES:
+        return SPACES[config.space](forget, retain, rank)
+    rank *= len(forget.means)
     if config.space == "scaled":
         scaled = discriminative(forget, retain, config.forget_alpha, config.retain_alpha)
         return scaled.truncated(rank)
-    if config.space == "contrast":
-        return contrast(forget, retain, rank, config.least_contrast)
-    if config.space == "null_space":
-        return null_space(forget, retain.holding(config.retain_energy), rank)
-    return {"mean_difference": mean_difference, "oblique": oblique}[config.space](forget, retain)
+    return null_space(forget, retain.holding(config.retain_energy), rank)
 
 
 def _deltas(
     weights: Mapping[str, Tensor], removed: Projection, strength: float
 ) -> dict[str, LowRankDelta]:
     """The change of every weight that reads one place."""
-    reads, deltas = strength * removed.right.float(), {}
+    reads, deltas = strength * removed.left.T.float().contiguous(), {}
     for name, weight in weights.items():
         up, down = removed.edit(weight, strength)
         kernel = weight.shape[1:]

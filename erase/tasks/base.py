@@ -69,7 +69,10 @@ class Task(Protocol):
         """The places where a target's weights read, and which editable weights read there."""
 
     def listen(self, which: SetName, target: str, hear: Listener, samples: int) -> None:
-        """Run over at most `samples` of a set; `hear(site, rows [n, d], group)` what is read."""
+        """Run over at most `samples` of a set; `hear(site, read, group)` what is read.
+
+        That is rows [n, d], or [n, p, d] where the same p positions are read of every sample.
+        """
 
     def for_redirection(self) -> "Task":
         """The same task, its forget batches being what `redirected_loss` is best taught on."""

@@ -173,7 +173,7 @@ class DiffusionTask:
             # Guidance reads the empty prompt beside every other.
             texts = [*texts, ""] if which == "retain" and target != "unet" else texts
             if target == "cross_attention":
-                hear("text", self.embed(texts).flatten(0, 1), group)
+                hear("text", self.embed(texts), group)
                 continue
             with listening(self._layers(target), partial(_in_group, hear, group)):
                 self._run(target, texts, which)

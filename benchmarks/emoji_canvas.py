@@ -1,0 +1,198 @@
+"""EmojiCanvas bench: methods beside the base and a model retrained without the concept.
+
+Run: `python benchmarks/emoji_canvas.py --concept ghost --oracle FOLDER`, where FOLDER is a pipeline
+that `scripts/train_emoji.py diffusion --exclude-objects ghost --out ...` trained. For every row and
+seed: UA, IRA and CRA over every object in every style, the distance to the oracle, and the success
+of every attack. Goes on where results/emoji_canvas.json ends, then prints the table; heat-maps of
+seed 0 go to --pictures. All pictures are drawn in bfloat16 autocast.
+"""
+
+import argparse
+import dataclasses
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionPipeline
+from ledger import Ledger
+
+from erase.attack_runner import build_target
+from erase.attacks import attacks
+from erase.bundled.canvas import EmojiCanvas, Placement
+from erase.catalogue import Catalogue, Concept
+from erase.evaluate.classification import mean_interval
+from erase.evaluate.clip import ClipJudge, proportion
+from erase.evaluate.generation import EvaluationConfig
+from erase.evaluate.matrix import canvas_matrix, save_heat_maps, ua_ira_cra
+from erase.evaluate.oracle import Captioned, Observation, distance_to_oracle, observe
+from erase.methods import methods
+from erase.models import Model, load_model
+from erase.request import EraseRequest, PromptSet, expand, find_concept
+from erase.runner import open_judge
+from erase.tasks.diffusion import DiffusionTask, DiffusionTaskConfig
+
+LEDGER = Ledger(Path(__file__).parent / "results" / "emoji_canvas.json")
+REAL_SEED, REAL_PICTURES, ATTACKED = 0, 64, 16
+REFERENCES = ("base", "oracle")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method with its defaults, and what the task is told."""
+
+    method: str
+    task: DiffusionTaskConfig = field(default_factory=DiffusionTaskConfig)
+
+
+NAMES = (
+    "salun", "salun_soft", "salun_lora", "projection", "uce", "rece", "esd", "concept_ablation",
+    "neggrad_plus", "gradient_ascent",
+)  # fmt: skip
+ROWS = {name: Row(name) for name in NAMES} | {
+    "salun, robust": Row("salun", DiffusionTaskConfig(adversary_steps=4))
+}
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What every row is measured with."""
+
+    concept: Concept
+    model: Model
+    judge: ClipJudge
+    prompts: PromptSet
+    real: dict[str, Captioned]
+    oracle: Observation
+    evaluation: EvaluationConfig
+    attacks: Sequence[str]
+
+
+def real_pictures(concept: Concept, catalogue: Catalogue) -> dict[str, Captioned]:
+    """Drawings by people of the concept, and as many at most of what is retained."""
+    canvas = EmojiCanvas(catalogue.objects, catalogue.styles)
+    order = torch.randperm(len(canvas), generator=torch.Generator().manual_seed(REAL_SEED))
+    own = [getattr(canvas.cells[i], concept.kind) == concept.name for i in order.tolist()]
+    sides = {}
+    for side, wanted in (("forget", True), ("retain", False)):
+        chosen = order[[i for i, mine in enumerate(own) if mine == wanted][:REAL_PICTURES]]
+        count = len(chosen)
+        placement = Placement(
+            torch.full((count,), 0.92), torch.zeros(count, 2), torch.ones(count, 3)
+        )
+        captions = [catalogue.prompt(canvas.cells[i].object, canvas.cells[i].style) for i in chosen]
+        sides[side] = Captioned(canvas.render(chosen, placement), captions)
+    return sides
+
+
+def measured(victim: StableDiffusionPipeline, bench: Bench, seed: int, maps: Path | None) -> dict:
+    """UA, IRA, CRA, the distance to the oracle, and every attack's success."""
+    model = bench.model
+    with torch.autocast("cpu", torch.bfloat16):
+        matrix = canvas_matrix(victim, model.catalogue, bench.judge, model.sampling)
+        seen = observed(victim, bench)
+    if maps:
+        save_heat_maps({maps.stem: matrix}, maps)
+    target = build_target(victim, model, bench.prompts, bench.judge, ATTACKED, seed)
+    outcomes = {name: attacks()[name](target) for name in bench.attacks}
+    return {
+        **ua_ira_cra(matrix, [bench.concept]),
+        "metrics": seen.metrics,
+        "oracle": distance_to_oracle(seen, bench.oracle),
+        "pre_asr": proportion(target.plain_hits),
+        "asr": {name: proportion(outcome.hits) for name, outcome in outcomes.items()},
+        "passes": {name: outcome.forward_passes for name, outcome in outcomes.items()},
+        "curve": outcomes["relearning"].details["curve"] if "relearning" in outcomes else {},
+    }
+
+
+def observed(victim: StableDiffusionPipeline, bench: Bench) -> Observation:
+    """What the oracle was observed with."""
+    return observe(
+        victim, bench.prompts, bench.real, bench.model.sampling, bench.judge, bench.evaluation
+    )
+
+
+def run_row(bench: Bench, name: str, oracle: Model, seed: int, maps: Path | None) -> dict[str, Any]:
+    """Figures of the base, the oracle, or a method."""
+    pipeline = bench.model.pipeline
+    if name in REFERENCES:
+        victim = pipeline if name == "base" else oracle.pipeline
+        return {"seconds": 0.0, "bytes": 0} | measured(victim, bench, seed, maps)
+    task = DiffusionTask(
+        pipeline, bench.prompts, bench.model.sampling, ROWS[name].task, seed,
+        finetuning=bench.model.finetuning(bench.prompts),
+    )  # fmt: skip
+    started = time.perf_counter()
+    erasure = methods()[ROWS[name].method](task)
+    cost = {"seconds": time.perf_counter() - started, "bytes": erasure.nbytes}
+    with erasure.apply(pipeline.components):
+        return cost | measured(pipeline, bench, seed, maps)
+
+
+def table(concept: str, rows: Sequence[str], seeds: Sequence[int], names: Sequence[str]) -> str:
+    """Means over seeds; the headline columns with 95 % t-intervals where there are several."""
+    head = ["row", "UA", "IRA", "CRA", "KID to oracle, forget", "MSE to oracle, forget"]
+    head += ["MSE to oracle, retain", *(f"{name} ASR" for name in names), "seconds", "MB"]
+    lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
+    for row in rows:
+        runs = [LEDGER[concept, row, seed] for seed in (seeds if row not in REFERENCES else [0])]
+        distances = [run["oracle"] for run in runs]
+        cells = [interval([100 * run[key] for run in runs]) for key in ("UA", "IRA", "CRA")]
+        cells.append(interval([d["kernel_distance"]["forget"]["value"] for d in distances], 4))
+        for side in ("forget", "retain"):
+            cells.append(interval([d["prediction_mse"][side] for d in distances], 4))
+        cells += [f"{100 * fmean(run['asr'][name]['value'] for run in runs):.0f}" for name in names]
+        cells.append(f"{fmean(run['seconds'] for run in runs):.0f}")
+        cells.append(f"{fmean(run['bytes'] for run in runs) / 1e6:.2f}")
+        lines.append(f"| {row} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def interval(values: list[float], digits: int = 1) -> str:
+    """The mean, and the half width of its interval for several values."""
+    mean, half = mean_interval(values)
+    return f"{mean:.{digits}f}" + (f" ± {half:.{digits}f}" if len(values) > 1 else "")
+
+
+def main() -> None:
+    """Run what is missing, then print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--concept", required=True)
+    parser.add_argument("--oracle", required=True)
+    parser.add_argument("--rows", nargs="*", default=list(ROWS))
+    parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
+    parser.add_argument("--attacks", nargs="*", default=list(attacks()))
+    parser.add_argument("--pictures", type=Path)
+    args = parser.parse_args()
+    model, oracle = load_model("emoji"), load_model(args.oracle)
+    for pipeline in (model.pipeline, oracle.pipeline):
+        pipeline.set_progress_bar_config(disable=True)
+    concept = find_concept(args.concept, model.catalogue)
+    prompts = expand(EraseRequest([args.concept]), model.catalogue)
+    bench = Bench(
+        concept, model, open_judge("", model), prompts, real_pictures(concept, model.catalogue),
+        None, EvaluationConfig(), args.attacks,
+    )  # fmt: skip
+    with torch.autocast("cpu", torch.bfloat16):
+        bench = dataclasses.replace(bench, oracle=observed(oracle.pipeline, bench))
+    if args.pictures:
+        args.pictures.mkdir(parents=True, exist_ok=True)
+    for seed in args.seeds:
+        for row in (*REFERENCES, *args.rows):
+            if (args.concept, row, seed) in LEDGER or (row in REFERENCES and seed):
+                continue
+            maps = (
+                args.pictures / f"{args.concept}-{row}.png" if args.pictures and not seed else None
+            )
+            LEDGER[args.concept, row, seed] = run_row(bench, row, oracle, seed, maps)
+            print(args.concept, row, seed, LEDGER[args.concept, row, seed], flush=True)
+    print(table(args.concept, (*REFERENCES, *args.rows), args.seeds, args.attacks))
+    print(f"Protocol: {bench.oracle.protocol}; {ATTACKED} prompts an attack, default budgets.")
+
+
+if __name__ == "__main__":
+    main()

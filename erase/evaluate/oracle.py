@@ -1,0 +1,143 @@
+"""Distance to the oracle: how far a model is from one trained without the concept."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn import functional as F
+
+from erase.catalogue import Sampling
+from erase.evaluate.base import protocol_hash
+from erase.evaluate.clip import ClipJudge
+from erase.evaluate.fidelity import kernel_distance
+from erase.evaluate.folders import judge_protocol
+from erase.evaluate.generation import ACCURACIES, EvaluationConfig, draw_evaluation, judge_drawn
+from erase.request import PromptSet
+from erase.tasks.noising import DiffusionBatch, noising_of
+from erase.tasks.tokens import padded_tokens
+
+SIDES = ("forget", "retain")
+NOISE_SEED = 5_000_000
+CHUNK = 64
+HEADER = "observation"
+
+
+@dataclass(frozen=True)
+class Captioned:
+    """Pictures [n, 3, H, W] in 0..1 that no model drew, and a caption for each."""
+
+    pictures: Tensor
+    captions: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What one model does under a protocol, small enough to publish in place of its weights.
+
+    metrics: the judge's accuracies. features: the judge's embeddings [n, d] of what the model drew
+    for forget and for retain prompts. predictions: the model's outputs for noised pictures of both.
+    """
+
+    protocol: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+    features: Mapping[str, Tensor]
+    predictions: Mapping[str, Tensor]
+
+    def save(self, path: Path) -> None:
+        """Write one safetensors file, predictions in half precision."""
+        tensors = {f"features.{side}": self.features[side] for side in SIDES}
+        tensors |= {f"predictions.{side}": self.predictions[side].half() for side in SIDES}
+        header = json.dumps({"protocol": self.protocol, "metrics": self.metrics}, sort_keys=True)
+        partial = path.with_name(f".{path.name}.partial")
+        save_file({k: t.contiguous() for k, t in tensors.items()}, partial, {HEADER: header})
+        partial.rename(path)
+
+    @classmethod
+    def load(cls, path: Path) -> "Observation":
+        """Read what `save` wrote; ValueError for any other file."""
+        try:
+            with safe_open(path, "pt") as file:
+                header = json.loads(file.metadata()[HEADER])
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        except Exception as error:
+            raise ValueError(f"{path} holds no observation ({error}); make one first.") from error
+        parts = [
+            {side: tensors[f"{part}.{side}"].float() for side in SIDES}
+            for part in ("features", "predictions")
+        ]
+        return cls(header["protocol"], header["metrics"], *parts)
+
+
+def observe(
+    pipeline: DiffusionPipeline,
+    prompts: PromptSet,
+    real: Mapping[str, Captioned],
+    sampling: Sampling,
+    judge: ClipJudge,
+    config: EvaluationConfig,
+) -> Observation:
+    """Draw the evaluation prompts, and predict noised `real` pictures of "forget" and "retain".
+
+    Noise and time steps are alike for every model; so are the latents, if the VAE is.
+    """
+    drawn = draw_evaluation(pipeline, prompts, sampling, config, "observing")
+    embeddings = judge.embed(drawn.pictures)
+    parts = embeddings.tensor_split([drawn.forget_count])
+    protocol = {
+        **judge_protocol(judge),
+        "evaluation": asdict(config),
+        "sampling": asdict(sampling),
+        "prompts": protocol_hash({"texts": [prompt.text for prompt in drawn.prompts]}),
+        "real": protocol_hash({side: list(real[side].captions) for side in SIDES}),
+    }
+    return Observation(
+        protocol,
+        judge_drawn(drawn, judge, prompts.labels),
+        dict(zip(SIDES, parts, strict=True)),
+        {side: predictions(pipeline, real[side]) for side in SIDES},
+    )
+
+
+@torch.no_grad()
+def predictions(pipeline: DiffusionPipeline, real: Captioned) -> Tensor:
+    """The UNet's outputs [n, C, h, w] for the pictures, noised, under their captions."""
+    generator, noising = torch.Generator().manual_seed(NOISE_SEED), noising_of(pipeline.scheduler)
+    vae, found = pipeline.vae, []
+    for start in range(0, len(real.captions), CHUNK):
+        pictures = real.pictures[start : start + CHUNK].to(vae.device, vae.dtype)
+        captions = list(real.captions[start : start + CHUNK])
+        latents = vae.encode(2 * pictures - 1).latent_dist.mode() * vae.config.scaling_factor
+        noise = torch.randn(latents.shape, generator=generator).to(latents)
+        timesteps = noising.draw_timesteps(len(captions), generator).to(latents.device)
+        batch = DiffusionBatch(latents, noise, timesteps, captions, [])
+        tokens = padded_tokens(pipeline.tokenizer, captions).to(latents.device)
+        states = pipeline.text_encoder(tokens)[0]
+        found.append(pipeline.unet(noising.noisy(batch), timesteps, states).sample.cpu())
+    return torch.cat(found)
+
+
+def distance_to_oracle(model: Observation, oracle: Observation) -> dict[str, Any]:
+    """Accuracy gaps (model - oracle), and for both sides kernel distance and prediction error.
+
+    The prediction error is the mean squared difference of the two models' outputs. Raises
+    ValueError for observations of different protocols.
+    """
+    if dict(model.protocol) != dict(oracle.protocol):
+        keys = [k for k in model.protocol if model.protocol[k] != oracle.protocol.get(k)]
+        raise ValueError(
+            f"The two observations differ in {', '.join(keys)}; make both under one protocol."
+        )
+    known = [name for name in ACCURACIES if name in model.metrics]
+    gaps = {n: round(model.metrics[n]["value"] - oracle.metrics[n]["value"], 4) for n in known}
+    kernels = {s: asdict(kernel_distance(model.features[s], oracle.features[s])) for s in SIDES}
+    errors = {
+        side: float(F.mse_loss(model.predictions[side], oracle.predictions[side])) for side in SIDES
+    }
+    return {"accuracy_gap": gaps, "kernel_distance": kernels, "prediction_mse": errors}
