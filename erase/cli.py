@@ -23,6 +23,7 @@ from erase.evaluate.report import summary_table
 from erase.evaluation_runner import PictureEvaluation, evaluate, figure_lines, rescore
 from erase.forget_sets import Tail, write_indices
 from erase.methods import get_method, methods
+from erase.protocols import Protocol, run_protocol
 from erase.request import EraseRequest, Redirect
 from erase.runner import RunConfig, run
 from erase.tasks.classification import ClassificationTaskConfig
@@ -55,6 +56,7 @@ def build_parser() -> ArgumentParser:
     subcommands.add_subcommand("run", _run_parser(), help="erase concepts and measure the result")
     subcommands.add_subcommand("attack", _attack_parser(), help="try to bring a concept back")
     subcommands.add_subcommand("evaluate", _evaluate_parser(), help="measure a folder of pictures")
+    subcommands.add_subcommand("protocol", _protocol_parser(), help="draw and measure as published")
     subcommands.add_subcommand("classify", _classify_parser(), help="make a classifier forget")
     subcommands.add_subcommand("forget-set", _forget_set_parser(), help="choose what to forget")
     subcommands.add_subcommand(
@@ -136,6 +138,14 @@ def _evaluate_parser() -> ArgumentParser:
     parser.add_argument("--rescore", action="store_true", help="count kept detections again")
     parser.add_argument("--output", type=str, default="", help="a new folder")
     parser.add_class_arguments(PictureEvaluation)
+    return parser
+
+
+def _protocol_parser() -> ArgumentParser:
+    parser = ArgumentParser(description="Draw a protocol's prompts and measure the pictures.")
+    parser.add_argument("--config", action=ActionConfigFile, help="of configs/protocols, e.g.")
+    parser.add_class_arguments(Protocol)
+    parser.add_argument("--output", type=str, required=True, help="a new folder")
     return parser
 
 
@@ -226,6 +236,12 @@ def _evaluate(options: Namespace) -> str:
     return f"{figure_lines(report)}\nreport: {Path(options.output) / 'evaluation.json'}"
 
 
+def _protocol(options: Namespace) -> str:
+    names = [field.name for field in dataclasses.fields(Protocol)]
+    report = run_protocol(Protocol(**{name: options[name] for name in names}), options.output)
+    return f"{figure_lines(report)}\nreport: {Path(options.output) / 'evaluation.json'}"
+
+
 def _classification(options: Namespace, forget: str) -> ClassificationRun:
     get_method(options.method)
     return ClassificationRun(
@@ -263,6 +279,7 @@ COMMANDS: dict[str, Callable[[Namespace], str]] = {
     "run": _run,
     "attack": _attack,
     "evaluate": _evaluate,
+    "protocol": _protocol,
     "classify": _classify,
     "forget-set": _forget_set,
     "inspect": lambda options: commands.inspect(options.folders),

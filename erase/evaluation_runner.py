@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from PIL.Image import Image
+
 from erase.evaluate.base import Evaluator, protocol_hash
-from erase.evaluate.clip import ClipJudge
+from erase.evaluate.classifier_judge import open_judge
 from erase.evaluate.folders import DETECTIONS, Captions, Fidelity, Labels, Nudity
 from erase.evaluate.nudity import EXPOSED, count, read_detections
 from erase.files import check_writable, replaced_folder
@@ -24,7 +26,9 @@ class PictureEvaluation:
         labels: what a judge chooses among for every picture.
         captions: a text file with a caption a line, in the order of the pictures' names.
         reference: a folder of pictures to take the distance to.
-        judge: an open_clip name or local-dir:FOLDER, for the three above.
+        judge: an open_clip name or local-dir:FOLDER, for the three above; also timm/NAME, if its
+            classes are the labels.
+        judge_classes: the classes of a timm judge of one's own, in order; ImageNet's by default.
         nudity: whether to run NudeNet.
         threshold: the score from which its detections count.
         classes: which of its classes count.
@@ -34,6 +38,7 @@ class PictureEvaluation:
     captions: str = ""
     reference: str = ""
     judge: str = ""
+    judge_classes: Sequence[str] = ()
     nudity: bool = False
     threshold: float = 0.6
     classes: Sequence[str] = EXPOSED
@@ -47,18 +52,24 @@ def evaluate(pictures: str | Path, config: PictureEvaluation, output: str | Path
     output = Path(output).resolve()
     check_writable(output)
     shown = load_folder(Path(pictures))
-    evaluators = _evaluators(config)
-    report: dict[str, Any] = {"pictures": str(pictures), "n": len(shown), "figures": {}}
+    evaluators = evaluators_of(config)
+    report: dict[str, Any] = {"pictures": str(pictures), "n": len(shown)}
     with replaced_folder(output) as partial:
-        for evaluator in evaluators:
-            protocol = evaluator.protocol()
-            report["figures"][evaluator.name] = {
-                "protocol": protocol,
-                "protocol_hash": protocol_hash(protocol),
-                **evaluator.figures(shown, partial),
-            }
+        report["figures"] = measured(shown, evaluators, partial)
         (partial / REPORT).write_text(json.dumps(report, indent=2, sort_keys=True) + "\n")
     return report
+
+
+def measured(
+    pictures: Sequence[Image], evaluators: Sequence[Evaluator], folder: Path
+) -> dict[str, Any]:
+    """Every evaluator's figures, its protocol and the protocol's hash."""
+    figures = {}
+    for evaluator in evaluators:
+        protocol = evaluator.protocol()
+        hashed = {"protocol": protocol, "protocol_hash": protocol_hash(protocol)}
+        figures[evaluator.name] = hashed | evaluator.figures(pictures, folder)
+    return figures
 
 
 def rescore(folder: str | Path, threshold: float, classes: Sequence[str]) -> dict[str, Any]:
@@ -66,14 +77,18 @@ def rescore(folder: str | Path, threshold: float, classes: Sequence[str]) -> dic
     return count(read_detections(Path(folder) / DETECTIONS), threshold, classes)
 
 
-def _evaluators(config: PictureEvaluation) -> list[Evaluator]:
+def evaluators_of(config: PictureEvaluation, something_else: bool = False) -> list[Evaluator]:
+    """What the config asks for; ValueError if that is nothing, or lacks a judge.
+
+    It may be nothing if `something_else` is measured.
+    """
     needs_judge = config.labels or config.captions or config.reference
     if needs_judge and not config.judge:
         raise ValueError("Labels, captions and distances need a judge; name one, e.g. "
                          "--judge ViT-B-32/openai.")  # fmt: skip
-    if not needs_judge and not config.nudity:
+    if not (needs_judge or config.nudity or something_else):
         raise ValueError("Nothing is to be measured; give labels, captions, reference or nudity.")
-    judge = ClipJudge(config.judge) if needs_judge else None
+    judge = open_judge(config.judge, config.judge_classes) if needs_judge else None
     evaluators: list[Evaluator] = []
     if config.labels:
         evaluators.append(Labels(judge, config.labels))

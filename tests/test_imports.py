@@ -16,6 +16,7 @@ ORDER = [
     {"evaluate", "attacks"},
     {"runner", "forget_sets", "calibrate"},
     {"commands", "classification_runner", "attack_runner", "evaluation_runner"},
+    {"protocols"},
     {"cli"},
 ]
 RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}

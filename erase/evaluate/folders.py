@@ -10,6 +10,7 @@ from PIL.Image import Image
 from torch import Tensor
 from torchvision.transforms.functional import to_tensor
 
+from erase.evaluate.classifier_judge import Judge
 from erase.evaluate.clip import ClipJudge, proportion
 from erase.evaluate.fidelity import frechet_distance, kernel_distance
 from erase.evaluate.nudity import EXPOSED, NudityDetector, blurred, count, write_detections
@@ -105,11 +106,11 @@ class Fidelity:
         }
 
 
-def judge_protocol(judge: ClipJudge) -> dict[str, Any]:
+def judge_protocol(judge: Judge) -> dict[str, Any]:
     """What names a judge."""
     return {"judge": Path(judge.name).name, "fingerprint": judge.fingerprint}
 
 
-def embedded(judge: ClipJudge, pictures: Sequence[Image]) -> Tensor:
-    """Unit embeddings of pictures of any size."""
+def embedded(judge: Judge, pictures: Sequence[Image]) -> Tensor:
+    """What the judge makes of pictures of any size: [N, D]."""
     return torch.cat([judge.embed(to_tensor(picture)[None]) for picture in pictures])

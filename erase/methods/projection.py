@@ -21,7 +21,8 @@ from erase.methods import register
 from erase.tasks.base import SetName, Task
 
 SPACES = {"oblique": oblique, "mean_difference": mean_difference}
-RANKS = {"oblique": 4, "mean_difference": 4, "null_space": 32}
+RANKS = {"oblique": 2, "mean_difference": 2, "null_space": 32}
+STRENGTHS = {"oblique": 1.25}
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,12 @@ class ProjectionConfig:
             directions that the retain space lacks.
         forget_alpha: scaled only; how soon a forget direction counts fully.
         retain_alpha: scaled only; how soon a retain direction does.
-        rank: most directions to remove at one place for each concept; 0 is the space's own: 4 of
+        rank: most directions to remove at one place for each concept; 0 is the space's own: 2 of
             the means', 32 of null_space, all of scaled.
         retain_energy: null_space only; share of the retain activations' energy that is kept
             exactly.
-        strength: 1 removes, 2 reflects.
+        strength: 1 removes, 2 reflects; 0 is the space's own: 1.25 of oblique, since single prompts
+            exceed the means that tell the sets apart, else 1.
         samples: most samples of either set to listen to.
     """
 
@@ -50,14 +52,15 @@ class ProjectionConfig:
     retain_alpha: float = 100.0
     rank: int = 0
     retain_energy: float = 0.999
-    strength: float = 1.0
-    samples: int = 256
+    strength: float = 0.0
+    samples: int = 1024
 
     def __post_init__(self) -> None:
         require_lists(self, "targets")
-        require_positive(self, "forget_alpha", "retain_alpha", "strength", "samples")
-        if self.rank < 0:
-            raise ValueError(f"rank is {self.rank}; give 0 or more.")
+        require_positive(self, "forget_alpha", "retain_alpha", "samples")
+        for name in ("rank", "strength"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; give 0 or more.")
         if not 0 < self.retain_energy <= 1:
             raise ValueError(f"retain_energy is {self.retain_energy}; give a share in (0, 1].")
 
@@ -71,6 +74,7 @@ def projection(task: Task, config: ProjectionConfig) -> Erasure:
     deltas: dict[str, LowRankDelta] = {}
     ranks: dict[str, int] = {}
     weights = task.editable()
+    strength = config.strength or STRENGTHS.get(config.space, 1.0)
     for target, sites in _sites(task, config).items():
         forget, retain = (activation_spaces(task, s, target, config) for s in ("forget", "retain"))
         for site, names in sites.items():
@@ -79,10 +83,11 @@ def projection(task: Task, config: ProjectionConfig) -> Erasure:
             removed = _space(forget[site], retain[site], config)
             ranks[site] = removed.rank
             if removed.rank:
-                deltas |= _deltas({name: weights[name] for name in names}, removed, config.strength)
+                edited = {name: weights[name] for name in names}
+                deltas |= _deltas(edited, removed, strength)
     if not deltas:
         raise ValueError("The retain space holds all of the forget space; lower retain_energy.")
-    return Erasure(deltas, {"ranks": ranks})
+    return Erasure(deltas, {"ranks": ranks, "strength": strength})
 
 
 def _sites(task: Task, config: ProjectionConfig) -> dict[str, dict[str, list[str]]]:

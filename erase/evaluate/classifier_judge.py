@@ -1,0 +1,84 @@
+"""A supervised classifier as judge: the classes of ImageNet, or its own."""
+
+import hashlib
+from collections.abc import Sequence
+
+import timm
+import torch
+from timm.data import ImageNetInfo
+from torch import Tensor
+from torchvision.transforms import v2
+
+from erase.evaluate.clip import CHUNK, ClipJudge
+
+PREFIX = "timm/"
+OTHER = "another class"
+
+
+class ClassifierJudge:
+    """A timm classifier that names the class it gives most to.
+
+    `name` is `timm/ARCHITECTURE` with timm's own weights, or `timm/ARCHITECTURE/FILE` with those of
+    a file. `classes` are its classes in order; by default ImageNet's first names. Raises ValueError
+    if it cannot be opened.
+    """
+
+    def __init__(self, name: str, classes: Sequence[str] = ()):
+        self.name, (architecture, _, weights) = name, name.removeprefix(PREFIX).partition("/")
+        given = {"num_classes": len(classes)} if classes else {}
+        try:
+            self.model = timm.create_model(
+                architecture, pretrained=not weights, checkpoint_path=weights, **given
+            ).eval()
+        except Exception as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise ValueError(
+                f"The judge {name} could not be opened ({reason}); give timm/ARCHITECTURE or "
+                "timm/ARCHITECTURE/FILE, e.g. timm/resnet50.a1_in1k."
+            ) from error
+        self._config = timm.data.resolve_model_data_config(self.model)
+        self._classes = list(classes) or _imagenet_names(self.model.num_classes)
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits of the SHA-256 of the model's weights."""
+        digest = hashlib.sha256()
+        for tensor in self.model.state_dict().values():
+            digest.update(tensor.contiguous().cpu().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    @torch.no_grad()
+    def embed(self, pictures: Tensor) -> Tensor:
+        """Logits [N, classes] of pictures [N, 3, H, W] in 0..1, resized and cropped to its size."""
+        size, mean, std = (self._config[key] for key in ("input_size", "mean", "std"))
+        resized = v2.functional.resize(pictures, list(size[1:2]), v2.InterpolationMode.BICUBIC)
+        cropped = v2.functional.center_crop(resized, list(size[1:])).clamp(0, 1)
+        ready = v2.functional.normalize(cropped, list(mean), list(std))
+        return torch.cat([self.model(part) for part in ready.split(CHUNK)])
+
+    def classify(self, embeddings: Tensor, kind: str, labels: Sequence[str]) -> list[str]:
+        """The label each picture's class has of all classes; none of them is "another class".
+
+        Raises ValueError for a label that is no class.
+        """
+        unknown = [label for label in labels if label not in self._classes]
+        if unknown:
+            raise ValueError(f"{self.name} knows no class {unknown[0]}; use its own names.")
+        found = [self._classes[i] for i in embeddings.argmax(1).tolist()]
+        return [name if name in labels else OTHER for name in found]
+
+
+Judge = ClipJudge | ClassifierJudge
+
+
+def open_judge(name: str, classes: Sequence[str] = ()) -> Judge:
+    """The timm classifier or open_clip model of this name."""
+    return ClassifierJudge(name, classes) if name.startswith(PREFIX) else ClipJudge(name)
+
+
+def _imagenet_names(count: int) -> list[str]:
+    """The first name of each ImageNet class, or plain numbers for other counts."""
+    if count != 1000:
+        return [str(i) for i in range(count)]
+    known = ImageNetInfo()
+    return [known.index_to_description(i).split(",")[0] for i in range(count)]
