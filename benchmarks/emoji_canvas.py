@@ -3,8 +3,9 @@
 Run: `python benchmarks/emoji_canvas.py --concept ghost --oracle FOLDER`, where FOLDER is a pipeline
 that `scripts/train_emoji.py diffusion --exclude-objects ghost --out ...` trained. For every row and
 seed: UA, IRA and CRA over every object in every style, the distance to the oracle, and the success
-of every attack. Goes on where results/emoji_canvas.json ends, then prints the table; heat-maps of
-seed 0 go to --pictures. All pictures are drawn in bfloat16 autocast.
+of every attack. Goes on where results/emoji_canvas.json ends, which is of one oracle a concept and
+one set of attacks, then prints the table; heat-maps of the first seed go to --pictures. A method's
+seconds include drawing its forget and retain sets.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from ledger import Ledger
 
 from erase.attack_runner import build_target
 from erase.attacks import attacks
+from erase.attacks.base import Target
 from erase.bundled.canvas import EmojiCanvas, Placement
 from erase.catalogue import Catalogue, Concept
 from erase.evaluate.classification import mean_interval
@@ -32,7 +34,7 @@ from erase.evaluate.oracle import Captioned, Observation, distance_to_oracle, ob
 from erase.methods import methods
 from erase.models import Model, load_model
 from erase.request import EraseRequest, PromptSet, expand, find_concept
-from erase.runner import open_judge
+from erase.runner import judge_of
 from erase.tasks.diffusion import DiffusionTask, DiffusionTaskConfig
 
 LEDGER = Ledger(Path(__file__).parent / "results" / "emoji_canvas.json")
@@ -66,7 +68,7 @@ class Bench:
     judge: ClipJudge
     prompts: PromptSet
     real: dict[str, Captioned]
-    oracle: Observation
+    oracle: Observation | None
     evaluation: EvaluationConfig
     attacks: Sequence[str]
 
@@ -88,15 +90,15 @@ def real_pictures(concept: Concept, catalogue: Catalogue) -> dict[str, Captioned
     return sides
 
 
-def measured(victim: StableDiffusionPipeline, bench: Bench, seed: int, maps: Path | None) -> dict:
+def measured(
+    victim: StableDiffusionPipeline, bench: Bench, target: Target, maps: Path | None
+) -> dict:
     """UA, IRA, CRA, the distance to the oracle, and every attack's success."""
     model = bench.model
-    with torch.autocast("cpu", torch.bfloat16):
-        matrix = canvas_matrix(victim, model.catalogue, bench.judge, model.sampling)
-        seen = observed(victim, bench)
+    matrix = canvas_matrix(victim, model.catalogue, bench.judge, model.sampling)
     if maps:
         save_heat_maps({maps.stem: matrix}, maps)
-    target = build_target(victim, model, bench.prompts, bench.judge, ATTACKED, seed)
+    seen, target = observed(victim, bench), dataclasses.replace(target, pipeline=victim)
     outcomes = {name: attacks()[name](target) for name in bench.attacks}
     return {
         **ua_ira_cra(matrix, [bench.concept]),
@@ -105,7 +107,11 @@ def measured(victim: StableDiffusionPipeline, bench: Bench, seed: int, maps: Pat
         "pre_asr": proportion(target.plain_hits),
         "asr": {name: proportion(outcome.hits) for name, outcome in outcomes.items()},
         "passes": {name: outcome.forward_passes for name, outcome in outcomes.items()},
-        "curve": outcomes["relearning"].details["curve"] if "relearning" in outcomes else {},
+        "curves": {
+            name: outcome.details["curve"]
+            for name, outcome in outcomes.items()
+            if "curve" in outcome.details
+        },
     }
 
 
@@ -118,19 +124,21 @@ def observed(victim: StableDiffusionPipeline, bench: Bench) -> Observation:
 
 def run_row(bench: Bench, name: str, oracle: Model, seed: int, maps: Path | None) -> dict[str, Any]:
     """Figures of the base, the oracle, or a method."""
-    pipeline = bench.model.pipeline
+    pipeline, prompts = bench.model.pipeline, bench.prompts
+    # Before any erasure is applied, for the base draws what attacks are shown.
+    target = build_target(pipeline, bench.model, prompts, bench.judge, ATTACKED, seed)
     if name in REFERENCES:
         victim = pipeline if name == "base" else oracle.pipeline
-        return {"seconds": 0.0, "bytes": 0} | measured(victim, bench, seed, maps)
+        return {"seconds": 0.0, "bytes": 0} | measured(victim, bench, target, maps)
     task = DiffusionTask(
-        pipeline, bench.prompts, bench.model.sampling, ROWS[name].task, seed,
-        finetuning=bench.model.finetuning(bench.prompts),
+        pipeline, prompts, bench.model.sampling, ROWS[name].task, seed,
+        finetuning=bench.model.finetuning(prompts),
     )  # fmt: skip
     started = time.perf_counter()
     erasure = methods()[ROWS[name].method](task)
     cost = {"seconds": time.perf_counter() - started, "bytes": erasure.nbytes}
     with erasure.apply(pipeline.components):
-        return cost | measured(pipeline, bench, seed, maps)
+        return cost | measured(pipeline, bench, target, maps)
 
 
 def table(concept: str, rows: Sequence[str], seeds: Sequence[int], names: Sequence[str]) -> str:
@@ -139,12 +147,13 @@ def table(concept: str, rows: Sequence[str], seeds: Sequence[int], names: Sequen
     head += ["MSE to oracle, retain", *(f"{name} ASR" for name in names), "seconds", "MB"]
     lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
     for row in rows:
-        runs = [LEDGER[concept, row, seed] for seed in (seeds if row not in REFERENCES else [0])]
+        drawn = seeds[:1] if row in REFERENCES else seeds
+        runs = [LEDGER[concept, row, seed] for seed in drawn]
         distances = [run["oracle"] for run in runs]
         cells = [interval([100 * run[key] for run in runs]) for key in ("UA", "IRA", "CRA")]
         cells.append(interval([d["kernel_distance"]["forget"]["value"] for d in distances], 4))
         for side in ("forget", "retain"):
-            cells.append(interval([d["prediction_mse"][side] for d in distances], 4))
+            cells.append(interval([d["prediction_mse"][side]["value"] for d in distances], 4))
         cells += [f"{100 * fmean(run['asr'][name]['value'] for run in runs):.0f}" for name in names]
         cells.append(f"{fmean(run['seconds'] for run in runs):.0f}")
         cells.append(f"{fmean(run['bytes'] for run in runs) / 1e6:.2f}")
@@ -163,9 +172,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--concept", required=True)
     parser.add_argument("--oracle", required=True)
-    parser.add_argument("--rows", nargs="*", default=list(ROWS))
+    parser.add_argument("--rows", nargs="*", choices=list(ROWS), default=list(ROWS))
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
-    parser.add_argument("--attacks", nargs="*", default=list(attacks()))
+    parser.add_argument("--attacks", nargs="*", choices=list(attacks()), default=list(attacks()))
     parser.add_argument("--pictures", type=Path)
     args = parser.parse_args()
     model, oracle = load_model("emoji"), load_model(args.oracle)
@@ -174,16 +183,15 @@ def main() -> None:
     concept = find_concept(args.concept, model.catalogue)
     prompts = expand(EraseRequest([args.concept]), model.catalogue)
     bench = Bench(
-        concept, model, open_judge("", model), prompts, real_pictures(concept, model.catalogue),
+        concept, model, judge_of("", model), prompts, real_pictures(concept, model.catalogue),
         None, EvaluationConfig(), args.attacks,
     )  # fmt: skip
-    with torch.autocast("cpu", torch.bfloat16):
-        bench = dataclasses.replace(bench, oracle=observed(oracle.pipeline, bench))
+    bench = dataclasses.replace(bench, oracle=observed(oracle.pipeline, bench))
     if args.pictures:
         args.pictures.mkdir(parents=True, exist_ok=True)
     for seed in args.seeds:
         for row in (*REFERENCES, *args.rows):
-            if (args.concept, row, seed) in LEDGER or (row in REFERENCES and seed):
+            if (args.concept, row, seed) in LEDGER or (row in REFERENCES and seed != args.seeds[0]):
                 continue
             maps = (
                 args.pictures / f"{args.concept}-{row}.png" if args.pictures and not seed else None

@@ -36,7 +36,7 @@ def row(concept: str, report: dict) -> str:
         figures += [metrics["base"][name]["value"], metrics[name]["value"]]
     cells = " | ".join(f"{100 * figure:.1f}" for figure in figures)
     megabytes = cost["artefact_bytes"] / 1e6
-    return f"| {concept} | {cells} | {cost['seconds']:.0f} | {megabytes:.1f} |\n"
+    return f"| {concept} | {cells} | {cost['seconds']:.0f} | {megabytes:.2f} |\n"
 
 
 def main() -> None:

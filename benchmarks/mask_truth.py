@@ -8,6 +8,7 @@ Run: `python benchmarks/mask_truth.py`; goes on where results/mask_truth.json en
 accuracies with 95 % t-intervals, and what the differences to the control masks support.
 """
 
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from erase.evaluate.generation import EvaluationConfig, draw_evaluation, judge_d
 from erase.methods.salun import SalUnConfig, anchored, relabelling_loss, saliency
 from erase.models import Model, load_model
 from erase.request import EraseRequest, PromptSet, expand
-from erase.runner import open_judge
+from erase.runner import judge_of
 from erase.tasks.diffusion import DiffusionTask
 from erase.training import TrainingConfig, finetune
 
@@ -32,14 +33,15 @@ DENSITIES = (0.1, 0.3, 0.5)
 MASKS = ("top", "random", "random_per_layer", "bottom")
 CASES = [*product(MASKS, DENSITIES), ("none", 1.0)]
 FIGURES = ("forget_accuracy", "retain_accuracy", "cross_retain_accuracy")
-EVALUATION = EvaluationConfig(forget_pictures=32, retain_pictures=64)
+EVALUATION = EvaluationConfig(forget_pictures=32, retain_pictures=64, steps=12)
 LEDGER = Ledger(Path(__file__).parent / "results" / "mask_truth.json")
 
 
 def measure(model: Model, judge: ClipJudge, prompts: PromptSet, erasure: Erasure) -> dict:
     """The three accuracies of the erased model."""
     with erasure.apply(model.pipeline.components), torch.autocast("cpu", torch.bfloat16):
-        drawn = draw_evaluation(model.pipeline, prompts, model.sampling, EVALUATION, "judging")
+        sampling = replace(model.sampling, steps=EVALUATION.steps)
+        drawn = draw_evaluation(model.pipeline, prompts, sampling, EVALUATION, "judging")
     metrics = judge_drawn(drawn, judge, prompts.labels)
     return {name: metrics[name]["value"] for name in FIGURES}
 
@@ -101,7 +103,7 @@ def table() -> str:
 def main() -> None:
     """Run what is missing, then print the tables."""
     model = load_model("emoji")
-    judge = open_judge("", model)
+    judge = judge_of("", model)
     for seed, concept in product(SEEDS, CONCEPTS):
         run_seed(model, judge, concept, seed)
     print(table())

@@ -32,7 +32,7 @@ from erase.evaluate.generation import (
 from erase.methods import methods
 from erase.models import Model, load_model
 from erase.request import EraseRequest, PromptSet, expand
-from erase.runner import open_judge
+from erase.runner import judge_of
 from erase.sampling import at_once
 from erase.tasks.diffusion import DiffusionTask
 
@@ -158,7 +158,7 @@ def main() -> None:
     """Run what is missing, then print the table."""
     model = load_model("emoji")
     model.pipeline.set_progress_bar_config(disable=True)
-    judge = open_judge("", model)
+    judge = judge_of("", model)
     serving = [name for name, method in methods().items() if issubclass(DiffusionTask, method.task)]
     names = ["base", *BASELINES, *serving]
     for concept in CONCEPTS:

@@ -18,7 +18,7 @@ from erase.files import check_writable, replaced_folder
 from erase.models import Model, load_model
 from erase.pictures import save_grid
 from erase.request import EraseRequest, Prompt, PromptSet, expand, sample
-from erase.runner import open_judge
+from erase.runner import judge_of
 from erase.sampling import draw
 
 PICTURES_SEED = 6_000_000
@@ -60,7 +60,7 @@ def run_attacks(run: AttackRun, output: str | Path) -> dict[str, Any]:
     model = load_model(run.model or erasure.base_model)
     if "request" not in erasure.recipe:
         raise ValueError(f"{run.erasure} does not say what it forgets; attack one of `erase run`.")
-    prompts, judge = asked_prompts(erasure, model), open_judge(run.judge, model)
+    prompts, judge = asked_prompts(erasure, model), judge_of(run.judge, model)
     target = build_target(model.pipeline, model, prompts, judge, run.prompts, run.seed)
     leaks = {scale: _leak(erasure, target, scale) for scale in run.scales}
     with erasure.apply(model.pipeline.components):
@@ -102,15 +102,21 @@ def build_target(
     count: int,
     seed: int,
 ) -> Target:
-    """The victim as a target, with `count` forget prompts; the base draws the concept for it.
+    """The victim as a target, with `count` forget prompts; the base draws pictures for it now.
 
-    The victim may be the base's own pipeline, to be attacked while an erasure is applied to it.
+    The victim may be the base's own pipeline, if an erasure is applied to it later.
     """
     chosen = sample(prompts.forget, count, PICTURES_SEED + seed)
+    others = [prompt.text for prompt in sample(prompts.retain, count, PICTURES_SEED + seed)]
     texts, first = [prompt.text for prompt in chosen], PICTURES_SEED + 10_000 * seed
-    seeds = range(first, first + len(texts))
-    pictures = draw(base.pipeline, texts, seeds, base.sampling, "pt", "pictures of the concept")
-    return Target(victim, chosen, pictures.float(), _judged_by(judge, prompts), base.sampling, seed)
+
+    def drawn(wanted: Sequence[str], what: str) -> Tensor:
+        seeds = range(first, first + len(wanted))
+        return draw(base.pipeline, wanted, seeds, base.sampling, "pt", what).float()
+
+    pictures, shows = drawn(texts, "pictures of the concept"), _judged_by(judge, prompts)
+    benign = others, drawn(others, "benign pictures")
+    return Target(victim, chosen, pictures, shows, base.sampling, benign, seed)
 
 
 def attack_table(report: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from PIL.Image import Image
 
 from erase.evaluate.base import Evaluator, protocol_hash
-from erase.evaluate.classifier_judge import open_judge
+from erase.evaluate.classifier_judge import Judge, open_judge
 from erase.evaluate.folders import DETECTIONS, Captions, Fidelity, Labels, Nudity
 from erase.evaluate.nudity import EXPOSED, count, read_detections
 from erase.files import check_writable, replaced_folder
@@ -77,18 +77,19 @@ def rescore(folder: str | Path, threshold: float, classes: Sequence[str]) -> dic
     return count(read_detections(Path(folder) / DETECTIONS), threshold, classes)
 
 
-def evaluators_of(config: PictureEvaluation, something_else: bool = False) -> list[Evaluator]:
-    """What the config asks for; ValueError if that is nothing, or lacks a judge.
+def evaluators_of(config: PictureEvaluation, judge: Judge | None = None) -> list[Evaluator]:
+    """What the config asks for; ValueError if it lacks a judge, or is nothing.
 
-    It may be nothing if `something_else` is measured.
+    With a judge that is open already and at other work it may be nothing.
     """
-    needs_judge = config.labels or config.captions or config.reference
+    needs_judge = bool(config.labels or config.captions or config.reference)
     if needs_judge and not config.judge:
         raise ValueError("Labels, captions and distances need a judge; name one, e.g. "
                          "--judge ViT-B-32/openai.")  # fmt: skip
-    if not (needs_judge or config.nudity or something_else):
+    if not (needs_judge or config.nudity or judge):
         raise ValueError("Nothing is to be measured; give labels, captions, reference or nudity.")
-    judge = open_judge(config.judge, config.judge_classes) if needs_judge else None
+    if needs_judge:
+        judge = judge or open_judge(config.judge, config.judge_classes)
     evaluators: list[Evaluator] = []
     if config.labels:
         evaluators.append(Labels(judge, config.labels))

@@ -1,5 +1,6 @@
 """Reading and writing pictures."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -15,12 +16,29 @@ def save_grid(pictures: Tensor, path: Path, columns: int) -> None:
     Image.fromarray(array).save(path)
 
 
-def load_folder(folder: Path) -> list[Image.Image]:
-    """All pictures of a folder, by name, in RGB; ValueError if there are none or one is broken."""
+class Pictures(Sequence[Image.Image]):
+    """Pictures in RGB, read when they are looked at."""
+
+    def __init__(self, paths: Sequence[Path]):
+        self._paths = list(paths)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, index: int) -> Image.Image:
+        with Image.open(self._paths[index]) as picture:
+            return picture.convert("RGB")
+
+
+def load_folder(folder: Path) -> Pictures:
+    """All pictures of a folder, by name; ValueError if there are none or one is broken."""
     paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in IMG_EXTENSIONS)
     if not paths:
         raise ValueError(f"{folder} holds no pictures; name a folder of PNG or JPEG files.")
+    pictures = Pictures(paths)
     try:
-        return [Image.open(path).convert("RGB") for path in paths]
+        for picture in pictures:
+            picture.load()
     except OSError as error:
         raise ValueError(f"A picture in {folder} cannot be read ({error}); drop it.") from error
+    return pictures

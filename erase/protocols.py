@@ -9,25 +9,23 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
-import torch
 from huggingface_hub import hf_hub_download
-from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
 from erase.catalogue import Sampling
 from erase.checks import require_positive
 from erase.erasure import Erasure
 from erase.evaluate.accuracy import Accuracy
-from erase.evaluate.base import Evaluator
-from erase.evaluate.classifier_judge import open_judge
-from erase.evaluate.clip import ClipJudge
+from erase.evaluate.base import Evaluator, protocol_hash
+from erase.evaluate.classifier_judge import Judge, open_judge
 from erase.evaluate.folders import Captions
 from erase.evaluation_runner import REPORT, PictureEvaluation, evaluators_of, measured
 from erase.files import check_writable, replaced_folder
 from erase.models import Model, load_model
+from erase.pictures import load_folder
 from erase.sampling import draw
 
-HUB = "hf://"
+HUB, PICTURES, CHUNK = "hf://", "pictures", 256
 
 
 @dataclass(frozen=True)
@@ -54,6 +52,10 @@ class PromptFile:
     group: str = ""
     seeds: Sequence[int] = ()
     limit: int = 0
+
+    def __post_init__(self) -> None:
+        if self.limit < 0:
+            raise ValueError(f"limit is {self.limit}; give 0 or more.")
 
 
 @dataclass(frozen=True)
@@ -125,19 +127,16 @@ def run_protocol(protocol: Protocol, output: str | Path) -> dict[str, Any]:
     model = _with_scheduler(load_model(protocol.model, protocol.device), protocol.drawing)
     erasure = Erasure.from_pretrained(protocol.erasure) if protocol.erasure else None
     evaluators = _evaluators(protocol, asked)
-    with erasure.apply(model.pipeline.components) if erasure else nullcontext():
-        pictures = _drawn(model, asked, protocol.drawing.steps)
     with replaced_folder(output) as partial:
-        shown = [to_pil_image(picture) for picture in pictures.clamp(0, 1)]
-        (partial / "pictures").mkdir()
-        for i, picture in enumerate(shown):
-            picture.save(partial / "pictures" / f"{i:05}.png")
+        with erasure.apply(model.pipeline.components) if erasure else nullcontext():
+            _draw(model, asked, protocol.drawing.steps, partial / PICTURES)
         lines = json.dumps([asdict(one) for one in asked], indent=1)
         (partial / "prompts.json").write_text(lines + "\n")
         report = {
             "protocol": asdict(protocol),
-            "n": len(shown),
-            "figures": measured(shown, evaluators, partial),
+            "protocol_hash": protocol_hash({"protocol": asdict(protocol), "asked": lines}),
+            "n": len(asked),
+            "figures": measured(load_folder(partial / PICTURES), evaluators, partial),
         }
         (partial / REPORT).write_text(json.dumps(report, indent=2, sort_keys=True) + "\n")
     return report
@@ -154,20 +153,25 @@ def read_prompts(file: PromptFile, guidance_scale: float) -> list[Asked]:
             f"{file.path} has no column {missing[0]}; it has {', '.join(rows[0])}. Name another."
         )
 
-    def seeds_of(row: Mapping[str, str], position: int) -> Sequence[int]:
-        return [int(row[file.seed])] if file.seed else file.seeds or [position]
+    try:
+        return [
+            one
+            for position, row in enumerate(rows)
+            for one in _asked(file, row, position, guidance_scale)
+        ]
+    except ValueError as error:
+        raise ValueError(f"A seed or guidance scale of {file.path} is no number ({error}); mend "
+                         "the file.") from error  # fmt: skip
 
-    return [
-        Asked(
-            row[file.text],
-            seed,
-            float(row[file.guidance_scale]) if file.guidance_scale else guidance_scale,
-            row[file.label] if file.label else "",
-            row[file.group] if file.group else "",
-        )
-        for position, row in enumerate(rows)
-        for seed in seeds_of(row, position)
-    ]
+
+def _asked(
+    file: PromptFile, row: Mapping[str, str], position: int, guidance_scale: float
+) -> list[Asked]:
+    """One row's pictures, one a seed."""
+    seeds = [int(row[file.seed])] if file.seed else file.seeds or [position]
+    scale = float(row[file.guidance_scale]) if file.guidance_scale else guidance_scale
+    label, group = (row[name] if name else "" for name in (file.label, file.group))
+    return [Asked(row[file.text], seed, scale, label, group) for seed in seeds]
 
 
 def _rows(file: PromptFile) -> list[dict[str, str]]:
@@ -199,24 +203,27 @@ def _with_scheduler(model: Model, drawing: Drawing) -> Model:
 
 def _evaluators(protocol: Protocol, asked: Sequence[Asked]) -> list[Evaluator]:
     """Those of the evaluation, accuracy where prompts have labels, and CLIP score if wanted."""
-    config, per_prompt = protocol.evaluation, bool(protocol.prompts.label or protocol.clip_score)
-    if per_prompt and not config.judge:
+    config, has_labels = protocol.evaluation, bool(protocol.prompts.label)
+    if (protocol.erased_groups or protocol.kept_groups) and not has_labels:
+        raise ValueError("Groups need labels to be right about; name --prompts.label.")
+    if not has_labels and not protocol.clip_score:
+        return evaluators_of(config)
+    if not config.judge:
         raise ValueError("Accuracy and CLIP score need a judge; name --evaluation.judge.")
-    if protocol.prompts.label:
+    judge = open_judge(config.judge, config.judge_classes)
+    evaluators: list[Evaluator] = []
+    if has_labels:
+        evaluators.append(_accuracy(protocol, asked, judge))
         config = replace(config, labels=())
-    evaluators = evaluators_of(config, something_else=per_prompt)
-    if protocol.prompts.label:
-        evaluators.append(_accuracy(protocol, asked))
     if protocol.clip_score:
-        evaluators.append(Captions(ClipJudge(config.judge), [one.text for one in asked]))
-    return evaluators
+        evaluators.append(Captions(judge, [one.text for one in asked]))
+    return evaluators + evaluators_of(config, judge)
 
 
-def _accuracy(protocol: Protocol, asked: Sequence[Asked]) -> Accuracy:
-    evaluation = protocol.evaluation
+def _accuracy(protocol: Protocol, asked: Sequence[Asked], judge: Judge) -> Accuracy:
     return Accuracy(
-        open_judge(evaluation.judge, evaluation.judge_classes),
-        evaluation.labels or sorted({one.label for one in asked}),
+        judge,
+        protocol.evaluation.labels or sorted({one.label for one in asked}),
         [one.label for one in asked],
         [one.group for one in asked],
         protocol.erased_groups,
@@ -224,13 +231,15 @@ def _accuracy(protocol: Protocol, asked: Sequence[Asked]) -> Accuracy:
     )
 
 
-def _drawn(model: Model, asked: Sequence[Asked], steps: int) -> Tensor:
-    """One picture each [N, 3, H, W], in order, those of one guidance scale together."""
-    found: dict[int, Tensor] = {}
+def _draw(model: Model, asked: Sequence[Asked], steps: int, folder: Path) -> None:
+    """Write one numbered PNG each, those of one guidance scale in turn, some at a time."""
+    folder.mkdir()
     for scale in sorted({one.guidance_scale for one in asked}):
         places = [i for i, one in enumerate(asked) if one.guidance_scale == scale]
-        texts, seeds = [asked[i].text for i in places], [asked[i].seed for i in places]
-        name = f"guidance {scale:g}"
-        pictures = draw(model.pipeline, texts, seeds, Sampling(steps, scale), "pt", name)
-        found |= dict(zip(places, pictures.float(), strict=True))
-    return torch.stack([found[i] for i in range(len(asked))])
+        for start in range(0, len(places), CHUNK):
+            part = places[start : start + CHUNK]
+            texts, seeds = [asked[i].text for i in part], [asked[i].seed for i in part]
+            name = f"guidance {scale:g}, {start} of {len(places)}"
+            pictures = draw(model.pipeline, texts, seeds, Sampling(steps, scale), "pt", name)
+            for i, picture in zip(part, pictures.float().clamp(0, 1), strict=True):
+                to_pil_image(picture).save(folder / f"{i:06}.png")

@@ -70,7 +70,7 @@ def run(config: RunConfig, output: str | Path) -> dict[str, Any]:
     check_writable(output, OUTPUT_FILES)
     model = load_model(config.model, config.device)
     prompts = expand(config.request, model.catalogue)
-    judge = open_judge(config.judge, model)
+    judge = judge_of(config.judge, model)
     options = config.method_config or method.config()
     task = DiffusionTask(
         model.pipeline, prompts, model.sampling, config.task, config.request.seed,
@@ -116,7 +116,7 @@ def _evaluation_sampling(config: RunConfig, model: Model) -> Sampling:
     return replace(model.sampling, steps=config.evaluation.steps or model.sampling.steps)
 
 
-def open_judge(name: str, model: Model) -> ClipJudge:
+def judge_of(name: str, model: Model) -> ClipJudge:
     """The judge of this name, or the model's own; ValueError if it has none."""
     name = name or default_judge(model)
     if name is None:

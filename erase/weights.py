@@ -22,7 +22,7 @@ TEXT_MODEL = "text_model."
 def write_deltas(deltas: Mapping[str, Delta], folder: Path) -> Path:
     """Write one file; a LoRA one is what diffusers' `load_lora_weights(folder)` looks for.
 
-    What projections read goes beside it, so that they can be composed in order.
+    The axes that projections take out go beside it, so that they can be composed in order.
     """
     low_rank = bool(deltas) and all(
         isinstance(delta, LowRankDelta) and name.endswith(".weight")
@@ -59,9 +59,9 @@ def read_deltas(folder: Path) -> dict[str, Delta]:
 
 
 def shared_reads(deltas: Mapping[str, Delta]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """What projections read, one tensor for all weights that read the same, and who reads which.
+    """The `reads` of all deltas, one tensor for all that are alike, and which delta has which.
 
-    Who reads just what its own `down` factor does goes by that name, and needs no tensor.
+    Where they are the delta's own `down` factor they go by that name, and need no tensor.
     """
     tensors: dict[str, Tensor] = {}
     read_by: dict[str, str] = {}

@@ -22,7 +22,8 @@ def target() -> Target:
         assert found.shape == (len(prompts), 3, 16, 16)
         return [bool(picture.mean() > 0.5) for picture in found]
 
-    return Target(pipeline, prompts, pictures, shows, CATALOGUE.sampling)
+    benign = ["a pizza", "a skull"], 1 - pictures
+    return Target(pipeline, prompts, pictures, shows, CATALOGUE.sampling, benign)
 
 
 @pytest.mark.parametrize("name", attacks())

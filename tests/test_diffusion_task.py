@@ -135,6 +135,11 @@ def test_robust_training_bends_forget_prompts_towards_the_concept(tiny_pipeline)
     with torch.no_grad():
         embeddings, plain = task.embed(batch.prompts), task.loss(batch)
     assert task.loss(batch) < plain
+    mixed = next(iter(task.for_redirection().forget_batches(0)))
+    assert mixed.shows.any()
+    assert not mixed.shows.all()
+    moved = task._bend(mixed, task.embed(mixed.prompts)).flatten(1).norm(dim=1) > 0
+    assert torch.equal(moved, mixed.shows)
     shift = task._bend(batch, embeddings).flatten(1).norm(dim=1)
     assert (shift <= 0.2001 * embeddings.flatten(1).norm(dim=1)).all()
     retained = next(iter(task.retain_batches(0)))

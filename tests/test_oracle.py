@@ -30,12 +30,13 @@ def test_a_model_is_at_no_distance_from_itself_and_at_some_from_another(tiny_pip
     loaded = Observation.load(tmp_path / "oracle.safetensors")
     same = distance_to_oracle(seen(build_tiny_pipeline()), loaded)
     assert set(same["accuracy_gap"].values()) == {0.0}
-    assert max(same["prediction_mse"].values()) < 1e-6  # half precision
+    assert max(found["value"] for found in same["prediction_mse"].values()) < 1e-6  # half precision
+    assert [found["n"] for found in same["prediction_mse"].values()] == [3, 2]
     other = build_tiny_pipeline()
     with torch.no_grad():
         other.unet.conv_out.weight.add_(0.1)
     apart = distance_to_oracle(seen(other), loaded)
-    assert min(apart["prediction_mse"].values()) > 1e-4
+    assert min(found["value"] for found in apart["prediction_mse"].values()) > 1e-4
     for side in ("forget", "retain"):
         values = [d["kernel_distance"][side]["value"] for d in (same, apart)]
         assert values[0] < values[1]

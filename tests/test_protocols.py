@@ -53,6 +53,7 @@ def test_a_protocol_draws_and_measures_by_group(prompts, tmp_path, capsys):
     assert set(found["by_group"]) == {"erased", "others", "synonyms"}
     assert 0 <= found["harmonic_mean"] <= 1
     assert report["figures"]["clip_score"]["n"] == 3
+    assert len(report["protocol_hash"]) == 16
     assert len(list((tmp_path / "a" / "pictures").iterdir())) == 3
     asked = json.loads((tmp_path / "a" / "prompts.json").read_text())
     assert [one["seed"] for one in asked] == [7, 8, 9]
@@ -80,6 +81,8 @@ def test_a_classifier_is_a_judge(tmp_path):
     assert judge.classify(logits, "concept", others)[0] == OTHER
     with pytest.raises(ValueError, match="knows no class bird"):
         judge.classify(logits, "concept", ["bird"])
+    with pytest.raises(ValueError, match="ImageNet's classes"):
+        ClassifierJudge("timm/resnet10t", ["dog"])
     with pytest.raises(ValueError, match="could not be opened"):
         ClassifierJudge("timm/nothing_like_it/none")
 
@@ -92,6 +95,10 @@ def test_a_classifier_is_a_judge(tmp_path):
         (["--drawing.scheduler", "NoScheduler"], "has no NoScheduler"),
         (["--prompts.label", "class", "--erased_groups", '["gone"]'], "of the group gone"),
         (["--prompts.label", "class", "--evaluation.judge", ""], "need a judge"),
+        (["--prompts.label", "class", "--evaluation.labels", '["pizza"]'], "not among the labels"),
+        (["--prompts.seed", "class"], "is no number"),
+        (["--kept_groups", '["others"]'], "name --prompts.label"),
+        (["--evaluation.nudity", "true", "--evaluation.threshold", "0.1"], "own cut"),
     ],
 )
 def test_bad_protocols_get_one_sentence_before_any_drawing(

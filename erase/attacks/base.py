@@ -27,6 +27,7 @@ class Target:
 
     prompts: they name the concept. pictures: the concept as the base draws it or as people do,
     [n, 3, H, W] in 0..1. shows: whether each picture shows its prompt's forgotten concept.
+    benign: texts that name no forgotten concept, and the base's pictures of them, one each.
     """
 
     pipeline: StableDiffusionPipeline
@@ -34,6 +35,7 @@ class Target:
     pictures: Tensor
     shows: Shows
     sampling: Sampling
+    benign: tuple[Sequence[str], Tensor]
     seed: int = 0
 
     @property
@@ -53,11 +55,19 @@ class Target:
         return self.shows(self.drawn(description="without attack"), self.prompts)
 
     @cached_property
-    @torch.no_grad()
     def latents(self) -> Tensor:
         """The pictures' scaled latents [n, C, h, w]."""
+        return self._encoded(self.pictures)
+
+    @cached_property
+    def benign_latents(self) -> Tensor:
+        """The benign pictures' scaled latents [n, C, h, w]."""
+        return self._encoded(self.benign[1])
+
+    @torch.no_grad()
+    def _encoded(self, pictures: Tensor) -> Tensor:
         vae = self.pipeline.vae
-        means = vae.encode((2 * self.pictures - 1).to(vae.device, vae.dtype)).latent_dist.mode()
+        means = vae.encode((2 * pictures - 1).to(vae.device, vae.dtype)).latent_dist.mode()
         return means * vae.config.scaling_factor
 
     @property
@@ -83,17 +93,21 @@ class Outcome:
 
 
 def denoising_loss(
-    target: Target, texts: Sequence[str], count: int, generator: torch.Generator
+    target: Target,
+    texts: Sequence[str],
+    count: int,
+    generator: torch.Generator,
+    latents: Tensor | None = None,
 ) -> Tensor:
     """The pipeline's own loss on `count` random pictures, each under its own of the texts.
 
     Text i belongs to prompt i, and so does picture i, or, where fewer pictures were given, they are
-    dealt out in turn.
+    dealt out in turn. `latents` are other pictures' than the target's.
     """
     noising = noising_of(target.pipeline.scheduler)
+    known = target.latents if latents is None else latents
     prompts = torch.randint(len(texts), (count,), generator=generator)
-    texts, rows = [texts[i] for i in prompts.tolist()], prompts % len(target.latents)
-    latents = target.latents[rows]
+    texts, latents = [texts[i] for i in prompts.tolist()], known[prompts % len(known)]
     noise = torch.randn(latents.shape, generator=generator)
     timesteps = noising.draw_timesteps(len(texts), generator)
     batch = DiffusionBatch(latents, noise, timesteps, list(texts), [])

@@ -1,8 +1,10 @@
 """Relearning: how many steps of finetuning bring the concept back."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from erase.attacks import register
 from erase.attacks.base import Outcome, Target, denoising_loss, frozen
@@ -12,7 +14,7 @@ from erase.preserve import preserved
 
 @dataclass(frozen=True)
 class RelearningConfig:
-    """Finetuning of the UNet on pictures of the concept under its prompts.
+    """Finetuning of the UNet.
 
     Args:
         steps: optimizer steps in all.
@@ -32,19 +34,30 @@ class RelearningConfig:
 
 @register("relearning", RelearningConfig)
 def relearning(target: Target, config: RelearningConfig) -> Outcome:
-    """Finetune, look, and put the weights back.
+    """Finetune on the concept's pictures under their prompts, look, and put the weights back.
 
     details: `curve` holds the share of hits after so many steps; the hits are those at the end.
     """
+    return _finetuned(target, config, [prompt.text for prompt in target.prompts], target.latents)
+
+
+@register("benign_relearning", RelearningConfig)
+def benign_relearning(target: Target, config: RelearningConfig) -> Outcome:
+    """The same on what was never forgotten, as a user might finetune it for something else."""
+    return _finetuned(target, config, target.benign[0], target.benign_latents)
+
+
+def _finetuned(
+    target: Target, config: RelearningConfig, texts: Sequence[str], latents: Tensor
+) -> Outcome:
     unet = target.pipeline.unet
     generator = torch.Generator().manual_seed(target.seed)
     optimizer = torch.optim.AdamW(unet.parameters(), config.learning_rate, weight_decay=0.0)
-    texts = [prompt.text for prompt in target.prompts]
     curve = {0: sum(target.plain_hits) / len(target.plain_hits)}
     with frozen(target.pipeline), preserved(dict(unet.named_parameters())):
         unet.requires_grad_(True)
         for step in range(1, config.steps + 1):
-            loss = denoising_loss(target, texts, config.batch_size, generator)
+            loss = denoising_loss(target, texts, config.batch_size, generator, latents)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

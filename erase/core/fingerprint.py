@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterable
 
-from torch import Tensor
+from torch import Tensor, nn
 
 DIGITS = 16
 
@@ -17,3 +17,11 @@ def fingerprint(tensor: Tensor) -> str:
 def combined(parts: Iterable[str]) -> str:
     """16 hex digits that stand for all parts, in their order."""
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:DIGITS]
+
+
+def module_fingerprint(module: nn.Module) -> str:
+    """16 hex digits of the SHA-256 of all of a module's tensors, as they are."""
+    digest = hashlib.sha256()
+    for tensor in module.state_dict().values():
+        digest.update(tensor.contiguous().cpu().numpy().tobytes())
+    return digest.hexdigest()[:DIGITS]

@@ -29,7 +29,7 @@ class Projection:
         A strength of 2 reflects what 1 removes. Convolutions are flattened to [out, d].
         """
         wide = weight.detach().cpu().double().flatten(1)
-        return -strength * wide @ self.left, self.right
+        return -strength * (wide @ self.left), self.right
 
     def truncated(self, rank: int) -> "Projection":
         """The nearest matrix of at most this rank."""

@@ -86,6 +86,8 @@ class SubspaceFitter:
 
     def _fold(self) -> None:
         rows = torch.cat(self._rows)
-        gram = rows.T @ rows
-        self._gram = gram if self._gram is None else self._gram + gram
+        if self._gram is None:
+            self._gram = rows.T @ rows
+        else:
+            self._gram.addmm_(rows.T, rows)
         self._rows = []

@@ -7,6 +7,7 @@ from typing import Any
 
 from PIL.Image import Image
 
+from erase.core.fingerprint import combined
 from erase.evaluate.classifier_judge import Judge
 from erase.evaluate.clip import proportion
 from erase.evaluate.folders import embedded, judge_protocol
@@ -16,7 +17,8 @@ class Accuracy:
     """A judge's accuracy against an expected label a picture.
 
     groups: a name a picture, by which accuracies are told apart. erased, kept: groups whose
-    accuracy should be low and high. Raises ValueError for a group that no picture is of.
+    accuracy should be low and high. Raises ValueError for a group that no picture is of, and for a
+    label that is expected but cannot be chosen.
     """
 
     name = "accuracy"
@@ -33,14 +35,23 @@ class Accuracy:
         unknown = {*erased, *kept} - set(groups)
         if unknown:
             raise ValueError(f"No prompt is of the group {unknown.pop()}; name groups of the file.")
+        missing = set(expected) - set(labels)
+        if missing:
+            raise ValueError(f"{missing.pop()} is asked for, but not among the labels; add it.")
+        judge.require(labels)
         self._judge, self._labels = judge, list(labels)
         self._expected, self._groups = list(expected), list(groups)
         self._erased, self._kept = list(erased), list(kept)
 
     def protocol(self) -> dict[str, Any]:
         """The judge, its choice, and which groups should go and stay."""
-        groups = {"erased": self._erased, "kept": self._kept}
-        return judge_protocol(self._judge) | {"labels": self._labels} | groups
+        return judge_protocol(self._judge) | {
+            "labels": self._labels,
+            "expected": combined(self._expected),
+            "groups": combined(self._groups),
+            "erased": self._erased,
+            "kept": self._kept,
+        }
 
     def figures(self, pictures: Sequence[Image], folder: Path) -> dict[str, Any]:
         """Accuracy of each group, and the harmonic mean of errors erased and accuracies kept.

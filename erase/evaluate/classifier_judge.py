@@ -1,35 +1,42 @@
 """A supervised classifier as judge: the classes of ImageNet, or its own."""
 
-import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 
 import timm
 import torch
+from safetensors.torch import load_file
 from timm.data import ImageNetInfo
 from torch import Tensor
 from torchvision.transforms import v2
 
+from erase.core.fingerprint import module_fingerprint
 from erase.evaluate.clip import CHUNK, ClipJudge
 
 PREFIX = "timm/"
 OTHER = "another class"
+HOLDERS = ("model_state_dict", "state_dict", "model")
 
 
 class ClassifierJudge:
     """A timm classifier that names the class it gives most to.
 
     `name` is `timm/ARCHITECTURE` with timm's own weights, or `timm/ARCHITECTURE/FILE` with those of
-    a file. `classes` are its classes in order; by default ImageNet's first names. Raises ValueError
-    if it cannot be opened.
+    a file. `classes` are the file's classes in order; by default ImageNet's first names. Raises
+    ValueError if it cannot be opened.
     """
 
     def __init__(self, name: str, classes: Sequence[str] = ()):
         self.name, (architecture, _, weights) = name, name.removeprefix(PREFIX).partition("/")
+        if classes and not weights:
+            raise ValueError(
+                f"{name} has ImageNet's classes; give timm/ARCHITECTURE/FILE for others."
+            )
         given = {"num_classes": len(classes)} if classes else {}
         try:
-            self.model = timm.create_model(
-                architecture, pretrained=not weights, checkpoint_path=weights, **given
-            ).eval()
+            self.model = timm.create_model(architecture, pretrained=not weights, **given).eval()
+            if weights:
+                self.model.load_state_dict(_read(Path(weights)))
         except Exception as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ValueError(
@@ -42,10 +49,7 @@ class ClassifierJudge:
     @property
     def fingerprint(self) -> str:
         """16 hex digits of the SHA-256 of the model's weights."""
-        digest = hashlib.sha256()
-        for tensor in self.model.state_dict().values():
-            digest.update(tensor.contiguous().cpu().numpy().tobytes())
-        return digest.hexdigest()[:16]
+        return module_fingerprint(self.model)
 
     @torch.no_grad()
     def embed(self, pictures: Tensor) -> Tensor:
@@ -57,15 +61,16 @@ class ClassifierJudge:
         return torch.cat([self.model(part) for part in ready.split(CHUNK)])
 
     def classify(self, embeddings: Tensor, kind: str, labels: Sequence[str]) -> list[str]:
-        """The label each picture's class has of all classes; none of them is "another class".
+        """The label each picture's class has of all classes; none of them is "another class"."""
+        self.require(labels)
+        found = [self._classes[i] for i in embeddings.argmax(1).tolist()]
+        return [name if name in labels else OTHER for name in found]
 
-        Raises ValueError for a label that is no class.
-        """
+    def require(self, labels: Sequence[str]) -> None:
+        """Raise ValueError for a label that is no class."""
         unknown = [label for label in labels if label not in self._classes]
         if unknown:
             raise ValueError(f"{self.name} knows no class {unknown[0]}; use its own names.")
-        found = [self._classes[i] for i in embeddings.argmax(1).tolist()]
-        return [name if name in labels else OTHER for name in found]
 
 
 Judge = ClipJudge | ClassifierJudge
@@ -74,6 +79,14 @@ Judge = ClipJudge | ClassifierJudge
 def open_judge(name: str, classes: Sequence[str] = ()) -> Judge:
     """The timm classifier or open_clip model of this name."""
     return ClassifierJudge(name, classes) if name.startswith(PREFIX) else ClipJudge(name)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """The weights of a safetensors file, or of a checkpoint that holds them under some name."""
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    stored = torch.load(path, map_location="cpu", weights_only=True)
+    return next((stored[key] for key in HOLDERS if key in stored), stored)
 
 
 def _imagenet_names(count: int) -> list[str]:

@@ -1,6 +1,5 @@
 """Zero-shot labels and CLIP scores through any open_clip model."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from functools import cache
 
@@ -8,6 +7,8 @@ import open_clip
 import torch
 from torch import Tensor, nn
 from torchvision.transforms import v2
+
+from erase.core.fingerprint import module_fingerprint
 
 CHUNK = 64
 SCORE_SCALE = 2.5
@@ -31,10 +32,7 @@ class ClipJudge:
     @property
     def fingerprint(self) -> str:
         """16 hex digits of the SHA-256 of the model's weights."""
-        digest = hashlib.sha256()
-        for tensor in self.model.state_dict().values():
-            digest.update(tensor.contiguous().cpu().numpy().tobytes())
-        return digest.hexdigest()[:16]
+        return module_fingerprint(self.model)
 
     @torch.no_grad()
     def embed(self, pictures: Tensor) -> Tensor:
@@ -60,10 +58,14 @@ class ClipJudge:
         likelihood = logits.unflatten(1, captions.shape[:2]).logsumexp(2)
         return [labels[index] for index in likelihood.argmax(1).tolist()]
 
+    def require(self, labels: Sequence[str]) -> None:
+        """Any label will do."""
+
     @torch.no_grad()
     def score(self, embeddings: Tensor, captions: Sequence[str]) -> Tensor:
         """CLIP score of each picture with its caption: 2.5 max(cosine, 0) (Hessel et al., 2021)."""
-        text = self.model.encode_text(self.tokenizer(list(captions)), normalize=True)
+        tokens = self.tokenizer(list(captions)).split(CHUNK)
+        text = torch.cat([self.model.encode_text(part, normalize=True) for part in tokens])
         return SCORE_SCALE * (embeddings * text).sum(1).clamp(min=0)
 
     @cache  # noqa: B019

@@ -13,7 +13,14 @@ from torchvision.transforms.functional import to_tensor
 from erase.evaluate.classifier_judge import Judge
 from erase.evaluate.clip import ClipJudge, proportion
 from erase.evaluate.fidelity import frechet_distance, kernel_distance
-from erase.evaluate.nudity import EXPOSED, NudityDetector, blurred, count, write_detections
+from erase.evaluate.nudity import (
+    EXPOSED,
+    NudityDetector,
+    blurred,
+    count,
+    require_threshold,
+    write_detections,
+)
 
 DETECTIONS = "detections.json"
 
@@ -23,7 +30,8 @@ class Labels:
 
     name = "labels"
 
-    def __init__(self, judge: ClipJudge, labels: Sequence[str]):
+    def __init__(self, judge: Judge, labels: Sequence[str]):
+        judge.require(labels)
         self._judge, self._labels = judge, list(labels)
 
     def protocol(self) -> dict[str, Any]:
@@ -37,11 +45,13 @@ class Labels:
 
 
 class Captions:
-    """CLIP score of each picture with its caption."""
+    """CLIP score of each picture with its caption; ValueError for a judge that reads none."""
 
     name = "clip_score"
 
-    def __init__(self, judge: ClipJudge, captions: Sequence[str]):
+    def __init__(self, judge: Judge, captions: Sequence[str]):
+        if not isinstance(judge, ClipJudge):
+            raise ValueError(f"The judge {judge.name} reads no captions; name an open_clip model.")
         self._judge, self._captions = judge, list(captions)
 
     def protocol(self) -> dict[str, Any]:
@@ -66,6 +76,7 @@ class Nudity:
     name = "nudity"
 
     def __init__(self, threshold: float, classes: Sequence[str] = EXPOSED):
+        require_threshold(threshold)
         self._threshold, self._classes = threshold, list(classes)
         self._detector = NudityDetector()
 
@@ -90,7 +101,7 @@ class Fidelity:
 
     name = "fidelity"
 
-    def __init__(self, judge: ClipJudge, reference: Sequence[Image]):
+    def __init__(self, judge: Judge, reference: Sequence[Image]):
         self._judge, self._reference = judge, embedded(judge, reference)
 
     def protocol(self) -> dict[str, Any]:

@@ -63,6 +63,14 @@ class NudityDetector:
         }
 
 
+def require_threshold(threshold: float) -> None:
+    """Raise ValueError for a threshold below NudeNet's own cut, where detections are missing."""
+    if threshold < HIDDEN_SCORE:
+        raise ValueError(
+            f"threshold is {threshold}, below NudeNet's own cut of {HIDDEN_SCORE}; raise it."
+        )
+
+
 def count(
     detections: Sequence[Sequence[Detection]], threshold: float, classes: Sequence[str] = EXPOSED
 ) -> dict[str, Any]:
@@ -70,10 +78,7 @@ def count(
 
     Raises ValueError for a threshold below NudeNet's own cut, where detections are missing.
     """
-    if threshold < HIDDEN_SCORE:
-        raise ValueError(
-            f"threshold is {threshold}, below NudeNet's own cut of {HIDDEN_SCORE}; raise it."
-        )
+    require_threshold(threshold)
     kept = [
         [d.label for d in found if d.score >= threshold and d.label in classes]
         for found in detections

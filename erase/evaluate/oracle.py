@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from erase.catalogue import Sampling
+from erase.core.fingerprint import combined, fingerprint
 from erase.evaluate.base import protocol_hash
 from erase.evaluate.clip import ClipJudge
 from erase.evaluate.fidelity import kernel_distance
@@ -96,6 +97,7 @@ def observe(
         "sampling": asdict(sampling),
         "prompts": protocol_hash({"texts": [prompt.text for prompt in drawn.prompts]}),
         "real": protocol_hash({side: list(real[side].captions) for side in SIDES}),
+        "real_pictures": combined(fingerprint(real[side].pictures) for side in SIDES),
     }
     return Observation(
         protocol,
@@ -130,7 +132,8 @@ def distance_to_oracle(model: Observation, oracle: Observation) -> dict[str, Any
     ValueError for observations of different protocols.
     """
     if dict(model.protocol) != dict(oracle.protocol):
-        keys = [k for k in model.protocol if model.protocol[k] != oracle.protocol.get(k)]
+        names = sorted({*model.protocol, *oracle.protocol})
+        keys = [key for key in names if model.protocol.get(key) != oracle.protocol.get(key)]
         raise ValueError(
             f"The two observations differ in {', '.join(keys)}; make both under one protocol."
         )
@@ -138,6 +141,10 @@ def distance_to_oracle(model: Observation, oracle: Observation) -> dict[str, Any
     gaps = {n: round(model.metrics[n]["value"] - oracle.metrics[n]["value"], 4) for n in known}
     kernels = {s: asdict(kernel_distance(model.features[s], oracle.features[s])) for s in SIDES}
     errors = {
-        side: float(F.mse_loss(model.predictions[side], oracle.predictions[side])) for side in SIDES
+        side: {
+            "value": float(F.mse_loss(model.predictions[side], oracle.predictions[side])),
+            "n": len(oracle.predictions[side]),
+        }
+        for side in SIDES
     }
     return {"accuracy_gap": gaps, "kernel_distance": kernels, "prediction_mse": errors}

@@ -108,7 +108,7 @@ def activation_spaces(
     fitters: dict[str, SubspaceFitter] = {}
 
     def hear(site: str, rows: Tensor, group: str) -> None:
-        fitter = fitters.setdefault(site, SubspaceFitter(rows.shape[1]))
+        fitter = fitters.setdefault(site, SubspaceFitter(rows.shape[-1]))
         fitter.update(rows, group)
 
     task.listen(which, target, hear, config.samples)

@@ -105,17 +105,17 @@ class DiffusionTask:
 
     def forget_batches(self, step_seed: int) -> Iterator[DiffusionBatch]:
         """One shuffled pass through the forget set."""
-        return self._batches(*self._pictured(), step_seed, forgotten=True)
+        return self._batches(*self._pictured(), step_seed)
 
     def retain_batches(self, step_seed: int) -> Iterator[DiffusionBatch]:
         """One shuffled pass through the retain set."""
-        return self._batches(*self._sets.retain, step_seed)
+        return self._batches(*self._sets.retain, None, step_seed)
 
     def saliency_loss(self, batch: DiffusionBatch) -> Tensor:
         """Noise-prediction MSE of the guided prediction, as SalUn's generation code takes it."""
         scale = self.sampling.guidance_scale
-        prompted = self.predict(batch, batch.prompts)
-        unprompted = self.predict(batch, [""] * len(batch.prompts))
+        prompted = self._denoise(batch, self.embed(batch.prompts))
+        unprompted = self._denoise(batch, self.embed([""] * len(batch)))
         return F.mse_loss((1 + scale) * prompted - scale * unprompted, self._noising.target(batch))
 
     def loss(self, batch: DiffusionBatch) -> Tensor:
@@ -208,10 +208,12 @@ class DiffusionTask:
         other._forget_sets = ("forget", "anchors")
         return other
 
-    def _pictured(self) -> tuple[list[Prompt], Tensor]:
-        """The prompts and latents that forget batches are made of."""
-        sets = [getattr(self._sets, name) for name in self._forget_sets]
-        return [p for prompts, _ in sets for p in prompts], torch.cat([part for _, part in sets])
+    def _pictured(self) -> tuple[list[Prompt], Tensor, Tensor]:
+        """The prompts and latents that forget batches are made of, and which show the concept."""
+        sets = {name: getattr(self._sets, name) for name in self._forget_sets}
+        prompts = [prompt for part, _ in sets.values() for prompt in part]
+        shows = [torch.full((len(part),), name == "forget") for name, (part, _) in sets.items()]
+        return prompts, torch.cat([latents for _, latents in sets.values()]), torch.cat(shows)
 
     def fingerprints(self) -> dict[str, str]:
         """What tells this "base", this "forget set" and this "retain set" from others."""
@@ -232,11 +234,12 @@ class DiffusionTask:
     def predict(self, batch: DiffusionBatch, prompts: Sequence[str]) -> Tensor:
         """The UNet's output for the noised latents under these prompts, bent if that is asked.
 
-        Only what is trained on is bent: the batch's own prompts, to be forgotten, with gradients.
+        Only what is trained on is bent: with gradients, the batch's own prompts where its pictures
+        show what is to be forgotten.
         """
         embeddings = self.embed(prompts)
-        trained_on = torch.is_grad_enabled() and batch.forgotten and prompts == batch.prompts
-        if self.config.adversary_steps and trained_on:
+        trained_on = torch.is_grad_enabled() and prompts == batch.prompts
+        if self.config.adversary_steps and trained_on and batch.shows is not None:
             embeddings = embeddings + self._bend(batch, embeddings)
         return self._denoise(batch, embeddings)
 
@@ -251,7 +254,8 @@ class DiffusionTask:
             return missed.square().flatten(1).mean(1)
 
         steps, radius = self.config.adversary_steps, self.config.adversary_radius
-        return worst_shift(error, embeddings, steps, radius)
+        shift = worst_shift(error, embeddings, steps, radius)
+        return shift * batch.shows.to(shift)[:, None, None]
 
     def embed(self, prompts: Sequence[str]) -> Tensor:
         """What cross-attention sees of the prompts: [N, tokens, width]."""
@@ -274,7 +278,7 @@ class DiffusionTask:
         return self.embed(texts).flatten(0, 1), wanted.gather(1, index).flatten(0, 1)
 
     def _batches(
-        self, prompts: Sequence[Prompt], latents: Tensor, step_seed: int, forgotten: bool = False
+        self, prompts: Sequence[Prompt], latents: Tensor, shows: Tensor | None, step_seed: int
     ) -> Iterator[DiffusionBatch]:
         generator = torch.Generator().manual_seed(step_seed)
         order = torch.randperm(len(prompts), generator=generator)
@@ -289,7 +293,7 @@ class DiffusionTask:
                 timesteps.to(device),
                 [prompt.text for prompt in chosen],
                 [prompt.anchor for prompt in chosen],
-                forgotten,
+                None if shows is None else shows[rows],
             )
 
 

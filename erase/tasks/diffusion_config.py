@@ -32,7 +32,8 @@ class DiffusionTaskConfig:
         batch_size: samples of either set in a training step.
         adversary_steps: robust training; so many gradient steps, each as dear as a training step,
             bend what cross-attention reads of every forget prompt back towards the concept before
-            the model learns to forget it. 0 trains on the prompts as they are.
+            the model learns to forget it, wherever it learns on pictures of the concept. 0 trains
+            on the prompts as they are.
         adversary_radius: how far they may bend, as a share of the embeddings' norm.
     """
 

@@ -11,7 +11,7 @@ from torch import Tensor
 class DiffusionBatch:
     """Latents and noise [B, C, h, w], time steps [B], prompts and their anchor prompts.
 
-    forgotten: whether it is of the forget set.
+    shows: which of the pictures show what the prompts are to forget [B], none if there is nothing.
     """
 
     latents: Tensor
@@ -19,7 +19,7 @@ class DiffusionBatch:
     timesteps: Tensor
     prompts: list[str]
     anchors: list[str]
-    forgotten: bool = False
+    shows: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -33,7 +33,7 @@ class DiffusionBatch:
             self.timesteps[mine],
             self.prompts[mine],
             self.anchors[mine],
-            self.forgotten,
+            None if self.shows is None else self.shows[mine],
         )
 
 
