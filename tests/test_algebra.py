@@ -11,10 +11,9 @@ from erase.erasure import Erasure
 from erase.methods.projection import ProjectionConfig, projection
 
 
-def project(concepts_seed: int) -> Erasure:
-    pipeline = build_tiny_pipeline()
-    config = ProjectionConfig(space="scaled", rank=2, forget_alpha=1.0 + concepts_seed)
-    return projection(build_tiny_task(pipeline), config)
+def project(concepts_seed: int, **config) -> Erasure:
+    scaled = {"space": "scaled", "rank": 2, "forget_alpha": 1.0 + concepts_seed}
+    return projection(build_tiny_task(build_tiny_pipeline()), ProjectionConfig(**scaled | config))
 
 
 def dense(erasure: Erasure) -> dict[str, torch.Tensor]:
@@ -27,8 +26,9 @@ def assert_close(one: dict, other: dict) -> None:
         assert torch.allclose(change, other[name], atol=1e-5), name
 
 
-def test_composing_two_projections_equals_doing_both_in_order(tmp_path):
-    first, second = project(0), project(5)
+@pytest.mark.parametrize("other", [{}, {"space": "oblique"}, {"space": "oblique", "strength": 0.7}])
+def test_composing_two_projections_equals_doing_both_in_order(tmp_path, other):
+    first, second = project(0), project(5, **other)
     second.save_pretrained(tmp_path / "second")
     joint = compose([first, Erasure.from_pretrained(tmp_path / "second")])
     pipeline = build_tiny_pipeline()

@@ -1,0 +1,35 @@
+import pytest
+import torch
+from conftest import CATALOGUE
+
+from erase.bundled import JUDGE
+from erase.catalogue import Concept
+from erase.evaluate.clip import ClipJudge
+from erase.evaluate.matrix import Matrix, canvas_matrix, save_heat_maps, ua_ira_cra
+
+OBJECTS = torch.tensor([[1, 0], [1, 1], [0, 1]]).bool()
+STYLES = torch.tensor([[1, 1], [0, 1], [1, 1]]).bool()
+MATRIX = Matrix(["ghost", "skull", "pizza"], ["ink", "noto"], OBJECTS, STYLES)
+
+
+def test_an_erased_object_is_scored_by_its_row():
+    found = ua_ira_cra(MATRIX, [Concept("ghost", "object")])
+    assert found == pytest.approx({"UA": 0.5, "IRA": 3 / 4, "CRA": 3 / 4})
+
+
+def test_an_erased_style_is_scored_by_its_column():
+    found = ua_ira_cra(MATRIX, [Concept("ink", "style")])
+    assert found == pytest.approx({"UA": 1 / 3, "IRA": 1.0, "CRA": 2 / 3})
+
+
+def test_where_both_kinds_are_erased_only_untouched_cells_are_kept():
+    found = ua_ira_cra(MATRIX, [Concept("ghost", "object"), Concept("ink", "style")])
+    assert found == pytest.approx({"UA": 1 - 3 / 5, "IRA": 1.0})
+
+
+def test_every_cell_is_drawn_and_mapped(tiny_pipeline, tmp_path):
+    judge = ClipJudge(f"local-dir:{JUDGE}")
+    matrix = canvas_matrix(tiny_pipeline, CATALOGUE, judge, CATALOGUE.sampling)
+    assert matrix.object_seen.shape == matrix.style_seen.shape == (4, 2)
+    save_heat_maps({"base": matrix, "erased": matrix}, tmp_path / "maps.png")
+    assert (tmp_path / "maps.png").stat().st_size > 1000
