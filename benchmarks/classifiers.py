@@ -32,7 +32,7 @@ from erase.calibrate import calibrate, hold_out
 from erase.classifiers import FitConfig, fit
 from erase.datasets import in_memory, load_data
 from erase.evaluate.classification import GAPS, Reference, Split, mean_interval, outputs_of
-from erase.forget_sets import losses_of, select, worst_case
+from erase.forget_sets import chooser, losses_of, select, worst_case
 from erase.methods import get_method, methods
 from erase.methods.salun import SalUnConfig
 from erase.tasks.classification import ClassificationTask, ClassificationTaskConfig
@@ -127,7 +127,9 @@ class Bench:
             get_method("finetune")(task).apply(task.components)
             return task.components["model"]
 
-        return worst_case(unlearn, data, count, select(losses, count), rounds=2)
+        return worst_case(
+            unlearn, data, select(losses, count), chooser(data.tensors[1], count), rounds=2
+        )
 
 
 def calibrated(bench: Bench, rows: dict[str, Row]) -> None:

@@ -26,7 +26,7 @@ from erase.evaluate.classification_report import (
 )
 from erase.evaluate.membership import LikelihoodRatioAttack, logit_scaled, u_lira
 from erase.files import check_writable, replaced_folder
-from erase.forget_sets import Tail, forget_indices, losses_of, select, worst_case
+from erase.forget_sets import Tail, Unit, chooser, forget_indices, losses_of, worst_case
 from erase.methods import get_method
 from erase.run_state import (
     cleared_if_refused,
@@ -237,8 +237,10 @@ def build_task(
     )  # fmt: skip
 
 
-def choose_forget_set(run: ClassificationRun, count: int, tail: Tail, rounds: int) -> list[int]:
-    """The `count` training samples of lowest or highest loss under the original.
+def choose_forget_set(
+    run: ClassificationRun, count: int, tail: Tail, rounds: int, unit: Unit = "samples"
+) -> list[int]:
+    """The `count` training samples (or whole classes) of lowest or highest loss in the original.
 
     With `rounds` above 0, the samples that `run.method` leaves lowest, that many rounds on. Raises
     ValueError on bad input, before any work.
@@ -247,8 +249,10 @@ def choose_forget_set(run: ClassificationRun, count: int, tail: Tail, rounds: in
         raise ValueError("Rounds look for the lowest losses; leave out rounds, or tail highest.")
     _check_weights(run.classifier)
     data = _data(run.classifier)
+    labels = torch.tensor([int(label) for _, label in data.train])
+    choose = chooser(labels, count, tail, unit)
     original = trained(run.classifier, data)
-    start = select(losses_of(original, data.train), count, tail)
+    start = choose(losses_of(original, data.train))
     if not rounds:
         return start
 
@@ -261,7 +265,7 @@ def choose_forget_set(run: ClassificationRun, count: int, tail: Tail, rounds: in
         erasure.apply({"model": unlearned})
         return unlearned
 
-    return worst_case(unlearn, data.train, count, start, rounds)
+    return worst_case(unlearn, data.train, start, choose, rounds)
 
 
 def _recipe(

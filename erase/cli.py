@@ -21,7 +21,7 @@ from erase.evaluate.classification_report import gap_table
 from erase.evaluate.generation import EvaluationConfig
 from erase.evaluate.report import summary_table
 from erase.evaluation_runner import PictureEvaluation, evaluate, figure_lines, rescore
-from erase.forget_sets import Tail, write_indices
+from erase.forget_sets import Tail, Unit, write_indices
 from erase.methods import get_method, methods
 from erase.protocols import Protocol, run_protocol
 from erase.request import EraseRequest, Redirect
@@ -174,7 +174,10 @@ def _classify_parser() -> ArgumentParser:
 
 def _forget_set_parser() -> ArgumentParser:
     parser = _classifier_parser("Write the indices of the samples that are easiest or hardest.")
-    parser.add_argument("--count", type=int, required=True, help="how many samples")
+    parser.add_argument("--count", type=int, required=True, help="how many of the unit")
+    parser.add_argument(
+        "--unit", type=Unit, default="samples", help="balanced: of all classes; classes: whole ones"
+    )
     parser.add_argument("--tail", type=Tail, default="lowest", help="of the original's loss")
     parser.add_argument(
         "--rounds", type=int, default=0, help="search the method's worst case, that many rounds"
@@ -265,7 +268,7 @@ def _classify(options: Namespace) -> str:
 
 def _forget_set(options: Namespace) -> str:
     run_ = _classification(options, "")
-    chosen = choose_forget_set(run_, options.count, options.tail, options.rounds)
+    chosen = choose_forget_set(run_, options.count, options.tail, options.rounds, options.unit)
     write_indices(chosen, Path(options.output))
     return f"{len(chosen)} indices: {options.output}"
 

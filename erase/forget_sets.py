@@ -14,6 +14,8 @@ from erase.datasets import Data
 from erase.evaluate.classification import outputs_of
 
 Tail = Literal["lowest", "highest"]
+Unit = Literal["samples", "balanced", "classes"]
+Choose = Callable[[Tensor], list[int]]
 
 
 def losses_of(model: nn.Module, dataset: Dataset) -> Tensor:
@@ -45,17 +47,16 @@ def select(
 def worst_case(
     unlearn: Callable[[Sequence[int]], nn.Module],
     dataset: Dataset,
-    count: int,
     start: Sequence[int],
+    choose: Choose,
     rounds: int = 3,
-    classes: Tensor | None = None,
 ) -> list[int]:
     """The forget set that a model unlearned of it still fits best.
 
-    Every round unlearns the present set and takes the `count` samples of lowest loss under the
-    outcome: the upper problem's exact optimum at each step (Fan et al., ECCV 2024, whose linear
-    upper objective over 0/1 weights a vertex minimises). It stops when the set stays the same; of
-    all sets that were unlearned, the one of lowest loss afterwards is returned.
+    Every round unlearns the present set and takes what `choose` makes of all samples' losses under
+    the outcome, the lowest: the upper problem's exact optimum at each step (Fan et al., ECCV 2024,
+    whose linear upper objective over 0/1 weights a vertex minimises). It stops when the set stays
+    the same; of all sets that were unlearned, the one of lowest loss afterwards is returned.
     """
     chosen = best = sorted(start)
     lowest = torch.inf
@@ -63,7 +64,7 @@ def worst_case(
         losses = losses_of(unlearn(chosen), dataset)
         if losses[chosen].sum() < lowest:
             best, lowest = chosen, float(losses[chosen].sum())
-        following = select(losses, count, "lowest", classes)
+        following = choose(losses)
         if following == chosen:
             break
         chosen = following
@@ -75,6 +76,23 @@ def worst_classes(losses: Tensor, classes: Tensor, count: int = 1) -> list[int]:
     names = classes.unique()
     means = torch.stack([losses[classes == name].mean() for name in names])
     return names[means.argsort(stable=True)[:count]].tolist()
+
+
+def chooser(classes: Tensor, count: int, tail: Tail = "lowest", unit: Unit = "samples") -> Choose:
+    """What takes `count` samples, or samples of every class alike, or whole classes, by loss.
+
+    `classes` are the samples' [n]. Raises ValueError for the highest whole classes.
+    """
+    if unit != "classes":
+        return lambda losses: select(losses, count, tail, classes if unit == "balanced" else None)
+    if tail == "highest":
+        raise ValueError("Whole classes are chosen by the lowest loss; leave out tail highest.")
+
+    def members(losses: Tensor) -> list[int]:
+        names = torch.tensor(worst_classes(losses, classes, count))
+        return torch.isin(classes, names).nonzero().flatten().tolist()
+
+    return members
 
 
 def write_indices(indices: Sequence[int], path: Path) -> None:

@@ -5,6 +5,7 @@ import torch
 from conftest import build_digits_task, digits
 
 from erase.forget_sets import (
+    chooser,
     losses_of,
     read_indices,
     select,
@@ -43,7 +44,7 @@ def test_the_worst_case_is_the_best_fitted_of_all_that_were_unlearned(trained):
         get_method("finetune")(task).apply({"model": unlearned})
         return unlearned
 
-    chosen = worst_case(unlearn, data, 100, range(100), rounds=3)
+    chosen = worst_case(unlearn, data, range(100), chooser(data.tensors[1], 100), rounds=3)
     assert seen[0] == list(range(100)) != chosen
     fits = [losses_of(unlearn(indices), data)[indices].sum() for indices in list(seen)]
     assert chosen == seen[min(range(len(fits)), key=fits.__getitem__)]
@@ -52,6 +53,13 @@ def test_the_worst_case_is_the_best_fitted_of_all_that_were_unlearned(trained):
 def test_classes_are_ranked_by_mean_loss():
     losses, classes = torch.tensor([3.0, 1.0, 2.0, 0.5]), torch.tensor([0, 1, 0, 1])
     assert worst_classes(losses, classes, 2) == [1, 0]
+
+
+def test_whole_classes_are_chosen_by_their_mean_loss():
+    losses, classes = torch.tensor([3.0, 1.0, 2.0, 0.5]), torch.tensor([0, 1, 0, 1])
+    assert chooser(classes, 1, unit="classes")(losses) == [1, 3]
+    with pytest.raises(ValueError, match="lowest loss"):
+        chooser(classes, 1, "highest", "classes")
 
 
 def test_indices_are_written_and_read(tmp_path):

@@ -97,6 +97,10 @@ def weights(tmp_path_factory) -> str:
     output = path.with_name("easy.json")
     main(["forget-set", *arguments, "--count", "100", "--output", str(output)])
     assert len(json.loads(output.read_text())) == 100
+    whole = path.with_name("class.json")
+    main(["forget-set", *arguments, "--count=1", "--unit=classes", "--output", str(whole)])
+    labels = {int(load_data("digits").train[i][1]) for i in json.loads(whole.read_text())}
+    assert len(labels) == 1
     return str(path)
 
 
