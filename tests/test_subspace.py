@@ -27,7 +27,7 @@ def fit(samples: torch.Tensor, parts: int = 4):
     return fitter.fit()
 
 
-@pytest.mark.parametrize("count", [7, 200])
+@pytest.mark.parametrize("count", [2, 7, 200])
 def test_streamed_moments_give_the_svd_of_the_stacked_activations(count):
     samples = activations(count, 12, 12, 0)
     subspace = fit(samples)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-NUMERICAL_RANK = 1e-10
+NUMERICAL_RANK, FEW = 1e-10, 4
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class Subspace:
 class SubspaceFitter:
     """Sees activations batch by batch and keeps at most d x d numbers of them.
 
-    While fewer samples than dimensions have come the samples themselves are kept, since their own
-    n x n problem is then the smaller one; from there on the second moments X^T X are.
+    While samples are far fewer than dimensions they are kept themselves, since their own n x n
+    problem is then the smaller one; from there on the second moments X^T X are.
     """
 
     def __init__(self, dimension: int):
@@ -56,14 +56,14 @@ class SubspaceFitter:
 
     def update(self, activations: Tensor, group: str = "") -> "SubspaceFitter":
         """Add activations [n, d] of a group, or [n, p, d] at p positions, as of a text's tokens."""
-        placed = activations.detach().cpu().double()
+        placed = activations.detach().cpu()
         placed = placed[:, None] if placed.ndim == 2 else placed
-        total, count = self._groups.get(group, (torch.zeros_like(placed[0]), 0))
-        self._groups[group] = total + placed.sum(0), count + len(placed)
+        total, count = self._groups.get(group, (torch.zeros_like(placed[0]).double(), 0))
+        self._groups[group] = total + placed.sum(0, dtype=torch.float64), count + len(placed)
         rows = placed.flatten(0, 1)
         self.count += len(rows)
         self._rows.append(rows)
-        if self._gram is not None or self.count >= self.dimension:
+        if self._gram is not None or FEW * self.count >= self.dimension:
             self._fold()
         return self
 
@@ -75,7 +75,7 @@ class SubspaceFitter:
         if self._gram is not None:
             energies, basis = torch.linalg.eigh(self._gram)
         else:
-            rows = torch.cat(self._rows)
+            rows = torch.cat(self._rows).double()
             energies, left = torch.linalg.eigh(rows @ rows.T)
             kept = energies > NUMERICAL_RANK * energies[-1]
             energies = energies[kept]
@@ -85,7 +85,7 @@ class SubspaceFitter:
         return Subspace(basis[:, order], energies[order], means, self.count)
 
     def _fold(self) -> None:
-        rows = torch.cat(self._rows)
+        rows = torch.cat(self._rows).double()
         if self._gram is None:
             self._gram = rows.T @ rows
         else:
