@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Event, Thread
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -27,6 +28,7 @@ from erase.core.subspace import SubspaceFitter
 from erase.weights import write_deltas
 
 SAMPLES, WIDTH, BATCH, SITES, ALPHAS = 10_000, 768, 250, 36, (3.0, 100.0)
+LOOK_EVERY = 0.002  # seconds between two looks at the memory
 SD15 = {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}
 # Text width, then output widths of all keys and values: 16 and 70 cross-attentions.
 SHAPES = {
@@ -158,17 +160,25 @@ def concepts_case(model: str, count: str) -> str:
 
 
 def measured(make: Callable[[], object]) -> tuple[object, str]:
-    """The result, the seconds it took, and how far memory peaked above where it stood."""
-    Path("/proc/self/clear_refs").write_text("5")
-    before = resident("VmRSS")
+    """The result, the seconds it took, and how far its own memory peaked above where it stood."""
+    before, peak, done = resident("RssAnon"), [0.0], Event()
+
+    def watch() -> None:
+        while not done.wait(LOOK_EVERY):
+            peak[0] = max(peak[0], resident("RssAnon"))
+
+    watcher = Thread(target=watch)
+    watcher.start()
     started = time.perf_counter()
     result = make()
     seconds = time.perf_counter() - started
-    return result, f"seconds={seconds:.2f} peak_mb={resident('VmHWM') - before:.0f}"
+    done.set()
+    watcher.join()
+    return result, f"seconds={seconds:.2f} peak_mb={max(0.0, peak[0] - before):.0f}"
 
 
 def resident(line: str) -> float:
-    """Megabytes that Linux gives for VmRSS (now) or VmHWM (highest since it was cleared)."""
+    """Megabytes that Linux gives for VmRSS (now), RssAnon (but for files) or VmHWM (highest)."""
     status = Path("/proc/self/status").read_text()
     return float(re.search(rf"{line}:\s+(\d+) kB", status)[1]) / 1024
 
