@@ -16,3 +16,8 @@ def require_lists(config: Any, *names: str) -> None:
     for name in names:
         if isinstance(getattr(config, name), str):
             raise ValueError(f"{name} is one text; give a list.")
+
+
+def reason_of(error: Exception) -> str:
+    """The first line of what an error says, or its kind if it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -81,12 +81,16 @@ def worst_classes(losses: Tensor, classes: Tensor, count: int = 1) -> list[int]:
 def chooser(classes: Tensor, count: int, tail: Tail = "lowest", unit: Unit = "samples") -> Choose:
     """What takes `count` samples, or samples of every class alike, or whole classes, by loss.
 
-    `classes` are the samples' [n]. Raises ValueError for the highest whole classes.
+    `classes` are the samples' [n]. Raises ValueError for the highest whole classes, and for all
+    or none.
     """
     if unit != "classes":
         return lambda losses: select(losses, count, tail, classes if unit == "balanced" else None)
     if tail == "highest":
         raise ValueError("Whole classes are chosen by the lowest loss; leave out tail highest.")
+    known = len(classes.unique())
+    if not 0 < count < known:
+        raise ValueError(f"count is {count} of {known} classes; leave some to both sets.")
 
     def members(losses: Tensor) -> list[int]:
         names = torch.tensor(worst_classes(losses, classes, count))

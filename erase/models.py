@@ -7,6 +7,7 @@ from diffusers import DiffusionPipeline, StableDiffusionPipeline
 
 from erase.bundled import EMOJI, JUDGE
 from erase.catalogue import Catalogue, Finetuning, Sampling
+from erase.checks import reason_of
 from erase.request import PromptSet
 
 BUNDLED = {"emoji": EMOJI}
@@ -38,10 +39,9 @@ def load_model(name: str, device: str = "cpu") -> Model:
     try:
         pipeline = DiffusionPipeline.from_pretrained(source, dtype=torch.float32).to(device)
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(
-            f"The model {name} could not be opened ({reason}); give 'emoji', a whole pipeline "
-            "folder, or a hub id you can reach."
+            f"The model {name} could not be opened ({reason_of(error)}); give 'emoji', a whole "
+            "pipeline folder, or a hub id you can reach."
         ) from error
     if not isinstance(pipeline, StableDiffusionPipeline):
         raise ValueError(

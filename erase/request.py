@@ -261,3 +261,11 @@ def _rounds(prompts: Sequence[Prompt], count: int, rng: random.Random) -> list[P
     while len(drawn) < count:
         drawn += rng.sample(prompts, len(prompts))
     return drawn[:count]
+
+
+def texts_by_group(prompts: Sequence[Prompt]) -> dict[str, list[str]]:
+    """The prompts' texts by the concept they name."""
+    groups: dict[str, list[str]] = {}
+    for prompt in prompts:
+        groups.setdefault(prompt.group, []).append(prompt.text)
+    return groups

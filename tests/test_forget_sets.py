@@ -58,6 +58,8 @@ def test_classes_are_ranked_by_mean_loss():
 def test_whole_classes_are_chosen_by_their_mean_loss():
     losses, classes = torch.tensor([3.0, 1.0, 2.0, 0.5]), torch.tensor([0, 1, 0, 1])
     assert chooser(classes, 1, unit="classes")(losses) == [1, 3]
+    with pytest.raises(ValueError, match="leave some to both"):
+        chooser(classes, 2, unit="classes")
     with pytest.raises(ValueError, match="lowest loss"):
         chooser(classes, 1, "highest", "classes")
 

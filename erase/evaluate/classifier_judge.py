@@ -10,6 +10,7 @@ from timm.data import ImageNetInfo
 from torch import Tensor
 from torchvision.transforms import v2
 
+from erase.checks import reason_of
 from erase.core.fingerprint import module_fingerprint
 from erase.evaluate.clip import CHUNK, ClipJudge
 
@@ -38,10 +39,9 @@ class ClassifierJudge:
             if weights:
                 self.model.load_state_dict(_read(Path(weights)))
         except Exception as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ValueError(
-                f"The judge {name} could not be opened ({reason}); give timm/ARCHITECTURE or "
-                "timm/ARCHITECTURE/FILE, e.g. timm/resnet50.a1_in1k."
+                f"The judge {name} could not be opened ({reason_of(error)}); give "
+                "timm/ARCHITECTURE or timm/ARCHITECTURE/FILE, e.g. timm/resnet50.a1_in1k."
             ) from error
         self._config = timm.data.resolve_model_data_config(self.model)
         self._classes = list(classes) or _imagenet_names(self.model.num_classes)

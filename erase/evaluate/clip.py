@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
+from erase.checks import reason_of
 from erase.core.fingerprint import module_fingerprint
 
 CHUNK = 64
@@ -86,9 +87,8 @@ def _open(name: str) -> tuple[nn.Module, nn.Module, open_clip.SimpleTokenizer]:
         )
         return model.eval(), preprocess, open_clip.get_tokenizer(architecture)
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(
-            f"The judge {name} could not be opened ({reason}); give local-dir:FOLDER or "
+            f"The judge {name} could not be opened ({reason_of(error)}); give local-dir:FOLDER or "
             "ARCHITECTURE/WEIGHTS, e.g. ViT-B-32/openai."
         ) from error
 

@@ -18,7 +18,7 @@ from erase.core.activations import listening, projectable_layers
 from erase.core.fingerprint import combined, fingerprint
 from erase.core.patterns import matching
 from erase.pictures import load_folder
-from erase.request import Prompt, PromptSet, sample
+from erase.request import Prompt, PromptSet, sample, texts_by_group
 from erase.tasks.adversary import worst_shift
 from erase.tasks.base import Listener, SetName
 from erase.tasks.diffusion_config import (
@@ -169,7 +169,7 @@ class DiffusionTask:
         """
         prompts = self.prompts.forget if which == "forget" else self.prompts.retain
         chosen = sample(prompts, min(samples, len(prompts)), self.seed)
-        for group, texts in _texts_by_group(chosen).items():
+        for group, texts in texts_by_group(chosen).items():
             # Guidance reads the empty prompt beside every other.
             texts = [*texts, ""] if which == "retain" and target != "unet" else texts
             if target == "cross_attention":
@@ -299,10 +299,3 @@ class DiffusionTask:
 
 def _in_group(hear: Listener, group: str, site: str, rows: Tensor) -> None:
     hear(site, rows, group)
-
-
-def _texts_by_group(prompts: Sequence[Prompt]) -> dict[str, list[str]]:
-    groups: dict[str, list[str]] = {}
-    for prompt in prompts:
-        groups.setdefault(prompt.group, []).append(prompt.text)
-    return groups
