@@ -4,13 +4,22 @@ import json
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 
 class Ledger:
-    """A dictionary on disk; several parts of a key are joined by ` | `."""
+    """A dictionary on disk; several parts of a key are joined by ` | `.
+
+    Several processes may write different keys of one file.
+    """
 
     def __init__(self, path: Path):
-        self._path = path
-        self._figures = json.loads(path.read_text()) if path.exists() else {}
+        self._path, self._figures = path, {}
+        self._read()
+
+    def _read(self) -> None:
+        if self._path.exists():
+            self._figures = json.loads(self._path.read_text())
 
     def __contains__(self, key: tuple[Any, ...]) -> bool:
         return _joined(key) in self._figures
@@ -19,11 +28,13 @@ class Ledger:
         return self._figures[_joined(key)]
 
     def __setitem__(self, key: tuple[Any, ...], figures: Any) -> None:
-        self._figures[_joined(key)] = figures
         self._path.parent.mkdir(parents=True, exist_ok=True)
         partial = self._path.with_name(f".{self._path.name}.partial")
-        partial.write_text(json.dumps(self._figures, indent=1, sort_keys=True) + "\n")
-        partial.rename(self._path)
+        with FileLock(self._path.with_name(f".{self._path.name}.lock")):
+            self._read()
+            self._figures[_joined(key)] = figures
+            partial.write_text(json.dumps(self._figures, indent=1, sort_keys=True) + "\n")
+            partial.rename(self._path)
 
 
 def _joined(key: tuple[Any, ...]) -> str:

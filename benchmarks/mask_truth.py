@@ -5,9 +5,11 @@ and three concepts (two objects, one style), on the bundled model. 80 steps each
 still leave something to tell them apart by; training and drawing in bfloat16 autocast.
 
 Run: `python benchmarks/mask_truth.py`; goes on where results/mask_truth.json ends, then prints
-accuracies with 95 % t-intervals, and what the differences to the control masks support.
+accuracies with 95 % t-intervals, and what the differences to the control masks support. Processes
+may share the work by `--concepts` and `--seeds`; the tables wait for all.
 """
 
+import argparse
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -102,11 +104,16 @@ def table() -> str:
 
 def main() -> None:
     """Run what is missing, then print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--concepts", nargs="+", choices=CONCEPTS, default=CONCEPTS)
+    parser.add_argument("--seeds", nargs="+", type=int, choices=SEEDS, default=SEEDS)
+    args = parser.parse_args()
     model = load_model("emoji")
     judge = judge_of("", model)
-    for seed, concept in product(SEEDS, CONCEPTS):
+    for seed, concept in product(args.seeds, args.concepts):
         run_seed(model, judge, concept, seed)
-    print(table())
+    if all((*run, *case) in LEDGER for run in product(CONCEPTS, SEEDS) for case in CASES):
+        print(table())
 
 
 if __name__ == "__main__":

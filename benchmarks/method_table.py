@@ -11,7 +11,6 @@ its "medium" setting, made for a model that predicts noise; this one predicts ve
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import product
 from pathlib import Path
 
 import torch
@@ -139,19 +138,19 @@ BASELINES = {"negative prompt": draw_negative, "SLD": draw_safe}
 
 
 def table(names: Sequence[str]) -> str:
-    """All rows as Markdown."""
-    lines = ["| method | concept | forget | retain | cross-retain | seconds | MB |"]
-    lines.append("| --- " * 7 + "|")
-    for concept, name in product(CONCEPTS, names):
-        row = LEDGER[concept, name]
-        cells = " | ".join(f"{100 * row[key]:.1f}" for key in ACCURACIES)
-        cost = f"{row['seconds']:.1f} | {row['bytes'] / 1e6:.2f}"
-        lines.append(f"| {name} | {concept} | {cells} | {cost} |")
-    for concept in CONCEPTS:
-        lines.append(
-            f"| drawing | {concept} | | | | {LEDGER[concept, 'drawing']['seconds']:.1f} | |"
-        )
-    return "\n".join(lines) + f"\n\nProtocol: {EVALUATION}, bfloat16, seed 0.\n"
+    """All methods as Markdown, the concepts side by side."""
+    columns = ("forget", "retain", "cross-retain", "seconds", "MB")
+    head = ["method", *(f"{concept}: {column}" for concept in CONCEPTS for column in columns)]
+    lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
+    for name in names:
+        cells = [name]
+        for row in (LEDGER[concept, name] for concept in CONCEPTS):
+            cells += [f"{100 * row[key]:.1f}" for key in ACCURACIES]
+            cells += [f"{row['seconds']:.1f}", f"{row['bytes'] / 1e6:.2f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    drawing = (f"{concept} {LEDGER[concept, 'drawing']['seconds']:.1f} s" for concept in CONCEPTS)
+    lines += ["", f"Drawing: {', '.join(drawing)}. Protocol: {EVALUATION}, bfloat16, seed 0."]
+    return "\n".join(lines)
 
 
 def main() -> None:

@@ -20,9 +20,13 @@ from erase.erasure import Erasure
 from erase.methods import register
 from erase.tasks.base import SetName, Task
 
-SPACES = {"oblique": oblique, "mean_difference": mean_difference}
-RANKS = {"oblique": 2, "mean_difference": 2, "null_space": 32}
-STRENGTHS = {"oblique": 1.25}
+# Rank (0: all) and strength of each space where the config leaves them open.
+DEFAULTS = {
+    "oblique": (2, 1.25),
+    "mean_difference": (2, 1.0),
+    "scaled": (0, 1.0),
+    "null_space": (32, 1.0),
+}
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,7 @@ def projection(task: Task, config: ProjectionConfig) -> Erasure:
     deltas: dict[str, LowRankDelta] = {}
     ranks: dict[str, int] = {}
     weights = task.editable()
-    strength = config.strength or STRENGTHS.get(config.space, 1.0)
+    strength = config.strength or DEFAULTS[config.space][1]
     for target, sites in _sites(task, config).items():
         forget, retain = (activation_spaces(task, s, target, config) for s in ("forget", "retain"))
         for site, names in sites.items():
@@ -86,7 +90,10 @@ def projection(task: Task, config: ProjectionConfig) -> Erasure:
                 edited = {name: weights[name] for name in names}
                 deltas |= _deltas(edited, removed, strength)
     if not deltas:
-        raise ValueError("The retain space holds all of the forget space; lower retain_energy.")
+        raise ValueError(
+            f"Nothing tells the forget set from the retain set in the {config.space} space; "
+            "choose another space, or lower retain_energy for null_space."
+        )
     return Erasure(deltas, {"ranks": ranks, "strength": strength})
 
 
@@ -116,14 +123,18 @@ def activation_spaces(
 
 
 def _space(forget: Subspace, retain: Subspace, config: ProjectionConfig) -> Projection:
-    rank = config.rank or RANKS.get(config.space, len(forget.basis))
-    if config.space in SPACES:
-        return SPACES[config.space](forget, retain, rank)
-    rank *= len(forget.means)
-    if config.space == "scaled":
-        scaled = discriminative(forget, retain, config.forget_alpha, config.retain_alpha)
-        return scaled.truncated(rank)
-    return null_space(forget, retain.holding(config.retain_energy), rank)
+    rank = config.rank or DEFAULTS[config.space][0] or len(forget.basis)
+    groups = len(forget.means)
+    match config.space:
+        case "oblique":
+            return oblique(forget, retain, rank)
+        case "mean_difference":
+            return mean_difference(forget, retain, rank)
+        case "scaled":
+            scaled = discriminative(forget, retain, config.forget_alpha, config.retain_alpha)
+            return scaled.truncated(rank * groups)
+        case "null_space":
+            return null_space(forget, retain.holding(config.retain_energy), rank * groups)
 
 
 def _deltas(

@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -175,7 +174,7 @@ class DiffusionTask:
             if target == "cross_attention":
                 hear("text", self.embed(texts), group)
                 continue
-            with listening(self._layers(target), partial(_in_group, hear, group)):
+            with listening(self._layers(target), lambda *heard, group=group: hear(*heard, group)):
                 self._run(target, texts, which)
 
     def _run(self, target: str, texts: Sequence[str], which: SetName) -> None:
@@ -295,7 +294,3 @@ class DiffusionTask:
                 [prompt.anchor for prompt in chosen],
                 None if shows is None else shows[rows],
             )
-
-
-def _in_group(hear: Listener, group: str, site: str, rows: Tensor) -> None:
-    hear(site, rows, group)
