@@ -2,9 +2,9 @@
 
 Run: `python benchmarks/classifiers.py --root FOLDER [--model vit]`; FOLDER holds FashionMNIST/raw
 as torchvision keeps it. The first 4,000 training and 2,000 test samples, three seeds; forget sets:
-random 10 % and 50 %, three classes, worst-case 10 %, highest-loss 10 %. Learning rates, and the
-projection's two alphas, are calibrated once for each method and kind of set, on a pilot seed and
-training data held out. Peers (benchmarks/peers.py) run where they are installed. Goes on where
+random 10 % and 50 %, three classes, worst-case 10 %, highest-loss 10 %. Learning rates, and scaled
+SVD's two alphas, are calibrated once for each method and kind of set, on a pilot seed and training
+data held out. Peers (benchmarks/peers.py) run where they are installed. Goes on where
 results/classifiers-resnet.json (or -vit) ends, and prints the tables.
 """
 
@@ -34,13 +34,15 @@ from erase.datasets import in_memory, load_data
 from erase.evaluate.classification import GAPS, Reference, Split, mean_interval, outputs_of
 from erase.forget_sets import chooser, losses_of, select, worst_case
 from erase.methods import get_method, methods
+from erase.methods.projection import ProjectionConfig
 from erase.methods.salun import SalUnConfig
-from erase.tasks.classification import ClassificationTask, ClassificationTaskConfig
+from erase.tasks.classification import ALL, ClassificationTask, ClassificationTaskConfig
 
 TRAIN, TEST, SEEDS, PILOT = 4_000, 2_000, (0, 1, 2), 100
 CLASSES = (0, 3, 7)
 SETS = ("random_10", "random_50", *(f"class_{c}" for c in CLASSES), "worst_10", "highest_10")
 PILOTS = {"samples": "random_10", "class": f"class_{CLASSES[0]}"}
+SCALED = "projection, scaled SVD of all layers"
 CONTROLS = ("none", "random", "random_per_layer", "bottom")
 ALPHAS = tuple(product((1.0, 3.0, 10.0, 30.0, 100.0), (10.0, 30.0, 100.0, 300.0, 1000.0)))
 FITS = {"resnet": FitConfig(12), "vit": FitConfig(25, 0.03)}
@@ -69,8 +71,7 @@ def candidates() -> dict[str, Row]:
     serving = (object, ClassificationTask)
     rows = {name: Row(name, method.config()) for name, method in methods().items()
             if method.task in serving and name != "retrain"}  # fmt: skip
-    scaled = dataclasses.replace(rows["projection"].config, space="scaled")
-    rows["projection"] = Row("projection", scaled)
+    rows[SCALED] = Row("projection", ProjectionConfig([ALL], "scaled"))
     rows |= {f"salun, {mask} mask": Row("salun", SalUnConfig(mask=mask)) for mask in CONTROLS}
     rows["salun as published"] = Row("salun", SalUnConfig(teacher="current"))
     held_out = ClassificationTaskConfig(redirect="held_out")
@@ -139,7 +140,7 @@ def calibrated(bench: Bench, rows: dict[str, Row]) -> None:
     wanted = {
         (kind, name)
         for kind, (name, row) in product(PILOTS, rows.items())
-        if (hasattr(row.config, "training") or name == "projection")
+        if (hasattr(row.config, "training") or name == SCALED)
         and ("tuned", kind, name) not in bench.ledger
     }
     if not wanted:
@@ -152,7 +153,7 @@ def calibrated(bench: Bench, rows: dict[str, Row]) -> None:
         for name in sorted(name for of_kind, name in wanted if of_kind == kind):
             row = rows[name]
             task = bench.task(original, data, forget, PILOT, row.task)
-            if name == "projection":
+            if name == SCALED:
                 found = best_alphas(task, row, validation)
             else:
                 search = calibrate(row.method, task, retrained, validation, row.config)

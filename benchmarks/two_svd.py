@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from erase.datasets import in_memory, load_data
 from erase.evaluate.classification import outputs_of
 from erase.methods.projection import ProjectionConfig, projection
-from erase.tasks.classification import TARGET, ClassificationTask
+from erase.tasks.classification import ALL, ClassificationTask
 
 FORGET_ALPHA, RETAIN_ALPHA, SAMPLES, REPEATS = 3.0, 100.0, 512, 3
 
@@ -29,12 +29,12 @@ def two_svds(task: ClassificationTask) -> None:
     stacked: dict[tuple[str, str], list[Tensor]] = {}
     for which in ("forget", "retain"):
         task.listen(
-            which, TARGET,
+            which, ALL,
             lambda site, rows, _, which=which: stacked.setdefault((which, site), []).append(rows),
             SAMPLES,
         )  # fmt: skip
     weights = task.editable()
-    for site, (name,) in task.sites(TARGET).items():
+    for site, (name,) in task.sites(ALL).items():
         forget = scaled_projection(torch.cat(stacked["forget", site]), FORGET_ALPHA)
         retain = scaled_projection(torch.cat(stacked["retain", site]), RETAIN_ALPHA)
         weight = weights[name].detach()
@@ -53,7 +53,7 @@ def scaled_projection(activations: Tensor, alpha: float) -> Tensor:
 def ours(task: ClassificationTask) -> None:
     """The library's."""
     config = ProjectionConfig(
-        space="scaled", forget_alpha=FORGET_ALPHA, retain_alpha=RETAIN_ALPHA, samples=SAMPLES
+        [ALL], "scaled", forget_alpha=FORGET_ALPHA, retain_alpha=RETAIN_ALPHA, samples=SAMPLES
     )  # fmt: skip
     projection(task, config).apply(task.components)
 

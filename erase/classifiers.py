@@ -38,11 +38,13 @@ class FitConfig:
 def fit(model: nn.Module, dataset: Dataset, config: FitConfig, seed: int = 0) -> nn.Module:
     """Train `model` in place on (input, label) pairs; order and dropout follow from the seed.
 
-    The model comes back in evaluation mode.
+    An epoch leaves out the samples that make no whole batch: a last batch of a few would upset the
+    running statistics of norms. The model comes back in evaluation mode.
     """
     loader = DataLoader(
-        dataset, config.batch_size, shuffle=True, generator=torch.Generator().manual_seed(seed)
-    )
+        dataset, config.batch_size, shuffle=True, drop_last=len(dataset) > config.batch_size,
+        generator=torch.Generator().manual_seed(seed),
+    )  # fmt: skip
     optimizer = torch.optim.SGD(
         model.parameters(), config.learning_rate, config.momentum,
         weight_decay=config.weight_decay, nesterov=config.momentum > 0,

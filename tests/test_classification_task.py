@@ -5,7 +5,6 @@ from conftest import accuracies, build_digits_task
 from erase.methods import methods
 from erase.methods.boundary import BoundaryExpandConfig
 from erase.methods.gradient_ascent import GradientAscentConfig
-from erase.methods.projection import ProjectionConfig
 from erase.methods.ssd import SSDConfig
 from erase.tasks.classification import ClassificationTask, ClassificationTaskConfig
 from erase.training import TrainingConfig
@@ -17,7 +16,6 @@ BRIEF = TrainingConfig(steps=20, learning_rate=2e-3)
 SETTINGS = {
     "gradient_ascent": GradientAscentConfig(BRIEF),
     "boundary_expand": BoundaryExpandConfig(BRIEF),
-    "projection": ProjectionConfig(space="scaled", rank=128),
     "lfssd": SSDConfig(selection=5),
 }
 SERVING = [
@@ -35,6 +33,15 @@ def test_every_method_forgets_more_than_the_original_and_retains(trained, name):
     assert forget < before[0]
     assert retain > 0.3
     assert accuracies(task) == before
+
+
+def test_a_projected_class_is_gone_and_the_rest_stays(trained):
+    task = build_digits_task(trained)
+    before = accuracies(task)
+    with methods()["projection"](task).apply(task.components):
+        forget, retain = accuracies(task)
+    assert forget < 0.01
+    assert retain > before[1] - 0.015
 
 
 def test_wrong_labels_are_never_the_true_ones(trained):

@@ -134,7 +134,7 @@ class TinyViT(nn.Module):
 def test_packed_attention_is_projected_by_what_it_reads(tmp_path):
     torch.manual_seed(0)
     task = build_digits_task(TinyViT())
-    config = ProjectionConfig(space="scaled")
+    config = ProjectionConfig(["layers"], "scaled")
     assert set(task.sites("layers")) == {"model.embed", "model.attention", "model.head"}
     erasure = methods()["projection"](task, config)
     assert "model.attention.in_proj_weight" in erasure.deltas
@@ -168,7 +168,7 @@ def test_a_split_attention_gets_what_a_packed_one_does():
 
     other = SplitViT()
     other.load_state_dict(packed.state_dict(), strict=False)
-    config = ProjectionConfig(space="scaled")
+    config = ProjectionConfig(["layers"], "scaled")
     one = methods()["projection"](build_digits_task(packed), config).deltas
     two = methods()["projection"](build_digits_task(other), config).deltas
     joined = torch.cat([two[f"model.split.{p}.weight"].dense() for p in "qkv"])

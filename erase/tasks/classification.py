@@ -1,6 +1,7 @@
 """Forgetting part of the training set of any classifier."""
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -19,7 +20,8 @@ from erase.core.fingerprint import combined, fingerprint
 from erase.core.patterns import matching
 from erase.tasks.base import Listener, SetName
 
-TARGET = "layers"
+LAST, ALL = "last_layers", "layers"
+LAST_SHARE = 0.25
 CHUNK = 256
 
 
@@ -76,7 +78,7 @@ class ClassificationTask:
     """
 
     frozen: Mapping[str, nn.Module] = {}
-    targets: Sequence[str] = (TARGET,)
+    targets: Sequence[str] = (LAST, ALL)
 
     def __init__(
         self,
@@ -162,17 +164,18 @@ class ClassificationTask:
 
     def sites(self, target: str) -> dict[str, list[str]]:
         """The places where a target's weights read, and which editable weights read there."""
-        if target != TARGET:
-            raise ValueError(f"There is no target {target}; name {TARGET}.")
-        return {name: [f"{name}.{weight_name(layer)}"] for name, layer in self._layers().items()}
+        if target not in self.targets:
+            raise ValueError(f"There is no target {target}; name one of {', '.join(self.targets)}.")
+        layers = self._layers(target).items()
+        return {name: [f"{name}.{weight_name(layer)}"] for name, layer in layers}
 
     @torch.no_grad()
     def listen(self, which: SetName, target: str, hear: Listener, samples: int) -> None:
-        """Hear what every editable linear layer and convolution reads of `samples` samples."""
+        """Hear what a target's linear layers and convolutions read of `samples` samples."""
         indices = self.forget if which == "forget" else self.retain
         generator = torch.Generator().manual_seed(self.seed)
         order = torch.randperm(len(indices), generator=generator)[:samples].tolist()
-        with listening(self._layers(), lambda site, rows: hear(site, rows, "")):
+        with listening(self._layers(target), lambda site, rows: hear(site, rows, "")):
             for start in range(0, len(order), self.config.batch_size):
                 rows = order[start : start + self.config.batch_size]
                 self.predict(self._collate([indices[row] for row in rows])[0])
@@ -252,14 +255,16 @@ class ClassificationTask:
             "finetuning": asdict(self.finetuning),
         }
 
-    def _layers(self) -> dict[str, nn.Module]:
+    def _layers(self, target: str) -> dict[str, nn.Module]:
+        """The layers that may change, in the model's order: all, or the last quarter of them."""
         editable = self.parameters()
-        layers = projectable_layers(self.components["model"], "model")
-        return {
+        layers = {
             name: layer
-            for name, layer in layers.items()
+            for name, layer in projectable_layers(self.components["model"], "model").items()
             if f"{name}.{weight_name(layer)}" in editable
         }
+        count = len(layers) if target == ALL else math.ceil(LAST_SHARE * len(layers))
+        return dict(list(layers.items())[len(layers) - count :])
 
     def _batches(
         self, indices: Sequence[int], step_seed: int, answers: Tensor | None = None
