@@ -10,7 +10,7 @@ from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
 from erase.attacks import attacks
-from erase.attacks.base import Outcome, Shows, Target
+from erase.attacks.base import Outcome, Shows, Target, remembered
 from erase.card import interval
 from erase.erasure import Erasure
 from erase.evaluate.clip import ClipJudge, proportion
@@ -116,7 +116,8 @@ def build_target(
 
     pictures, shows = drawn(texts, "pictures of the concept"), _judged_by(judge, prompts)
     benign = others, drawn(others, "benign pictures")
-    return Target(victim, chosen, pictures, shows, base.sampling, benign, seed)
+    memory = remembered(base.pipeline, pictures, texts, first)
+    return Target(victim, chosen, pictures, shows, base.sampling, benign, memory, seed)
 
 
 def attack_table(report: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from erase.evaluate.base import Evaluator, protocol_hash
 from erase.evaluate.classifier_judge import Judge, open_judge
 from erase.evaluate.folders import DETECTIONS, Captions, Fidelity, Labels, Nudity
 from erase.evaluate.nudity import EXPOSED, count, read_detections
+from erase.evaluate.perceptual import Backbone, Perceptual
 from erase.files import check_writable, replaced_folder
 from erase.pictures import load_folder
 
@@ -26,8 +27,10 @@ class PictureEvaluation:
         labels: what a judge chooses among for every picture.
         captions: a text file with a caption a line, in the order of the pictures' names.
         reference: a folder of pictures to take the distance to.
-        judge: an open_clip name or local-dir:FOLDER, for the three above; also timm/NAME, if its
-            classes are the labels.
+        partners: a folder of the same prompts' pictures from another model, for LPIPS.
+        backbone: LPIPS' own.
+        judge: an open_clip name or local-dir:FOLDER, for labels, captions and reference; also
+            timm/NAME, if its classes are the labels.
         judge_classes: the classes of a timm judge of one's own, in order; ImageNet's by default.
         nudity: whether to run NudeNet.
         threshold: the score from which its detections count.
@@ -37,6 +40,8 @@ class PictureEvaluation:
     labels: Sequence[str] = ()
     captions: str = ""
     reference: str = ""
+    partners: str = ""
+    backbone: Backbone = "alex"
     judge: str = ""
     judge_classes: Sequence[str] = ()
     nudity: bool = False
@@ -86,8 +91,9 @@ def evaluators_of(config: PictureEvaluation, judge: Judge | None = None) -> list
     if needs_judge and not config.judge:
         raise ValueError("Labels, captions and distances need a judge; name one, e.g. "
                          "--judge ViT-B-32/openai.")  # fmt: skip
-    if not (needs_judge or config.nudity or judge):
-        raise ValueError("Nothing is to be measured; give labels, captions, reference or nudity.")
+    if not (needs_judge or config.partners or config.nudity or judge):
+        raise ValueError("Nothing is to be measured; give labels, captions, reference, partners or "
+                         "nudity.")  # fmt: skip
     if needs_judge:
         judge = judge or open_judge(config.judge, config.judge_classes)
     evaluators: list[Evaluator] = []
@@ -97,6 +103,8 @@ def evaluators_of(config: PictureEvaluation, judge: Judge | None = None) -> list
         evaluators.append(Captions(judge, Path(config.captions).read_text().splitlines()))
     if config.reference:
         evaluators.append(Fidelity(judge, load_folder(Path(config.reference))))
+    if config.partners:
+        evaluators.append(Perceptual(load_folder(Path(config.partners)), config.backbone))
     if config.nudity:
         evaluators.append(Nudity(config.threshold, config.classes))
     return evaluators

@@ -6,7 +6,7 @@ from conftest import CATALOGUE, build_tiny_pipeline
 from test_erasure import changed, snapshot
 
 from erase.attacks import attacks
-from erase.attacks.base import PLACEHOLDER, Target, encoded, standing_for
+from erase.attacks.base import PLACEHOLDER, Target, encoded, remembered, standing_for
 from erase.request import EraseRequest, expand
 
 QUICK = {"steps": 3, "every": 2, "batch_size": 2, "population": 6, "generations": 2, "tokens": 3}
@@ -16,14 +16,15 @@ QUICK = {"steps": 3, "every": 2, "batch_size": 2, "population": 6, "generations"
 def target() -> Target:
     pipeline = build_tiny_pipeline()
     prompts = expand(EraseRequest(["ghost"]), CATALOGUE).forget[:3]
-    pictures = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    pictures = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
     def shows(found, prompts):
         assert found.shape == (len(prompts), 3, 16, 16)
         return [bool(picture.mean() > 0.5) for picture in found]
 
-    benign = ["a pizza", "a skull"], 1 - pictures
-    return Target(pipeline, prompts, pictures, shows, CATALOGUE.sampling, benign)
+    benign = ["a pizza", "a skull"], 1 - pictures[:2]
+    memory = remembered(pipeline, pictures, [prompt.text for prompt in prompts], 0)
+    return Target(pipeline, prompts, pictures, shows, CATALOGUE.sampling, benign, memory)
 
 
 @pytest.mark.parametrize("name", attacks())

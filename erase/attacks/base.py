@@ -22,12 +22,25 @@ Shows = Callable[[Tensor, Sequence[Prompt]], list[bool]]
 
 
 @dataclass(frozen=True)
+class Memory:
+    """What the base predicts of noised pictures of the concept under their prompts.
+
+    noisy, predictions: [n, C, h, w]; timesteps [n].
+    """
+
+    noisy: Tensor
+    timesteps: Tensor
+    predictions: Tensor
+
+
+@dataclass(frozen=True)
 class Target:
     """A pipeline from which a concept was erased, and what counts as its return.
 
     prompts: they name the concept. pictures: the concept as the base draws it or as people do,
     [n, 3, H, W] in 0..1. shows: whether each picture shows its prompt's forgotten concept.
     benign: texts that name no forgotten concept, and the base's pictures of them, one each.
+    memory: what the base predicts.
     """
 
     pipeline: StableDiffusionPipeline
@@ -36,6 +49,7 @@ class Target:
     shows: Shows
     sampling: Sampling
     benign: tuple[Sequence[str], Tensor]
+    memory: Memory
     seed: int = 0
 
     @property
@@ -57,18 +71,12 @@ class Target:
     @cached_property
     def latents(self) -> Tensor:
         """The pictures' scaled latents [n, C, h, w]."""
-        return self._encoded(self.pictures)
+        return latents_of(self.pipeline, self.pictures)
 
     @cached_property
     def benign_latents(self) -> Tensor:
         """The benign pictures' scaled latents [n, C, h, w]."""
-        return self._encoded(self.benign[1])
-
-    @torch.no_grad()
-    def _encoded(self, pictures: Tensor) -> Tensor:
-        vae = self.pipeline.vae
-        means = vae.encode((2 * pictures - 1).to(vae.device, vae.dtype)).latent_dist.mode()
-        return means * vae.config.scaling_factor
+        return latents_of(self.pipeline, self.benign[1])
 
     @property
     def drawing_passes(self) -> int:
@@ -90,6 +98,28 @@ class Outcome:
     forward_passes: int
     details: dict[str, Any]
     pictures: Tensor = field(compare=False, repr=False)
+
+
+@torch.no_grad()
+def latents_of(pipeline: StableDiffusionPipeline, pictures: Tensor) -> Tensor:
+    """Scaled latents [n, C, h, w] of pictures in 0..1."""
+    vae = pipeline.vae
+    means = vae.encode((2 * pictures - 1).to(vae.device, vae.dtype)).latent_dist.mode()
+    return means * vae.config.scaling_factor
+
+
+@torch.no_grad()
+def remembered(
+    base: StableDiffusionPipeline, pictures: Tensor, texts: Sequence[str], seed: int, each: int = 4
+) -> Memory:
+    """What the base predicts of every picture at `each` random time steps, under its text."""
+    generator = torch.Generator().manual_seed(seed)
+    noising, latents = noising_of(base.scheduler), latents_of(base, pictures).repeat(each, 1, 1, 1)
+    noise = torch.randn(latents.shape, generator=generator).to(latents)
+    timesteps = noising.draw_timesteps(len(latents), generator).to(latents.device)
+    noisy = noising.noisy(DiffusionBatch(latents, noise, timesteps, [], []))
+    states = encoded(base, texts).repeat(each, 1, 1)
+    return Memory(noisy, timesteps, base.unet(noisy, timesteps, states).sample)
 
 
 def denoising_loss(
