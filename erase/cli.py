@@ -105,6 +105,9 @@ def _run_parser() -> ArgumentParser:
     parser.add_argument("--model", type=str, default="emoji", help="emoji, a folder or a hub id")
     parser.add_argument("--method", type=str, default="salun", help=", ".join(methods()))
     parser.add_argument("--judge", type=str, default="", help="e.g. ViT-B-32/openai")
+    parser.add_argument(
+        "--oracle", type=str, default="", help="a pipeline trained without it, to compare with"
+    )
     parser.add_argument("--device", type=str, default="cpu", help="cpu, cuda, mps")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=str, default="", help="default: out/CONCEPTS-METHOD")
@@ -203,6 +206,7 @@ def _run(options: Namespace) -> str:
         task=options.task,
         evaluation=options.evaluation,
         judge=options.judge,
+        oracle=options.oracle,
         device=options.device,
     )
     output = Path(options.output or _default_output(request, options.method))

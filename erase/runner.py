@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from diffusers import DiffusionPipeline
 
 from erase.catalogue import Catalogue, Sampling
 from erase.erasure import FILES, Erasure
@@ -19,6 +20,7 @@ from erase.evaluate.generation import (
     draw_evaluation,
     judge_drawn,
 )
+from erase.evaluate.oracle import kernel_distances
 from erase.evaluate.report import FILES as REPORT_FILES
 from erase.evaluate.report import build_report, write_report
 from erase.files import check_writable, replaced_folder
@@ -43,8 +45,9 @@ class RunConfig:
     """Everything one run depends on; equal configs give equal artefacts.
 
     model: "emoji", a pipeline folder or a hub id. judge: an open_clip name or `local-dir:FOLDER`;
-    by default the bundled judge, for models with a catalogue. method_config: the dataclass that
-    `method` registered, its defaults if None.
+    by default the bundled judge, for models with a catalogue. oracle: a pipeline trained without
+    the concept, to measure beside base and erased. method_config: the dataclass that `method`
+    registered, its defaults if None.
     """
 
     request: EraseRequest
@@ -54,7 +57,14 @@ class RunConfig:
     task: DiffusionTaskConfig = field(default_factory=DiffusionTaskConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     judge: str = ""
+    oracle: str = ""
     device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        counts = self.evaluation.forget_pictures, self.evaluation.retain_pictures
+        if self.oracle and min(counts) < 3:
+            raise ValueError(f"The distance to an oracle needs 3 pictures of a set, not "
+                             f"{min(counts)}; draw more.")  # fmt: skip
 
 
 def run(config: RunConfig, output: str | Path) -> dict[str, Any]:
@@ -69,6 +79,7 @@ def run(config: RunConfig, output: str | Path) -> dict[str, Any]:
     method = get_method(config.method)
     check_writable(output, OUTPUT_FILES)
     model = load_model(config.model, config.device)
+    oracle = load_model(config.oracle, config.device) if config.oracle else None
     prompts = expand(config.request, model.catalogue)
     judge = judge_of(config.judge, model)
     options = config.method_config or method.config()
@@ -83,33 +94,39 @@ def run(config: RunConfig, output: str | Path) -> dict[str, Any]:
         erasure = method(task, with_checkpoints(options, state))
     if not Accelerator().is_main_process:
         return {}
-    base, erased = _draw_both(config, model, prompts, erasure)
+    drawn = _draw_all(config, model, oracle, prompts, erasure)
     report = build_report(
         request=asdict(config.request),
         method=config.method,
         protocol=_protocol(config, model, prompts, judge),
-        base=judge_drawn(base, judge, prompts.labels),
-        erased=judge_drawn(erased, judge, prompts.labels),
+        judged={name: judge_drawn(one, judge, prompts.labels) for name, one in drawn.items()},
+        distances=kernel_distances(drawn, judge) if oracle else None,
         cost=_cost(erasure, time.perf_counter() - started),
     )
     erasure.recipe |= _recipe(config, options, erasure, digest) | {"report": report}
     with replaced_folder(output, OUTPUT_FILES) as partial:
         erasure.write(partial)
         layers = erasure.recipe.get("mask", {}).get("layers")
-        write_report(report, base, erased, partial, layers)
+        write_report(report, drawn, partial, layers)
     shutil.rmtree(state, ignore_errors=True)
     return report
 
 
-def _draw_both(
-    config: RunConfig, model: Model, prompts: PromptSet, erasure: Erasure
-) -> tuple[Drawn, Drawn]:
-    sampling = _evaluation_sampling(config, model)
-    arguments = (model.pipeline, prompts, sampling, config.evaluation)
-    base = draw_evaluation(*arguments, "judging the base")
+def _draw_all(
+    config: RunConfig, model: Model, oracle: Model | None, prompts: PromptSet, erasure: Erasure
+) -> dict[str, Drawn]:
+    """What base, erased model and oracle draw for the same prompts and seeds."""
+
+    def drawn(pipeline: DiffusionPipeline, name: str) -> Drawn:
+        sampling = _evaluation_sampling(config, model)
+        return draw_evaluation(
+            pipeline, prompts, sampling, config.evaluation, f"judging the {name}"
+        )
+
+    both = {"base": drawn(model.pipeline, "base")}
     with erasure.apply(model.pipeline.components):
-        erased = draw_evaluation(*arguments, "judging the erased")
-    return base, erased
+        both["erased"] = drawn(model.pipeline, "erased")
+    return both | ({"oracle": drawn(oracle.pipeline, "oracle")} if oracle else {})
 
 
 def _evaluation_sampling(config: RunConfig, model: Model) -> Sampling:
@@ -152,6 +169,7 @@ def _protocol(
     sampling = _evaluation_sampling(config, model)
     return {
         "model": config.model,
+        **({"oracle": config.oracle} if config.oracle else {}),
         "judge": f"{Path(judge.name).name} {judge.fingerprint}",
         "labels": {kind: len(names) for kind, names in prompts.labels.items()},
         "scheduler": type(model.pipeline.scheduler).__name__,

@@ -61,6 +61,24 @@ def test_a_run_leaves_artefact_card_report_and_picture_alone(tiny_model, tmp_pat
     assert "forget accuracy" in capsys.readouterr().out
 
 
+def test_an_oracle_stands_beside_base_and_erased(tiny_model, tmp_path, capsys):
+    asked = "--concept", "ghost", "--oracle", str(tiny_model)
+    assert erase_run(tiny_model, tmp_path / "few", *asked) != 0
+    assert "needs 3 pictures of a set, not 2" in capsys.readouterr().err
+    assert erase_run(tiny_model, tmp_path / "out", *asked, "--evaluation.forget_pictures=3") == 0
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    metrics = report["metrics"]
+    assert metrics["oracle"] == metrics["base"]
+    assert report["protocol"]["oracle"] == str(tiny_model)
+    distances = metrics["distance_to_oracle"]
+    assert set(distances) == {"base", "erased"}
+    for side in ("forget", "retain"):  # unbiased, and so below zero for the very same pictures
+        assert distances["base"][side]["value"] <= 0
+    card = (tmp_path / "out/README.md").read_text()
+    assert "| metric | base | erased | oracle | n |" in card
+    assert "| KID to oracle, forget |" in card
+
+
 def test_same_seed_gives_byte_identical_weights_and_reports(tiny_model, tmp_path):
     for name in "ab":
         erase_run(tiny_model, tmp_path / name, "--concept", "ghost")

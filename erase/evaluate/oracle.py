@@ -19,7 +19,13 @@ from erase.evaluate.base import protocol_hash
 from erase.evaluate.clip import ClipJudge
 from erase.evaluate.fidelity import kernel_distance
 from erase.evaluate.folders import judge_protocol
-from erase.evaluate.generation import ACCURACIES, EvaluationConfig, draw_evaluation, judge_drawn
+from erase.evaluate.generation import (
+    ACCURACIES,
+    Drawn,
+    EvaluationConfig,
+    draw_evaluation,
+    judge_drawn,
+)
 from erase.request import PromptSet
 from erase.tasks.noising import DiffusionBatch, noising_of
 from erase.tasks.tokens import padded_tokens
@@ -89,8 +95,6 @@ def observe(
     Noise and time steps are alike for every model; so are the latents, if the VAE is.
     """
     drawn = draw_evaluation(pipeline, prompts, sampling, config, "observing")
-    embeddings = judge.embed(drawn.pictures)
-    parts = embeddings.tensor_split([drawn.forget_count])
     protocol = {
         **judge_protocol(judge),
         "evaluation": asdict(config),
@@ -102,9 +106,27 @@ def observe(
     return Observation(
         protocol,
         judge_drawn(drawn, judge, prompts.labels),
-        dict(zip(SIDES, parts, strict=True)),
+        features_of(drawn, judge),
         {side: predictions(pipeline, real[side]) for side in SIDES},
     )
+
+
+def features_of(drawn: Drawn, judge: ClipJudge) -> dict[str, Tensor]:
+    """The judge's embeddings [n, d] of either side's pictures."""
+    parts = judge.embed(drawn.pictures).tensor_split([drawn.forget_count])
+    return dict(zip(SIDES, parts, strict=True))
+
+
+def kernel_distances(drawn: Mapping[str, Drawn], judge: ClipJudge) -> dict[str, Any]:
+    """Of "base" and "erased" from "oracle", on the judge's features, for either side."""
+    features = {name: features_of(one, judge) for name, one in drawn.items()}
+    return {
+        name: {
+            side: asdict(kernel_distance(features[name][side], features["oracle"][side]))
+            for side in SIDES
+        }
+        for name in ("base", "erased")
+    }
 
 
 @torch.no_grad()

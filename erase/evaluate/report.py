@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from erase.card import measured_lines, metric_rows
+from erase.card import columns, measured_lines, metric_rows
 from erase.evaluate.generation import ACCURACIES, Drawn
 from erase.evaluate.layers import CHART, block_table, blocks_of, save_chart
 from erase.pictures import save_grid
@@ -24,11 +24,16 @@ def build_report(
     request: Mapping[str, Any],
     method: str,
     protocol: Mapping[str, Any],
-    base: Mapping[str, Any],
-    erased: Mapping[str, Any],
+    judged: Mapping[str, Mapping[str, Any]],
+    distances: Mapping[str, Any] | None,
     cost: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The report as JSON; UA, IRA and CRA are derived from the accuracies."""
+    """The report as JSON; UA, IRA and CRA are derived from the accuracies.
+
+    `judged` are the metrics of "base", "erased" and, where there is one, "oracle"; `distances` are
+    the first two's from the oracle.
+    """
+    erased = judged["erased"]
     names = [name for name in ACCURACIES if name in erased]
     values = {DERIVED[name]: erased[name]["value"] for name in names}
     values["UA"] = round(1 - values["UA"], 4)
@@ -38,15 +43,20 @@ def build_report(
         "method": method,
         "protocol": dict(protocol),
         "accuracies": names,
-        "metrics": {**erased, "derived": values, "base": dict(base), "oracle": None},
+        "metrics": {
+            **erased,
+            "derived": values,
+            "base": judged["base"],
+            "oracle": judged.get("oracle"),
+            "distance_to_oracle": distances,
+        },
         "cost": dict(cost),
     }
 
 
 def write_report(
     report: Mapping[str, Any],
-    base: Drawn,
-    erased: Drawn,
+    drawn: Mapping[str, Drawn],
     folder: Path,
     layers: Mapping[str, Any] | None = None,
 ) -> None:
@@ -54,6 +64,7 @@ def write_report(
 
     `layers`, a recipe's `mask.layers`, adds where the mask lies: a table and saliency.png.
     """
+    base = drawn["base"]
     text = json.dumps(report, indent=2, sort_keys=True) + "\n"
     (folder / "report.json").write_text(text)
     markdown = _markdown(report, base)
@@ -63,9 +74,9 @@ def write_report(
         markdown += f"\nWhere the mask lies:\n\n{block_table(blocks)}\n\n![by block]({CHART})\n"
     (folder / "report.md").write_text(markdown)
     rows = [
-        _filled_row(drawn.pictures[row.start : row.stop])
+        _filled_row(one.pictures[row.start : row.stop])
         for row in _grid_rows(base)
-        for drawn in (base, erased)
+        for one in drawn.values()
     ]
     save_grid(torch.cat(rows), folder / "grid.png", GRID_COLUMNS)
 
@@ -81,8 +92,8 @@ def _markdown(report: Mapping[str, Any], drawn: Drawn) -> str:
         f"# {concepts}: how far {report['method']} suppressed it\n\n{measured_lines(report)}\n\n"
         f"Cost: {cost['seconds']} s, {cost['artefact_bytes']} bytes, "
         f"{cost['edited_parameters']} edited parameters.\n\n"
-        "![Same prompts and seeds, base above, erased below](grid.png)\n\n"
-        "Prompts of the picture, a line for each pair of rows:\n\n" + "\n".join(rows) + "\n"
+        f"![Same prompts and seeds, rows in turn {' and '.join(columns(report))}](grid.png)\n\n"
+        "Prompts of the picture, a line for each such group of rows:\n\n" + "\n".join(rows) + "\n"
     )
 
 
@@ -104,6 +115,9 @@ def _filled_row(pictures: Tensor) -> Tensor:
 def summary_table(report: Mapping[str, Any]) -> str:
     """The short table the command line ends with."""
     cost = report["cost"]
-    lines = [f"{'':24}{'base':>22}{'erased':>22}{'n':>6}"]
-    lines += [f"{name:24}{a:>22}{b:>22}{n:>6}" for name, a, b, n in metric_rows(report)]
+    rows = [["", *columns(report), "n"], *metric_rows(report)]
+    lines = [
+        f"{name:30}" + "".join(f"{cell:>22}" for cell in cells) + f"{n:>6}"
+        for name, *cells, n in rows
+    ]
     return "\n".join([*lines, f"{cost['seconds']:.0f} s, {cost['artefact_bytes'] / 1e6:.1f} MB"])
