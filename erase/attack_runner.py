@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,8 @@ class AttackRun:
     erasure: its folder. attacks: names, by default all. configs: each attack's own config, its
     defaults if missing. prompts: how many prompts that name the concept. scales: strengths at which
     the erasure is tried too, 1 being the whole. model, judge: the base and the judge, if others
-    than the recipe and the model name.
+    than the recipe and the model name. oracle: a pipeline trained without the concept, which shows
+    what each attack makes of nothing.
     """
 
     erasure: str
@@ -42,6 +43,7 @@ class AttackRun:
     seed: int = 0
     model: str = ""
     judge: str = ""
+    oracle: str = ""
 
 
 def run_attacks(run: AttackRun, output: str | Path) -> dict[str, Any]:
@@ -58,24 +60,32 @@ def run_attacks(run: AttackRun, output: str | Path) -> dict[str, Any]:
     check_writable(output)
     erasure = Erasure.from_pretrained(run.erasure)
     model = load_model(run.model or erasure.base_model)
+    oracle = load_model(run.oracle).pipeline if run.oracle else None
     if "request" not in erasure.recipe:
         raise ValueError(f"{run.erasure} does not say what it forgets; attack one of `erase run`.")
     prompts, judge = asked_prompts(erasure, model), judge_of(run.judge, model)
     target = build_target(model.pipeline, model, prompts, judge, run.prompts, run.seed)
     leaks = {scale: _leak(erasure, target, scale) for scale in run.scales}
+
+    def attacked(target: Target) -> dict[str, Outcome]:
+        return {name: attacks()[name](target, run.configs.get(name)) for name in names}
+
     with erasure.apply(model.pipeline.components):
-        outcomes = {name: attacks()[name](target, run.configs.get(name)) for name in names}
+        outcomes = attacked(target)
+    of_oracle = attacked(replace(target, pipeline=oracle)) if oracle else {}
     report = {
         "erasure": erasure.recipe.get("method"),
         "concepts": erasure.recipe["request"]["concepts"],
         "protocol": {
             "judge": f"{Path(judge.name).name} {judge.fingerprint}",
+            **({"oracle": run.oracle} if oracle else {}),
             "seed": run.seed,
             "steps": target.sampling.steps,
             "guidance_scale": target.sampling.guidance_scale,
             "configs": {n: asdict(run.configs.get(n) or attacks()[n].config()) for n in names},
         },
         "attacks": {name: _figures(outcome) for name, outcome in outcomes.items()},
+        "oracle": {name: _figures(outcome) for name, outcome in of_oracle.items()},
         "strength": leaks,
     }
     with replaced_folder(output) as partial:
@@ -122,17 +132,21 @@ def build_target(
 
 def attack_table(report: Mapping[str, Any]) -> str:
     """Pre-ASR, ASR, budget and n of every attack, and the hits at lower strengths."""
-    rows = ["| attack | Pre-ASR | ASR | UNet evaluations | n |", "| --- | --- | --- | --- | --- |"]
+    oracle = report["oracle"]
+    head = ["attack", "Pre-ASR", "ASR", *(["ASR of the oracle"] if oracle else [])]
+    rows = [[*head, "UNet evaluations", "n"]]
+    rows.append(["---"] * len(rows[0]))
+    for name, figures in report["attacks"].items():
+        shares = [figures["pre_asr"], figures["asr"]]
+        shares += [oracle[name]["asr"]] if oracle else []
+        n = figures["asr"]["n"]
+        rows.append([name, *map(interval, shares), str(figures["forward_passes"]), str(n)])
+    blank = [""] if oracle else []
     rows += [
-        f"| {name} | {interval(figures['pre_asr'])} | {interval(figures['asr'])} | "
-        f"{figures['forward_passes']} | {figures['asr']['n']} |"
-        for name, figures in report["attacks"].items()
-    ]
-    rows += [
-        f"| strength {scale} | | {interval(leak)} | | {leak['n']} |"
+        [f"strength {scale}", "", interval(leak), *blank, "", str(leak["n"])]
         for scale, leak in report["strength"].items()
     ]
-    return "\n".join(rows)
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def _judged_by(judge: ClipJudge, prompts: PromptSet) -> Shows:

@@ -127,8 +127,12 @@ def _attack_parser() -> ArgumentParser:
     parser.add_argument("--prompts", type=int, default=32, help="prompts that name the concept")
     parser.add_argument("--scales", type=float, nargs="*", default=[0.5, 0.75], help="strengths")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--model", type=str, default="", help="the base, if it has moved")
-    parser.add_argument("--judge", type=str, default="", help="e.g. ViT-B-32/openai")
+    for flag, text in (
+        ("--model", "the base, if it has moved"),
+        ("--judge", "e.g. ViT-B-32/openai"),
+        ("--oracle", "a pipeline trained without it, to attack beside"),
+    ):
+        parser.add_argument(flag, type=str, default="", help=text)
     parser.add_argument("--output", type=str, required=True, help="a new folder")
     for attack in attacks().values():
         parser.add_class_arguments(attack.config, attack.name)
@@ -227,6 +231,7 @@ def _attack(options: Namespace) -> str:
         seed=options.seed,
         model=options.model,
         judge=options.judge,
+        oracle=options.oracle,
     )
     report = run_attacks(run_, options.output)
     return f"{attack_table(report)}\nreport: {Path(options.output) / 'attacks.md'}"

@@ -297,12 +297,14 @@ def test_an_erasure_is_attacked(tiny_model, tmp_path, capsys):
     assert erase_run(tiny_model, folder, "--concept", "ghost", "--method=uce") == 0
     command = ["attack", folder, "--attack", "recall", "latent_inversion", "--prompts=2"]
     command += ["--latent_inversion.steps=2", "--scales", "0.5", f"--judge=local-dir:{JUDGE}"]
+    command.append(f"--oracle={tiny_model}")
     assert main([*command, f"--output={output}"]) == 0
     assert "| recall |" in capsys.readouterr().out
     names = {path.name for path in output.iterdir()}
     assert names == {"attacks.json", "attacks.md", "recall.png", "latent_inversion.png"}
     report = json.loads((output / "attacks.json").read_text())
-    assert report["attacks"]["recall"]["asr"]["n"] == 2
+    assert report["attacks"]["recall"]["asr"]["n"] == report["oracle"]["recall"]["asr"]["n"] == 2
+    assert "| ASR of the oracle |" in (output / "attacks.md").read_text()
     assert set(report["strength"]) == {"0.5"}
     assert main(["attack", folder, "--attack", "magic", f"--output={tmp_path / 'no'}"]) == 2
     assert "no attack magic" in capsys.readouterr().err
