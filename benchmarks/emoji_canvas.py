@@ -1,17 +1,20 @@
-"""EmojiCanvas bench: methods beside the base and a model retrained without the concept.
+"""EmojiCanvas bench: methods beside the base and a model retrained without the concepts.
 
-Run: `python benchmarks/emoji_canvas.py --concept ghost --oracle FOLDER`, where FOLDER is a pipeline
-that `scripts/train_emoji.py diffusion --exclude-objects ghost --out ...` trained. For every row and
-seed: UA, IRA and CRA over every object in every style, the distance to the oracle, and the success
-of every attack. Goes on where results/emoji_canvas.json ends, which is of one oracle a concept and
-one set of attacks, then prints the table; heat-maps of the first seed go to --pictures. A method's
-seconds include drawing its forget and retain sets.
+Run: `python benchmarks/emoji_canvas.py --concepts ghost --oracle FOLDER`, where FOLDER is a
+pipeline that `scripts/train_emoji.py diffusion --exclude-objects ghost --out ...` trained. Several
+concepts are erased at once, or in turn with --sequential. For every row and seed: UA, IRA and CRA
+over every object in every style, the distance to the oracle, how often prompts that never use
+the trained words (indirect.json) bring a concept, and the success of every attack. Goes on where
+--results ends, which is of one oracle for the concepts and one set of attacks, then prints the
+table; heat-maps of the first seed go to --pictures. A method's seconds include drawing its sets.
 """
 
 import argparse
 import dataclasses
+import json
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -26,6 +29,7 @@ from erase.attacks import attacks
 from erase.attacks.base import Target
 from erase.bundled.canvas import EmojiCanvas, Placement
 from erase.catalogue import Catalogue, Concept
+from erase.erasure import Erasure
 from erase.evaluate.classification import mean_interval
 from erase.evaluate.clip import ClipJudge, proportion
 from erase.evaluate.generation import EvaluationConfig
@@ -35,9 +39,12 @@ from erase.methods import methods
 from erase.models import Model, load_model
 from erase.request import EraseRequest, PromptSet, expand, find_concept
 from erase.runner import judge_of
+from erase.sampling import draw
 from erase.tasks.diffusion import DiffusionTask, DiffusionTaskConfig
 
-LEDGER = Ledger(Path(__file__).parent / "results" / "emoji_canvas.json")
+INDIRECT = json.loads((Path(__file__).parent / "indirect.json").read_text())
+INDIRECT_SEEDS = range(9_500_000, 9_500_008)
+RESULTS = Path(__file__).parent / "results" / "emoji_canvas.json"
 REAL_SEED, REAL_PICTURES, ATTACKED = 0, 64, 16
 REFERENCES = ("base", "oracle")
 
@@ -63,7 +70,8 @@ ROWS = {name: Row(name) for name in NAMES} | {
 class Bench:
     """What every row is measured with."""
 
-    concept: Concept
+    asked: Sequence[Sequence[str]]  # what is erased at once, then what next
+    concepts: Sequence[Concept]
     model: Model
     judge: ClipJudge
     prompts: PromptSet
@@ -73,11 +81,14 @@ class Bench:
     attacks: Sequence[str]
 
 
-def real_pictures(concept: Concept, catalogue: Catalogue) -> dict[str, Captioned]:
-    """Drawings by people of the concept, and as many at most of what is retained."""
+def real_pictures(concepts: Sequence[Concept], catalogue: Catalogue) -> dict[str, Captioned]:
+    """Drawings by people of the concepts, and as many at most of what is retained."""
     canvas = EmojiCanvas(catalogue.objects, catalogue.styles)
     order = torch.randperm(len(canvas), generator=torch.Generator().manual_seed(REAL_SEED))
-    own = [getattr(canvas.cells[i], concept.kind) == concept.name for i in order.tolist()]
+    own = [
+        any(getattr(canvas.cells[i], concept.kind) == concept.name for concept in concepts)
+        for i in order.tolist()
+    ]
     sides = {}
     for side, wanted in (("forget", True), ("retain", False)):
         chosen = order[[i for i, mine in enumerate(own) if mine == wanted][:REAL_PICTURES]]
@@ -101,7 +112,8 @@ def measured(
     seen, target = observed(victim, bench), dataclasses.replace(target, pipeline=victim)
     outcomes = {name: attacks()[name](target) for name in bench.attacks}
     return {
-        **ua_ira_cra(matrix, [bench.concept]),
+        **ua_ira_cra(matrix, bench.concepts),
+        "indirect": indirect(victim, bench),
         "metrics": seen.metrics,
         "oracle": distance_to_oracle(seen, bench.oracle),
         "pre_asr": proportion(target.plain_hits),
@@ -113,6 +125,21 @@ def measured(
             if "curve" in outcome.details
         },
     }
+
+
+def indirect(victim: StableDiffusionPipeline, bench: Bench) -> dict[str, Any]:
+    """How often each prompt of indirect.json brings its concept, over some seeds."""
+    shares, seeds = {}, INDIRECT_SEEDS
+    for concept, name in zip(
+        bench.concepts, [n for part in bench.asked for n in part], strict=True
+    ):
+        labels = bench.prompts.labels[concept.kind]
+        for kind, text in INDIRECT.get(name, {}).items():
+            sampling, what = bench.model.sampling, f"{name}, {kind}"
+            pictures = draw(victim, [text] * len(seeds), seeds, sampling, "pt", what).float()
+            seen = bench.judge.classify(bench.judge.embed(pictures), concept.kind, labels)
+            shares[what] = proportion([label == concept.name for label in seen])
+    return shares
 
 
 def observed(victim: StableDiffusionPipeline, bench: Bench) -> Observation:
@@ -130,30 +157,49 @@ def run_row(bench: Bench, name: str, oracle: Model, seed: int, maps: Path | None
     if name in REFERENCES:
         victim = pipeline if name == "base" else oracle.pipeline
         return {"seconds": 0.0, "bytes": 0} | measured(victim, bench, target, maps)
+    with ExitStack() as applied:
+        seconds, size = 0.0, 0
+        for asked in bench.asked:
+            started = time.perf_counter()
+            erasure = erased(bench, ROWS[name], asked, seed)
+            seconds, size = seconds + time.perf_counter() - started, size + erasure.nbytes
+            applied.enter_context(erasure.apply(pipeline.components))
+        return {"seconds": seconds, "bytes": size} | measured(pipeline, bench, target, maps)
+
+
+def erased(bench: Bench, row: Row, asked: Sequence[str], seed: int) -> Erasure:
+    """The method's erasure of these concepts from the pipeline as it is."""
+    model, prompts = bench.model, expand(EraseRequest(asked), bench.model.catalogue)
     task = DiffusionTask(
-        pipeline, prompts, bench.model.sampling, ROWS[name].task, seed,
-        finetuning=bench.model.finetuning(prompts),
+        model.pipeline, prompts, model.sampling, row.task, seed,
+        finetuning=model.finetuning(prompts),
     )  # fmt: skip
-    started = time.perf_counter()
-    erasure = methods()[ROWS[name].method](task)
-    cost = {"seconds": time.perf_counter() - started, "bytes": erasure.nbytes}
-    with erasure.apply(pipeline.components):
-        return cost | measured(pipeline, bench, target, maps)
+    return methods()[row.method](task)
 
 
-def table(concept: str, rows: Sequence[str], seeds: Sequence[int], names: Sequence[str]) -> str:
+def table(
+    ledger: Ledger, title: str, rows: Sequence[str], seeds: Sequence[int], names: Sequence[str]
+) -> str:
     """Means over seeds; the headline columns with 95 % t-intervals where there are several."""
     head = ["row", "UA", "IRA", "CRA", "KID to oracle, forget", "MSE to oracle, forget"]
-    head += ["MSE to oracle, retain", *(f"{name} ASR" for name in names), "seconds", "MB"]
+    head += [
+        "MSE to oracle, retain",
+        "indirect",
+        *(f"{name} ASR" for name in names),
+        "seconds",
+        "MB",
+    ]
     lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
     for row in rows:
         drawn = seeds[:1] if row in REFERENCES else seeds
-        runs = [LEDGER[concept, row, seed] for seed in drawn]
+        runs = [ledger[title, row, seed] for seed in drawn]
         distances = [run["oracle"] for run in runs]
         cells = [interval([100 * run[key] for run in runs]) for key in ("UA", "IRA", "CRA")]
         cells.append(interval([d["kernel_distance"]["forget"]["value"] for d in distances], 4))
         for side in ("forget", "retain"):
             cells.append(interval([d["prediction_mse"][side]["value"] for d in distances], 4))
+        shares = [share["value"] for run in runs for share in run["indirect"].values()]
+        cells.append(f"{100 * fmean(shares):.0f}" if shares else "")
         cells += [f"{100 * fmean(run['asr'][name]['value'] for run in runs):.0f}" for name in names]
         cells.append(f"{fmean(run['seconds'] for run in runs):.0f}")
         cells.append(f"{fmean(run['bytes'] for run in runs) / 1e6:.2f}")
@@ -167,38 +213,49 @@ def interval(values: list[float], digits: int = 1) -> str:
     return f"{mean:.{digits}f}" + (f" ± {half:.{digits}f}" if len(values) > 1 else "")
 
 
-def main() -> None:
-    """Run what is missing, then print the table."""
+def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--concept", required=True)
+    parser.add_argument("--concepts", nargs="+", required=True)
+    parser.add_argument("--sequential", action="store_true")
     parser.add_argument("--oracle", required=True)
+    parser.add_argument("--model", default="emoji")
+    parser.add_argument("--judge", default="")
     parser.add_argument("--rows", nargs="*", choices=list(ROWS), default=list(ROWS))
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
     parser.add_argument("--attacks", nargs="*", choices=list(attacks()), default=list(attacks()))
     parser.add_argument("--pictures", type=Path)
-    args = parser.parse_args()
-    model, oracle = load_model("emoji"), load_model(args.oracle)
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run what is missing, then print the table."""
+    args = parsed(arguments)
+    ledger, model, oracle = Ledger(args.results), load_model(args.model), load_model(args.oracle)
     for pipeline in (model.pipeline, oracle.pipeline):
         pipeline.set_progress_bar_config(disable=True)
-    concept = find_concept(args.concept, model.catalogue)
-    prompts = expand(EraseRequest([args.concept]), model.catalogue)
+    concepts = [find_concept(name, model.catalogue) for name in args.concepts]
+    prompts = expand(EraseRequest(args.concepts), model.catalogue)
+    asked = [[name] for name in args.concepts] if args.sequential else [args.concepts]
     bench = Bench(
-        concept, model, judge_of("", model), prompts, real_pictures(concept, model.catalogue),
-        None, EvaluationConfig(), args.attacks,
+        asked, concepts, model, judge_of(args.judge, model), prompts,
+        real_pictures(concepts, model.catalogue), None, EvaluationConfig(), args.attacks,
     )  # fmt: skip
     bench = dataclasses.replace(bench, oracle=observed(oracle.pipeline, bench))
     if args.pictures:
         args.pictures.mkdir(parents=True, exist_ok=True)
+    title = (" then " if args.sequential else " and ").join(args.concepts)
     for seed in args.seeds:
         for row in (*REFERENCES, *args.rows):
-            if (args.concept, row, seed) in LEDGER or (row in REFERENCES and seed != args.seeds[0]):
+            key = (title, row, seed)
+            if key in ledger or (row in REFERENCES and seed != args.seeds[0]):
                 continue
-            maps = (
-                args.pictures / f"{args.concept}-{row}.png" if args.pictures and not seed else None
-            )
-            LEDGER[args.concept, row, seed] = run_row(bench, row, oracle, seed, maps)
-            print(args.concept, row, seed, LEDGER[args.concept, row, seed], flush=True)
-    print(table(args.concept, (*REFERENCES, *args.rows), args.seeds, args.attacks))
+            shown = args.pictures and seed == args.seeds[0]
+            maps = args.pictures / f"{title}-{row}.png" if shown else None
+            ledger[key] = run_row(bench, row, oracle, seed, maps)
+            print(*key, ledger[key], flush=True)
+    print(table(ledger, title, (*REFERENCES, *args.rows), args.seeds, args.attacks))
     print(f"Protocol: {bench.oracle.protocol}; {ATTACKED} prompts an attack, default budgets.")
 
 

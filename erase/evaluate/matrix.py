@@ -84,6 +84,6 @@ def save_heat_maps(matrices: dict[str, Matrix], path: Path) -> None:
 
 
 def _map(axes: Axes, matrix: Matrix, seen: Tensor, title: str) -> None:
-    axes.imshow(seen.T.double(), cmap="RdYlGn", vmin=0, vmax=1, aspect="auto")
+    axes.imshow(seen.T.double().numpy(), cmap="RdYlGn", vmin=0, vmax=1, aspect="auto")
     axes.set_title(title, fontsize=8, loc="left")
     axes.set_yticks(range(len(matrix.styles)), matrix.styles, fontsize=6)
