@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 
 def save_checkpoint(
-    folder: Path, step: int, modules: Mapping[str, nn.Module], optimizer: Optimizer
+    folder: Path, made_for: str, step: int, modules: Mapping[str, nn.Module], optimizer: Optimizer
 ) -> Path:
     """Write `folder/checkpoint-STEP` under a temporary name, rename it, drop the older ones."""
     target = folder / f"checkpoint-{step}"
@@ -21,7 +21,7 @@ def save_checkpoint(
     for name, module in modules.items():
         save_file(_contiguous(module.state_dict()), partial / f"{name}.safetensors")
     save_file(_contiguous(_flat_state(optimizer)), partial / "optimizer.safetensors")
-    (partial / "state.json").write_text(json.dumps({"step": step}))
+    (partial / "state.json").write_text(json.dumps({"step": step, "made_for": made_for}))
     shutil.rmtree(target, ignore_errors=True)
     partial.rename(target)
     for older in set(folder.glob("checkpoint-*")) - {target}:
@@ -29,17 +29,25 @@ def save_checkpoint(
     return target
 
 
-def load_checkpoint(folder: Path, modules: Mapping[str, nn.Module], optimizer: Optimizer) -> int:
-    """Restore the newest checkpoint of `folder` in place; the next step to run, 0 without one."""
+def load_checkpoint(
+    folder: Path, made_for: str, modules: Mapping[str, nn.Module], optimizer: Optimizer
+) -> int:
+    """Restore the newest checkpoint of `folder` in place; the next step to run, 0 without one.
+
+    Raises ValueError if it was made for something else.
+    """
     source = latest_checkpoint(folder)
     if source is None:
         return 0
+    kept = json.loads((source / "state.json").read_text())
+    if kept["made_for"] != made_for:
+        raise ValueError(f"The checkpoints in {folder} are another training's; name a new folder.")
     for name, module in modules.items():
         module.load_state_dict(load_file(source / f"{name}.safetensors"))
     state = optimizer.state_dict()
     state["state"] = _nested_state(load_file(source / "optimizer.safetensors"))
     optimizer.load_state_dict(state)
-    return json.loads((source / "state.json").read_text())["step"]
+    return kept["step"]
 
 
 def latest_checkpoint(folder: Path) -> Path | None:

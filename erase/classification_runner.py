@@ -29,7 +29,7 @@ from erase.files import check_writable, replaced_folder
 from erase.forget_sets import Tail, Unit, chooser, forget_indices, losses_of, worst_case
 from erase.methods import get_method
 from erase.run_state import (
-    cleared_if_refused,
+    cleared_if_broken,
     refuse_another_run,
     run_digest,
     state_folder,
@@ -105,7 +105,7 @@ def classify(run: ClassificationRun, output: str | Path) -> dict[str, Any]:
     options = run.method_config or method.config()
     state = state_folder(options, output, digest)
     started = time.perf_counter()
-    with cleared_if_refused(state):
+    with cleared_if_broken(state):
         erasure = method(task, with_checkpoints(options, state))
     seconds = round(time.perf_counter() - started, 1)
     if not Accelerator().is_main_process:

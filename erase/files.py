@@ -38,6 +38,7 @@ def replaced_folder(folder: Path, ours: Sequence[str] = ()) -> Iterator[Path]:
     partial.mkdir(parents=True)
     try:
         yield partial
+        shutil.rmtree(replaced, ignore_errors=True)
         if folder.exists():
             folder.rename(replaced)
         partial.rename(folder)

@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 
 import torch
-from diffusers import DiffusionPipeline, StableDiffusionPipeline
+from diffusers import DiffusionPipeline
 
 from erase.bundled import EMOJI, JUDGE
 from erase.catalogue import Catalogue, Finetuning, Sampling
 from erase.checks import reason_of
 from erase.request import PromptSet
+from erase.tasks.diffusion_config import require_supported
 
 BUNDLED = {"emoji": EMOJI}
 
@@ -43,11 +44,7 @@ def load_model(name: str, device: str = "cpu") -> Model:
             f"The model {name} could not be opened ({reason_of(error)}); give 'emoji', a whole "
             "pipeline folder, or a hub id you can reach."
         ) from error
-    if not isinstance(pipeline, StableDiffusionPipeline):
-        raise ValueError(
-            f"The model {name} is a {type(pipeline).__name__}; only Stable Diffusion pipelines "
-            "are supported so far."
-        )
+    require_supported(pipeline)
     return Model(name, pipeline, Catalogue.of_model(source))
 
 

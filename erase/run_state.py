@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from erase.core.delta import NotFiniteError
 from erase.erasure import RECIPE, Erasure
 from erase.tasks.base import Task
 
@@ -44,12 +45,15 @@ def with_checkpoints(options: Any, state: Path | None) -> Any:
 
 
 @contextmanager
-def cleared_if_refused(state: Path) -> Iterator[None]:
-    """Training state does not outlive a run that cannot go on, such as one whose loss broke."""
+def cleared_if_broken(state: Path) -> Iterator[None]:
+    """Training state does not outlive a run whose numbers broke, nor does a folder made for it."""
+    had_parent = state.parent.exists()
     try:
         yield
-    except ValueError:
+    except NotFiniteError:
         shutil.rmtree(state, ignore_errors=True)
+        if not had_parent and state.parent.exists() and not any(state.parent.iterdir()):
+            state.parent.rmdir()
         raise
 
 

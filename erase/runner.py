@@ -28,7 +28,7 @@ from erase.methods import get_method
 from erase.models import Model, default_judge, load_model
 from erase.request import EraseRequest, PromptSet, expand
 from erase.run_state import (
-    cleared_if_refused,
+    cleared_if_broken,
     refuse_another_run,
     run_digest,
     state_folder,
@@ -90,7 +90,7 @@ def run(config: RunConfig, output: str | Path) -> dict[str, Any]:
     digest = run_digest(config, task)
     refuse_another_run(output, digest)
     state = state_folder(options, output, digest)
-    with cleared_if_refused(state):
+    with cleared_if_broken(state):
         erasure = method(task, with_checkpoints(options, state))
     if not Accelerator().is_main_process:
         return {}

@@ -17,7 +17,8 @@ from tqdm.auto import tqdm
 
 from erase.checkpoint import load_checkpoint, save_checkpoint
 from erase.checks import require_positive
-from erase.core.delta import Delta, difference
+from erase.core.delta import Delta, NotFiniteError, difference
+from erase.core.fingerprint import combined, fingerprint
 from erase.core.mask import Mask
 from erase.core.masked_update import MaskedUpdate, SoftThreshold
 from erase.preserve import only_trainable, preserved
@@ -54,8 +55,9 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         require_positive(self, "max_gradient_norm", "checkpoint_every")
-        if self.steps < 0:
-            raise ValueError(f"steps is {self.steps}; give 0 or more.")
+        for name in ("steps", "learning_rate", "weight_decay"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; give 0 or more.")
 
 
 class TrainingStopped(Exception):
@@ -93,8 +95,9 @@ def train(
     are from `originals`, in steps of the learning rate; these are copies of the parameters as they
     were (which a mask needs them to be), if the caller gives no others.
     Each step's batches depend on the task's seed and the step alone; processes take shards of them
-    and average gradients, so that one and two processes agree. Raises ValueError when the loss is
-    not finite, TrainingStopped after SIGINT or SIGTERM.
+    and average gradients, so that one and two processes agree. Raises NotFiniteError when loss or
+    gradients are not finite, ValueError if the checkpoints are another training's, TrainingStopped
+    after SIGINT or SIGTERM.
     """
     task.prepare()
     accelerator, known = Accelerator(), task.finetuning
@@ -105,7 +108,8 @@ def train(
     if originals is None:
         originals = {name: p.detach().clone() for name, p in parameters.items()}
     shrink = SoftThreshold(parameters, originals)
-    first = load_checkpoint(folder, task.components, optimizer) if folder else 0
+    made_for = _made_for(task, step_loss, config, mask, parameters) if folder else ""
+    first = load_checkpoint(folder, made_for, task.components, optimizer) if folder else 0
     masked = MaskedUpdate(optimizer, parameters, mask, originals) if mask else nullcontext()
     with masked, _stop_requested() as stop:
         for step in _progress(first, config.steps, accelerator):
@@ -118,9 +122,23 @@ def train(
             stopping = _on_any_process(stop.is_set(), accelerator)
             due = (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps
             if folder and accelerator.is_main_process and (due or stopping):
-                save_checkpoint(folder, step + 1, task.components, optimizer)
+                save_checkpoint(folder, made_for, step + 1, task.components, optimizer)
             if stopping:
                 raise TrainingStopped(_stop_message(step + 1, config))
+
+
+def _made_for(
+    task: Task,
+    step_loss: StepLoss,
+    config: TrainingConfig,
+    mask: Mask | None,
+    parameters: Mapping[str, nn.Parameter],
+) -> str:
+    """What tells this training's checkpoints from another's."""
+    same_anywhere = replace(config, checkpoints="", checkpoint_every=1)
+    masks = mask.tensors.values() if mask else ()
+    parts = [*task.fingerprints().values(), *map(fingerprint, masks), *parameters]
+    return combined([*parts, str(same_anywhere), step_loss.__module__, step_loss.__qualname__])
 
 
 def filled(config: TrainingConfig, learning_rate: float, steps: int) -> TrainingConfig:
@@ -147,11 +165,13 @@ def _step(
     with torch.autocast(device, torch.bfloat16, enabled=config.mixed_precision == "bf16"):
         loss = step_loss(forget, retain, step / config.steps)
     if _on_any_process(not loss.isfinite(), accelerator):
-        raise ValueError(f"The loss is {loss.item()} at step {step}; lower learning_rate.")
+        raise NotFiniteError(f"The loss is {loss.item()} at step {step}; lower learning_rate.")
     optimizer.zero_grad(set_to_none=True)
     accelerator.backward(loss)
     _average_gradients(parameters, accelerator)
-    nn.utils.clip_grad_norm_(parameters, config.max_gradient_norm)
+    norm = nn.utils.clip_grad_norm_(parameters, config.max_gradient_norm)
+    if not norm.isfinite():
+        raise NotFiniteError(f"The gradient is {norm.item()} at step {step}; lower learning_rate.")
     optimizer.step()
 
 

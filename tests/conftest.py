@@ -1,4 +1,5 @@
 import copy
+import functools
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -104,6 +105,12 @@ def build_digits_model() -> nn.Module:
 
 @pytest.fixture(scope="session")
 def trained() -> nn.Module:
+    return trained_digits_model()
+
+
+@functools.cache
+def trained_digits_model() -> nn.Module:
+    """Always the same weights; tasks are built around copies."""
     model, (pictures, labels) = build_digits_model(), digits().tensors
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
     for _ in range(60):

@@ -45,6 +45,17 @@ def test_composing_two_projections_equals_doing_both_in_order(tmp_path, other):
     )
 
 
+def test_composing_equals_projecting_what_is_projected_already():
+    pipeline, first = build_tiny_pipeline(), project(0)
+    with first.apply(pipeline.components):
+        config = ProjectionConfig(space="scaled", rank=2, forget_alpha=6.0)
+        second = projection(build_tiny_task(pipeline), config)
+    joint = dense(compose([first, project(5)]))
+    assert_close(
+        joint, {name: change + dense(second)[name] for name, change in dense(first).items()}
+    )
+
+
 def test_a_projection_composed_with_itself_is_itself():
     weight = torch.randn(5, 8)
     axes = orthogonal(torch.randn(8, 2))

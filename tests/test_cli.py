@@ -164,12 +164,20 @@ def test_another_run_never_replaces_a_finished_one(tiny_model, tmp_path, capsys)
     assert [path.read_text() for path in lora.iterdir()] == ["somebody else's"]
 
 
-def test_a_loss_that_breaks_leaves_nothing(tiny_model, tmp_path, capsys):
+@pytest.mark.parametrize("steps", [1, 9])
+def test_a_loss_that_breaks_leaves_nothing(tiny_model, tmp_path, capsys, steps):
     broken = ["--salun.training.learning_rate=1e30", "--salun.training.checkpoint_every=1"]
-    arguments = (tiny_model, tmp_path / "out", "--concept", "ghost", *broken)
-    assert erase_run(*arguments, "--salun.training.steps=9") == 2
+    arguments = (tiny_model, tmp_path / "out" / "ghost", "--concept", "ghost", *broken)
+    assert erase_run(*arguments, f"--salun.training.steps={steps}") == 2
     assert "lower learning_rate" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
+
+
+def test_patterns_are_given_as_a_list(tiny_model, tmp_path, capsys):
+    everything = "--task.include", '["*"]'
+    assert erase_run(tiny_model, tmp_path / "out", "--concept", "ghost", *everything) == 0
+    recipe = json.loads((tmp_path / "out" / "erasure.json").read_text())
+    assert any("conv_in" in name for name in recipe["mask"]["layers"])
 
 
 def test_training_state_kept_elsewhere_is_cleared_as_well(tiny_model, tmp_path):

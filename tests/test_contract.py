@@ -1,5 +1,6 @@
 """One table: what every method must keep, on every task it serves."""
 
+import copy
 import dataclasses
 import json
 import os
@@ -9,43 +10,71 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import build_tiny_pipeline, build_tiny_task
+from conftest import (
+    build_digits_task,
+    build_tiny_pipeline,
+    build_tiny_task,
+    trained_digits_model,
+)
 from safetensors.torch import load_file
-from test_erasure import changed, snapshot
+from test_erasure import changed
+from torch import nn
 
 from erase.algebra import low_rank
+from erase.core.mask import Mask
 from erase.erasure import Erasure
 from erase.methods import methods
 from erase.methods.projection import ProjectionConfig
+from erase.tasks.classification import ClassificationTask
 from erase.tasks.diffusion import DiffusionTask
 from erase.weights import LORA
 
-TASKS = {
+COMPONENTS = {
     "unet": ("unet",),
     "text_encoder": ("text_encoder",),
     "both": ("unet", "text_encoder"),
 }
+DIGITS = "digits"
 
 
-def brisk(config_class):
-    """The method's defaults with four fast training steps, where it trains."""
-    config = config_class()
+def brisk(config):
+    """The config with four fast training steps, where the method trains."""
     if hasattr(config, "training"):
         training = dataclasses.replace(config.training, steps=4)
         config = dataclasses.replace(config, training=training)
     return config
 
 
-def erase_tiny(method: str, task: str, dtype=torch.float32) -> tuple[Erasure, object]:
-    pipeline = build_tiny_pipeline().to(dtype)
-    chosen = methods()[method]
-    return chosen(build_tiny_task(pipeline, TASKS[task]), brisk(chosen.config)), pipeline
+def build_host(task: str, dtype=torch.float32):
+    """What is erased from, a pipeline or the digits task itself; both have components."""
+    if task == DIGITS:
+        return build_digits_task(copy.deepcopy(trained_digits_model()).to(dtype))
+    return build_tiny_pipeline().to(dtype)
+
+
+def erase_tiny(method: str, task: str, dtype=torch.float32, **options) -> tuple[Erasure, object]:
+    host, chosen = build_host(task, dtype), methods()[method]
+    built = host if task == DIGITS else build_tiny_task(host, COMPONENTS[task])
+    return chosen(built, brisk(chosen.config(**options))), host
+
+
+def tensors(host) -> dict[str, torch.Tensor]:
+    return {
+        f"{component}.{name}": tensor.clone()
+        for component, module in host.components.items()
+        if isinstance(module, nn.Module)
+        for name, tensor in module.state_dict().items()
+    }
 
 
 # These read or train the cross-attention alone.
-UNSUPPORTED = {(method, "text_encoder") for method in ("uce", "rece", "esd")}
-SERVING = [name for name, method in methods().items() if issubclass(DiffusionTask, method.task)]
-TABLE = [(m, t) for m in SERVING for t in TASKS if (m, t) not in UNSUPPORTED]
+UNSUPPORTED = [(method, "text_encoder") for method in ("uce", "rece", "esd")]
+PICTURES, SAMPLES = (
+    [name for name, method in methods().items() if issubclass(kind, method.task)]
+    for kind in (DiffusionTask, ClassificationTask)
+)
+DRAWING = [(m, t) for m in PICTURES for t in COMPONENTS if (m, t) not in UNSUPPORTED]
+TABLE = [*DRAWING, *((method, DIGITS) for method in SAMPLES)]
 
 
 @pytest.fixture(scope="module", params=TABLE, ids="-".join)
@@ -54,18 +83,41 @@ def erased(request):
 
 
 def test_the_base_is_left_bit_equal(erased):
-    assert not changed(snapshot(build_tiny_pipeline()), snapshot(erased[1]))
-    for component in ("unet", "text_encoder"):
-        assert all(p.requires_grad for p in getattr(erased[1], component).parameters())
+    _, host, _, task = erased
+    assert not changed(tensors(build_host(task)), tensors(host))
+    for component in COMPONENTS["both"] if task != DIGITS else ("model",):
+        assert all(p.requires_grad for p in host.components[component].parameters())
 
 
 def test_apply_then_revert_is_bit_equal(erased):
-    erasure, pipeline, *_ = erased
-    before = snapshot(pipeline)
-    applied = erasure.apply(pipeline.components)
-    assert changed(before, snapshot(pipeline)) == set(erasure.deltas) != set()
+    erasure, host, *_ = erased
+    before = tensors(host)
+    applied = erasure.apply(host.components)
+    assert changed(before, tensors(host)) == set(erasure.deltas) != set()
     applied.revert()
-    assert not changed(before, snapshot(pipeline))
+    assert not changed(before, tensors(host))
+
+
+@pytest.mark.parametrize("task", [*COMPONENTS, DIGITS])
+@pytest.mark.parametrize("selection", ["top", "bottom", "random", "random_per_layer"])
+def test_masked_out_weights_are_bit_equal(task, selection, tmp_path):
+    path = tmp_path / "mask"
+    erasure, host = erase_tiny("salun", task, mask_file=str(path), mask=selection, density=0.3)
+    mask, before = Mask.load(path, {}), tensors(host)
+    assert mask.kept == int(0.3 * mask.total)
+    with erasure.apply(host.components):
+        after = tensors(host)
+    for name, kept in mask.tensors.items():
+        assert torch.equal(before[name][~kept], after[name][~kept]), name
+    moved = changed(before, after)
+    assert not moved - set(mask.tensors)
+    assert moved or selection == "bottom"  # which may be weights that nothing reaches
+
+
+@pytest.mark.parametrize(("method", "task"), UNSUPPORTED)
+def test_what_a_method_cannot_edit_is_one_sentence(method, task):
+    with pytest.raises(ValueError, match=r"text_encoder.*(choose|widen)"):
+        erase_tiny(method, task)
 
 
 def test_saved_and_loaded_are_equal(erased, tmp_path):
@@ -118,10 +170,10 @@ def draw_ghost(pipeline):
 def test_plain_diffusers_draws_the_same_from_what_was_exported(tmp_path):
     build_tiny_pipeline().save_pretrained(tmp_path / "base")
     ours, kinds = {}, {}
-    erasures = {f"{method}-{task}": erase_tiny(method, task) for method, task in TABLE}
+    erasures = {f"{method}-{task}": erase_tiny(method, task) for method, task in DRAWING}
     salun, pipeline = erasures["salun-both"]
     erasures["salun-lora"] = low_rank(salun, 4), pipeline
-    layers = ProjectionConfig(targets=("unet",), retain_energy=0.9)
+    layers = ProjectionConfig(targets=("unet",), space="null_space", retain_energy=0.9)
     everywhere = methods()["projection"](build_tiny_task(pipeline), layers)
     assert any(delta.down.ndim == 4 for delta in everywhere.deltas.values())
     erasures["projection-layers"] = everywhere, pipeline

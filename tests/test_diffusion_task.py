@@ -3,11 +3,16 @@ import dataclasses
 import pytest
 import torch
 from conftest import CATALOGUE, build_tiny_pipeline, build_tiny_task
-from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import (
+    DPMSolverMultistepScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    StableDiffusionXLPipeline,
+)
 from PIL import Image
 
 from erase.methods import methods
 from erase.methods.salun import SalUnConfig
+from erase.models import load_model
 from erase.request import EraseRequest, expand
 from erase.tasks.diffusion import DiffusionTask, DiffusionTaskConfig
 from erase.tasks.noising import FlowNoising
@@ -50,6 +55,28 @@ def test_pictures_of_a_folder_take_the_place_of_drawn_ones(tiny_pipeline, tmp_pa
     drawn = build_task(tiny_pipeline)
     assert task.fingerprints()["forget set"] != drawn.fingerprints()["forget set"]
     assert task.fingerprints()["base"] == drawn.fingerprints()["base"]
+
+
+def test_pictures_are_given_in_any_mode(tiny_pipeline):
+    given = [Image.new(mode, (20, 30), 100) for mode in ("L", "P")]
+    prompts = expand(EraseRequest(["ghost"]), CATALOGUE)
+    task = DiffusionTask(tiny_pipeline, prompts, CATALOGUE.sampling, forget_pictures=given)
+    assert next(iter(task.forget_batches(0))).latents.shape == (2, 4, 8, 8)
+
+
+def test_a_pipeline_of_another_family_is_refused(tiny_pipeline, tmp_path):
+    parts = {name: getattr(tiny_pipeline, name) for name in ("vae", "unet", "scheduler")}
+    text = tiny_pipeline.text_encoder, tiny_pipeline.tokenizer
+    larger = StableDiffusionXLPipeline(
+        text_encoder=text[0], text_encoder_2=text[0], tokenizer=text[1], tokenizer_2=text[1],
+        **parts,
+    )  # fmt: skip
+    prompts = expand(EraseRequest(["ghost"]), CATALOGUE)
+    with pytest.raises(ValueError, match="is a StableDiffusionXLPipeline; only"):
+        DiffusionTask(larger, prompts, CATALOGUE.sampling)
+    larger.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="is a StableDiffusionXLPipeline; only"):
+        load_model(str(tmp_path))
 
 
 def test_pictures_can_be_given_of_one_concept_only(tiny_pipeline, tmp_path):

@@ -4,8 +4,9 @@ import signal
 
 import pytest
 import torch
-from conftest import build_tiny_pipeline, build_tiny_task
+from conftest import build_digits_task, build_tiny_pipeline, build_tiny_task
 from test_erasure import changed, snapshot
+from torch import nn
 
 from erase.checkpoint import latest_checkpoint
 from erase.core.mask import build_mask
@@ -112,12 +113,31 @@ def test_resumed_training_equals_uninterrupted(tmp_path, monkeypatch):
     assert same_bytes(salun(build_tiny_task(build_tiny_pipeline()), config), whole)
 
 
-def test_a_broken_loss_is_refused_and_the_base_kept(tiny_pipeline):
+def test_another_trainings_checkpoints_are_refused(tmp_path):
+    kept = TrainingConfig(**{**vars(BRISK), "checkpoints": str(tmp_path)})
+    salun(build_tiny_task(build_tiny_pipeline()), SalUnConfig(training=kept))
+    with pytest.raises(ValueError, match="are another training's"):
+        salun(build_tiny_task(build_tiny_pipeline()), SalUnConfig(density=0.2, training=kept))
+
+
+@pytest.mark.parametrize("steps", [1, 9])
+def test_a_broken_loss_is_refused_and_the_base_kept(tiny_pipeline, steps):
     before = snapshot(tiny_pipeline)
-    training = TrainingConfig(steps=9, learning_rate=1e30, max_gradient_norm=1e30)
+    training = TrainingConfig(steps=steps, learning_rate=1e30, max_gradient_norm=1e30)
     with pytest.raises(ValueError, match="lower learning_rate"):
         salun(build_tiny_task(tiny_pipeline), SalUnConfig(training=training))
     assert not changed(before, snapshot(tiny_pipeline))
+
+
+def test_an_adapter_that_breaks_is_refused(tiny_pipeline):
+    training = TrainingConfig(steps=1, learning_rate=1e30, max_gradient_norm=1e30)
+    with pytest.raises(ValueError, match="lower learning_rate"):
+        salun_lora(build_tiny_task(tiny_pipeline), SalUnLoRAConfig(training=training))
+
+
+def test_negative_rates_are_refused():
+    with pytest.raises(ValueError, match=r"learning_rate is -0\.1; give 0 or more"):
+        TrainingConfig(learning_rate=-0.1)
 
 
 def test_saliency_does_not_depend_on_the_sign_of_the_loss(tiny_task):
@@ -199,3 +219,25 @@ def test_lora_ranks_follow_the_saliency(tiny_pipeline):
         name: delta.rank for name, delta in erasure.deltas.items()
     }
     assert not any("lora" in name for name, _ in tiny_pipeline.unet.named_parameters())
+
+
+def test_lora_layers_whose_paths_end_alike_have_their_own_ranks():
+    torch.manual_seed(0)
+    block = nn.ModuleDict({"conv1": nn.Conv2d(4, 4, 3, padding=1)})
+    head = nn.Linear(256, 10)
+
+    class Nested(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv1, self.block, self.head = nn.Conv2d(1, 4, 3, padding=1), block, head
+
+        def forward(self, pictures):
+            seen = self.block["conv1"](self.conv1(pictures).relu()).relu()
+            return self.head(seen.flatten(1))
+
+    config = SalUnLoRAConfig(rank=8, density=0.3, training=BRISK)
+    erasure = salun_lora(build_digits_task(Nested()), config)
+    ranks = erasure.recipe["ranks"]
+    assert len(set(ranks.values())) > 1
+    assert {name: erasure.deltas[f"{name}.weight"].rank for name in ranks} == ranks
+    assert erasure.deltas.keys() == {f"{name}.weight" for name in ranks}

@@ -15,6 +15,7 @@ from erase.pictures import save_grid
 
 LOG_EVERY = 50
 CHECKPOINT_EVERY = 250
+RECIPE = "a bundled model"
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def train(
     optimizer = torch.optim.AdamW(
         parameters, schedule.learning_rate, (0.9, 0.99), weight_decay=weight_decay, fused=True
     )
-    first = load_checkpoint(run, modules, optimizer)
+    first = load_checkpoint(run, RECIPE, modules, optimizer)
     started, total = time.perf_counter(), 0.0
     for step in tqdm(range(first, schedule.steps), initial=first, total=schedule.steps):
         for group in optimizer.param_groups:
@@ -71,7 +72,7 @@ def train(
             _log(run, step + 1, total / LOG_EVERY, time.perf_counter() - started)
             total = 0.0
         if (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == schedule.steps:
-            save_checkpoint(run, step + 1, modules, optimizer)
+            save_checkpoint(run, RECIPE, step + 1, modules, optimizer)
         if preview is not None and (step + 1) % preview_every == 0:
             save_grid(preview(), run / f"grid-{step + 1:06d}.png", columns=16)
 

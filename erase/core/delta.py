@@ -9,6 +9,11 @@ from torch import Tensor
 
 from erase.core.mask import Mask, pack_bits, unpack_bits
 
+
+class NotFiniteError(ValueError):
+    """Losses, gradients or weights left the finite numbers; going on would not bring them back."""
+
+
 # A sparse float16 value takes its 16 bits, and every weight one more for the mask.
 DENSE_FROM = 15 / 16
 
@@ -125,7 +130,8 @@ def difference(
 ) -> dict[str, Delta]:
     """What turns `before` into `after`, to `dtype` precision; sparse where that is smaller.
 
-    Tensors that did not change are left out. Raises RuntimeError if a masked-out weight changed.
+    Tensors that did not change are left out. Raises RuntimeError if a masked-out weight changed,
+    NotFiniteError if a change is not finite in `dtype`.
     """
     deltas: dict[str, Delta] = {}
     for name, old in before.items():
@@ -135,12 +141,19 @@ def difference(
         kept = change != 0 if mask is None else mask.tensors[name].cpu()
         if change[~kept].any():
             raise RuntimeError(f"Masked-out weights of {name} changed; train them under the mask.")
+        require_finite(name, change.to(dtype))
         sparse = kept.double().mean() < DENSE_FROM if mask is None else not kept.all()
         if sparse:
             deltas[name] = SparseDelta(kept, change[kept].to(dtype))
         else:
             deltas[name] = DenseDelta(change.to(dtype))
     return deltas
+
+
+def require_finite(name: str, change: Tensor) -> None:
+    """Raise NotFiniteError, naming the tensor, unless all of its change is finite."""
+    if not change.isfinite().all():
+        raise NotFiniteError(f"The change of {name} is not finite; lower learning_rate.")
 
 
 def read_delta(parts: Mapping[str, Tensor]) -> Delta:

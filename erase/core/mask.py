@@ -48,7 +48,7 @@ class Mask:
         try:
             stored = safe_open(path, "pt")
             made_for = json.loads((stored.metadata() or {})["made_for"])
-        except (SafetensorError, KeyError) as error:
+        except (SafetensorError, KeyError, OSError) as error:
             raise ValueError(f"{path} is not a mask; name another file, or a new one.") from error
         with stored:
             others = [name for name, value in fingerprints.items() if made_for.get(name) != value]
@@ -97,16 +97,35 @@ def _select(scores: Mapping[str, Tensor], density: float, selection: Selection, 
     if selection == "bottom":
         dropped = _keep_highest(scores, total - count)
         return Mask({name: ~mask for name, mask in dropped.tensors.items()})
-    generator = torch.Generator().manual_seed(seed)
-    noise = {name: torch.rand(s.shape, generator=generator) for name, s in scores.items()}
+    noise = _Noise({name: score.shape for name, score in scores.items()}, seed)
     if selection == "random":
         return _keep_highest(noise, count)
     counts = {name: int(mask.sum()) for name, mask in _keep_highest(scores, count).tensors.items()}
     per_layer = {
-        name: _keep_highest({name: noise[name]}, kept).tensors[name]
-        for name, kept in counts.items()
+        name: _keep_highest({name: part}, counts[name]).tensors[name]
+        for name, part in noise.items()
     }
     return Mask(per_layer)
+
+
+class _Noise(Mapping[str, Tensor]):
+    """Uniform scores of these shapes, drawn anew at each pass, so that one tensor lives at a time.
+
+    Only whole passes, as `items` and `values` make them, give the same numbers each time.
+    """
+
+    def __init__(self, shapes: Mapping[str, torch.Size], seed: int):
+        self._shapes, self._seed = shapes, seed
+
+    def __iter__(self) -> Iterator[str]:
+        self._generator = torch.Generator().manual_seed(self._seed)
+        return iter(self._shapes)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return torch.rand(self._shapes[name], generator=self._generator)
+
+    def __len__(self) -> int:
+        return len(self._shapes)
 
 
 def _keep_highest(scores: Mapping[str, Tensor], count: int) -> Mask:

@@ -27,7 +27,7 @@ def accumulate(
     as large as the caller made them). `losses` is consumed lazily and each gradient is folded in as
     soon as it is made, so that one score and one gradient tensor live at a time. Gradients that
     were there before are dropped. A weight no loss reaches scores 0. Raises ValueError if `losses`
-    is empty or a loss is not finite.
+    is empty, or a loss or score is not finite.
     """
     scores = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
     handles = [
@@ -41,6 +41,9 @@ def accumulate(
     finally:
         for handle in handles:
             handle.remove()
+    for name, score in scores.items():
+        if not score.isfinite().all():
+            raise ValueError(f"The saliency of {name} is not finite; use a base in float32.")
     return {name: score.abs_() for name, score in scores.items()}
 
 

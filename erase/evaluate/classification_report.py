@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from erase.classifiers import logits_of
 from erase.evaluate.classification import GAPS
-from erase.evaluate.layers import CHART, block_table, blocks_of, save_chart
+from erase.evaluate.layers import CHART, mask_section
 
 FILES = ("report.json", "report.md", "gaps.png", "boundary.png", "attribution.png", CHART)
 MODELS = ("original", "retrained", "unlearned")
@@ -74,9 +74,7 @@ def write_classification_report(
     if (folder / "attribution.png").exists():
         text += "![what the true class' logit rests on](attribution.png)\n"
     if layers:
-        blocks = blocks_of(layers)
-        save_chart(blocks, folder / CHART)
-        text += f"\nWhere the mask lies:\n\n{block_table(blocks)}\n\n![by block]({CHART})\n"
+        text += mask_section(layers, folder)
     (folder / "report.md").write_text(text)
 
 

@@ -46,6 +46,24 @@ def block_table(blocks: list[Block]) -> str:
     return "\n".join(rows)
 
 
+def layer_table(layers: Mapping[str, Mapping[str, Any]]) -> str:
+    """The same of every tensor, folded away in Markdown."""
+    each = [
+        Block(name, layer["of"], layer["kept"], layer.get("saliency_share"))
+        for name, layer in layers.items()
+    ]
+    table = block_table(each).replace("| block |", "| tensor |", 1)
+    return f"<details><summary>By tensor</summary>\n\n{table}\n\n</details>"
+
+
+def mask_section(layers: Mapping[str, Mapping[str, Any]], folder: Path) -> str:
+    """Where the mask lies, as Markdown; the chart goes into the folder."""
+    blocks = blocks_of(layers)
+    save_chart(blocks, folder / CHART)
+    tables = f"{block_table(blocks)}\n\n![by block]({CHART})\n\n{layer_table(layers)}"
+    return f"\nWhere the mask lies:\n\n{tables}\n"
+
+
 def save_chart(blocks: list[Block], path: Path) -> None:
     """Draw each block's share of the saliency, where known, and the share of it that is kept."""
     figure = Figure(figsize=(10, 0.28 * len(blocks) + 1.2), layout="constrained")

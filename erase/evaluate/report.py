@@ -10,7 +10,7 @@ from torch import Tensor
 
 from erase.card import columns, measured_lines, metric_rows
 from erase.evaluate.generation import ACCURACIES, Drawn
-from erase.evaluate.layers import CHART, block_table, blocks_of, save_chart
+from erase.evaluate.layers import CHART, mask_section
 from erase.pictures import save_grid
 
 SCHEMA = 1
@@ -69,9 +69,7 @@ def write_report(
     (folder / "report.json").write_text(text)
     markdown = _markdown(report, base)
     if layers:
-        blocks = blocks_of(layers)
-        save_chart(blocks, folder / CHART)
-        markdown += f"\nWhere the mask lies:\n\n{block_table(blocks)}\n\n![by block]({CHART})\n"
+        markdown += mask_section(layers, folder)
     (folder / "report.md").write_text(markdown)
     rows = [
         _filled_row(one.pictures[row.start : row.stop])

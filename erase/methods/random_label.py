@@ -14,7 +14,8 @@ class RandomLabelConfig:
     """Relabelling of the forget set.
 
     Args:
-        teacher: as for salun; "current" trains on the retain set's own labels.
+        teacher: where answers come from, as for salun; the rate and steps are always the task's
+            for training that nothing holds in place.
         retain_weight: weight of the retain set's loss.
         training: the optimizer's settings.
     """

@@ -32,7 +32,8 @@ class SalUnConfig:
         mask_file: a mask to use again; if there is no such file, where to write this one.
         teacher: "frozen" takes both the wrong answers and the retained ones from the base as it
             was; "current" is the paper's: wrong answers of the model as it is, and its own
-            training loss on the retain set.
+            training loss on the retain set. Either trains on pictures of the concept and of the
+            anchor under the forget prompts, the paper on the concept's alone, as random_label does.
         retain_weight: weight of the retain set's loss, the paper's alpha; by default 1 with the
             current teacher, and with a frozen one what the task suggests.
         training: the optimizer's settings; what is 0 is, with a frozen teacher, what the task
@@ -110,7 +111,7 @@ def _mask_of(task: Task, config: SalUnConfig) -> tuple[Mask, dict[str, Any]]:
     }
     if config.estimator != "fisher_ratio":  # the others never see the retain set
         del made_for["retain set"]
-    if path and path.is_file():
+    if path and path.exists():
         mask = Mask.load(path, made_for)
         return mask, _facts(mask, {})
     if path and not path.parent.is_dir():

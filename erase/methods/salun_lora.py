@@ -1,5 +1,6 @@
 """SalUn-LoRA: the salient layers alone get adapters, of a rank that fits their saliency."""
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from torch import nn
 
 from erase.checks import require_positive
 from erase.core.activations import projectable_layers
-from erase.core.delta import LowRankDelta
+from erase.core.delta import LowRankDelta, require_finite
 from erase.core.mask import build_mask
 from erase.erasure import Erasure
 from erase.methods import register
@@ -75,6 +76,8 @@ def salun_lora(task: Task, config: SalUnLoRAConfig) -> Erasure:
             f"{name}.weight": LowRankDelta(up.detach().cpu().clone(), down.detach().cpu().clone())
             for name, (down, up) in factors.items()
         }
+        for name, delta in deltas.items():
+            require_finite(name, delta.dense().half())
     return Erasure(deltas, {"ranks": ranks})
 
 
@@ -118,9 +121,14 @@ def _adapters(
 
 
 def _lora_config(ranks: Mapping[str, int]) -> LoraConfig:
-    """Alpha equal to the rank everywhere, so that the change is up @ down itself."""
-    pattern = dict(ranks)
-    return LoraConfig(target_modules=list(ranks), rank_pattern=pattern, alpha_pattern=pattern)
+    """Alpha equal to the rank everywhere, so that the change is up @ down itself.
+
+    Whole paths as patterns, since peft takes a bare one for every path that ends with it.
+    """
+    pattern = {f"^{re.escape(path)}": rank for path, rank in ranks.items()}
+    return LoraConfig(
+        target_modules="|".join(map(re.escape, ranks)), rank_pattern=pattern, alpha_pattern=pattern
+    )
 
 
 def _factors(module: nn.Module, path: str) -> tuple[nn.Parameter, nn.Parameter]:

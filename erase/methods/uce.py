@@ -46,7 +46,11 @@ def uce(task: DiffusionTask, config: UCEConfig) -> Erasure:
 
 
 def editing_tokens(task: DiffusionTask, config: UCEConfig) -> tuple[Tensor, Tensor, Tensor]:
-    """Forget tokens and the anchors' for each [n, d], and retained ones [m, d], in float64."""
+    """Forget tokens and the anchors' for each [n, d], and retained ones [m, d], in float64.
+
+    Raises ValueError if no key or value of cross-attention may change.
+    """
+    task.sites("cross_attention")
     forget, retain = (
         sample(prompts, min(config.prompts, len(prompts)), task.seed)
         for prompts in (task.prompts.forget, task.prompts.retain)

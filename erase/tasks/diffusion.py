@@ -22,9 +22,11 @@ from erase.tasks.adversary import worst_shift
 from erase.tasks.base import Listener, SetName
 from erase.tasks.diffusion_config import (
     CROSS_ATTENTION,
+    MOST_TRAJECTORIES,
     READS_TEXT,
     TARGETS,
     DiffusionTaskConfig,
+    require_supported,
 )
 from erase.tasks.noising import DiffusionBatch, noising_of
 from erase.tasks.picture_sets import PictureSets
@@ -48,6 +50,7 @@ class DiffusionTask:
         forget_pictures: Sequence[Image] | None = None,
         finetuning: Finetuning | None = None,
     ):
+        require_supported(pipeline)
         self.config = config or DiffusionTaskConfig()
         self.seed, self.finetuning = seed, finetuning or Finetuning()
         self.prompts = prompts
@@ -143,7 +146,10 @@ class DiffusionTask:
     def sites(self, target: str) -> dict[str, list[str]]:
         """The places where a target's weights read, and which editable weights read there."""
         if target not in self.targets:
-            raise ValueError(f"There is no target {target}; name some of {self.targets}.")
+            raise ValueError(
+                f"The components {', '.join(self.components)} have no target {target}; choose "
+                f"other components, or of the targets {', '.join(self.targets)}."
+            )
         if target == "cross_attention":
             names = [*matching(self.editable(), CROSS_ATTENTION)]
             if not names:
@@ -164,8 +170,10 @@ class DiffusionTask:
     def listen(self, which: SetName, target: str, hear: Listener, samples: int) -> None:
         """Hear what a target reads of at most `samples` prompts, group by group.
 
-        Texts are read once; the UNet's layers are heard along whole denoising trajectories.
+        Texts are read once; the UNet's layers are heard along whole denoising trajectories, of at
+        most MOST_TRAJECTORIES prompts.
         """
+        samples = min(samples, MOST_TRAJECTORIES) if target == "unet" else samples
         prompts = self.prompts.forget if which == "forget" else self.prompts.retain
         chosen = sample(prompts, min(samples, len(prompts)), self.seed)
         for group, texts in texts_by_group(chosen).items():

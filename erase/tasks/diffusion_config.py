@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from diffusers import DiffusionPipeline, StableDiffusionPipeline
+
 from erase.checks import require_lists, require_positive
 
 Component = Literal["unet", "text_encoder"]
@@ -11,7 +13,17 @@ Component = Literal["unet", "text_encoder"]
 
 READS_TEXT = ("unet.*attn2.*", "text_encoder.*")
 CROSS_ATTENTION = ("unet.*attn2.to_k.weight", "unet.*attn2.to_v.weight")
+MOST_TRAJECTORIES = 64
 TARGETS = {"cross_attention": "unet", "text_encoder": "text_encoder", "unet": "unet"}
+
+
+def require_supported(pipeline: DiffusionPipeline) -> None:
+    """Raise ValueError unless the pipeline is of a family whose parts are known."""
+    if not isinstance(pipeline, StableDiffusionPipeline):
+        raise ValueError(
+            f"The pipeline is a {type(pipeline).__name__}; only Stable Diffusion pipelines with "
+            "one text encoder are supported so far, so load one of these."
+        )
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ class PictureSets:
     def _encoded(self, pictures: Sequence[Image]) -> PictureSet:
         vae, processor = self._pipeline.vae, self._pipeline.image_processor
         side = self._pipeline.unet.config.sample_size * self._pipeline.vae_scale_factor
-        batches = (processor.preprocess(picture, side, side) for picture in pictures)
+        batches = (processor.preprocess(p.convert("RGB"), side, side) for p in pictures)
         latents = [
             vae.encode(batch.to(vae.device, vae.dtype)).latent_dist.mode() for batch in batches
         ]
