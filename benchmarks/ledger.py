@@ -21,11 +21,22 @@ class Ledger:
         if self._path.exists():
             self._figures = json.loads(self._path.read_text())
 
+    def require(self, protocol: dict[str, Any]) -> None:
+        """Note what all figures depend on; SystemExit if the file's were made otherwise."""
+        if "protocol" not in self._figures:
+            self[("protocol",)] = protocol
+        elif self._figures["protocol"] != protocol:
+            raise SystemExit(f"{self._path} was made under another protocol; move it away.")
+
     def __contains__(self, key: tuple[Any, ...]) -> bool:
         return _joined(key) in self._figures
 
     def __getitem__(self, key: tuple[Any, ...]) -> Any:
         return self._figures[_joined(key)]
+
+    def get(self, key: tuple[Any, ...], otherwise: Any) -> Any:
+        """The figures of a key, or something else if there are none."""
+        return self._figures.get(_joined(key), otherwise)
 
     def __setitem__(self, key: tuple[Any, ...], figures: Any) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)

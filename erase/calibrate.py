@@ -1,7 +1,7 @@
-"""One learning-rate search for every method, on a validation split of the training data."""
+"""One search for every method's strongest setting, on a validation split of the training data."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,25 +9,26 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from erase.evaluate.classification import outputs_of
+from erase.evaluate.classification import GAPS, Split, gap_figures
 from erase.methods import get_method
 from erase.tasks.classification import ClassificationTask
 
-RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+RATE, RATES = "training.learning_rate", (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 REFUSED = 1e9
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """The chosen learning rate and every one's average gap to the retrained model, in points."""
+    """The chosen value of a setting, and every one's average gap to Retrain, in points."""
 
     method: str
-    learning_rate: float
+    setting: str
+    value: float
     gaps: dict[float, float]
 
     def __str__(self) -> str:
-        tried = ", ".join(f"{rate:g}: {gap:.2f}" for rate, gap in self.gaps.items())
-        return f"{self.method}: {self.learning_rate:g} of average gaps {tried}"
+        tried = ", ".join(f"{value:g}: {gap:.2f}" for value, gap in self.gaps.items())
+        return f"{self.method}: {self.setting} {self.value:g} of average gaps {tried}"
 
 
 def hold_out(retain: Sequence[int], share: float, seed: int) -> tuple[list[int], list[int]]:
@@ -44,44 +45,46 @@ def calibrate(
     retrained: nn.Module,
     validation: Dataset,
     config: Any = None,
-    rates: Sequence[float] = RATES,
+    values: Sequence[float] = (),
 ) -> Calibration:
-    """Try every rate and choose the one nearest to `retrained`.
+    """Try the values of the method's own setting and choose the one nearest to `retrained`.
 
-    Nearest means the smallest mean gap of forget, retain and validation accuracy. `validation` is
-    training data that neither the task, its model nor `retrained` has seen; a test set must never
-    be it. Raises ValueError for methods without training settings, and if all rates are refused.
+    The setting is the learning rate, or what the config names as `tuned`; five values each by
+    default. Nearest means the smallest average gap of forget, retain and validation accuracy and
+    MIA-efficacy. `validation` is training data that neither the task, its model nor `retrained` has
+    seen; a test set must never be it. Raises ValueError for methods with nothing to set, and if all
+    values are refused.
     """
-    chosen = get_method(method)
-    config = config or chosen.config()
-    if not hasattr(config, "training"):
-        raise ValueError(f"The method {method} has no learning rate to calibrate.")
-    sets = (task.subset(task.forget), task.subset(task.retain), validation)
-    goal = _accuracies(retrained, sets)
-    gaps = {}
-    for rate in rates:
-        training = dataclasses.replace(config.training, learning_rate=rate, checkpoints="")
-        gaps[rate] = _gap(task, chosen, dataclasses.replace(config, training=training), sets, goal)
+    config = config or get_method(method).config()
+    setting, usual = getattr(config, "tuned", (RATE, RATES))
+    if setting == RATE and not hasattr(config, "training"):
+        raise ValueError(f"The method {method} has nothing to calibrate.")
+    split = Split(task.dataset, task.forget, task.retain, validation)
+    goal = gap_figures(retrained, split)
+    gaps = {
+        value: gap_of(method, task, with_setting(config, setting, value), split, goal)
+        for value in values or usual
+    }
     if min(gaps.values()) == REFUSED:
-        raise ValueError(f"The method {method} refuses every learning rate of {list(rates)}.")
-    return Calibration(method, min(gaps, key=gaps.__getitem__), gaps)
+        raise ValueError(f"The method {method} refuses every {setting} of {list(gaps)}.")
+    return Calibration(method, setting, min(gaps, key=gaps.__getitem__), gaps)
 
 
-def _gap(
-    task: ClassificationTask,
-    method: Callable[[ClassificationTask, Any], Any],
-    config: Any,
-    sets: Sequence[Dataset],
-    goal: Sequence[float],
+def with_setting(config: Any, setting: str, value: float) -> Any:
+    """The config with another value of a field, which may be a config's in it: "training.steps"."""
+    outer, _, inner = setting.partition(".")
+    value = with_setting(getattr(config, outer), inner, value) if inner else value
+    return dataclasses.replace(config, **{outer: value})
+
+
+def gap_of(
+    method: str, task: ClassificationTask, config: Any, split: Split, goal: dict[str, float]
 ) -> float:
+    """The average gap of what the method makes of the task; REFUSED if it makes nothing."""
     try:
-        erasure = method(task, config)
-    except ValueError:  # the loss left the finite numbers: this rate is too high
+        erasure = get_method(method)(task, config)
+    except ValueError:  # such as a rate at which the loss leaves the finite numbers
         return REFUSED
     with erasure.apply(task.components):
-        found = _accuracies(task.components["model"], sets)
-    return sum(abs(a - b) for a, b in zip(found, goal, strict=True)) / len(goal)
-
-
-def _accuracies(model: nn.Module, sets: Sequence[Dataset]) -> list[float]:
-    return [outputs_of(model, dataset).accuracy() for dataset in sets]
+        found = gap_figures(task.components["model"], split)
+    return sum(abs(found[key] - goal[key]) for key in GAPS) / len(GAPS)

@@ -81,10 +81,21 @@ def test_the_calibrator_chooses_the_nearest_rate(trained):
     kept, held = hold_out(task.retain, 0.1, 0)
     assert sorted(kept + held) == task.retain
     retrained = fit(task.untrained().components["model"], task.subset(kept), FitConfig(epochs=6))
-    found = calibrate("gradient_ascent", task, retrained, task.subset(held), rates=(1e-7, 1e-2))
-    assert found.learning_rate == min(found.gaps, key=found.gaps.get)
+    found = calibrate("gradient_ascent", task, retrained, task.subset(held), values=(1e-7, 1e-2))
+    assert found.value == min(found.gaps, key=found.gaps.get)
     assert len(found.gaps) == 2
     assert "gradient_ascent" in str(found)
+
+
+def test_a_method_without_a_rate_is_calibrated_by_its_own_setting(trained):
+    task = build_digits_task(trained)
+    kept, held = hold_out(task.retain, 0.1, 0)
+    retrained = fit(task.untrained().components["model"], task.subset(kept), FitConfig(epochs=2))
+    found = calibrate("ssd", task, retrained, task.subset(held), values=(2.0, 1e9))
+    assert found.setting == "selection"
+    assert found.value == 2.0  # nothing is selected by the other, and so nothing forgotten
+    with pytest.raises(ValueError, match="bias_suppression has nothing to calibrate"):
+        calibrate("bias_suppression", task, retrained, task.subset(held))
 
 
 SMALL = ["--classifier.model", "shufflenet_v2_x0_5", "--classifier.fit.epochs", "2"]

@@ -123,6 +123,24 @@ class Reference:
         return _figures(model, view, self._oracle, self._split, self._goal)
 
 
+def gap_figures(model: nn.Module, split: Split) -> dict[str, float]:
+    """What the average gap is of: the three accuracies and MIA-efficacy, in per cent."""
+    return _main_figures(_look(model, split))
+
+
+def _main_figures(view: _Views) -> dict[str, float]:
+    forget, retain, test = (
+        true_class_confidence(o.logits, o.labels) for o in (view.forget, view.retain, view.test)
+    )
+    kept = torch.isin(view.test.labels, view.retain.labels)
+    return {
+        "forget_accuracy": view.forget.accuracy(),
+        "retain_accuracy": view.retain.accuracy(),
+        "test_accuracy": view.test.accuracy(kept),
+        "mia_efficacy": 100 * mia_efficacy(retain, test[kept], forget),
+    }
+
+
 def _look(model: nn.Module, split: Split) -> _Views:
     forget, retain = (Subset(split.train, list(part)) for part in (split.forget, split.retain))
     return _Views(*(outputs_of(model, part) for part in (forget, retain, split.test)))
@@ -131,15 +149,10 @@ def _look(model: nn.Module, split: Split) -> _Views:
 def _figures(
     model: nn.Module, view: _Views, oracle: _Views, split: Split, goal: float
 ) -> dict[str, float]:
-    confidences = [true_class_confidence(o.logits, o.labels) for o in vars(view).values()]
-    forget, retain, test = confidences
     gone = ~torch.isin(view.test.labels, view.retain.labels)
     ours, theirs = (v.forget.logits.log_softmax(1) for v in (view, oracle))
     figures = {
-        "forget_accuracy": view.forget.accuracy(),
-        "retain_accuracy": view.retain.accuracy(),
-        "test_accuracy": view.test.accuracy(~gone),
-        "mia_efficacy": 100 * mia_efficacy(retain, test[~gone], forget),
+        **_main_figures(view),
         "kl_to_retrained": float(F.kl_div(ours, theirs, reduction="batchmean", log_target=True)),
         "agreement": 100 * float((ours.argmax(1) == theirs.argmax(1)).double().mean()),
         "probe_accuracy": probe_accuracy(view.test, view.forget),

@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 from itertools import islice
+from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.utils import parameters_to_vector, vector_to_parameters
+from torch.nn.utils import parameters_to_vector
 
 from erase.checks import require_positive
 from erase.core.delta import difference
@@ -30,6 +31,7 @@ class InfluenceConfig:
     step: float = 1.0
     curvature_batches: int = 32
     damping: float = 1.0
+    tuned: ClassVar[tuple[str, tuple[float, ...]]] = ("step", (0.3, 1.0, 3.0, 10.0, 30.0))
 
     def __post_init__(self) -> None:
         require_positive(self, "step", "curvature_batches", "damping")
@@ -52,8 +54,9 @@ def influence(task: ClassificationTask, config: InfluenceConfig) -> Erasure:
     influence_of_forget = forget / len(task.retain)
     change = config.step * solve_fisher(curvature, influence_of_forget, config.damping)
     with preserved(weights) as before, torch.no_grad():
-        moved = parameters_to_vector(weights.values()) + change
-        vector_to_parameters(moved, weights.values())
+        parts = change.split([weight.numel() for weight in weights.values()])
+        for weight, part in zip(weights.values(), parts, strict=True):
+            weight.add_(part.view_as(weight))
         return Erasure(difference(before, weights))
 
 

@@ -18,7 +18,8 @@ class LastLayersConfig:
     """How much of the model is retrained.
 
     Args:
-        layers: how many of the last layers that have weights.
+        layers: how many of the last layers that have weight matrices or kernels; the norms and
+            biases after the first of them go along.
         training: the optimizer's settings.
     """
 
@@ -54,10 +55,10 @@ def _retain_loss(task: ClassificationTask) -> StepLoss:
 
 
 def _parameters(task: ClassificationTask, layers: int) -> dict[str, nn.Parameter]:
-    """The editable parameters of the last layers that have any."""
+    """The editable parameters from the last layers' first on, in the model's order."""
     editable = task.parameters()
-    owners = list(dict.fromkeys(name.rsplit(".", 1)[0] for name in editable))
-    if layers > len(owners):
-        raise ValueError(f"layers is {layers} and only {len(owners)} may change; give fewer.")
-    last = set(owners[-layers:])
-    return {name: p for name, p in editable.items() if name.rsplit(".", 1)[0] in last}
+    names = list(editable)
+    starts = [i for i, name in enumerate(names) if editable[name].ndim > 1]
+    if layers > len(starts):
+        raise ValueError(f"layers is {layers} and only {len(starts)} may change; give fewer.")
+    return {name: editable[name] for name in names[starts[-layers] :]}

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
@@ -58,6 +58,7 @@ class ProjectionConfig:
     retain_energy: float = 0.999
     strength: float = 0.0
     samples: int = 1024
+    tuned: ClassVar[tuple[str, tuple[float, ...]]] = ("strength", (0.75, 1.0, 1.25, 1.5, 2.0))
 
     def __post_init__(self) -> None:
         require_lists(self, "targets")

@@ -33,7 +33,8 @@ class ScrubConfig:
 def scrub(task: Task, config: ScrubConfig) -> Erasure:
     """Teacher and disobedient student (Kurmanji et al., NeurIPS 2023).
 
-    The paper's epochs of leaving and of staying alternate; here every early step does both.
+    The paper's epochs of leaving and of staying alternate; here every early step does both. Their
+    code softens both answers by a temperature; here they are taken as they are.
     """
     base = task.frozen_copy()
 

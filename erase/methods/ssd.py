@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -30,6 +31,7 @@ class SSDConfig:
 
     selection: float = 10.0
     dampening: float = 1.0
+    tuned: ClassVar[tuple[str, tuple[float, ...]]] = ("selection", (2.0, 5.0, 10.0, 20.0, 50.0))
 
     def __post_init__(self) -> None:
         require_positive(self, "selection", "dampening")

@@ -22,6 +22,7 @@ from erase.tasks.base import Listener, SetName
 
 LAST, ALL = "last_layers", "layers"
 LAST_SHARE = 0.25
+HELD_OUT_SEED = 7919  # apart from any seed that another model is fitted with
 CHUNK = 256
 
 
@@ -97,7 +98,7 @@ class ClassificationTask:
         self.config = config or ClassificationTaskConfig()
         self.seed = seed
         self.finetuning = Finetuning(learning_rate, anchored_rate=learning_rate, retain_weight=1.0)
-        self._dataset, self._classes = dataset, classes
+        self.dataset, self._classes = dataset, classes
         chosen = set(forget)
         if not chosen <= set(range(len(dataset))):
             raise ValueError(f"The forget set names samples beyond the {len(dataset)} there are.")
@@ -135,7 +136,7 @@ class ClassificationTask:
 
     def training_batches(self, step_seed: int) -> Iterator[ClassificationBatch]:
         """One shuffled pass through both sets together."""
-        return self._batches(range(len(self._dataset)), step_seed)
+        return self._batches(range(len(self.dataset)), step_seed)
 
     def predict(self, inputs: Tensor) -> Tensor:
         """Logits [B, classes]."""
@@ -191,10 +192,10 @@ class ClassificationTask:
         other.components = {"model": model}
         return other
 
-    def untrained(self) -> "ClassificationTask":
-        """The same task around an untrained model, drawn from the task's seed."""
+    def untrained(self, seed: int | None = None) -> "ClassificationTask":
+        """The same task around an untrained model, drawn from the task's or another seed."""
         with torch.random.fork_rng():
-            torch.manual_seed(self.seed)
+            torch.manual_seed(self.seed if seed is None else seed)
             model = self._build() if self._build else _reset(self.components["model"])
         other = copy.copy(self)
         parameter = next(self.components["model"].parameters())
@@ -209,7 +210,7 @@ class ClassificationTask:
 
     def subset(self, indices: Sequence[int]) -> Subset:
         """These samples of the training set."""
-        return Subset(self._dataset, list(indices))
+        return Subset(self.dataset, list(indices))
 
     def head(self) -> tuple[str, nn.Linear]:
         """The last linear layer, which gives the logits, and its canonical name."""
@@ -224,9 +225,10 @@ class ClassificationTask:
     @cached_property
     def held_out(self) -> Tensor:
         """Probabilities [n, classes] that a model fitted to the retain set gives the forget set."""
-        fresh = self.untrained().components["model"]
+        seed = self.seed + HELD_OUT_SEED
+        fresh = self.untrained(seed).components["model"]
         brief = replace(self.recipe, epochs=self.config.held_out_epochs)
-        fit(fresh, self.subset(self.retain), brief, self.seed)
+        fit(fresh, self.subset(self.retain), brief, seed)
         with torch.no_grad():
             parts = [
                 logits_of(fresh, self._collate(self.forget[i : i + CHUNK])[0]).softmax(1)
@@ -237,12 +239,12 @@ class ClassificationTask:
     @cached_property
     def labels(self) -> Tensor:
         """The labels of the whole training set [n]."""
-        return torch.tensor([int(label) for _, label in self._dataset])
+        return torch.tensor([int(label) for _, label in self.dataset])
 
     def fingerprints(self) -> dict[str, str]:
         """What tells this "base", this "forget set" and this "retain set" from others."""
         base = combined(fingerprint(tensor) for tensor in self.state().values())
-        split = combined([str(len(self._dataset)), *map(str, self.forget)])
+        split = combined([str(len(self.dataset)), *map(str, self.forget)])
         return {"base": base, "forget set": split, "retain set": split}
 
     def describe(self) -> dict[str, Any]:
@@ -280,7 +282,7 @@ class ClassificationTask:
 
     def _collate(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
         parameter = next(self.components["model"].parameters())
-        inputs, labels = default_collate([self._dataset[index] for index in indices])
+        inputs, labels = default_collate([self.dataset[index] for index in indices])
         return inputs.to(parameter.device, parameter.dtype), labels.to(parameter.device)
 
 
