@@ -13,7 +13,7 @@ from erase.evaluate.classification import GAPS, Split, gap_figures
 from erase.methods import get_method
 from erase.tasks.classification import ClassificationTask
 
-RATE, RATES = "training.learning_rate", (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+RATE, RATES = "training.learning_rate", (1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 REFUSED = 1e9
 
 
@@ -49,7 +49,7 @@ def calibrate(
 ) -> Calibration:
     """Try the values of the method's own setting and choose the one nearest to `retrained`.
 
-    The setting is the learning rate, or what the config names as `tuned`; five values each by
+    The setting is the learning rate, or what the config names as `tuned`; six values each by
     default. Nearest means the smallest average gap of forget, retain and validation accuracy and
     MIA-efficacy. `validation` is training data that neither the task, its model nor `retrained` has
     seen; a test set must never be it. Raises ValueError for methods with nothing to set, and if all

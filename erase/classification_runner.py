@@ -17,14 +17,19 @@ from torch import Tensor, nn
 from erase.classifiers import FitConfig, fit
 from erase.datasets import Data, build_classifier, load_data
 from erase.erasure import FILES, Erasure
-from erase.evaluate.classification import Split, gap_report, outputs_of
+from erase.evaluate.classification import (
+    Shadows,
+    Split,
+    gap_report,
+    outputs_of,
+    scaled_confidence,
+)
 from erase.evaluate.classification_report import FILES as REPORT_FILES
 from erase.evaluate.classification_report import (
     MODELS,
     gap_table,
     write_classification_report,
 )
-from erase.evaluate.membership import LikelihoodRatioAttack, logit_scaled, u_lira
 from erase.files import check_writable, replaced_folder
 from erase.forget_sets import Tail, Unit, chooser, forget_indices, losses_of, worst_case
 from erase.methods import get_method
@@ -38,6 +43,7 @@ from erase.run_state import (
 )
 from erase.tasks.classification import ClassificationTask, ClassificationTaskConfig
 
+RETRAIN_SEED, SHADOW_SEED = 1_000, 100_000
 OUTPUT_FILES = (*FILES, *REPORT_FILES)
 
 
@@ -46,7 +52,7 @@ class ClassifierConfig:
     """A data set and the classifier that learnt it.
 
     Args:
-        data: digits, fashion_mnist, cifar10, cifar100, svhn or folder.
+        data: digits, fashion_mnist, cifar10, cifar100, svhn, tiny_imagenet or folder.
         root: the folder that holds the data set's files.
         side: what pictures of data "folder" are resized and cropped to, in pixels.
         download: whether torchvision may fetch them.
@@ -96,7 +102,7 @@ def classify(run: ClassificationRun, output: str | Path) -> dict[str, Any]:
         raise ValueError("shadows is 1; U-LiRA needs at least 2, or 0 to leave it out.")
     check_writable(output, OUTPUT_FILES)
     _check_weights(run.classifier)
-    data = _data(run.classifier)
+    data = data_of(run.classifier)
     forget = forget_indices(run.forget, data, run.seed)
     original = trained(run.classifier, data)
     task = build_task(run, original, data, forget)
@@ -111,9 +117,8 @@ def classify(run: ClassificationRun, output: str | Path) -> dict[str, Any]:
     if not Accelerator().is_main_process:
         return {}
     models = dict(zip(MODELS, _histories(task, erasure), strict=True))
-    report = _report(run, task, data, models, seconds)
-    if run.shadows:
-        report["u_lira"] = asdict(_shadow_attack(run, data, task, models, options))
+    shadows = _shadows(run, data, task, options) if run.shadows else None
+    report = _report(run, task, data, models, seconds, shadows)
     erasure.recipe |= _recipe(run, options, erasure, digest, report)
     _write(report, models, data, task, erasure, output)
     shutil.rmtree(state, ignore_errors=True)
@@ -125,11 +130,16 @@ def _histories(
 ) -> tuple[nn.Module, nn.Module, nn.Module]:
     """The original, one retrained without the forget set, and the unlearned model."""
     original = task.components["model"]
-    retrained = task.untrained().components["model"]
-    fit(retrained, task.subset(task.retain), task.recipe, task.seed)
     unlearned = copy.deepcopy(original)
     erasure.apply({"model": unlearned})
-    return original, retrained, unlearned
+    return original, retrained(task), unlearned
+
+
+def retrained(task: ClassificationTask) -> nn.Module:
+    """A model of another seed than any method's, trained by the recipe without the forget set."""
+    seed = task.seed + RETRAIN_SEED
+    fresh = task.untrained(seed).components["model"]
+    return fit(fresh, task.subset(task.retain), task.recipe, seed)
 
 
 def _report(
@@ -138,45 +148,36 @@ def _report(
     data: Data,
     models: dict[str, nn.Module],
     seconds: float,
+    shadows: Shadows | None,
 ) -> dict[str, Any]:
     split = Split(data.train, task.forget, task.retain, data.test)
-    return gap_report(*models.values(), split, seconds) | {
+    return gap_report(*models.values(), split, seconds, shadows) | {
         "request": f"{run.forget} of {run.classifier.data}",
         "method": run.method,
         "protocol": {
             "model": run.classifier.model,
             "seed": run.seed,
             "forget set": task.fingerprints()["forget set"],
-            "Retrain": "same recipe",
+            "Retrain": f"same recipe, seed {run.seed + RETRAIN_SEED}",
         },
     }
 
 
-def _shadow_attack(
-    run: ClassificationRun,
-    data: Data,
-    task: ClassificationTask,
-    models: dict[str, nn.Module],
-    options: Any,
-) -> LikelihoodRatioAttack:
-    """U-LiRA with `run.shadows` whole histories from other seeds."""
+def _shadows(run: ClassificationRun, data: Data, task: ClassificationTask, options: Any) -> Shadows:
+    """What `run.shadows` whole histories from other seeds say of the forget set."""
     forgotten = task.subset(task.forget)
-
-    def scores(model: nn.Module) -> Tensor:
-        outputs = outputs_of(model, forgotten)
-        return logit_scaled(outputs.logits, outputs.labels)
 
     def shadow(seed: int) -> tuple[Tensor, Tensor]:
         other = replace(run.classifier, seed=seed, weights="")
         again = replace(run, classifier=other, seed=seed)
         its = build_task(again, trained(other, data), data, task.forget)
         erasure = get_method(run.method)(its, with_checkpoints(options, None))
-        _, retrained, unlearned = _histories(its, erasure)
-        return scores(unlearned), scores(retrained)
+        _, oracle, unlearned = _histories(its, erasure)
+        return tuple(scaled_confidence(outputs_of(m, forgotten)) for m in (unlearned, oracle))
 
-    seeds = range(run.seed + 1, run.seed + 1 + run.shadows)
-    unlearned, retrained = (torch.stack(part) for part in zip(*map(shadow, seeds), strict=True))
-    return u_lira(unlearned, retrained, scores(models["unlearned"]), scores(models["retrained"]))
+    first = SHADOW_SEED + run.seed
+    pairs = map(shadow, range(first, first + run.shadows))
+    return Shadows(*(torch.stack(part) for part in zip(*pairs, strict=True)))
 
 
 def _write(
@@ -196,7 +197,8 @@ def _write(
         write_classification_report(report, models, examples, partial, layers)
 
 
-def _data(config: ClassifierConfig) -> Data:
+def data_of(config: ClassifierConfig) -> Data:
+    """The data set that a config names."""
     return load_data(config.data, config.root, config.download, config.side)
 
 
@@ -248,7 +250,7 @@ def choose_forget_set(
     if rounds and tail == "highest":
         raise ValueError("Rounds look for the lowest losses; leave out rounds, or tail highest.")
     _check_weights(run.classifier)
-    data = _data(run.classifier)
+    data = data_of(run.classifier)
     labels = torch.tensor([int(label) for _, label in data.train])
     choose = chooser(labels, count, tail, unit)
     original = trained(run.classifier, data)

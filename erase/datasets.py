@@ -1,13 +1,14 @@
 """Classification data sets by name, from a local root; nothing is downloaded unasked."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset, default_collate
 from torchvision import datasets as vision
 from torchvision import models as vision_models
@@ -27,11 +28,12 @@ class Data:
 
 
 def load_data(name: str, root: str | Path = "data", download: bool = False, side: int = 64) -> Data:
-    """The data set called `name`: digits, fashion_mnist, cifar10, cifar100, svhn or folder.
+    """The data set called `name`: digits, fashion_mnist, cifar10, cifar100, svhn, tiny_imagenet.
 
-    "folder" reads `root`/train and `root`/val (or `root`/test), one folder a class, as Tiny
-    ImageNet's are once sorted so, resized and cropped to `side` pixels. `download` lets torchvision
-    fetch what is missing. Raises ValueError for an unknown name and for files that are not there.
+    Tiny ImageNet is read as it is handed out, from `root`/tiny-imagenet-200. "folder" reads
+    `root`/train and `root`/val (or `root`/test), one folder a class, resized and cropped to `side`
+    pixels. `download` lets torchvision fetch what is missing. Raises ValueError for an unknown name
+    and for files that are not there.
     """
     if name not in (*LOADERS, "folder"):
         known = ", ".join([*LOADERS, "folder"])
@@ -85,12 +87,37 @@ def _folder(root: Path, side: int) -> Data:
     return Data(train, test, len(train.classes))
 
 
+def _tiny_imagenet(root: Path, download: bool) -> Data:
+    folder = root / "tiny-imagenet-200"
+    ready = v2.Compose([v2.RGB(), TO_TENSOR])
+    train = vision.ImageFolder(folder / "train", ready)
+    return Data(train, TinyImageNetVal(folder / "val", train.class_to_idx, ready), 200)
+
+
+class TinyImageNetVal(Dataset):
+    """Tiny ImageNet's validation pictures, whose classes stand in a file beside them."""
+
+    def __init__(self, folder: Path, numbers: Mapping[str, int], ready: v2.Transform):
+        lines = (folder / "val_annotations.txt").read_text().splitlines()
+        self._rows = [line.split("\t")[:2] for line in lines]
+        self._folder, self._numbers, self._ready = folder / "images", numbers, ready
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        name, synset = self._rows[index]
+        with Image.open(self._folder / name) as picture:
+            return self._ready(picture), self._numbers[synset]
+
+
 LOADERS: dict[str, Callable[[Path, bool], Data]] = {
     "digits": _digits,
     "fashion_mnist": _torchvision(vision.FashionMNIST, 10),
     "cifar10": _torchvision(vision.CIFAR10, 10),
     "cifar100": _torchvision(vision.CIFAR100, 100),
     "svhn": _svhn,
+    "tiny_imagenet": _tiny_imagenet,
 }
 
 

@@ -12,6 +12,8 @@ from torch.utils.data import Dataset
 
 from erase.datasets import Data
 from erase.evaluate.classification import outputs_of
+from erase.tasks.diffusion import DiffusionTask
+from erase.training import step_seed
 
 Tail = Literal["lowest", "highest"]
 Unit = Literal["samples", "balanced", "classes"]
@@ -97,6 +99,31 @@ def chooser(classes: Tensor, count: int, tail: Tail = "lowest", unit: Unit = "sa
         return torch.isin(classes, names).nonzero().flatten().tolist()
 
     return members
+
+
+@torch.no_grad()
+def prompt_losses(task: DiffusionTask, passes: int = 4) -> tuple[list[str], Tensor]:
+    """A diffusion task's forget prompts and the model's loss on their pictures [n].
+
+    Ask for every candidate concept, unlearn, and `select` ranks the prompts, `worst_concepts` the
+    concepts that the model as it is still fits best. Every picture is noised `passes` times.
+    """
+    found: dict[str, list[Tensor]] = {}
+    for number in range(passes):
+        for batch in task.forget_batches(step_seed(task.seed, number)):
+            for text, loss in zip(batch.prompts, task.sample_losses(batch), strict=True):
+                found.setdefault(text, []).append(loss.cpu())
+    losses = {text: torch.stack(of_text).mean() for text, of_text in sorted(found.items())}
+    return list(losses), torch.stack(list(losses.values()))
+
+
+def worst_concepts(task: DiffusionTask, count: int = 1, passes: int = 4) -> list[str]:
+    """The concepts of lowest mean loss over their prompts, lowest first."""
+    texts, losses = prompt_losses(task, passes)
+    groups = {prompt.text: prompt.group for prompt in task.prompts.forget}
+    names = sorted({groups[text] for text in texts})
+    classes = torch.tensor([names.index(groups[text]) for text in texts])
+    return [names[number] for number in worst_classes(losses, classes, count)]
 
 
 def write_indices(indices: Sequence[int], path: Path) -> None:

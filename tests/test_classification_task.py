@@ -1,6 +1,7 @@
 import pytest
 import torch
-from conftest import accuracies, build_digits_task
+from conftest import accuracies, build_digits_task, digits
+from torch.utils.data import TensorDataset
 
 from erase.methods import methods
 from erase.methods.boundary import BoundaryExpandConfig
@@ -42,6 +43,14 @@ def test_a_projected_class_is_gone_and_the_rest_stays(trained):
         forget, retain = accuracies(task)
     assert forget < 0.01
     assert retain > before[1] - 0.015
+
+
+def test_other_data_of_the_same_size_have_another_fingerprint(trained):
+    pictures, labels = digits().tensors
+    one = build_digits_task(trained).fingerprints()
+    other = build_digits_task(trained, dataset=TensorDataset(1 - pictures, labels)).fingerprints()
+    assert one["base"] == other["base"]
+    assert one["forget set"] != other["forget set"]
 
 
 def test_wrong_labels_are_never_the_true_ones(trained):

@@ -2,18 +2,24 @@ import copy
 
 import pytest
 import torch
-from conftest import build_digits_task, digits
+from conftest import CATALOGUE, build_digits_task, digits
+from PIL import Image
 
+from erase.datasets import load_data
 from erase.forget_sets import (
     chooser,
     losses_of,
+    prompt_losses,
     read_indices,
     select,
     worst_case,
     worst_classes,
+    worst_concepts,
     write_indices,
 )
 from erase.methods import get_method
+from erase.request import EraseRequest, expand
+from erase.tasks.diffusion import DiffusionTask, DiffusionTaskConfig
 
 
 def test_the_selection_minimises_the_sum_of_losses():
@@ -70,3 +76,36 @@ def test_indices_are_written_and_read(tmp_path):
     (tmp_path / "other.json").write_text('{"a": 1}')
     with pytest.raises(ValueError, match="no list of indices"):
         read_indices(tmp_path / "other.json")
+
+
+def test_prompts_and_concepts_of_a_diffusion_task_are_ranked(tiny_pipeline):
+    prompts = expand(EraseRequest(["ghost", "pizza"]), CATALOGUE)
+    config = DiffusionTaskConfig(forget_pictures=8, generation_steps=2, batch_size=4)
+    task = DiffusionTask(tiny_pipeline, prompts, CATALOGUE.sampling, config)
+    texts, losses = prompt_losses(task, passes=2)
+    assert len(texts) == len(losses) == len(set(texts)) > 2
+    assert (losses > 0).all()
+    chosen = select(losses, 2)
+    assert losses[chosen].max() <= losses.sort().values[1]
+    order = worst_concepts(task, 2, passes=2)
+    named = {p.text: p.group for p in prompts.forget}
+    means = [losses[[named[text] == name for text in texts]].mean() for name in order]
+    assert set(order) == {"ghost", "pizza"}
+    assert means[0] <= means[1]
+
+
+def test_tiny_imagenet_is_read_as_it_is_handed_out(tmp_path):
+    folder = tmp_path / "tiny-imagenet-200"
+    for synset, colour in (("n02", "red"), ("n01", "blue")):
+        pictures = folder / "train" / synset / "images"
+        pictures.mkdir(parents=True)
+        Image.new("RGB", (64, 64), colour).save(pictures / f"{synset}_0.JPEG")
+    (folder / "val" / "images").mkdir(parents=True)
+    Image.new("L", (64, 64), 7).save(folder / "val" / "images" / "val_0.JPEG")
+    (folder / "val" / "val_annotations.txt").write_text("val_0.JPEG\tn02\t0\t0\t62\t62\n")
+    data = load_data("tiny_imagenet", tmp_path)
+    assert [label for _, label in data.train] == [0, 1]
+    picture, label = data.test[0]
+    assert picture.shape == (3, 64, 64)
+    assert label == 1
+    assert len(data.test) == 1

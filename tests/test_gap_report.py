@@ -129,6 +129,16 @@ def test_a_classifier_forgets_from_the_command_line(weights, tmp_path, capsys):
     assert "holds another run" in capsys.readouterr().err
 
 
+def test_a_setting_is_found_from_the_command_line(tmp_path, capsys):
+    command = ["calibrate", *SMALL, "--forget", "random:0.1", "--method", "ssd"]
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    assert "ssd: selection" in said
+    assert "use --ssd.selection" in said
+    assert main([*command, "--share", "2"]) == 2
+    assert "share is 2" in capsys.readouterr().err
+
+
 def test_shadow_models_attack_the_unlearned_one(weights, tmp_path, capsys):
     command = ["classify", *SMALL, "--classifier.weights", weights, "--forget", "random:0.1"]
     command += ["--method", "cf_k", "--cf_k.training.steps", "2"]

@@ -16,7 +16,8 @@ ORDER = [
     {"evaluate", "attacks"},
     {"runner", "forget_sets", "calibrate"},
     {"commands", "classification_runner", "attack_runner", "evaluation_runner"},
-    {"protocols"},
+    {"calibration_runner", "protocols"},
+    {"cli_parsers"},
     {"cli"},
 ]
 RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}

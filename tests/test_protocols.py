@@ -8,7 +8,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from erase.bundled import JUDGE
-from erase.cli import build_parser, main
+from erase.cli import main
+from erase.cli_parsers import build_parser
 from erase.evaluate.classifier_judge import OTHER, ClassifierJudge
 from erase.protocols import PromptFile, read_prompts
 

@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -14,7 +14,12 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from erase.classifiers import head_of, logits_of
-from erase.evaluate.membership import mia_efficacy, true_class_confidence
+from erase.evaluate.membership import (
+    logit_scaled,
+    mia_efficacy,
+    true_class_confidence,
+    u_lira,
+)
 
 BATCH = 256
 GAPS = ("forget_accuracy", "retain_accuracy", "test_accuracy", "mia_efficacy")
@@ -44,6 +49,14 @@ class Outputs:
         """Share of right answers, in per cent, of all samples or of the chosen ones."""
         right = self.logits.argmax(1) == self.labels
         return 100 * float((right if rows is None else right[rows]).double().mean())
+
+
+@dataclass(frozen=True)
+class Shadows:
+    """Scaled confidences [k, n] in the forget set of k unlearned and k retrained shadow models."""
+
+    unlearned: Tensor
+    retrained: Tensor
 
 
 @torch.no_grad()
@@ -80,6 +93,7 @@ def gap_report(
     unlearned: nn.Module,
     split: Split,
     seconds: float | None = None,
+    shadows: Shadows | None = None,
 ) -> dict[str, Any]:
     """All figures of the three models, the unlearned one's gaps to Retrain, and a verdict.
 
@@ -90,8 +104,9 @@ def gap_report(
     are Adam steps (1e-4, batches of 256, at most 200) until 95 % of the original's forget accuracy,
     looked at after every pass through the forget set.
     ToW is the product of 1 - gap over forget, retain and test accuracy (Zhao et al., NeurIPS 2024).
+    U-LiRA is there if shadows are.
     """
-    return Reference(original, retrained, split).report(unlearned, seconds)
+    return Reference(original, retrained, split).report(unlearned, seconds, shadows)
 
 
 class Reference:
@@ -105,9 +120,12 @@ class Reference:
         models = {"original": original, "retrained": retrained}
         self.rows = {name: self._figures(models[name], view) for name, view in views.items()}
 
-    def report(self, unlearned: nn.Module, seconds: float | None = None) -> dict[str, Any]:
+    def report(
+        self, unlearned: nn.Module, seconds: float | None = None, shadows: Shadows | None = None
+    ) -> dict[str, Any]:
         """What `gap_report` returns."""
-        rows = self.rows | {"unlearned": self._figures(unlearned, _look(unlearned, self._split))}
+        view = _look(unlearned, self._split)
+        rows = self.rows | {"unlearned": self._figures(unlearned, view)}
         gaps = {key: rows["unlearned"][key] - rows["retrained"][key] for key in GAPS}
         return {
             **rows,
@@ -117,10 +135,20 @@ class Reference:
             "seconds": seconds,
             "n": {"forget": len(self._split.forget), "retain": len(self._split.retain)},
             "verdict": verdict(rows),
-        }
+        } | ({"u_lira": self._likelihood_ratios(view, shadows)} if shadows else {})
+
+    def _likelihood_ratios(self, view: _Views, shadows: Shadows) -> dict[str, Any]:
+        known = (shadows.unlearned, shadows.retrained)
+        asked = (scaled_confidence(one.forget) for one in (view, self._oracle))
+        return asdict(u_lira(*known, *asked))
 
     def _figures(self, model: nn.Module, view: _Views) -> dict[str, float]:
         return _figures(model, view, self._oracle, self._split, self._goal)
+
+
+def scaled_confidence(outputs: Outputs) -> Tensor:
+    """What U-LiRA compares, of every sample [n]."""
+    return logit_scaled(outputs.logits, outputs.labels)
 
 
 def gap_figures(model: nn.Module, split: Split) -> dict[str, float]:

@@ -31,7 +31,7 @@ class InfluenceConfig:
     step: float = 1.0
     curvature_batches: int = 32
     damping: float = 1.0
-    tuned: ClassVar[tuple[str, tuple[float, ...]]] = ("step", (0.3, 1.0, 3.0, 10.0, 30.0))
+    tuned: ClassVar[tuple[str, tuple[float, ...]]] = ("step", (0.1, 0.3, 1.0, 3.0, 10.0, 30.0))
 
     def __post_init__(self) -> None:
         require_positive(self, "step", "curvature_batches", "damping")

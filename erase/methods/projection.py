@@ -58,7 +58,7 @@ class ProjectionConfig:
     retain_energy: float = 0.999
     strength: float = 0.0
     samples: int = 1024
-    tuned: ClassVar[tuple[str, tuple[float, ...]]] = ("strength", (0.75, 1.0, 1.25, 1.5, 2.0))
+    tuned: ClassVar[tuple[str, tuple[float, ...]]] = ("strength", (0.5, 0.75, 1.0, 1.25, 1.5, 2.0))
 
     def __post_init__(self) -> None:
         require_lists(self, "targets")

@@ -31,7 +31,10 @@ class SSDConfig:
 
     selection: float = 10.0
     dampening: float = 1.0
-    tuned: ClassVar[tuple[str, tuple[float, ...]]] = ("selection", (2.0, 5.0, 10.0, 20.0, 50.0))
+    tuned: ClassVar[tuple[str, tuple[float, ...]]] = (
+        "selection",
+        (1.0, 2.0, 5.0, 10.0, 20.0, 50.0),
+    )
 
     def __post_init__(self) -> None:
         require_positive(self, "selection", "dampening")

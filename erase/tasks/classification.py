@@ -23,7 +23,7 @@ from erase.tasks.base import Listener, SetName
 LAST, ALL = "last_layers", "layers"
 LAST_SHARE = 0.25
 HELD_OUT_SEED = 7919  # apart from any seed that another model is fitted with
-CHUNK = 256
+CHUNK, FIRST = 256, 8
 
 
 @dataclass(frozen=True)
@@ -244,7 +244,9 @@ class ClassificationTask:
     def fingerprints(self) -> dict[str, str]:
         """What tells this "base", this "forget set" and this "retain set" from others."""
         base = combined(fingerprint(tensor) for tensor in self.state().values())
-        split = combined([str(len(self.dataset)), *map(str, self.forget)])
+        first = self._collate(self.forget[:FIRST])
+        shown = map(fingerprint, first)
+        split = combined([str(len(self.dataset)), *shown, *map(str, self.forget)])
         return {"base": base, "forget set": split, "retain set": split}
 
     def describe(self) -> dict[str, Any]:

@@ -124,6 +124,10 @@ class DiffusionTask:
         """The noise- (or velocity-) prediction MSE the model was trained with."""
         return F.mse_loss(self.predict(batch, batch.prompts), self._noising.target(batch))
 
+    def sample_losses(self, batch: DiffusionBatch) -> Tensor:
+        """The same of every sample [B]."""
+        return self._errors(batch, self.predict(batch, batch.prompts))
+
     def redirected_loss(
         self, batch: DiffusionBatch, teacher: "DiffusionTask | None" = None
     ) -> Tensor:
@@ -253,15 +257,16 @@ class DiffusionTask:
     def _denoise(self, batch: DiffusionBatch, embeddings: Tensor) -> Tensor:
         return self._unet(self._noising.noisy(batch), batch.timesteps, embeddings).sample
 
+    def _errors(self, batch: DiffusionBatch, found: Tensor) -> Tensor:
+        return (found - self._noising.target(batch)).square().flatten(1).mean(1)
+
     def _bend(self, batch: DiffusionBatch, embeddings: Tensor) -> Tensor:
         """The shift under which the model as it is denoises the batch's pictures best."""
 
-        def error(bent: Tensor) -> Tensor:
-            missed = self._denoise(batch, bent) - self._noising.target(batch)
-            return missed.square().flatten(1).mean(1)
-
         steps, radius = self.config.adversary_steps, self.config.adversary_radius
-        shift = worst_shift(error, embeddings, steps, radius)
+        shift = worst_shift(
+            lambda bent: self._errors(batch, self._denoise(batch, bent)), embeddings, steps, radius
+        )
         return shift * batch.shows.to(shift)[:, None, None]
 
     def embed(self, prompts: Sequence[str]) -> Tensor:

@@ -1,0 +1,29 @@
+"""One call from a classifier and a forget set to the setting that a method needs for it."""
+
+from dataclasses import replace
+
+from torch.utils.data import Subset
+
+from erase.calibrate import Calibration, calibrate, hold_out
+from erase.classification_runner import ClassificationRun, build_task, data_of, retrained, trained
+from erase.forget_sets import forget_indices
+
+
+def calibrated(run: ClassificationRun, share: float = 0.1) -> Calibration:
+    """Search on an original and a Retrain of their own that never see the share held out.
+
+    Raises ValueError on bad input, before any work.
+    """
+    if not 0 < share < 1:
+        raise ValueError(f"share is {share}; give one in (0, 1).")
+    data = data_of(run.classifier)
+    forget = forget_indices(run.forget, data, run.seed)
+    retain = sorted(set(range(len(data.train))) - set(forget))
+    used, held = hold_out(retain, share, run.seed)
+    rows = sorted([*forget, *used])
+    pilot = replace(data, train=Subset(data.train, rows))
+    original = trained(replace(run.classifier, weights=""), pilot)
+    places = {row: place for place, row in enumerate(rows)}
+    task = build_task(run, original, pilot, [places[row] for row in forget])
+    validation = Subset(data.train, held)
+    return calibrate(run.method, task, retrained(task), validation, run.method_config)
