@@ -30,8 +30,8 @@ class PictureEvaluation:
         partners: a folder of the same prompts' pictures from another model, for LPIPS.
         backbone: LPIPS' own.
         judge: an open_clip name or local-dir:FOLDER, for labels, captions and reference; also
-            timm/NAME, if its classes are the labels.
-        judge_classes: the classes of a timm judge of one's own, in order; ImageNet's by default.
+            timm/NAME, torchvision/NAME or transformers/NAME, if its classes are the labels.
+        judge_classes: the classes of a classifier's own weights, in order; ImageNet's by default.
         nudity: whether to run NudeNet.
         threshold: the score from which its detections count.
         classes: which of its classes count.

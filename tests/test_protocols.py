@@ -6,11 +6,13 @@ import timm
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from torchvision.models import squeezenet1_1
+from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from erase.bundled import JUDGE
 from erase.cli import main
 from erase.cli_parsers import build_parser
-from erase.evaluate.classifier_judge import OTHER, ClassifierJudge
+from erase.evaluate.classifier_judge import OTHER, ClassifierJudge, open_judge
 from erase.protocols import PromptFile, read_prompts
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs" / "protocols").glob("*.yaml"))
@@ -82,10 +84,29 @@ def test_a_classifier_is_a_judge(tmp_path):
     assert judge.classify(logits, "concept", others)[0] == OTHER
     with pytest.raises(ValueError, match="knows no class bird"):
         judge.classify(logits, "concept", ["bird"])
-    with pytest.raises(ValueError, match="ImageNet's classes"):
+    with pytest.raises(ValueError, match="classes of its own"):
         ClassifierJudge("timm/resnet10t", ["dog"])
     with pytest.raises(ValueError, match="could not be opened"):
         ClassifierJudge("timm/nothing_like_it/none")
+
+
+def test_classifiers_of_torchvision_and_transformers_are_judges(tmp_path):
+    torch.manual_seed(0)
+    pictures, names = torch.rand(2, 3, 70, 90), ["dog", "cat", "sea"]
+    save_file(squeezenet1_1(num_classes=3).state_dict(), tmp_path / "own.safetensors")
+    name = f"torchvision/squeezenet1_1/{tmp_path / 'own.safetensors'}"
+    judge = open_judge(name, names)
+    assert judge.embed(pictures).shape == (2, 3)
+    assert set(judge.classify(judge.embed(pictures), "concept", names)) <= set(names)
+    config = ViTConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+        image_size=32, patch_size=16, id2label=dict(enumerate(names)),
+    )  # fmt: skip
+    ViTForImageClassification(config).save_pretrained(tmp_path / "vit")
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "vit")
+    judge = open_judge(f"transformers/{tmp_path / 'vit'}")
+    assert judge.embed(pictures).shape == (2, 3)
+    assert set(judge.classify(judge.embed(pictures), "concept", names)) <= set(names)
 
 
 @pytest.mark.parametrize(

@@ -1,50 +1,64 @@
 """A supervised classifier as judge: the classes of ImageNet, or its own."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import timm
 import torch
 from safetensors.torch import load_file
 from timm.data import ImageNetInfo
-from torch import Tensor
+from torch import Tensor, nn
+from torchvision import models as vision_models
 from torchvision.transforms import v2
+from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from erase.checks import reason_of
+from erase.classifiers import logits_of
 from erase.core.fingerprint import module_fingerprint
 from erase.evaluate.clip import CHUNK, ClipJudge
 
-PREFIX = "timm/"
 OTHER = "another class"
 HOLDERS = ("model_state_dict", "state_dict", "model")
 
 
-class ClassifierJudge:
-    """A timm classifier that names the class it gives most to.
+@dataclass(frozen=True)
+class Opened:
+    """A classifier, what makes its inputs of pictures in 0..1, and its classes in order."""
 
-    `name` is `timm/ARCHITECTURE` with timm's own weights, or `timm/ARCHITECTURE/FILE` with those of
-    a file. `classes` are the file's classes in order; by default ImageNet's first names. Raises
-    ValueError if it cannot be opened.
+    model: nn.Module
+    prepare: Callable[[Tensor], Tensor]
+    classes: Sequence[str]
+
+
+class ClassifierJudge:
+    """A classifier that names the class it gives most to.
+
+    `name` is `timm/ARCHITECTURE` or `torchvision/ARCHITECTURE` with the library's own weights, one
+    of these with `/FILE` for those of a file, or `transformers/` and a folder or hub id. `classes`
+    are the file's classes in order; by default ImageNet's first names. Raises ValueError if it
+    cannot be opened.
     """
 
     def __init__(self, name: str, classes: Sequence[str] = ()):
-        self.name, (architecture, _, weights) = name, name.removeprefix(PREFIX).partition("/")
-        if classes and not weights:
+        library, _, rest = name.partition("/")
+        architecture, _, weights = rest.partition("/")
+        if classes and (library == "transformers" or not weights):
             raise ValueError(
-                f"{name} has ImageNet's classes; give timm/ARCHITECTURE/FILE for others."
+                f"{name} has classes of its own; give timm/ARCHITECTURE/FILE for others."
             )
-        given = {"num_classes": len(classes)} if classes else {}
         try:
-            self.model = timm.create_model(architecture, pretrained=not weights, **given).eval()
-            if weights:
-                self.model.load_state_dict(_read(Path(weights)))
+            if library == "transformers":
+                opened = _open_transformers(rest)
+            else:
+                opened = LIBRARIES[library](architecture, weights, list(classes))
         except Exception as error:
             raise ValueError(
                 f"The judge {name} could not be opened ({reason_of(error)}); give "
                 "timm/ARCHITECTURE or timm/ARCHITECTURE/FILE, e.g. timm/resnet50.a1_in1k."
             ) from error
-        self._config = timm.data.resolve_model_data_config(self.model)
-        self._classes = list(classes) or _imagenet_names(self.model.num_classes)
+        self.name, self.model = name, opened.model.eval()
+        self._prepare, self._classes = opened.prepare, list(opened.classes)
 
     @property
     def fingerprint(self) -> str:
@@ -54,11 +68,8 @@ class ClassifierJudge:
     @torch.no_grad()
     def embed(self, pictures: Tensor) -> Tensor:
         """Logits [N, classes] of pictures [N, 3, H, W] in 0..1, resized and cropped to its size."""
-        size, mean, std = (self._config[key] for key in ("input_size", "mean", "std"))
-        resized = v2.functional.resize(pictures, list(size[1:2]), v2.InterpolationMode.BICUBIC)
-        cropped = v2.functional.center_crop(resized, list(size[1:])).clamp(0, 1)
-        ready = v2.functional.normalize(cropped, list(mean), list(std))
-        return torch.cat([self.model(part) for part in ready.split(CHUNK)])
+        parts = (logits_of(self.model, self._prepare(part)) for part in pictures.split(CHUNK))
+        return torch.cat(list(parts))
 
     def classify(self, embeddings: Tensor, kind: str, labels: Sequence[str]) -> list[str]:
         """The label each picture's class has of all classes; none of them is "another class"."""
@@ -77,8 +88,50 @@ Judge = ClipJudge | ClassifierJudge
 
 
 def open_judge(name: str, classes: Sequence[str] = ()) -> Judge:
-    """The timm classifier or open_clip model of this name."""
-    return ClassifierJudge(name, classes) if name.startswith(PREFIX) else ClipJudge(name)
+    """The classifier or open_clip model of this name."""
+    library = name.partition("/")[0]
+    known = (*LIBRARIES, "transformers")
+    return ClassifierJudge(name, classes) if library in known else ClipJudge(name)
+
+
+def _open_timm(architecture: str, weights: str, classes: list[str]) -> Opened:
+    given = {"num_classes": len(classes)} if classes else {}
+    model = timm.create_model(architecture, pretrained=not weights, **given)
+    if weights:
+        model.load_state_dict(_read(Path(weights)))
+    config = timm.data.resolve_model_data_config(model)
+    size, mean, std = (list(config[key]) for key in ("input_size", "mean", "std"))
+
+    def prepare(pictures: Tensor) -> Tensor:
+        resized = v2.functional.resize(pictures, size[1:2], v2.InterpolationMode.BICUBIC)
+        cropped = v2.functional.center_crop(resized, size[1:]).clamp(0, 1)
+        return v2.functional.normalize(cropped, mean, std)
+
+    return Opened(model, prepare, classes or _imagenet_names(model.num_classes))
+
+
+def _open_torchvision(architecture: str, weights: str, classes: list[str]) -> Opened:
+    known = vision_models.get_model_weights(architecture).DEFAULT
+    given = {"num_classes": len(classes)} if classes else {}
+    model = vision_models.get_model(architecture, weights=None if weights else known, **given)
+    if weights:
+        model.load_state_dict(_read(Path(weights)))
+    return Opened(model, known.transforms(antialias=True), classes or known.meta["categories"])
+
+
+def _open_transformers(source: str) -> Opened:
+    model = AutoModelForImageClassification.from_pretrained(source)
+    processor = AutoImageProcessor.from_pretrained(source)
+
+    def prepare(pictures: Tensor) -> Tensor:
+        ready = processor(list(pictures), do_rescale=False, return_tensors="pt")
+        return ready["pixel_values"]
+
+    names = [model.config.id2label[i] for i in range(model.config.num_labels)]
+    return Opened(model, prepare, names)
+
+
+LIBRARIES = {"timm": _open_timm, "torchvision": _open_torchvision}
 
 
 def _read(path: Path) -> dict[str, Tensor]:
