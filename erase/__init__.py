@@ -1,13 +1,27 @@
 """Concept erasure for diffusers: make a model forget, and measure what it still knows."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from erase.algebra import compose, difference, export_lora, interference, merge, scale
-from erase.classification_runner import ClassificationRun, ClassifierConfig, classify
 from erase.erasure import AppliedErasure, Erasure
 from erase.methods import methods
 from erase.models import load_model
 from erase.request import EraseRequest
-from erase.runner import RunConfig, run
 from erase.tasks.classification import ClassificationTask
+
+if TYPE_CHECKING:
+    from erase.classification_runner import ClassificationRun, ClassifierConfig, classify
+    from erase.runner import RunConfig, run
+
+# Judges and plots come with these, and take over a second, so they wait until they are asked for.
+_RUNNERS = {
+    "ClassificationRun": "classification_runner",
+    "ClassifierConfig": "classification_runner",
+    "classify": "classification_runner",
+    "RunConfig": "runner",
+    "run": "runner",
+}
 
 __all__ = [
     "AppliedErasure",
@@ -28,3 +42,9 @@ __all__ = [
     "run",
     "scale",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _RUNNERS:
+        raise AttributeError(f"module {__name__} has no attribute {name}")
+    return getattr(import_module(f"{__name__}.{_RUNNERS[name]}"), name)

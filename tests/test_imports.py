@@ -1,4 +1,5 @@
 import ast
+import subprocess
 import sys
 from pathlib import Path
 
@@ -54,3 +55,14 @@ def test_core_is_torch_only():
 def test_evaluate_knows_no_method():
     for path in (ROOT / "evaluate").glob("*.py"):
         assert "methods" not in imported_rooms(path)
+
+
+def test_erasing_needs_no_judge_and_no_plot():
+    script = (
+        "import sys, erase; erase.methods(), erase.load_model; "
+        "print({'open_clip', 'matplotlib', 'sklearn', 'nudenet'} & sys.modules.keys())"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", script], check=True, capture_output=True, text=True
+    )
+    assert said.stdout == "set()\n"
