@@ -44,6 +44,6 @@ def table_row(ledger: Ledger, name: str, row: str, seeds: Sequence[int], width: 
 
 
 def interval(values: list[float]) -> str:
-    """Mean and half width of the t-interval."""
+    """Mean, and the half width of the t-interval where there are several values."""
     mean, half = mean_interval(values)
-    return f"{mean:.2f} ± {half:.2f}"
+    return f"{mean:.2f}" + (f" ± {half:.2f}" if len(values) > 1 else "")

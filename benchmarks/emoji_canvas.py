@@ -29,6 +29,7 @@ from erase.attacks import attacks
 from erase.attacks.base import Target
 from erase.bundled.canvas import EmojiCanvas, Placement
 from erase.catalogue import Catalogue, Concept
+from erase.core.fingerprint import module_fingerprint
 from erase.erasure import Erasure
 from erase.evaluate.classification import mean_interval
 from erase.evaluate.clip import ClipJudge, proportion
@@ -243,9 +244,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         real_pictures(concepts, model.catalogue), None, EvaluationConfig(), args.attacks,
     )  # fmt: skip
     bench = dataclasses.replace(bench, oracle=observed(oracle.pipeline, bench))
+    title = (" then " if args.sequential else " and ").join(args.concepts)
+    weights = {name: module_fingerprint(one.pipeline.unet)
+               for name, one in (("model", model), ("oracle", oracle))}  # fmt: skip
+    ledger.require({**bench.oracle.protocol, **weights, "attacks": args.attacks}, title)
     if args.pictures:
         args.pictures.mkdir(parents=True, exist_ok=True)
-    title = (" then " if args.sequential else " and ").join(args.concepts)
     for seed in args.seeds:
         for row in (*REFERENCES, *args.rows):
             key = (title, row, seed)

@@ -21,11 +21,12 @@ class Ledger:
         if self._path.exists():
             self._figures = json.loads(self._path.read_text())
 
-    def require(self, protocol: dict[str, Any]) -> None:
-        """Note what all figures depend on; SystemExit if the file's were made otherwise."""
-        if "protocol" not in self._figures:
-            self[("protocol",)] = protocol
-        elif self._figures["protocol"] != protocol:
+    def require(self, protocol: dict[str, Any], *part: str) -> None:
+        """Note what a part's figures depend on; SystemExit if the file's were made otherwise."""
+        key = (*part, "protocol")
+        if key not in self:
+            self[key] = json.loads(json.dumps(protocol))
+        elif self[key] != json.loads(json.dumps(protocol)):
             raise SystemExit(f"{self._path} was made under another protocol; move it away.")
 
     def __contains__(self, key: tuple[Any, ...]) -> bool:

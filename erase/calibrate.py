@@ -1,4 +1,4 @@
-"""One search for every method's strongest setting, on a validation split of the training data."""
+"""One search for every method's main setting, on a validation split of the training data."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -9,8 +9,10 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
+from erase.core.delta import NotFiniteError
 from erase.evaluate.classification import GAPS, Split, gap_figures
 from erase.methods import get_method
+from erase.run_state import with_checkpoints
 from erase.tasks.classification import ClassificationTask
 
 RATE, RATES = "training.learning_rate", (1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
@@ -55,10 +57,8 @@ def calibrate(
     seen; a test set must never be it. Raises ValueError for methods with nothing to set, and if all
     values are refused.
     """
-    config = config or get_method(method).config()
-    setting, usual = getattr(config, "tuned", (RATE, RATES))
-    if setting == RATE and not hasattr(config, "training"):
-        raise ValueError(f"The method {method} has nothing to calibrate.")
+    config = with_checkpoints(config or get_method(method).config(), None)
+    setting, usual = tuned_setting(method, config)
     split = Split(task.dataset, task.forget, task.retain, validation)
     goal = gap_figures(retrained, split)
     gaps = {
@@ -66,8 +66,18 @@ def calibrate(
         for value in values or usual
     }
     if min(gaps.values()) == REFUSED:
-        raise ValueError(f"The method {method} refuses every {setting} of {list(gaps)}.")
+        raise ValueError(f"{method} breaks at every {setting} of {list(gaps)}; give others.")
     return Calibration(method, setting, min(gaps, key=gaps.__getitem__), gaps)
+
+
+def tuned_setting(method: str, config: Any) -> tuple[str, Sequence[float]]:
+    """What is searched and its usual values; ValueError if there is nothing, or no classifier's."""
+    if not issubclass(ClassificationTask, get_method(method).task):
+        raise ValueError(f"The method {method} does not serve classifiers; choose another method.")
+    setting, usual = getattr(config, "tuned", (RATE, RATES))
+    if setting == RATE and not hasattr(config, "training"):
+        raise ValueError(f"The method {method} has nothing to calibrate; choose another method.")
+    return setting, usual
 
 
 def with_setting(config: Any, setting: str, value: float) -> Any:
@@ -80,10 +90,10 @@ def with_setting(config: Any, setting: str, value: float) -> Any:
 def gap_of(
     method: str, task: ClassificationTask, config: Any, split: Split, goal: dict[str, float]
 ) -> float:
-    """The average gap of what the method makes of the task; REFUSED if it makes nothing."""
+    """The average gap of what the method makes of the task; REFUSED if its numbers break."""
     try:
         erasure = get_method(method)(task, config)
-    except ValueError:  # such as a rate at which the loss leaves the finite numbers
+    except NotFiniteError:
         return REFUSED
     with erasure.apply(task.components):
         found = gap_figures(task.components["model"], split)

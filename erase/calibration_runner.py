@@ -4,9 +4,10 @@ from dataclasses import replace
 
 from torch.utils.data import Subset
 
-from erase.calibrate import Calibration, calibrate, hold_out
+from erase.calibrate import Calibration, calibrate, hold_out, tuned_setting
 from erase.classification_runner import ClassificationRun, build_task, data_of, retrained, trained
 from erase.forget_sets import forget_indices
+from erase.methods import get_method
 
 
 def calibrated(run: ClassificationRun, share: float = 0.1) -> Calibration:
@@ -16,11 +17,12 @@ def calibrated(run: ClassificationRun, share: float = 0.1) -> Calibration:
     """
     if not 0 < share < 1:
         raise ValueError(f"share is {share}; give one in (0, 1).")
+    tuned_setting(run.method, run.method_config or get_method(run.method).config())
     data = data_of(run.classifier)
     forget = forget_indices(run.forget, data, run.seed)
     retain = sorted(set(range(len(data.train))) - set(forget))
     used, held = hold_out(retain, share, run.seed)
-    rows = sorted([*forget, *used])
+    rows = sorted({*forget, *used})
     pilot = replace(data, train=Subset(data.train, rows))
     original = trained(replace(run.classifier, weights=""), pilot)
     places = {row: place for place, row in enumerate(rows)}

@@ -40,7 +40,7 @@ def load_checkpoint(
     if source is None:
         return 0
     kept = json.loads((source / "state.json").read_text())
-    if kept["made_for"] != made_for:
+    if kept.get("made_for") != made_for:
         raise ValueError(f"The checkpoints in {folder} are another training's; name a new folder.")
     for name, module in modules.items():
         module.load_state_dict(load_file(source / f"{name}.safetensors"))

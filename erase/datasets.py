@@ -98,17 +98,21 @@ class TinyImageNetVal(Dataset):
     """Tiny ImageNet's validation pictures, whose classes stand in a file beside them."""
 
     def __init__(self, folder: Path, numbers: Mapping[str, int], ready: v2.Transform):
-        lines = (folder / "val_annotations.txt").read_text().splitlines()
-        self._rows = [line.split("\t")[:2] for line in lines]
-        self._folder, self._numbers, self._ready = folder / "images", numbers, ready
+        lines = (folder / "val_annotations.txt").read_text().split("\n")
+        rows = [line.split("\t")[:2] for line in lines if line]
+        unknown = {synset for _, synset in rows} - numbers.keys()
+        if unknown:
+            raise ValueError(f"{folder} has the class {unknown.pop()}, which train lacks; add it.")
+        self._rows = [(folder / "images" / name, numbers[synset]) for name, synset in rows]
+        self._ready = ready
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        name, synset = self._rows[index]
-        with Image.open(self._folder / name) as picture:
-            return self._ready(picture), self._numbers[synset]
+        path, label = self._rows[index]
+        with Image.open(path) as picture:
+            return self._ready(picture), label
 
 
 LOADERS: dict[str, Callable[[Path, bool], Data]] = {

@@ -108,7 +108,7 @@ def train(
     if originals is None:
         originals = {name: p.detach().clone() for name, p in parameters.items()}
     shrink = SoftThreshold(parameters, originals)
-    made_for = _made_for(task, step_loss, config, mask, parameters) if folder else ""
+    made_for = _made_for(task, step_loss, config, mask, parameters, sparsity) if folder else ""
     first = load_checkpoint(folder, made_for, task.components, optimizer) if folder else 0
     masked = MaskedUpdate(optimizer, parameters, mask, originals) if mask else nullcontext()
     with masked, _stop_requested() as stop:
@@ -133,12 +133,15 @@ def _made_for(
     config: TrainingConfig,
     mask: Mask | None,
     parameters: Mapping[str, nn.Parameter],
+    sparsity: float,
 ) -> str:
-    """What tells this training's checkpoints from another's."""
+    """What tells this training's checkpoints from another's, but for what `step_loss` holds."""
     same_anywhere = replace(config, checkpoints="", checkpoint_every=1)
     masks = mask.tensors.values() if mask else ()
+    facts = [task.seed, task.describe(), sparsity, same_anywhere]
     parts = [*task.fingerprints().values(), *map(fingerprint, masks), *parameters]
-    return combined([*parts, str(same_anywhere), step_loss.__module__, step_loss.__qualname__])
+    parts += [str(fact) for fact in facts]
+    return combined([*parts, step_loss.__module__, step_loss.__qualname__])
 
 
 def filled(config: TrainingConfig, learning_rate: float, steps: int) -> TrainingConfig:

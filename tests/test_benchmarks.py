@@ -29,6 +29,7 @@ def test_the_canvas_bench_measures_methods_base_and_oracle(models, tmp_path, cap
     ])  # fmt: skip
     rows = json.loads(results.read_text())
     assert set(rows) == {
+        "ghost | protocol",
         "ghost | base | 0",
         "ghost | oracle | 0",
         *(f"ghost | {method} | {seed}" for method in ("projection", "uce") for seed in (0, 1)),
@@ -39,6 +40,8 @@ def test_the_canvas_bench_measures_methods_base_and_oracle(models, tmp_path, cap
     maps = {path.name for path in (tmp_path / "maps").iterdir()}
     assert maps == {f"ghost-{row}.png" for row in ("base", "oracle", "projection", "uce")}
     assert rows["ghost | uce | 1"]["indirect"]["ghost, plural"]["n"] == 8
+    with pytest.raises(SystemExit, match="another protocol"):
+        main([*models, "--concepts", "ghost", "--attacks", f"--results={results}"])
     assert "| uce |" in capsys.readouterr().out
 
 

@@ -12,6 +12,8 @@ from erase.cli import main
 from erase.datasets import load_data
 from erase.evaluate.classification import Split, gap_report, mean_interval, verdict
 from erase.methods import methods
+from erase.methods.gradient_ascent import GradientAscentConfig
+from erase.training import TrainingConfig
 
 
 @pytest.fixture(scope="module")
@@ -76,12 +78,16 @@ def test_intervals_are_students():
     assert half == pytest.approx(4.302653 / 3**0.5, rel=1e-5)
 
 
-def test_the_calibrator_chooses_the_nearest_rate(trained):
+def test_the_calibrator_chooses_the_nearest_rate(trained, tmp_path):
     task = build_digits_task(trained)
     kept, held = hold_out(task.retain, 0.1, 0)
     assert sorted(kept + held) == task.retain
     retrained = fit(task.untrained().components["model"], task.subset(kept), FitConfig(epochs=6))
-    found = calibrate("gradient_ascent", task, retrained, task.subset(held), values=(1e-7, 1e-2))
+    training = TrainingConfig(steps=20, checkpoints=str(tmp_path))
+    config = GradientAscentConfig(training)
+    found = calibrate("gradient_ascent", task, retrained, task.subset(held), config, (1e-7, 1e-2))
+    assert not list(tmp_path.iterdir())  # the values must not go on from one another
+    assert max(found.gaps.values()) < 1e9
     assert found.value == min(found.gaps, key=found.gaps.get)
     assert len(found.gaps) == 2
     assert "gradient_ascent" in str(found)
@@ -94,6 +100,8 @@ def test_a_method_without_a_rate_is_calibrated_by_its_own_setting(trained):
     found = calibrate("ssd", task, retrained, task.subset(held), values=(2.0, 1e9))
     assert found.setting == "selection"
     assert found.value == 2.0  # nothing is selected by the other, and so nothing forgotten
+    with pytest.raises(ValueError, match="esd does not serve classifiers"):
+        calibrate("esd", task, retrained, task.subset(held))
     with pytest.raises(ValueError, match="bias_suppression has nothing to calibrate"):
         calibrate("bias_suppression", task, retrained, task.subset(held))
 

@@ -57,7 +57,7 @@ def test_evaluate_knows_no_method():
         assert "methods" not in imported_rooms(path)
 
 
-def test_erasing_needs_no_judge_and_no_plot():
+def test_opening_the_package_needs_no_judge_and_no_plot():
     script = (
         "import sys, erase; erase.methods(), erase.load_model; "
         "print({'open_clip', 'matplotlib', 'sklearn', 'nudenet'} & sys.modules.keys())"

@@ -118,6 +118,10 @@ def test_another_trainings_checkpoints_are_refused(tmp_path):
     salun(build_tiny_task(build_tiny_pipeline()), SalUnConfig(training=kept))
     with pytest.raises(ValueError, match="are another training's"):
         salun(build_tiny_task(build_tiny_pipeline()), SalUnConfig(density=0.2, training=kept))
+    task = build_tiny_task(build_tiny_pipeline())
+    task.seed = 5
+    with pytest.raises(ValueError, match="are another training's"):
+        salun(task, SalUnConfig(mask="none", training=kept))
 
 
 @pytest.mark.parametrize("steps", [1, 9])

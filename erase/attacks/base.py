@@ -17,7 +17,7 @@ from erase.sampling import draw
 from erase.tasks.noising import DiffusionBatch, noising_of
 from erase.tasks.tokens import padded_tokens
 
-PLACEHOLDER = "~"
+PLACEHOLDER, CHUNK = "~", 8
 Shows = Callable[[Tensor, Sequence[Prompt]], list[bool]]
 
 
@@ -118,8 +118,11 @@ def remembered(
     noise = torch.randn(latents.shape, generator=generator).to(latents)
     timesteps = noising.draw_timesteps(len(latents), generator).to(latents.device)
     noisy = noising.noisy(DiffusionBatch(latents, noise, timesteps, [], []))
-    states = encoded(base, texts).repeat(each, 1, 1)
-    return Memory(noisy, timesteps, base.unet(noisy, timesteps, states).sample)
+    parts = (
+        part.split(CHUNK) for part in (noisy, timesteps, encoded(base, texts).repeat(each, 1, 1))
+    )
+    found = [base.unet(*part).sample for part in zip(*parts, strict=True)]
+    return Memory(noisy, timesteps, torch.cat(found))
 
 
 def denoising_loss(

@@ -153,7 +153,7 @@ def difference(
 def require_finite(name: str, change: Tensor) -> None:
     """Raise NotFiniteError, naming the tensor, unless all of its change is finite."""
     if not change.isfinite().all():
-        raise NotFiniteError(f"The change of {name} is not finite; lower learning_rate.")
+        raise NotFiniteError(f"The change of {name} is not finite; lower learning_rate, or step.")
 
 
 def read_delta(parts: Mapping[str, Tensor]) -> Delta:

@@ -36,7 +36,8 @@ class ClassifierJudge:
 
     `name` is `timm/ARCHITECTURE` or `torchvision/ARCHITECTURE` with the library's own weights, one
     of these with `/FILE` for those of a file, or `transformers/` and a folder or hub id. `classes`
-    are the file's classes in order; by default ImageNet's first names. Raises ValueError if it
+    are the file's classes in order, by default ImageNet's; of several names of a class the first
+    counts. Raises ValueError if it
     cannot be opened.
     """
 
@@ -55,7 +56,7 @@ class ClassifierJudge:
         except Exception as error:
             raise ValueError(
                 f"The judge {name} could not be opened ({reason_of(error)}); give "
-                "timm/ARCHITECTURE or timm/ARCHITECTURE/FILE, e.g. timm/resnet50.a1_in1k."
+                "timm/NAME, torchvision/NAME, either with /FILE, or transformers/FOLDER-or-id."
             ) from error
         self.name, self.model = name, opened.model.eval()
         self._prepare, self._classes = opened.prepare, list(opened.classes)
@@ -128,7 +129,7 @@ def _open_transformers(source: str) -> Opened:
         return ready["pixel_values"]
 
     names = [model.config.id2label[i] for i in range(model.config.num_labels)]
-    return Opened(model, prepare, names)
+    return Opened(model, prepare, [name.split(",")[0] for name in names])
 
 
 LIBRARIES = {"timm": _open_timm, "torchvision": _open_torchvision}
