@@ -1,5 +1,6 @@
 """Training a classifier from scratch: the original, the retrained oracle, attack shadows."""
 
+import copy
 from dataclasses import dataclass
 
 import torch
@@ -81,3 +82,18 @@ def head_of(model: nn.Module) -> tuple[str, nn.Linear]:
     if not linear:
         raise ValueError("The model has no linear layer to end in; give one that has.")
     return linear[-1]
+
+
+def untrained_copy(model: nn.Module) -> nn.Module:
+    """A copy with every layer as before any training; ValueError for one that cannot be reset."""
+    fresh = copy.deepcopy(model)
+    for path, module in fresh.named_modules():
+        reset = getattr(module, "reset_parameters", getattr(module, "_reset_parameters", None))
+        if reset:
+            reset()
+        elif next(module.parameters(recurse=False), None) is not None:
+            raise ValueError(
+                f"The layer {path or 'model'} cannot be reset, so an untrained model would keep "
+                "what it learnt; pass build=, which makes one."
+            )
+    return fresh

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset, Subset, default_collate
 
 from erase.catalogue import Finetuning
 from erase.checks import require_lists, require_positive
-from erase.classifiers import FitConfig, fit, head_of, logits_of
+from erase.classifiers import FitConfig, fit, head_of, logits_of, untrained_copy
 from erase.core.activations import listening, projectable_layers, weight_name
 from erase.core.fingerprint import combined, fingerprint
 from erase.core.patterns import matching
@@ -196,7 +196,7 @@ class ClassificationTask:
         """The same task around an untrained model, drawn from the task's or another seed."""
         with torch.random.fork_rng():
             torch.manual_seed(self.seed if seed is None else seed)
-            model = self._build() if self._build else _reset(self.components["model"])
+            model = self._build() if self._build else untrained_copy(self.components["model"])
         other = copy.copy(self)
         parameter = next(self.components["model"].parameters())
         fresh = model.to(parameter.device, parameter.dtype).eval()
@@ -286,18 +286,3 @@ class ClassificationTask:
         parameter = next(self.components["model"].parameters())
         inputs, labels = default_collate([self.dataset[index] for index in indices])
         return inputs.to(parameter.device, parameter.dtype), labels.to(parameter.device)
-
-
-def _reset(model: nn.Module) -> nn.Module:
-    """A copy with every layer as it is before any training."""
-    fresh = copy.deepcopy(model)
-    for path, module in fresh.named_modules():
-        reset = getattr(module, "reset_parameters", getattr(module, "_reset_parameters", None))
-        if reset:
-            reset()
-        elif next(module.parameters(recurse=False), None) is not None:
-            raise ValueError(
-                f"The layer {path or 'model'} cannot be reset, so an untrained model would keep "
-                "what it learnt; pass build=, which makes one."
-            )
-    return fresh

@@ -63,7 +63,7 @@ class DiffusionTask:
             for name, module in pipeline.components.items()
             if isinstance(module, nn.Module) and name not in self.components
         }
-        self._check(pipeline)
+        self._check()
         folder = self.config.forget_folder
         given = load_folder(Path(folder)) if folder else forget_pictures
         counts = self.config.forget_pictures, self.config.retain_pictures
@@ -72,16 +72,7 @@ class DiffusionTask:
         self._tokenizer, self._noising = pipeline.tokenizer, noising_of(pipeline.scheduler)
         self._unet, self._text_encoder = pipeline.unet, pipeline.text_encoder
 
-    def _check(self, pipeline: StableDiffusionPipeline) -> None:
-        if pipeline.dtype not in (torch.float32, torch.float64):
-            raise ValueError(
-                f"The pipeline is in {pipeline.dtype}; load it in float32 to train it."
-            )
-        if any(getattr(module, "fused_projections", False) for module in pipeline.unet.modules()):
-            raise ValueError(
-                "The pipeline's attention is fused, which renames its weights; call "
-                "pipeline.unfuse_qkv_projections() first."
-            )
+    def _check(self) -> None:
         if not self.parameters():
             raise ValueError(
                 f"No tensor of {', '.join(self.components)} fits include {self.config.include} and "

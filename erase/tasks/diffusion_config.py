@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
 
 from erase.checks import require_lists, require_positive
@@ -18,11 +19,18 @@ TARGETS = {"cross_attention": "unet", "text_encoder": "text_encoder", "unet": "u
 
 
 def require_supported(pipeline: DiffusionPipeline) -> None:
-    """Raise ValueError unless the pipeline is of a family whose parts are known."""
+    """Raise ValueError unless the pipeline's family is known and its weights can be trained."""
     if not isinstance(pipeline, StableDiffusionPipeline):
         raise ValueError(
             f"The pipeline is a {type(pipeline).__name__}; only Stable Diffusion pipelines with "
             "one text encoder are supported so far, so load one of these."
+        )
+    if pipeline.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"The pipeline is in {pipeline.dtype}; load it in float32 to train it.")
+    if any(getattr(module, "fused_projections", False) for module in pipeline.unet.modules()):
+        raise ValueError(
+            "The pipeline's attention is fused, which renames its weights; call "
+            "pipeline.unfuse_qkv_projections() first."
         )
 
 
