@@ -83,6 +83,7 @@ def candidates() -> dict[str, Row]:
             if method.task in serving and name != "retrain"}  # fmt: skip
     for name in ("cf_k", "eu_k"):
         rows[name] = Row(name, LastLayersConfig(LAST_BLOCK))
+    rows["projection, contrastive"] = Row("projection", ProjectionConfig(space="contrastive"))
     rows[SCALED] = Row("projection", ProjectionConfig([ALL], "scaled"))
     rows |= {f"salun, {mask} mask": Row("salun", SalUnConfig(mask=mask)) for mask in CONTROLS}
     rows["salun as published"] = Row("salun", SalUnConfig(teacher="current"))

@@ -1,10 +1,13 @@
 import pytest
+import scipy.linalg
 import torch
 from sklearn.linear_model import LinearRegression
 from torch import nn
 
 from erase.core.activations import listening
 from erase.core.projection import (
+    RIDGE,
+    contrastive,
     discriminative,
     mean_difference,
     null_space,
@@ -164,3 +167,35 @@ def test_rows_are_what_the_weight_multiplies(layer):
     if isinstance(layer, nn.Conv2d):
         output = output.flatten(2).transpose(1, 2).reshape(-1, 4)
     assert torch.allclose(by_hand, output, atol=1e-5)
+
+
+def test_the_contrastive_projection_takes_out_the_largest_generalized_eigenvectors():
+    forget, retain = activations(300, 8, 8, 7) + 0.5, activations(300, 8, 8, 8)
+    projection = contrastive(fit(forget), fit(retain), 3)
+    about = forget - retain.mean(0)
+    energy, kept = about.T @ about / 300, retain.T @ retain / 300
+    ridge = RIDGE * kept.diagonal().mean() * torch.eye(8).double()
+    kept = kept + ridge
+    values, vectors = scipy.linalg.eigh(energy.numpy(), kept.numpy())
+    found = (projection.right @ energy @ projection.right.T).diagonal()
+    assert torch.allclose(found, torch.from_numpy(values[::-1][:3].copy()))
+    assert torch.allclose(projection.right @ projection.left, torch.eye(3).double(), atol=1e-9)
+    ridged = torch.cat([retain, (300 * ridge).sqrt()])
+    guess = LinearRegression(fit_intercept=False).fit(ridged @ projection.right.T, ridged)
+    assert torch.allclose(torch.from_numpy(guess.coef_), projection.left, atol=1e-9)
+    whole = projection.left @ projection.right
+    rest = forget @ (torch.eye(8).double() - whole).T
+    assert (rest @ torch.from_numpy(vectors[:, -3:].copy())).abs().max() < 1e-9
+
+
+def test_matrices_that_divide_and_conquer_fails_on_are_solved_too(monkeypatch):
+    samples = activations(50, 12, 3, 0)
+    expected = fit(samples)
+
+    def fails(matrix):
+        raise torch.linalg.LinAlgError("did not converge")
+
+    monkeypatch.setattr(torch.linalg, "eigh", fails)
+    found = fit(samples)
+    assert torch.allclose(found.energies, expected.energies)
+    assert torch.allclose(found.basis @ found.basis.T, expected.basis @ expected.basis.T)

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from erase.core.subspace import Subspace
+from erase.core.subspace import Subspace, eigen
 
-OBLIQUE_RIDGE = 1e-3  # of the mean energy
+RIDGE = 1e-3  # of the mean energy
 ROUNDING = 1e-5
 
 
@@ -95,7 +95,28 @@ def oblique(forget: Subspace, retain: Subspace, rank: int) -> Projection:
     with P D = D it has the smallest expected |P x|^2 of retained x. As LEACE (Belrose et al.,
     NeurIPS 2023), but for its bias, which keys and values have nowhere to put.
     """
-    axes, moment = mean_difference(forget, retain, rank).left, retain.moment()
-    ridge = OBLIQUE_RIDGE * moment.diagonal().mean() * torch.eye(len(moment)).double()
-    whitened = torch.linalg.solve(moment + ridge, axes)
+    axes = mean_difference(forget, retain, rank).left
+    whitened = torch.linalg.solve(_ridged(retain.moment()), axes)
     return Projection(axes, torch.linalg.solve(whitened.T @ axes, whitened.T))
+
+
+def contrastive(forget: Subspace, retain: Subspace, rank: int) -> Projection:
+    """The projection that takes out the `rank` readings in which forgotten inputs stand out most.
+
+    A reading v^T x stands out by the forget set's energy about the retained mean over the retain
+    set's energy R, a generalized Rayleigh quotient. With V^T R V = I, P x = R V V^T x is the best
+    linear guess of a retained x from its readings, and what is left of x has none.
+    """
+    retained = _ridged(retain.moment())
+    root = torch.linalg.cholesky(retained)
+    about = forget.moment_about(retain.means.mean((0, 1)))
+    half = torch.linalg.solve_triangular(root, about, upper=False)
+    whitened = torch.linalg.solve_triangular(root, half.T, upper=False)
+    vectors = eigen((whitened + whitened.T) / 2)[1][:, -rank:].flip(1)
+    readings = torch.linalg.solve_triangular(root.T, vectors, upper=True)
+    return Projection(retained @ readings, readings.T)
+
+
+def _ridged(moment: Tensor) -> Tensor:
+    ridge = RIDGE * moment.diagonal().mean()
+    return moment + ridge * torch.eye(len(moment)).double()

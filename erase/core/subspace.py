@@ -2,10 +2,22 @@
 
 from dataclasses import dataclass, replace
 
+import scipy.linalg
 import torch
 from torch import Tensor
 
 NUMERICAL_RANK, FEW = 1e-10, 4
+
+
+def eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues, ascending, and eigenvectors of a symmetric matrix."""
+    try:
+        return torch.linalg.eigh(matrix)
+    except torch.linalg.LinAlgError:
+        # Divide and conquer may fail on sound matrices with many equal eigenvalues, as inputs that
+        # are never active make them; relatively robust representations do not.
+        values, vectors = scipy.linalg.eigh(matrix.numpy(), driver="evr")
+        return torch.from_numpy(values), torch.from_numpy(vectors)
 
 
 @dataclass(frozen=True)
@@ -32,6 +44,11 @@ class Subspace:
     def moment(self) -> Tensor:
         """The second moments X^T X / n [d, d]."""
         return (self.basis * self.energies) @ self.basis.T / self.count
+
+    def moment_about(self, centre: Tensor) -> Tensor:
+        """The second moments of X - centre [d, d], groups and positions weighing the same."""
+        cross = torch.outer(self.means.mean((0, 1)), centre)
+        return self.moment() - cross - cross.T + torch.outer(centre, centre)
 
     def holding(self, share: float) -> "Subspace":
         """As few of the strongest directions as hold this share of the energy; all for 1."""
@@ -73,10 +90,10 @@ class SubspaceFitter:
             raise ValueError("No activations were seen; give the set at least one sample.")
         means = torch.stack([total / count for total, count in self._groups.values()])
         if self._gram is not None:
-            energies, basis = torch.linalg.eigh(self._gram)
+            energies, basis = eigen(self._gram)
         else:
             rows = torch.cat(self._rows).double()
-            energies, left = torch.linalg.eigh(rows @ rows.T)
+            energies, left = eigen(rows @ rows.T)
             kept = energies > NUMERICAL_RANK * energies[-1]
             energies = energies[kept]
             basis = rows.T @ left[:, kept] / energies.sqrt()

@@ -10,6 +10,7 @@ from erase.checks import require_lists, require_positive
 from erase.core.delta import LowRankDelta
 from erase.core.projection import (
     Projection,
+    contrastive,
     discriminative,
     mean_difference,
     null_space,
@@ -24,6 +25,7 @@ from erase.tasks.base import SetName, Task
 DEFAULTS = {
     "oblique": (2, 1.25),
     "mean_difference": (2, 1.0),
+    "contrastive": (4, 1.25),
     "scaled": (0, 1.0),
     "null_space": (32, 1.0),
 }
@@ -36,22 +38,23 @@ class ProjectionConfig:
     Args:
         targets: parts of the model, as the task names them; by default the first of the task's.
         space: "oblique" takes out what tells the means of the forget set from the retain set's, so
-            that retained inputs move least; "mean_difference" the same axes, orthogonally; "scaled"
-            weighs directions by importance, forget against retain; "null_space" takes the forget
-            directions that the retain space lacks.
+            that retained inputs move least; "mean_difference" the same axes, orthogonally;
+            "contrastive" the readings in which the forget set's energy is largest beside the retain
+            set's; "scaled" weighs directions by importance, forget against retain; "null_space"
+            takes the forget directions that the retain space lacks.
         forget_alpha: scaled only; how soon a forget direction counts fully.
         retain_alpha: scaled only; how soon a retain direction does.
         rank: most directions to remove at one place for each concept; 0 is the space's own: 2 of
-            the means', 32 of null_space, all of scaled.
+            the means', 4 of contrastive, 32 of null_space, all of scaled.
         retain_energy: null_space only; share of the retain activations' energy that is kept
             exactly.
-        strength: 1 removes, 2 reflects; 0 is the space's own: 1.25 of oblique, since single prompts
-            exceed the means that tell the sets apart, else 1.
+        strength: 1 removes, 2 reflects; 0 is the space's own: 1.25 of oblique and contrastive,
+            since single inputs exceed the means that tell the sets apart, else 1.
         samples: most samples of either set to listen to; the UNet is heard over 64 prompts at most.
     """
 
     targets: Sequence[str] = ()
-    space: Literal["oblique", "mean_difference", "scaled", "null_space"] = "oblique"
+    space: Literal["oblique", "mean_difference", "contrastive", "scaled", "null_space"] = "oblique"
     forget_alpha: float = 3.0
     retain_alpha: float = 100.0
     rank: int = 0
@@ -131,6 +134,8 @@ def _space(forget: Subspace, retain: Subspace, config: ProjectionConfig) -> Proj
             return oblique(forget, retain, rank)
         case "mean_difference":
             return mean_difference(forget, retain, rank)
+        case "contrastive":
+            return contrastive(forget, retain, min(rank * groups, forget.means.shape[-1]))
         case "scaled":
             scaled = discriminative(forget, retain, config.forget_alpha, config.retain_alpha)
             return scaled.truncated(rank * groups)

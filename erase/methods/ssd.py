@@ -33,7 +33,7 @@ class SSDConfig:
     dampening: float = 1.0
     tuned: ClassVar[tuple[str, tuple[float, ...]]] = (
         "selection",
-        (1.0, 2.0, 5.0, 10.0, 20.0, 50.0),
+        (2.0, 5.0, 10.0, 20.0, 50.0, 100.0),
     )
 
     def __post_init__(self) -> None:
