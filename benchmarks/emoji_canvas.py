@@ -40,8 +40,8 @@ from erase.methods import methods
 from erase.models import Model, load_model
 from erase.request import EraseRequest, PromptSet, expand, find_concept
 from erase.runner import judge_of
-from erase.sampling import draw
 from erase.tasks.diffusion import DiffusionTask, DiffusionTaskConfig
+from erase.tasks.sampling import draw
 
 INDIRECT = json.loads((Path(__file__).parent / "indirect.json").read_text())
 INDIRECT_SEEDS = range(9_500_000, 9_500_008)

@@ -32,8 +32,8 @@ from erase.methods import methods
 from erase.models import Model, load_model
 from erase.request import EraseRequest, PromptSet, expand
 from erase.runner import judge_of
-from erase.sampling import at_once
 from erase.tasks.diffusion import DiffusionTask
+from erase.tasks.sampling import at_once
 
 CONCEPTS = ("ghost", "ink style")
 EVALUATION = EvaluationConfig()

@@ -19,7 +19,7 @@ from erase.models import Model, load_model
 from erase.pictures import save_grid
 from erase.request import EraseRequest, Prompt, PromptSet, expand, sample
 from erase.runner import judge_of
-from erase.sampling import draw
+from erase.tasks.sampling import draw
 
 PICTURES_SEED = 6_000_000
 

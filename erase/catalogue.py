@@ -23,10 +23,11 @@ class Concept:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a model is meant to be sampled."""
+    """How a model is meant to be sampled; size: pixels of a side, 0 for the pipeline's own."""
 
     steps: int = 50
     guidance_scale: float = 7.5
+    size: int = 0
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from erase.catalogue import Catalogue, Finetuning, Sampling
 from erase.checks import reason_of
 from erase.request import PromptSet
 from erase.tasks.diffusion_config import require_supported
+from erase.tasks.families import family_of
 
 BUNDLED = {"emoji": EMOJI}
 
@@ -25,7 +26,7 @@ class Model:
     @property
     def sampling(self) -> Sampling:
         """How the model is meant to be sampled."""
-        return self.catalogue.sampling if self.catalogue else Sampling()
+        return self.catalogue.sampling if self.catalogue else family_of(self.pipeline).sampling
 
     def finetuning(self, prompts: PromptSet) -> Finetuning:
         """How the model is meant to be finetuned to forget what these prompts name."""

@@ -23,7 +23,7 @@ from erase.evaluation_runner import REPORT, PictureEvaluation, evaluators_of, me
 from erase.files import check_writable, replaced_folder
 from erase.models import Model, load_model
 from erase.pictures import load_folder
-from erase.sampling import draw
+from erase.tasks.sampling import draw
 
 HUB, PICTURES, CHUNK = "hf://", "pictures", 256
 

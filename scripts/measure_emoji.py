@@ -19,7 +19,7 @@ from erase.evaluate.clip import ClipJudge, proportion
 from erase.models import load_model
 from erase.pictures import save_grid
 from erase.runner import judge_templates
-from erase.sampling import draw
+from erase.tasks.sampling import draw
 
 HELD_OUT_SEED = 424_242
 FIRST_SEED = 9_000_000

@@ -6,7 +6,13 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DiffusionPipeline,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from torch import nn
 from torch.utils.data import TensorDataset
 from transformers import CLIPTextConfig, CLIPTextModel
@@ -83,11 +89,12 @@ def tiny_task(tiny_pipeline) -> DiffusionTask:
     return build_tiny_task(tiny_pipeline)
 
 
-def build_tiny_task(pipeline: StableDiffusionPipeline, components=("unet",)) -> DiffusionTask:
+def build_tiny_task(pipeline: DiffusionPipeline, components=("unet",), size=0) -> DiffusionTask:
     prompts = expand(EraseRequest(["ghost"]), CATALOGUE)
     config = DiffusionTaskConfig(
-        components, forget_pictures=4, retain_pictures=4, generation_steps=2, batch_size=2
-    )
+        components, forget_pictures=4, retain_pictures=4, generation_steps=2, batch_size=2,
+        size=size,
+    )  # fmt: skip
     return DiffusionTask(pipeline, prompts, CATALOGUE.sampling, config, finetuning=TUNING)
 
 

@@ -13,7 +13,7 @@ from erase.catalogue import Catalogue
 from erase.evaluate.clip import ClipJudge
 from erase.models import load_model
 from erase.runner import judge_templates
-from erase.sampling import draw
+from erase.tasks.sampling import draw
 
 
 @pytest.fixture(scope="module")

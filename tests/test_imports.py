@@ -9,8 +9,9 @@ ROOT = Path(erase.__file__).parent
 ORDER = [
     {"core"},
     {"catalogue", "checks", "files", "checkpoint", "card", "pictures", "datasets"},
-    {"request", "sampling", "weights", "classifiers"},
-    {"tasks", "erasure", "bundled"},
+    {"request", "weights", "classifiers"},
+    {"tasks", "erasure"},
+    {"bundled"},
     {"preserve", "models", "algebra", "run_state"},
     {"training"},
     {"methods"},
@@ -46,8 +47,9 @@ def test_core_is_torch_only():
     allowed = {"torch", "safetensors", "erase", *sys.stdlib_module_names}
     for path in (ROOT / "core").glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ImportFrom):
-                assert node.module.split(".")[0] in allowed, path
+            names = [node.module] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            assert {name.split(".")[0] for name in names} <= allowed, path
             if isinstance(node, ast.Import):
                 assert {alias.name.split(".")[0] for alias in node.names} <= allowed, path
 

@@ -3,7 +3,7 @@ from conftest import build_tiny_pipeline
 from transformers import CLIPImageProcessor
 
 from erase.catalogue import Sampling
-from erase.sampling import draw
+from erase.tasks.sampling import draw
 
 
 class Blackener(torch.nn.Module):

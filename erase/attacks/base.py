@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from erase.catalogue import Sampling
 from erase.request import Prompt
-from erase.sampling import draw
 from erase.tasks.noising import DiffusionBatch, noising_of
+from erase.tasks.sampling import draw
 from erase.tasks.tokens import padded_tokens
 
 PLACEHOLDER, CHUNK = "~", 8

@@ -20,7 +20,7 @@ from erase.bundled.recipe_loop import Schedule, step_generator, train
 from erase.bundled.recipe_text import WIDTH, build_text_encoder, tokens, warm_up_text
 from erase.bundled.recipe_tokenizer import build_tokenizer
 from erase.catalogue import FILE, Catalogue, Finetuning, Sampling
-from erase.sampling import draw
+from erase.tasks.sampling import draw
 
 SEED = 3
 BATCH = 32

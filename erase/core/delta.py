@@ -130,18 +130,18 @@ def difference(
 ) -> dict[str, Delta]:
     """What turns `before` into `after`, to `dtype` precision; sparse where that is smaller.
 
-    Tensors that did not change are left out. Raises RuntimeError if a masked-out weight changed,
+    Tensors whose change is nothing in `dtype` are left out. Raises RuntimeError if a masked-out weight changed,
     NotFiniteError if a change is not finite in `dtype`.
     """
     deltas: dict[str, Delta] = {}
     for name, old in before.items():
         change = after[name].detach().cpu().double() - old.cpu().double()
-        if not change.any():
-            continue
         kept = change != 0 if mask is None else mask.tensors[name].cpu()
         if change[~kept].any():
             raise RuntimeError(f"Masked-out weights of {name} changed; train them under the mask.")
         require_finite(name, change.to(dtype))
+        if not change.to(dtype).any():
+            continue
         sparse = kept.double().mean() < DENSE_FROM if mask is None else not kept.all()
         if sparse:
             deltas[name] = SparseDelta(kept, change[kept].to(dtype))

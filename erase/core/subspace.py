@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, replace
 
-import scipy.linalg
 import torch
 from torch import Tensor
 
@@ -10,14 +9,14 @@ NUMERICAL_RANK, FEW = 1e-10, 4
 
 
 def eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues, ascending, and eigenvectors of a symmetric matrix."""
+    """Eigenvalues, ascending, and eigenvectors of a symmetric matrix without negative ones."""
     try:
         return torch.linalg.eigh(matrix)
     except torch.linalg.LinAlgError:
-        # Divide and conquer may fail on sound matrices with many equal eigenvalues, as inputs that
-        # are never active make them; relatively robust representations do not.
-        values, vectors = scipy.linalg.eigh(matrix.numpy(), driver="evr")
-        return torch.from_numpy(values), torch.from_numpy(vectors)
+        # It may fail on sound matrices with many equal eigenvalues, as inputs that are never active
+        # make them; the singular vectors of such a matrix are its eigenvectors.
+        vectors, values, _ = torch.linalg.svd(matrix)
+        return values.flip(0), vectors.flip(1)
 
 
 @dataclass(frozen=True)

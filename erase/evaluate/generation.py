@@ -11,7 +11,7 @@ from erase.catalogue import Sampling
 from erase.checks import require_positive
 from erase.evaluate.clip import ClipJudge, proportion
 from erase.request import Prompt, PromptSet, sample
-from erase.sampling import draw
+from erase.tasks.sampling import draw
 
 ACCURACIES = ("forget_accuracy", "retain_accuracy", "cross_retain_accuracy")
 FIRST_SEED = 7_000_000

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from erase.catalogue import Catalogue, Concept, Sampling
 from erase.evaluate.clip import ClipJudge
-from erase.sampling import draw
+from erase.tasks.sampling import draw
 
 FIRST_SEED = 9_000_000
 

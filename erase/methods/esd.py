@@ -1,6 +1,5 @@
 """ESD: steer predictions for the concept to where guidance would push away from it."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -16,12 +15,6 @@ from erase.tasks.diffusion import DiffusionTask
 from erase.training import TrainingConfig, finetune
 
 Variant = Literal["x", "x_strict", "u", "all"]
-PARTS: Mapping[Variant, tuple[list[str], list[str]]] = {
-    "x": (["unet.*attn2.*"], []),
-    "x_strict": (["unet.*attn2.to_k.*", "unet.*attn2.to_v.*"], []),
-    "u": (["unet.*"], ["*attn2.*"]),
-    "all": (["*"], []),
-}
 
 
 @dataclass(frozen=True)
@@ -29,8 +22,8 @@ class ESDConfig:
     """Which weights ESD trains, and how far away it steers.
 
     Args:
-        variant: "x" trains the cross-attention, "x_strict" its keys and values alone, "u" all of
-            the UNet but the cross-attention, "all" whatever the task lets change.
+        variant: "x" trains the attention to text, "x_strict" its keys and values of text alone,
+            "u" all of the denoiser but that attention, "all" whatever the task lets change.
         guidance: how many times the concept's direction is taken off.
         retain_weight: weight of staying close to the base on the retain set; ESD itself has none.
         training: the optimizer's settings.
@@ -70,8 +63,15 @@ def _target(base: DiffusionTask, forget: Batch, config: ESDConfig) -> Tensor:
 
 
 def _part(task: DiffusionTask, variant: Variant) -> dict[str, nn.Parameter]:
-    chosen = matching(task.editable(), *PARTS[variant])
+    family = task.family
+    patterns = {
+        "x": (family.attention, ()),
+        "x_strict": (family.keys_and_values, ()),
+        "u": ((f"{family.denoiser}.*",), family.attention),
+        "all": (("*",), ()),
+    }
+    chosen = matching(task.editable(), *patterns[variant])
     if not chosen:
         raise ValueError(f"The variant {variant} trains none of {', '.join(task.components)}; "
-                         "let the UNet change, or choose variant all.")  # fmt: skip
+                         f"let the {family.denoiser} change, or choose variant all.")  # fmt: skip
     return chosen

@@ -11,6 +11,7 @@ from erase.erasure import Erasure
 from erase.methods import register
 from erase.methods.uce import UCEConfig, edit_deltas, editing_tokens, shared_edit
 from erase.tasks.diffusion import DiffusionTask
+from erase.tasks.places import TEXT
 
 
 @dataclass(frozen=True)
@@ -38,17 +39,24 @@ def rece(task: DiffusionTask, config: RECEConfig) -> Erasure:
     Each round adds to the forget tokens those embeddings that make the edited keys and values most
     like the base's, and solves the whole problem again from the base.
     """
-    tokens, wanted, kept = editing_tokens(task, config.uce)
-    parameters = task.editable()
-    names = task.sites("cross_attention")["text"]
-    weights = [parameters[name].detach().cpu().double() for name in names]
+    parameters, edits = task.editable(), {}
+    for site, tokens in editing_tokens(task, config.uce).items():
+        weights = [parameters[name].detach().cpu().double() for name in task.sites(TEXT)[site]]
+        edits[site] = _edit_in_rounds(weights, *tokens, config)
+    rank = max(len(down) for _, down in edits.values())
+    return Erasure(edit_deltas(task, edits), {"rank": rank, "rounds": config.rounds})
+
+
+def _edit_in_rounds(
+    weights: Sequence[Tensor], tokens: Tensor, wanted: Tensor, kept: Tensor, config: RECEConfig
+) -> tuple[Tensor, Tensor]:
+    """The factors of the last round's edit at one place."""
     sources, targets = tokens, wanted
     for _ in range(config.rounds):
         up, down = shared_edit(sources, targets, kept, config.uce)
         derived = reviving_tokens(weights, up @ down, tokens, config.embedding_weight)
         sources, targets = torch.cat([sources, derived]), torch.cat([targets, wanted])
-    up, down = shared_edit(sources, targets, kept, config.uce)
-    return Erasure(edit_deltas(task, up, down), {"rank": len(down), "rounds": config.rounds})
+    return shared_edit(sources, targets, kept, config.uce)
 
 
 def reviving_tokens(

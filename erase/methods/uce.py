@@ -1,5 +1,6 @@
-"""UCE: one least-squares edit of the keys and values that read the text."""
+"""UCE: one least-squares edit of the weights that read the text itself."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,7 @@ from erase.erasure import Erasure
 from erase.methods import register
 from erase.request import sample
 from erase.tasks.diffusion import DiffusionTask
+from erase.tasks.places import TEXT
 
 
 @dataclass(frozen=True)
@@ -36,38 +38,50 @@ class UCEConfig:
 
 @register("uce", UCEConfig, DiffusionTask)
 def uce(task: DiffusionTask, config: UCEConfig) -> Erasure:
-    """Unified concept editing (Gandikota et al., WACV 2024, eq. 7) of cross-attention K and V.
+    """Unified concept editing (Gandikota et al., WACV 2024, eq. 7) of what reads the text.
 
     W' minimises |W' c - W c*|^2 over forget and anchor token embeddings, plus |W' r - W r|^2 over
-    retained ones, plus |W' - W|^2; W' - W = W M for one matrix M, which all layers share.
+    retained ones, plus |W' - W|^2; W' - W = W M for one matrix M, which all layers share. That is
+    the keys and values of cross-attention, or the one layer through which text enters a
+    transformer; whole prompts, where they are read too, count as tokens of a place of their own.
     """
-    up, down = shared_edit(*editing_tokens(task, config), config)
-    return Erasure(edit_deltas(task, up, down), {"rank": len(down)})
+    edits = {
+        site: shared_edit(*tokens, config) for site, tokens in editing_tokens(task, config).items()
+    }
+    return Erasure(edit_deltas(task, edits), {"rank": max(len(down) for _, down in edits.values())})
 
 
-def editing_tokens(task: DiffusionTask, config: UCEConfig) -> tuple[Tensor, Tensor, Tensor]:
-    """Forget tokens and the anchors' for each [n, d], and retained ones [m, d], in float64.
+def editing_tokens(
+    task: DiffusionTask, config: UCEConfig
+) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+    """At each place: forget tokens and the anchors' for each [n, d], and retained ones [m, d].
 
-    Raises ValueError if no key or value of cross-attention may change.
+    In float64. Raises ValueError if no weight that reads the text itself may change.
     """
-    task.sites("cross_attention")
+    task.sites(TEXT)
     forget, retain = (
         sample(prompts, min(config.prompts, len(prompts)), task.seed)
         for prompts in (task.prompts.forget, task.prompts.retain)
     )
-    tokens, wanted = task.redirected_embeddings(forget)
+    redirected = task.redirected_readings(forget)
     with torch.no_grad():
         # Guidance reads the empty prompt beside every other.
-        kept = task.embed([*(prompt.text for prompt in retain), ""]).flatten(0, 1)
-    return tokens.cpu().double(), wanted.cpu().double(), kept.cpu().double()
+        kept = task.readings([*(prompt.text for prompt in retain), ""])
+    return {
+        site: tuple(part.cpu().double() for part in (*pair, kept[site].flatten(0, 1)))
+        for site, pair in redirected.items()
+    }
 
 
-def edit_deltas(task: DiffusionTask, up: Tensor, down: Tensor) -> dict[str, LowRankDelta]:
-    """W M for every key and value weight W, with M = up @ down."""
+def edit_deltas(
+    task: DiffusionTask, edits: Mapping[str, tuple[Tensor, Tensor]]
+) -> dict[str, LowRankDelta]:
+    """W M for every weight W that reads a place, with the place's M = up @ down."""
     weights = task.editable()
     return {
         name: LowRankDelta((weights[name].detach().cpu().double() @ up).float(), down.float())
-        for name in task.sites("cross_attention")["text"]
+        for site, (up, down) in edits.items()
+        for name in task.sites(TEXT)[site]
     }
 
 

@@ -1,40 +1,39 @@
-"""Forgetting in a Stable-Diffusion-format pipeline: forget and retain sets it draws itself."""
+"""Forgetting in a text-to-image pipeline: forget and retain sets that it draws itself."""
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import DiffusionPipeline
 from PIL.Image import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from erase.catalogue import Finetuning, Sampling
-from erase.core.activations import listening, projectable_layers
+from erase.core.activations import listening
 from erase.core.fingerprint import combined, fingerprint
 from erase.core.patterns import matching
 from erase.pictures import load_folder
 from erase.request import Prompt, PromptSet, sample, texts_by_group
 from erase.tasks.adversary import worst_shift
 from erase.tasks.base import Listener, SetName
+from erase.tasks.conditioned import ConditionedDenoiser
 from erase.tasks.diffusion_config import (
-    CROSS_ATTENTION,
     MOST_TRAJECTORIES,
-    READS_TEXT,
-    TARGETS,
     DiffusionTaskConfig,
     require_supported,
 )
-from erase.tasks.noising import DiffusionBatch, noising_of
+from erase.tasks.families import Condition, Family
+from erase.tasks.noising import DiffusionBatch
 from erase.tasks.picture_sets import PictureSets
-from erase.tasks.tokens import padded_tokens, pairing
+from erase.tasks.places import TEXT, Places
 
 
 class DiffusionTask:
-    """The Task of one StableDiffusionPipeline and one set of prompts.
+    """The Task of one pipeline, of any family, and one set of prompts.
 
     Both sets are drawn by the pipeline itself, once, when first asked for or by `prepare`, unless
     pictures of the concept are given (any sequence of them, such as a dataset's column).
@@ -42,7 +41,7 @@ class DiffusionTask:
 
     def __init__(
         self,
-        pipeline: StableDiffusionPipeline,
+        pipeline: DiffusionPipeline,
         prompts: PromptSet,
         sampling: Sampling,
         config: DiffusionTaskConfig | None = None,
@@ -50,27 +49,38 @@ class DiffusionTask:
         forget_pictures: Sequence[Image] | None = None,
         finetuning: Finetuning | None = None,
     ):
-        require_supported(pipeline)
+        self.family: Family = require_supported(pipeline)
         self.config = config or DiffusionTaskConfig()
         self.seed, self.finetuning = seed, finetuning or Finetuning()
         self.prompts = prompts
-        self.sampling = Sampling(self.config.generation_steps, sampling.guidance_scale)
+        size = self.config.size or sampling.size
+        self.sampling = Sampling(self.config.generation_steps, sampling.guidance_scale, size)
+        self._model = ConditionedDenoiser(pipeline, size or self.family.side(pipeline))
         self.components: Mapping[str, nn.Module] = {
-            name: getattr(pipeline, name) for name in self.config.components
+            name: self._model.modules[name] for name in self._names(self.config.components)
         }
         self.frozen: Mapping[str, nn.Module] = {
             name: module
             for name, module in pipeline.components.items()
             if isinstance(module, nn.Module) and name not in self.components
         }
+        self._places = Places(self.family, self.components, self.editable)
         self._check()
         folder = self.config.forget_folder
         given = load_folder(Path(folder)) if folder else forget_pictures
         counts = self.config.forget_pictures, self.config.retain_pictures
         self._sets = PictureSets(pipeline, prompts, self.sampling, counts, seed, given)
         self._forget_sets: tuple[str, ...] = ("forget",)
-        self._tokenizer, self._noising = pipeline.tokenizer, noising_of(pipeline.scheduler)
-        self._unet, self._text_encoder = pipeline.unet, pipeline.text_encoder
+
+    def _names(self, chosen: Sequence[str]) -> Sequence[str]:
+        """The components that may change; ValueError if the family has no such."""
+        known = self.family.components
+        if strange := [name for name in chosen if name not in known]:
+            raise ValueError(
+                f"The components name {', '.join(strange)}, which may not change in a pipeline of "
+                f"family {self.family.name}; name some of {', '.join(known)}."
+            )
+        return chosen or known
 
     def _check(self) -> None:
         if not self.parameters():
@@ -81,7 +91,7 @@ class DiffusionTask:
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """The tensors that training changes, by canonical name such as `unet.conv_in.weight`."""
-        return matching(self.editable(), self.config.include or READS_TEXT, ())
+        return matching(self.editable(), self.config.include or self.family.reads_text, ())
 
     def editable(self) -> dict[str, nn.Parameter]:
         """All tensors that may change."""
@@ -105,15 +115,21 @@ class DiffusionTask:
         return self._batches(*self._sets.retain, None, step_seed)
 
     def saliency_loss(self, batch: DiffusionBatch) -> Tensor:
-        """Noise-prediction MSE of the guided prediction, as SalUn's generation code takes it."""
+        """Noise-prediction MSE of the guided prediction, as SalUn's generation code takes it.
+
+        Families that are not guided have their plain loss.
+        """
+        if not self.family.guided:
+            return self.loss(batch)
         scale = self.sampling.guidance_scale
-        prompted = self._denoise(batch, self.embed(batch.prompts))
-        unprompted = self._denoise(batch, self.embed([""] * len(batch)))
-        return F.mse_loss((1 + scale) * prompted - scale * unprompted, self._noising.target(batch))
+        prompted = self._model.denoise(batch, self.condition(batch.prompts))
+        unprompted = self._model.denoise(batch, self.condition([""] * len(batch)))
+        guided = (1 + scale) * prompted - scale * unprompted
+        return F.mse_loss(guided, self._model.noising.target(batch))
 
     def loss(self, batch: DiffusionBatch) -> Tensor:
         """The noise- (or velocity-) prediction MSE the model was trained with."""
-        return F.mse_loss(self.predict(batch, batch.prompts), self._noising.target(batch))
+        return F.mse_loss(self.predict(batch, batch.prompts), self._model.noising.target(batch))
 
     def sample_losses(self, batch: DiffusionBatch) -> Tensor:
         """The same of every sample [B]."""
@@ -135,64 +151,46 @@ class DiffusionTask:
 
     @property
     def targets(self) -> list[str]:
-        """Parts a projection may edit: text's keys and values, the text encoder, all the UNet."""
-        return [target for target, part in TARGETS.items() if part in self.components]
+        """Parts a projection may edit: what reads the text itself, text encoders, the denoiser."""
+        return self._places.targets
 
     def sites(self, target: str) -> dict[str, list[str]]:
         """The places where a target's weights read, and which editable weights read there."""
-        if target not in self.targets:
-            raise ValueError(
-                f"The components {', '.join(self.components)} have no target {target}; choose "
-                f"other components, or of the targets {', '.join(self.targets)}."
-            )
-        if target == "cross_attention":
-            names = [*matching(self.editable(), CROSS_ATTENTION)]
-            if not names:
-                raise ValueError("No key or value of cross-attention may change; widen include.")
-            return {"text": names}
-        return {name: [f"{name}.weight"] for name in self._layers(target)}
-
-    def _layers(self, component: str) -> dict[str, nn.Module]:
-        """The component's layers that may change and read something of the prompt."""
-        editable = self.editable()
-        return {
-            name: layer
-            for name, layer in projectable_layers(self.components[component], component).items()
-            if f"{name}.weight" in editable and "time_emb" not in name
-        }
+        return self._places.sites(target)
 
     @torch.no_grad()
     def listen(self, which: SetName, target: str, hear: Listener, samples: int) -> None:
         """Hear what a target reads of at most `samples` prompts, group by group.
 
-        Texts are read once; the UNet's layers are heard along whole denoising trajectories, of at
-        most MOST_TRAJECTORIES prompts.
+        Texts are read once; the denoiser's layers are heard along whole denoising trajectories, of
+        at most MOST_TRAJECTORIES prompts.
         """
-        samples = min(samples, MOST_TRAJECTORIES) if target == "unet" else samples
+        drawn = target == self.family.denoiser
+        samples = min(samples, MOST_TRAJECTORIES) if drawn else samples
         prompts = self.prompts.forget if which == "forget" else self.prompts.retain
         chosen = sample(prompts, min(samples, len(prompts)), self.seed)
         for group, texts in texts_by_group(chosen).items():
             # Guidance reads the empty prompt beside every other.
-            texts = [*texts, ""] if which == "retain" and target != "unet" else texts
-            if target == "cross_attention":
-                hear("text", self.embed(texts), group)
+            texts = [*texts, ""] if which == "retain" and not drawn else texts
+            if target == TEXT:
+                for site, read in self.readings(texts).items():
+                    hear(site, read, group)
                 continue
-            with listening(self._layers(target), lambda *heard, group=group: hear(*heard, group)):
+            layers = self._places.layers(target)
+            with listening(layers, lambda *heard, group=group: hear(*heard, group)):
                 self._run(target, texts, which)
 
     def _run(self, target: str, texts: Sequence[str], which: SetName) -> None:
-        if target == "text_encoder":
-            self.embed(texts)
-        else:
+        if target == self.family.denoiser:
             self._sets.draw(texts, 4, f"listening to the {which} set")
+        else:
+            self.condition(texts)
 
     def frozen_copy(self) -> "DiffusionTask":
-        """The same task around copies of UNet and text encoder as they are now."""
+        """The same task around copies of denoiser and text encoders as they are now."""
         frozen = copy.copy(self)
-        frozen._unet = copy.deepcopy(self._unet).requires_grad_(False)
-        frozen._text_encoder = copy.deepcopy(self._text_encoder).requires_grad_(False)
-        copies = {"unet": frozen._unet, "text_encoder": frozen._text_encoder}
-        frozen.components = {name: copies[name] for name in self.components}
+        frozen._model = self._model.frozen()
+        frozen.components = {name: frozen._model.modules[name] for name in self.components}
         return frozen
 
     def picturing_anchors(self) -> "DiffusionTask":
@@ -219,8 +217,8 @@ class DiffusionTask:
 
     def fingerprints(self) -> dict[str, str]:
         """What tells this "base", this "forget set" and this "retain set" from others."""
-        weights = (*self._unet.parameters(), *self._text_encoder.parameters())
-        base = combined(fingerprint(weight) for weight in weights)
+        modules = self._model.modules.values()
+        base = combined(fingerprint(w) for module in modules for w in module.parameters())
         return {"base": base} | self._sets.fingerprints()
 
     def describe(self) -> dict[str, Any]:
@@ -234,51 +232,49 @@ class DiffusionTask:
         }
 
     def predict(self, batch: DiffusionBatch, prompts: Sequence[str]) -> Tensor:
-        """The UNet's output for the noised latents under these prompts, bent if that is asked.
+        """The denoiser's output for the noised latents under these prompts, bent if that is asked.
 
         Only what is trained on is bent: with gradients, the batch's own prompts where its pictures
         show what is to be forgotten.
         """
-        embeddings = self.embed(prompts)
+        text = self.condition(prompts)
         trained_on = torch.is_grad_enabled() and prompts == batch.prompts
         if self.config.adversary_steps and trained_on and batch.shows is not None:
-            embeddings = embeddings + self._bend(batch, embeddings)
-        return self._denoise(batch, embeddings)
-
-    def _denoise(self, batch: DiffusionBatch, embeddings: Tensor) -> Tensor:
-        return self._unet(self._noising.noisy(batch), batch.timesteps, embeddings).sample
+            text = replace(text, states=text.states + self._bend(batch, text))
+        return self._model.denoise(batch, text)
 
     def _errors(self, batch: DiffusionBatch, found: Tensor) -> Tensor:
-        return (found - self._noising.target(batch)).square().flatten(1).mean(1)
+        return (found - self._model.noising.target(batch)).square().flatten(1).mean(1)
 
-    def _bend(self, batch: DiffusionBatch, embeddings: Tensor) -> Tensor:
+    def _bend(self, batch: DiffusionBatch, text: Condition) -> Tensor:
         """The shift under which the model as it is denoises the batch's pictures best."""
 
+        def error(bent: Tensor) -> Tensor:
+            return self._errors(batch, self._model.denoise(batch, replace(text, states=bent)))
+
         steps, radius = self.config.adversary_steps, self.config.adversary_radius
-        shift = worst_shift(
-            lambda bent: self._errors(batch, self._denoise(batch, bent)), embeddings, steps, radius
-        )
+        shift = worst_shift(error, text.states, steps, radius)
         return shift * batch.shows.to(shift)[:, None, None]
 
-    def embed(self, prompts: Sequence[str]) -> Tensor:
-        """What cross-attention sees of the prompts: [N, tokens, width]."""
-        with torch.set_grad_enabled(
-            torch.is_grad_enabled() and "text_encoder" in self.config.components
-        ):
-            tokens = padded_tokens(self._tokenizer, prompts)
-            return self._text_encoder(tokens.to(self._text_encoder.device))[0]
+    def condition(self, prompts: Sequence[str]) -> Condition:
+        """What the denoiser reads of the prompts; has gradients if a text encoder may change."""
+        trained = any(name in self.components for name in self.family.encoders)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and trained):
+            return self._model.condition(prompts)
+
+    def readings(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """What is read of the prompts at each place where text enters: [N, tokens, width]."""
+        return self._entering(self._model.readings(prompts))
 
     @torch.no_grad()
-    def redirected_embeddings(self, prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor]:
-        """Token embeddings of forget prompts and, for each, the anchor prompt's: both [N, width].
-
-        Tokens are paired as `pairing` says.
-        """
+    def redirected_readings(self, prompts: Sequence[Prompt]) -> dict[str, tuple[Tensor, Tensor]]:
+        """What is read of forget prompts at each place, and of the anchor prompts: [n, width]."""
         texts, anchors = [p.text for p in prompts], [p.anchor for p in prompts]
-        positions = pairing(self._tokenizer, texts, anchors)
-        wanted = self.embed(anchors)
-        index = positions[:, :, None].expand_as(wanted).to(wanted.device)
-        return self.embed(texts).flatten(0, 1), wanted.gather(1, index).flatten(0, 1)
+        return self._entering(self._model.redirected_readings(texts, anchors))
+
+    def _entering(self, read: Mapping[str, Any]) -> dict[str, Any]:
+        """What is read at the places whose weights may change."""
+        return {site: read[site] for site in self.sites(TEXT)}
 
     def _batches(
         self, prompts: Sequence[Prompt], latents: Tensor, shows: Tensor | None, step_seed: int
@@ -288,8 +284,8 @@ class DiffusionTask:
         for rows in order.split(self.config.batch_size):
             chosen = [prompts[row] for row in rows.tolist()]
             noise = torch.randn(latents[rows].shape, generator=generator)
-            timesteps = self._noising.draw_timesteps(len(rows), generator)
-            device = self._unet.device
+            timesteps = self._model.noising.draw_timesteps(len(rows), generator)
+            device = self._model.device
             yield DiffusionBatch(
                 latents[rows].to(device),
                 noise.to(device, latents.dtype),

@@ -2,36 +2,28 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
-from diffusers import DiffusionPipeline, StableDiffusionPipeline
+from diffusers import DiffusionPipeline
 
 from erase.checks import require_lists, require_positive
+from erase.tasks.families import Family, family_of
 
-Component = Literal["unet", "text_encoder"]
-
-
-READS_TEXT = ("unet.*attn2.*", "text_encoder.*")
-CROSS_ATTENTION = ("unet.*attn2.to_k.weight", "unet.*attn2.to_v.weight")
 MOST_TRAJECTORIES = 64
-TARGETS = {"cross_attention": "unet", "text_encoder": "text_encoder", "unet": "unet"}
 
 
-def require_supported(pipeline: DiffusionPipeline) -> None:
-    """Raise ValueError unless the pipeline's family is known and its weights can be trained."""
-    if not isinstance(pipeline, StableDiffusionPipeline):
-        raise ValueError(
-            f"The pipeline is a {type(pipeline).__name__}; only Stable Diffusion pipelines with "
-            "one text encoder are supported so far, so load one of these."
-        )
+def require_supported(pipeline: DiffusionPipeline) -> Family:
+    """The pipeline's family; ValueError unless it is known and its weights can be trained."""
+    family = family_of(pipeline)
     if pipeline.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"The pipeline is in {pipeline.dtype}; load it in float32 to train it.")
-    if any(getattr(module, "fused_projections", False) for module in pipeline.unet.modules()):
+    denoiser = getattr(pipeline, family.denoiser)
+    if any(getattr(module, "fused_projections", False) for module in denoiser.modules()):
         raise ValueError(
             "The pipeline's attention is fused, which renames its weights; call "
             "pipeline.unfuse_qkv_projections() first."
         )
+    return family
 
 
 @dataclass(frozen=True)
@@ -39,16 +31,18 @@ class DiffusionTaskConfig:
     """Which components may change, and the pictures the base draws of either set.
 
     Args:
-        components: "unet", "text_encoder" or both.
+        components: some of the parts that may change: "unet" or "transformer", "text_encoder" and
+            "text_encoder_2". By default all that the pipeline's family has.
         include: shell patterns of the tensors that may change, as in "*attn2*" or "*". By default
-            training changes what reads the text, the UNet's cross-attention and the whole text
-            encoder, and closed forms what they name.
+            training changes what reads the text, such as the UNet's cross-attention and the whole
+            text encoder, and closed forms what they name.
         exclude: patterns of those among them that may not.
         forget_pictures: how many pictures of the forget set the base draws to train on.
         forget_folder: a folder of pictures of the concept to take instead of drawn ones; the
             forget prompts are their captions, in turn.
         retain_pictures: how many of the retain set.
         generation_steps: sampling steps of each of these pictures.
+        size: pixels of a side of all pictures; 0 for as many as the model draws by itself.
         batch_size: samples of either set in a training step.
         adversary_steps: robust training; so many gradient steps, each as dear as a training step,
             bend what cross-attention reads of every forget prompt back towards the concept before
@@ -57,24 +51,24 @@ class DiffusionTaskConfig:
         adversary_radius: how far they may bend, as a share of the embeddings' norm.
     """
 
-    components: Sequence[Component] = ("unet", "text_encoder")
+    components: Sequence[str] = ()
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
     forget_pictures: int = 32
     forget_folder: str = ""
     retain_pictures: int = 96
     generation_steps: int = 15
+    size: int = 0
     batch_size: int = 8
     adversary_steps: int = 0
     adversary_radius: float = 0.3
 
     def __post_init__(self) -> None:
-        if self.adversary_steps < 0:
-            raise ValueError(f"adversary_steps is {self.adversary_steps}; give 0 or more.")
+        for name in ("adversary_steps", "size"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; give 0 or more.")
         require_lists(self, "components", "include", "exclude")
         require_positive(
             self, "forget_pictures", "retain_pictures", "generation_steps", "batch_size",
             "adversary_radius",
         )  # fmt: skip
-        if not self.components:
-            raise ValueError("components is empty; name unet, text_encoder or both.")

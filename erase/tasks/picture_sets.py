@@ -5,14 +5,15 @@ from functools import cached_property
 from hashlib import sha256
 
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import DiffusionPipeline
 from PIL.Image import Image
 from torch import Tensor
 
 from erase.catalogue import Sampling
 from erase.core.fingerprint import combined
 from erase.request import Prompt, PromptSet, sample
-from erase.sampling import draw
+from erase.tasks.families import family_of
+from erase.tasks.sampling import draw
 
 PictureSet = tuple[list[Prompt], Tensor]
 
@@ -26,7 +27,7 @@ class PictureSets:
 
     def __init__(
         self,
-        pipeline: StableDiffusionPipeline,
+        pipeline: DiffusionPipeline,
         prompts: PromptSet,
         sampling: Sampling,
         counts: tuple[int, int],
@@ -78,10 +79,11 @@ class PictureSets:
     @torch.no_grad()
     def _encoded(self, pictures: Sequence[Image]) -> PictureSet:
         vae, processor = self._pipeline.vae, self._pipeline.image_processor
-        side = self._pipeline.unet.config.sample_size * self._pipeline.vae_scale_factor
+        side = self._sampling.size or family_of(self._pipeline).side(self._pipeline)
+        shift = getattr(vae.config, "shift_factor", None) or 0.0
         batches = (processor.preprocess(p.convert("RGB"), side, side) for p in pictures)
         latents = [
             vae.encode(batch.to(vae.device, vae.dtype)).latent_dist.mode() for batch in batches
         ]
-        scaled = torch.cat(latents).cpu() * vae.config.scaling_factor
+        scaled = (torch.cat(latents).cpu() - shift) * vae.config.scaling_factor
         return sample(self._prompts.forget, len(scaled), self._seed), scaled

@@ -7,23 +7,29 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 
-def padded_tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> Tensor:
-    """Token numbers [N, model_max_length], as pipelines feed them to the text encoder."""
+def padded_tokens(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], length: int | None = None
+) -> Tensor:
+    """Token numbers [N, length], model_max_length by default, as pipelines feed text encoders."""
     return tokenizer(
         list(texts),
         padding="max_length",
-        max_length=tokenizer.model_max_length,
+        max_length=length or tokenizer.model_max_length,
         truncation=True,
         return_tensors="pt",
     ).input_ids
 
 
 def pairing(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], anchors: Sequence[str]
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    anchors: Sequence[str],
+    length: int | None = None,
 ) -> Tensor:
     """For each token of each text, the position of its anchor's that stands for it [N, tokens]."""
-    rows = zip(*(padded_tokens(tokenizer, part).tolist() for part in (texts, anchors)), strict=True)
-    return torch.tensor([paired_positions(a, b, tokenizer.eos_token_id) for a, b in rows])
+    tokens = (padded_tokens(tokenizer, part, length).tolist() for part in (texts, anchors))
+    end = tokenizer.eos_token_id
+    return torch.tensor([paired_positions(a, b, end) for a, b in zip(*tokens, strict=True)])
 
 
 def paired_positions(tokens: Sequence[int], anchor: Sequence[int], end: int) -> list[int]:

@@ -9,6 +9,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from erase.catalogue import Sampling
+from erase.tasks.families import around, family_of
 
 MOST_AT_ONCE, LATENTS_AT_ONCE = 32, 8192
 
@@ -26,33 +27,37 @@ def draw(
     Picture i starts from the noise of seed i alone, whatever else is drawn. A safety checker takes
     no part: what is drawn is to be measured, not shown.
     """
-    unfiltered = _without_filter(pipeline)
-    drawn = []
+    unfiltered, family = _without_filter(pipeline), family_of(pipeline)
+    side = sampling.size or family.side(pipeline)
+    count, drawn = at_once(side // pipeline.vae_scale_factor), []
     with tqdm(total=len(prompts), desc=description, unit="picture") as bar:
-        for start in range(0, len(prompts), at_once(pipeline)):
-            part = slice(start, start + at_once(pipeline))
+        for start in range(0, len(prompts), count):
+            part = slice(start, start + count)
             pictures = unfiltered(
                 list(prompts[part]),
                 generator=[torch.Generator().manual_seed(seed) for seed in seeds[part]],
                 num_inference_steps=sampling.steps,
                 guidance_scale=sampling.guidance_scale,
                 output_type=output_type,
+                height=side,
+                width=side,
+                **family.drawing,
             ).images
+            if output_type == "latent":
+                pictures = family.unpacked(pipeline, pictures, side)
             drawn.append(pictures.cpu())
             bar.update(len(pictures))
     return torch.cat(drawn)
 
 
-def at_once(pipeline: DiffusionPipeline) -> int:
-    """How many pictures to draw together: fewer of large ones."""
-    return max(4, min(MOST_AT_ONCE, LATENTS_AT_ONCE // pipeline.unet.config.sample_size**2))
+def at_once(side: int) -> int:
+    """How many pictures to draw together: fewer of large ones. `side` is their latents'."""
+    return max(4, min(MOST_AT_ONCE, LATENTS_AT_ONCE // side**2))
 
 
 def _without_filter(pipeline: DiffusionPipeline) -> DiffusionPipeline:
     """A second, silent pipeline around the same modules."""
-    components = dict(pipeline.components)
-    if "safety_checker" in components:
-        components |= {"safety_checker": None, "requires_safety_checker": False}
-    bare = type(pipeline)(**components)
+    none = {"safety_checker": None} if "safety_checker" in pipeline.components else {}
+    bare = around(pipeline, **none)
     bare.set_progress_bar_config(disable=True)
     return bare

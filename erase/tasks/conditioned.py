@@ -1,0 +1,65 @@
+"""A pipeline's denoiser and text encoders as one function of latents, time and prompts."""
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from diffusers import DiffusionPipeline
+from torch import Tensor, nn
+
+from erase.tasks.families import POOLED, STATES, Condition, around, family_of
+from erase.tasks.noising import DiffusionBatch, noising_of
+
+
+class ConditionedDenoiser:
+    """What the family of a pipeline makes of prompts, for pictures `side` pixels wide."""
+
+    def __init__(self, pipeline: DiffusionPipeline, side: int):
+        self.pipeline, self.family, self.side = pipeline, family_of(pipeline), side
+        self.noising = noising_of(pipeline.scheduler)
+
+    @property
+    def modules(self) -> dict[str, nn.Module]:
+        """Denoiser and text encoders, by component, as far as they may change."""
+        return {name: getattr(self.pipeline, name) for name in self.family.components}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the denoiser is."""
+        return getattr(self.pipeline, self.family.denoiser).device
+
+    def frozen(self) -> "ConditionedDenoiser":
+        """The same around copies of what may change, as it is now, without gradients."""
+        copies = {
+            name: copy.deepcopy(module).requires_grad_(False)
+            for name, module in self.modules.items()
+        }
+        return ConditionedDenoiser(around(self.pipeline, **copies), self.side)
+
+    def condition(self, prompts: Sequence[str]) -> Condition:
+        """What the denoiser reads of the prompts."""
+        return self.family.encode(self.pipeline, prompts, self.side)
+
+    def denoise(self, batch: DiffusionBatch, text: Condition) -> Tensor:
+        """The denoiser's output for the batch's noised latents."""
+        noisy = self.noising.noisy(batch)
+        return self.family.denoise(self.pipeline, noisy, batch.timesteps, text)
+
+    def readings(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """What is read of the prompts at each place where text enters: [N, tokens, width]."""
+        text = self.condition(prompts)
+        whole = {} if text.pooled is None else {POOLED: text.pooled[:, None]}
+        return {STATES: text.states, **whole}
+
+    def redirected_readings(
+        self, prompts: Sequence[str], anchors: Sequence[str]
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """What is read of the prompts at each place, and what of their anchors: both [n, width].
+
+        Tokens are paired as the family says, whole prompts one to one.
+        """
+        read, wanted = self.readings(prompts), self.readings(anchors)
+        states = wanted[STATES]
+        places = self.family.tokens(self.pipeline, prompts, anchors).to(states.device)
+        wanted[STATES] = states.gather(1, places[:, :, None].expand_as(states))
+        return {site: (read[site].flatten(0, 1), wanted[site].flatten(0, 1)) for site in read}

@@ -1,0 +1,100 @@
+import pytest
+import torch
+from conftest import build_tiny_task
+from PIL import Image
+from tiny_families import BUILDERS, SIDE, build_family
+
+from erase.tasks.diffusion import DiffusionTask
+from erase.tasks.families import FLUX_GUIDANCE, family_of
+from erase.tasks.sampling import draw
+
+
+@pytest.fixture(params=BUILDERS)
+def pipeline(request):
+    return build_family(request.param)
+
+
+def heard(pipeline, family) -> tuple[dict, torch.Tensor]:
+    """What the denoiser is given and answers at the first step of a real call."""
+    calls = []
+
+    def keep(module, args, given, output):
+        named = dict(zip(("sample", "timestep"), args, strict=False))
+        calls.append(({**named, **given}, output[0]))
+
+    handle = getattr(pipeline, family.denoiser).register_forward_hook(keep, with_kwargs=True)
+    options = dict(family.drawing) | {"guidance_scale": FLUX_GUIDANCE}
+    pipeline("a ghost", height=SIDE, width=SIDE, num_inference_steps=2, **options,
+             generator=torch.Generator().manual_seed(0))  # fmt: skip
+    handle.remove()
+    return calls[0]
+
+
+def test_a_family_predicts_what_its_pipeline_does(pipeline):
+    family = family_of(pipeline)
+    given, answer = heard(pipeline, family)
+    latents, time = given.get("hidden_states", given.get("sample")), given["timestep"].float()
+    prompts = ["", "a ghost"] if family.guided else ["a ghost"]
+    if not family.guided:  # Flux's: packed, and told shares of time
+        latents, answer = (family.unpacked(pipeline, part, SIDE) for part in (latents, answer))
+        time = 1000 * time
+    with torch.no_grad():
+        text = family.encode(pipeline, prompts, SIDE)
+        found = family.denoise(pipeline, latents, time.expand(len(latents)), text)
+    assert torch.allclose(found, answer[:, : found.shape[1]], atol=1e-5)
+
+
+def test_drawn_latents_are_what_the_denoiser_works_on(pipeline):
+    task = build_tiny_task(pipeline, (), SIDE)
+    channels = pipeline.vae.config.latent_channels
+    for batches in (task.forget_batches(0), task.retain_batches(0)):
+        batch = next(iter(batches))
+        assert batch.latents.shape == (2, channels, SIDE // 2, SIDE // 2)
+        assert task.predict(batch, batch.prompts).shape == batch.latents.shape
+
+
+def test_given_pictures_become_the_latents_that_decode_to_them(pipeline):
+    family, task = family_of(pipeline), build_tiny_task(pipeline, (), SIDE)
+    noise = torch.rand(SIDE, SIDE, 3, generator=torch.Generator().manual_seed(0))
+    picture = Image.fromarray((255 * noise).byte().numpy())
+    given = DiffusionTask(
+        pipeline, task.prompts, task.sampling, task.config, forget_pictures=[picture] * 2
+    )
+    latents = next(iter(given.forget_batches(0))).latents[:1]
+    with torch.no_grad():
+        moments = pipeline.vae.encode(pipeline.image_processor.preprocess(picture))
+    shift = pipeline.vae.config.shift_factor or 0.0
+    assert (shift > 0) == (family.name in ("sd3", "flux"))
+    decoded = latents / pipeline.vae.config.scaling_factor + shift  # what the pipeline decodes
+    assert torch.allclose(decoded, moments.latent_dist.mode(), atol=1e-5)
+
+
+def test_text_enters_where_the_family_says_and_nowhere_else(pipeline):
+    """With what reads the text set to zero, no prompt changes anything."""
+    task = build_tiny_task(pipeline, (), SIDE)
+    batch = next(iter(task.forget_batches(0)))
+    weights = task.editable()
+    with torch.no_grad():
+        before = [task.predict(batch, [text] * 2) for text in ("a ghost", "skull in ink style")]
+        assert not torch.equal(*before)
+        for names in task.sites("text").values():
+            for name in names:
+                weights[name].zero_()
+        after = [task.predict(batch, [text] * 2) for text in ("a ghost", "skull in ink style")]
+    assert torch.allclose(*after, atol=1e-6)
+
+
+def test_drawing_is_the_pipelines_own(pipeline):
+    family, task = family_of(pipeline), build_tiny_task(pipeline, (), SIDE)
+    ours = draw(pipeline, ["a ghost"], [3], task.sampling)
+    theirs = pipeline(
+        "a ghost", height=SIDE, width=SIDE, generator=torch.Generator().manual_seed(3),
+        num_inference_steps=task.sampling.steps, guidance_scale=task.sampling.guidance_scale,
+        output_type="pt", **family.drawing,
+    ).images  # fmt: skip
+    assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+def test_components_of_another_family_are_refused(pipeline):
+    with pytest.raises(ValueError, match=r"components name prior.*name some of"):
+        build_tiny_task(pipeline, ("prior",), SIDE)
