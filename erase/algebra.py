@@ -7,6 +7,7 @@ from typing import Any
 from erase.core.algebra import added, composed, cosine, largest_principal_cosine, scaled, truncated
 from erase.core.delta import Delta, LowRankDelta, SparseDelta
 from erase.erasure import Erasure
+from erase.weights import lora_holds
 
 
 def scale(erasure: Erasure, factor: float) -> Erasure:
@@ -71,11 +72,7 @@ def export_lora(erasure: Erasure, folder: str | Path, rank: int) -> float:
 
 
 def _fits_lora(name: str, delta: Delta) -> bool:
-    if isinstance(delta, LowRankDelta):
-        return True
-    in_text_layer = ".self_attn." in name or ".mlp." in name
-    fits = in_text_layer if name.startswith("text_encoder") else name.endswith(".weight")
-    return fits and len(delta.shape) in (2, 4)
+    return isinstance(delta, LowRankDelta) or (lora_holds(name) and len(delta.shape) in (2, 4))
 
 
 def interference(one: Erasure, other: Erasure) -> list[dict[str, Any]]:
@@ -145,9 +142,9 @@ def _joint_recipe(erasures: Sequence[Erasure], operation: str, **facts: Any) -> 
         {key: value for key, value in erasure.recipe.items() if key not in ("base", "report")}
         for erasure in erasures
     ]
-    model = next((base["model"] for base in bases if "model" in base), "its base")
+    about = {k: v for base in bases for k, v in base.items() if k != "fingerprints"}
     return {
-        "base": {"model": model, "fingerprints": fingerprints},
+        "base": {"model": "its base"} | about | {"fingerprints": fingerprints},
         "request": {"concepts": list(dict.fromkeys(concepts))},
         "method": operation,
         "parts": parts,

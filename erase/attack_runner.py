@@ -19,6 +19,7 @@ from erase.models import Model, load_model
 from erase.pictures import save_grid
 from erase.request import EraseRequest, Prompt, PromptSet, expand, sample
 from erase.runner import judge_of
+from erase.tasks.families import family_of
 from erase.tasks.sampling import draw
 
 PICTURES_SEED = 6_000_000
@@ -60,6 +61,11 @@ def run_attacks(run: AttackRun, output: str | Path) -> dict[str, Any]:
     check_writable(output)
     erasure = Erasure.from_pretrained(run.erasure)
     model = load_model(run.model or erasure.base_model)
+    if family_of(model.pipeline).name != "sd":
+        raise ValueError(
+            f"{model.name} is a {type(model.pipeline).__name__}, and attacks are written for "
+            "StableDiffusionPipeline; attack an erasure of such a model."
+        )
     oracle = load_model(run.oracle).pipeline if run.oracle else None
     if "request" not in erasure.recipe:
         raise ValueError(f"{run.erasure} does not say what it forgets; attack one of `erase run`.")

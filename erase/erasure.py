@@ -89,7 +89,8 @@ class Erasure:
 
     def write(self, folder: Path) -> Path:
         """Write the three files into an existing folder; the path of the weights."""
-        path = write_deltas(self.deltas, folder)
+        stock = self.recipe.get("base", {}).get("loads_lora", True)
+        path = write_deltas(self.deltas, folder, stock)
         record = {"schema": SCHEMA, **self.recipe}
         (folder / RECIPE).write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
         (folder / CARD).write_text(render_card(record, len(self.deltas), path.name == LORA))
@@ -133,11 +134,14 @@ class Erasure:
 
 
 class AppliedErasure:
-    """An erasure in force; `revert` puts the very same bits back, as does leaving its context."""
+    """An erasure in force; `revert` puts the very same bits back, as does leaving its context.
+
+    `originals` are the base's own values of the tensors it changes, by name.
+    """
 
     def __init__(self, deltas: Mapping[str, Delta], weights: Mapping[str, Tensor], scale: float):
         self._weights = weights
-        self._originals = {name: weight.detach().clone() for name, weight in weights.items()}
+        self.originals = {name: weight.detach().clone() for name, weight in weights.items()}
         try:
             self._add(deltas, scale)
         except BaseException:
@@ -152,7 +156,7 @@ class AppliedErasure:
     @torch.no_grad()
     def revert(self) -> None:
         """Restore every weight bit for bit."""
-        for name, original in self._originals.items():
+        for name, original in self.originals.items():
             self._weights[name].copy_(original)
 
     def __enter__(self) -> "AppliedErasure":

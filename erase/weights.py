@@ -19,15 +19,14 @@ LORA_PARTS = {"up": "lora_B", "down": "lora_A"}
 TEXT_MODEL = "text_model."
 
 
-def write_deltas(deltas: Mapping[str, Delta], folder: Path) -> Path:
+def write_deltas(deltas: Mapping[str, Delta], folder: Path, loads_lora: bool = True) -> Path:
     """Write one file; a LoRA one is what diffusers' `load_lora_weights(folder)` looks for.
 
-    The axes that projections take out go beside it, so that they can be composed in order.
+    Pipelines that load no LoRA get none. The axes that projections take out go beside it, so that
+    they can be composed in order.
     """
-    low_rank = bool(deltas) and all(
-        isinstance(delta, LowRankDelta) and name.endswith(".weight")
-        for name, delta in deltas.items()
-    )
+    fitting = [isinstance(delta, LowRankDelta) and lora_holds(n) for n, delta in deltas.items()]
+    low_rank = loads_lora and bool(fitting) and all(fitting)
     parts = {
         f"{name}:{part}": tensor.contiguous()
         for name, delta in deltas.items()
@@ -37,6 +36,12 @@ def write_deltas(deltas: Mapping[str, Delta], folder: Path) -> Path:
     save_file(lora_tensors(deltas) if low_rank else parts, path, metadata={"format": "pt"})
     _write_reads(deltas, folder)
     return path
+
+
+def lora_holds(name: str) -> bool:
+    """Whether stock LoRA files hold changes of this tensor: of text encoders, attention and MLP."""
+    in_text_layer = ".self_attn." in name or ".mlp." in name
+    return name.endswith(".weight") and (in_text_layer or not name.startswith("text_encoder"))
 
 
 def read_deltas(folder: Path) -> dict[str, Delta]:

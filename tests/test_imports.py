@@ -13,6 +13,7 @@ ORDER = [
     {"tasks", "erasure"},
     {"bundled"},
     {"preserve", "models", "algebra", "run_state"},
+    {"loading"},
     {"training"},
     {"methods"},
     {"evaluate", "attacks"},

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from erase.catalogue import Sampling
 from erase.request import Prompt
+from erase.tasks.conditioned import latents_of
 from erase.tasks.noising import DiffusionBatch, noising_of
 from erase.tasks.sampling import draw
 from erase.tasks.tokens import padded_tokens
@@ -98,14 +99,6 @@ class Outcome:
     forward_passes: int
     details: dict[str, Any]
     pictures: Tensor = field(compare=False, repr=False)
-
-
-@torch.no_grad()
-def latents_of(pipeline: StableDiffusionPipeline, pictures: Tensor) -> Tensor:
-    """Scaled latents [n, C, h, w] of pictures in 0..1."""
-    vae = pipeline.vae
-    means = vae.encode((2 * pictures - 1).to(vae.device, vae.dtype)).latent_dist.mode()
-    return means * vae.config.scaling_factor
 
 
 @torch.no_grad()

@@ -130,8 +130,8 @@ def difference(
 ) -> dict[str, Delta]:
     """What turns `before` into `after`, to `dtype` precision; sparse where that is smaller.
 
-    Tensors whose change is nothing in `dtype` are left out. Raises RuntimeError if a masked-out weight changed,
-    NotFiniteError if a change is not finite in `dtype`.
+    Tensors whose change is nothing in `dtype` are left out. Raises RuntimeError if a masked-out
+    weight changed, NotFiniteError if a change is not finite in `dtype`.
     """
     deltas: dict[str, Delta] = {}
     for name, old in before.items():

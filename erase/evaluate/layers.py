@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 CHART = "saliency.png"
-DEPTH = {"unet": 3, "text_encoder": 4}
+DEPTH = {"unet": 3, "transformer": 3, "text_encoder": 4, "text_encoder_2": 4}
 
 
 @dataclass

@@ -27,8 +27,8 @@ from erase.evaluate.generation import (
     judge_drawn,
 )
 from erase.request import PromptSet
-from erase.tasks.noising import DiffusionBatch, noising_of
-from erase.tasks.tokens import padded_tokens
+from erase.tasks.conditioned import ConditionedDenoiser, latents_of
+from erase.tasks.noising import DiffusionBatch
 
 SIDES = ("forget", "retain")
 NOISE_SEED = 5_000_000
@@ -131,19 +131,16 @@ def kernel_distances(drawn: Mapping[str, Drawn], judge: ClipJudge) -> dict[str, 
 
 @torch.no_grad()
 def predictions(pipeline: DiffusionPipeline, real: Captioned) -> Tensor:
-    """The UNet's outputs [n, C, h, w] for the pictures, noised, under their captions."""
-    generator, noising = torch.Generator().manual_seed(NOISE_SEED), noising_of(pipeline.scheduler)
-    vae, found = pipeline.vae, []
+    """The denoiser's outputs [n, C, h, w] for the pictures, noised, under their captions."""
+    model = ConditionedDenoiser(pipeline, real.pictures.shape[-1])
+    generator, found = torch.Generator().manual_seed(NOISE_SEED), []
     for start in range(0, len(real.captions), CHUNK):
-        pictures = real.pictures[start : start + CHUNK].to(vae.device, vae.dtype)
         captions = list(real.captions[start : start + CHUNK])
-        latents = vae.encode(2 * pictures - 1).latent_dist.mode() * vae.config.scaling_factor
+        latents = latents_of(pipeline, real.pictures[start : start + CHUNK])
         noise = torch.randn(latents.shape, generator=generator).to(latents)
-        timesteps = noising.draw_timesteps(len(captions), generator).to(latents.device)
+        timesteps = model.noising.draw_timesteps(len(captions), generator).to(latents.device)
         batch = DiffusionBatch(latents, noise, timesteps, captions, [])
-        tokens = padded_tokens(pipeline.tokenizer, captions).to(latents.device)
-        states = pipeline.text_encoder(tokens)[0]
-        found.append(pipeline.unet(noising.noisy(batch), timesteps, states).sample.cpu())
+        found.append(model.denoise(batch, model.condition(captions)).cpu())
     return torch.cat(found)
 
 

@@ -39,7 +39,10 @@ class Method:
         erasure = self.function(task, config)
         weights = {name: find_weight(task.components, name) for name in erasure.deltas}
         erasure.recipe |= {
-            "base": {"fingerprints": {name: fingerprint(w) for name, w in weights.items()}},
+            "base": {
+                "fingerprints": {name: fingerprint(w) for name, w in weights.items()},
+                **task.architecture(),
+            },
             "method": self.name,
             "config": asdict(config),
             "task": task.describe(),

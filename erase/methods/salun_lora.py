@@ -19,6 +19,7 @@ from erase.methods.salun import Teacher, anchored, relabelling_loss, saliency
 from erase.preserve import only_trainable, preserved
 from erase.tasks.base import Task
 from erase.training import TrainingConfig, train
+from erase.weights import lora_holds
 
 ADAPTER = "erase"
 
@@ -88,7 +89,7 @@ def _ranks(task: Task, config: SalUnLoRAConfig) -> dict[str, int]:
         layer: mask.tensors[f"{layer}.weight"].float().mean().item()
         for component, module in task.components.items()
         for layer in projectable_layers(module, component)
-        if f"{layer}.weight" in mask.tensors
+        if f"{layer}.weight" in mask.tensors and lora_holds(f"{layer}.weight")
     }
     largest = max(shares.values(), default=0.0)
     if not largest:

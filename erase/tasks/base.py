@@ -83,5 +83,8 @@ class Task(Protocol):
     def fingerprints(self) -> dict[str, str]:
         """What tells this "base", this "forget set" and this "retain set" from others."""
 
+    def architecture(self) -> dict[str, Any]:
+        """What loading an erasure asks of the kind of model, as JSON: `loads_lora`, if it does."""
+
     def describe(self) -> dict[str, Any]:
         """The data of the task as JSON, for the recipe."""

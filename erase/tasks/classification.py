@@ -249,6 +249,10 @@ class ClassificationTask:
         split = combined([str(len(self.dataset)), *shown, *map(str, self.forget)])
         return {"base": base, "forget set": split, "retain set": split}
 
+    def architecture(self) -> dict[str, Any]:
+        """Any: nothing to tell."""
+        return {}
+
     def describe(self) -> dict[str, Any]:
         """The data of the task as JSON, for the recipe."""
         return {

@@ -11,6 +11,14 @@ from erase.tasks.families import POOLED, STATES, Condition, around, family_of
 from erase.tasks.noising import DiffusionBatch, noising_of
 
 
+@torch.no_grad()
+def latents_of(pipeline: DiffusionPipeline, pictures: Tensor) -> Tensor:
+    """Latents [n, C, h, w], scaled and shifted as the denoiser knows them, of pictures in 0..1."""
+    vae, shift = pipeline.vae, getattr(pipeline.vae.config, "shift_factor", None) or 0.0
+    means = vae.encode((2 * pictures - 1).to(vae.device, vae.dtype)).latent_dist.mode()
+    return (means - shift) * vae.config.scaling_factor
+
+
 class ConditionedDenoiser:
     """What the family of a pipeline makes of prompts, for pictures `side` pixels wide."""
 

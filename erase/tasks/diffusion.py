@@ -221,6 +221,11 @@ class DiffusionTask:
         base = combined(fingerprint(w) for module in modules for w in module.parameters())
         return {"base": base} | self._sets.fingerprints()
 
+    def architecture(self) -> dict[str, Any]:
+        """The family, and whether its stock pipeline loads LoRA files."""
+        loads_lora = hasattr(self.family.pipeline, "load_lora_weights")
+        return {"family": self.family.name, "loads_lora": loads_lora}
+
     def describe(self) -> dict[str, Any]:
         """The data of the task as JSON, for the recipe."""
         return {

@@ -82,8 +82,15 @@ class Family:
         return (known or pipeline.default_sample_size) * pipeline.vae_scale_factor
 
 
-def around(pipeline: DiffusionPipeline, **components: nn.Module | None) -> DiffusionPipeline:
-    """A second pipeline of the same class and options around the same components but these."""
+def around(
+    pipeline: DiffusionPipeline,
+    kind: type[DiffusionPipeline] | None = None,
+    **components: nn.Module | None,
+) -> DiffusionPipeline:
+    """A second pipeline with the same options around the same components but these.
+
+    It is of the same class, unless `kind` is another that takes the same.
+    """
     options = {
         key: pipeline.config[key]
         for key in pipeline._get_signature_keys(pipeline)[1]
@@ -91,7 +98,7 @@ def around(pipeline: DiffusionPipeline, **components: nn.Module | None) -> Diffu
     }
     if "safety_checker" in components:
         options["requires_safety_checker"] = components["safety_checker"] is not None
-    return type(pipeline)(**{**pipeline.components, **options, **components})
+    return (kind or type(pipeline))(**{**pipeline.components, **options, **components})
 
 
 def _encode_sd(pipeline: DiffusionPipeline, prompts: Sequence[str], side: int) -> Condition:

@@ -12,6 +12,7 @@ from torch import Tensor
 from erase.catalogue import Sampling
 from erase.core.fingerprint import combined
 from erase.request import Prompt, PromptSet, sample
+from erase.tasks.conditioned import latents_of
 from erase.tasks.families import family_of
 from erase.tasks.sampling import draw
 
@@ -78,12 +79,9 @@ class PictureSets:
 
     @torch.no_grad()
     def _encoded(self, pictures: Sequence[Image]) -> PictureSet:
-        vae, processor = self._pipeline.vae, self._pipeline.image_processor
+        processor = self._pipeline.image_processor
         side = self._sampling.size or family_of(self._pipeline).side(self._pipeline)
-        shift = getattr(vae.config, "shift_factor", None) or 0.0
         batches = (processor.preprocess(p.convert("RGB"), side, side) for p in pictures)
-        latents = [
-            vae.encode(batch.to(vae.device, vae.dtype)).latent_dist.mode() for batch in batches
-        ]
-        scaled = (torch.cat(latents).cpu() - shift) * vae.config.scaling_factor
+        latents = [latents_of(self._pipeline, batch / 2 + 0.5) for batch in batches]
+        scaled = torch.cat(latents).cpu()
         return sample(self._prompts.forget, len(scaled), self._seed), scaled

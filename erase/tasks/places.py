@@ -7,6 +7,7 @@ from torch import nn
 from erase.core.activations import projectable_layers
 from erase.core.patterns import matching
 from erase.tasks.families import Family
+from erase.weights import lora_holds
 
 TEXT = "text"
 OF_TIME = ("time_emb", "timestep_embedder", "guidance_embedder", "resolution_embedder")
@@ -49,8 +50,8 @@ class Places:
         return {site: names for site, names in read.items() if names}
 
     def layers(self, component: str) -> dict[str, nn.Module]:
-        """The component's layers that may change and read something of the prompt."""
-        weights = self._editable()
+        """The layers that may change, read something of the prompt, and fit a LoRA."""
+        weights = {name for name in self._editable() if lora_holds(name)}
         return {
             name: layer
             for name, layer in projectable_layers(self._components[component], component).items()
