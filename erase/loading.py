@@ -124,9 +124,12 @@ class ErasureLoaderMixin:
 
 def _sequential_device(module: nn.Module) -> torch.device | None:
     """Where a sequentially offloaded module computes; none for any other."""
-    hook = getattr(module, "_hf_hook", None)
-    first = getattr(hook, "hooks", [hook])[0]
-    return first.execution_device if isinstance(first, AlignDevicesHook) else None
+    for part in module.modules():
+        hook = getattr(part, "_hf_hook", None)
+        for one in getattr(hook, "hooks", [hook]):
+            if isinstance(one, AlignDevicesHook) and one.offload:
+                return torch.device(one.execution_device)
+    return None
 
 
 def _folder_of(source: str | Path, hub_options: Mapping[str, Any]) -> Path:
