@@ -61,6 +61,14 @@ def low_rank(erasure: Erasure, rank: int) -> Erasure:
     return Erasure(dict(kept), erasure.recipe | recipe)
 
 
+def largest_rank(erasure: Erasure) -> int:
+    """The largest rank of its changes; ValueError unless all are of low rank."""
+    deltas = erasure.deltas.values()
+    if not all(isinstance(delta, LowRankDelta) for delta in deltas):
+        raise ValueError("This erasure is no LoRA; give --lora_rank, to cut it to one.")
+    return max(delta.rank for delta in deltas)
+
+
 def export_lora(erasure: Erasure, folder: str | Path, rank: int) -> float:
     """Write a stock LoRA of at most this rank; the relative error of what that leaves out.
 

@@ -153,6 +153,7 @@ COMMANDS: dict[str, Callable[[Namespace], str]] = {
     "inspect": lambda options: commands.inspect(options.folders),
     "compose": lambda options: commands.join(options.folders, options.output, options.sum),
     "export": lambda options: commands.export(
-        options.folder, options.output, options.model, options.lora_rank
+        options.folder, options.output, options.model, options.lora_rank, options.format
     ),
+    "families": lambda options: commands.families(),
 }

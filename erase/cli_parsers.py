@@ -4,6 +4,7 @@ from jsonargparse import ActionConfigFile, ArgumentParser
 
 from erase.attacks import attacks
 from erase.classification_runner import ClassifierConfig
+from erase.commands import Format
 from erase.evaluate.generation import EvaluationConfig
 from erase.evaluation_runner import PictureEvaluation
 from erase.forget_sets import Tail, Unit
@@ -29,6 +30,10 @@ def build_parser() -> ArgumentParser:
         "inspect", _inspect_parser(), help="what erasures hold, how they meet"
     )
     subcommands.add_subcommand("compose", _compose_parser(), help="join erasures, in order")
+    subcommands.add_subcommand(
+        "families", ArgumentParser(description="The pipelines that can forget."),
+        help="which pipelines, which methods",
+    )  # fmt: skip
     subcommands.add_subcommand("export", _export_parser(), help="a stock pipeline or LoRA")
     return parser
 
@@ -50,7 +55,12 @@ def _compose_parser() -> ArgumentParser:
 def _export_parser() -> ArgumentParser:
     parser = ArgumentParser(description="Write what plain diffusers opens.")
     parser.add_argument("folder", type=str, help="an erasure folder")
-    parser.add_argument("--lora_rank", type=int, default=0, help="a LoRA of this rank at most")
+    parser.add_argument(
+        "--format", type=Format, default="pipeline", help="comfy: a LoRA in kohya's names"
+    )
+    parser.add_argument(
+        "--lora_rank", type=int, default=0, help="cut to a LoRA of this rank; 0: as it is"
+    )
     parser.add_argument("--model", type=str, default="", help="the base, if it has moved")
     parser.add_argument("--output", type=str, required=True, help="a new folder")
     return parser

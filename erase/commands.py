@@ -2,15 +2,21 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
-from erase.algebra import compose, export_lora, interference, merge
+from erase.algebra import compose, export_lora, interference, largest_rank, low_rank, merge
 from erase.core.delta import LowRankDelta
 from erase.erasure import Erasure
 from erase.evaluate.layers import block_table, blocks_of
 from erase.files import check_writable
+from erase.kohya import export_kohya
+from erase.methods import methods
 from erase.models import load_model
+from erase.tasks.diffusion import DiffusionTask
+from erase.tasks.families import FAMILIES
 
 WORST = 5
+Format = Literal["pipeline", "lora", "comfy"]
 
 
 def inspect(folders: Sequence[str]) -> str:
@@ -31,17 +37,42 @@ def join(folders: Sequence[str], output: str, as_sum: bool = False) -> str:
     return f"erasure: {output}"
 
 
-def export(folder: str, output: str, model: str = "", lora_rank: int = 0) -> str:
-    """Write a stock LoRA of at most `lora_rank`, or the erased pipeline for a rank of 0."""
+def export(
+    folder: str,
+    output: str,
+    model: str = "",
+    lora_rank: int = 0,
+    format: Format = "pipeline",
+) -> str:
+    """Write the erased pipeline, or a LoRA of at most `lora_rank`, 0 for as it is."""
     if lora_rank < 0:
         raise ValueError(f"lora_rank is {lora_rank}; give 0 or more.")
+    if lora_rank and format == "pipeline":
+        raise ValueError("A lora_rank is of no use to a pipeline; choose --format lora or comfy.")
     check_writable(Path(output))
     erasure = Erasure.from_pretrained(folder)
-    if lora_rank:
-        return f"LoRA: {output}\nrelative error: {export_lora(erasure, output, lora_rank)}"
+    if format == "lora":
+        error = export_lora(erasure, output, lora_rank or largest_rank(erasure))
+        return f"LoRA: {output}\nrelative error: {error}"
+    if format == "comfy":
+        cut = low_rank(erasure, lora_rank) if lora_rank else erasure
+        return f"LoRA: {export_kohya(cut, output)}"
     base = load_model(model or erasure.base_model)
     erasure.export_pipeline(base.pipeline, output)
     return f"pipeline: {Path(output)}"
+
+
+def families() -> str:
+    """The known families: what may change in each, where text enters, and which methods apply."""
+    rows = ["| family | pipeline | may change | text enters at | loads LoRA | methods |"]
+    rows.append("| --- " * 6 + "|")
+    names = ", ".join(n for n, m in methods().items() if issubclass(DiffusionTask, m.task))
+    for family in FAMILIES.values():
+        enters = ", ".join(pattern for patterns in family.enters.values() for pattern in patterns)
+        loads = "yes" if hasattr(family.pipeline, "load_lora_weights") else "no"
+        cells = (family.name, family.pipeline.__name__, ", ".join(family.components), enters)
+        rows.append(f"| {' | '.join((*cells, loads, names))} |")
+    return "\n".join(rows)
 
 
 def _summary(erasure: Erasure) -> str:

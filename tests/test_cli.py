@@ -294,7 +294,7 @@ def test_erasures_are_inspected_composed_and_exported(tiny_model, tmp_path, caps
     assert set(Erasure.from_pretrained(joint).recipe["request"]["concepts"]) == {"ghost", "pizza"}
     assert main(["compose", *folders, f"--output={joint}"]) == 2
     assert "holds other things" in capsys.readouterr().err
-    assert main(["export", joint, "--lora_rank=2", f"--output={lora}"]) == 0
+    assert main(["export", joint, "--format=lora", "--lora_rank=2", f"--output={lora}"]) == 0
     assert max(delta.rank for delta in Erasure.from_pretrained(lora).deltas.values()) == 2
     assert main(["export", joint, f"--output={pipeline}"]) == 0
     assert (tmp_path / "pipeline" / "model_index.json").exists()

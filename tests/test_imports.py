@@ -13,7 +13,7 @@ ORDER = [
     {"tasks", "erasure"},
     {"bundled"},
     {"preserve", "models", "algebra", "run_state"},
-    {"loading"},
+    {"loading", "kohya"},
     {"training"},
     {"methods"},
     {"evaluate", "attacks"},
