@@ -98,7 +98,9 @@ def briefer(config: Any) -> Any:
     """The config with STEPS optimizer steps, unless it has a number of its own."""
     if not hasattr(config, "training"):
         return config
-    training = dataclasses.replace(config.training, steps=config.training.steps or STEPS)
+    training = dataclasses.replace(
+        config.training, max_train_steps=config.training.max_train_steps or STEPS
+    )
     return dataclasses.replace(config, training=training)
 
 

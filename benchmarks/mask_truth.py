@@ -58,7 +58,7 @@ def run_seed(model: Model, judge: ClipJudge, concept: str, seed: int) -> None:
         model.pipeline, prompts, model.sampling, seed=seed, finetuning=model.finetuning(prompts)
     )
     task.prepare()
-    config = SalUnConfig(training=TrainingConfig(steps=80, mixed_precision="bf16"))
+    config = SalUnConfig(training=TrainingConfig(max_train_steps=80, mixed_precision="bf16"))
     scores = saliency(task, config.estimator)
     for case in missing:
         mask = build_mask(scores, case[1], case[0], seed)

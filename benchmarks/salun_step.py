@@ -25,7 +25,7 @@ from erase.tasks.diffusion import DiffusionTask, DiffusionTaskConfig
 from erase.training import TrainingConfig
 
 STEPS = 3
-TRAINING = TrainingConfig(steps=STEPS)
+TRAINING = TrainingConfig(max_train_steps=STEPS)
 CASES = {
     "full": (("*",), "salun", SalUnConfig(teacher="current", training=TRAINING)),
     "attention": (("*attn2*",), "salun", SalUnConfig(teacher="current", training=TRAINING)),

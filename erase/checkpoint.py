@@ -5,15 +5,58 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from erase.training_config import TrainingConfig
+
+AVERAGE = "average.safetensors"
+
+
+class Checkpoints:
+    """The checkpoints of one training in the folder its config names, if it names any.
+
+    `first` is the next step to run, after what the newest of them holds has been put in place.
+    """
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        made_for: str,
+        modules: Mapping[str, nn.Module],
+        optimizer: Optimizer,
+        average: EMAModel | None = None,
+    ):
+        self._folder = Path(config.checkpoints) if config.checkpoints else None
+        self._limit, self._made_for = config.checkpoints_total_limit, made_for
+        self._modules, self._optimizer, self._average = modules, optimizer, average
+        self.first = 0
+        if self._folder and config.resume_from_checkpoint == "no":
+            shutil.rmtree(self._folder, ignore_errors=True)
+        elif self._folder:
+            self.first = load_checkpoint(self._folder, made_for, modules, optimizer, average)
+
+    def save(self, step: int) -> None:
+        """Write one."""
+        if self._folder:
+            save_checkpoint(
+                self._folder, self._made_for, step, self._modules, self._optimizer, self._average,
+                self._limit,
+            )  # fmt: skip
+
 
 def save_checkpoint(
-    folder: Path, made_for: str, step: int, modules: Mapping[str, nn.Module], optimizer: Optimizer
+    folder: Path,
+    made_for: str,
+    step: int,
+    modules: Mapping[str, nn.Module],
+    optimizer: Optimizer,
+    average: EMAModel | None = None,
+    limit: int = 1,
 ) -> Path:
-    """Write `folder/checkpoint-STEP` under a temporary name, rename it, drop the older ones."""
+    """Write `folder/checkpoint-STEP` under a temporary name, rename it, keep `limit` in all."""
     target = folder / f"checkpoint-{step}"
     partial = folder / f"partial-{step}"
     shutil.rmtree(partial, ignore_errors=True)
@@ -21,16 +64,23 @@ def save_checkpoint(
     for name, module in modules.items():
         save_file(_contiguous(module.state_dict()), partial / f"{name}.safetensors")
     save_file(_contiguous(_flat_state(optimizer)), partial / "optimizer.safetensors")
+    if average:
+        shadows = {str(i): shadow for i, shadow in enumerate(average.shadow_params)}
+        save_file(_contiguous(shadows), partial / AVERAGE)
     (partial / "state.json").write_text(json.dumps({"step": step, "made_for": made_for}))
     shutil.rmtree(target, ignore_errors=True)
     partial.rename(target)
-    for older in set(folder.glob("checkpoint-*")) - {target}:
+    for older in _checkpoints(folder)[:-limit]:
         shutil.rmtree(older)
     return target
 
 
 def load_checkpoint(
-    folder: Path, made_for: str, modules: Mapping[str, nn.Module], optimizer: Optimizer
+    folder: Path,
+    made_for: str,
+    modules: Mapping[str, nn.Module],
+    optimizer: Optimizer,
+    average: EMAModel | None = None,
 ) -> int:
     """Restore the newest checkpoint of `folder` in place; the next step to run, 0 without one.
 
@@ -47,13 +97,22 @@ def load_checkpoint(
     state = optimizer.state_dict()
     state["state"] = _nested_state(load_file(source / "optimizer.safetensors"))
     optimizer.load_state_dict(state)
+    if average:
+        shadows = load_file(source / AVERAGE)
+        average.shadow_params = [shadows[str(i)] for i in range(len(shadows))]
+        average.optimization_step = kept["step"]
     return kept["step"]
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
     """The checkpoint of the highest step, if any."""
-    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    found = _checkpoints(folder)
     return found[-1] if found else None
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """The oldest first."""
+    return sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
 
 
 def _flat_state(optimizer: Optimizer) -> dict[str, Tensor]:

@@ -13,13 +13,18 @@ from typing import Any
 from erase.core.delta import NotFiniteError
 from erase.erasure import RECIPE, Erasure
 from erase.tasks.base import Task
+from erase.training_config import alike
 
 LIBRARIES = ("torch", "diffusers", "transformers", "diffusers-erase")
 
 
 def run_digest(config: Any, task: Task) -> str:
     """What tells this run from any other: its config, the base's weights, its sets, our version."""
-    record = [asdict(config), task.fingerprints(), version("diffusers-erase")]
+    options = config.method_config
+    if hasattr(options, "training"):
+        options = replace(options, training=alike(options.training))
+    same = asdict(replace(config, method_config=options))
+    record = [same, task.fingerprints(), version("diffusers-erase")]
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -5,59 +5,27 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
-from pathlib import Path
 from types import FrameType
-from typing import Literal
 
 import torch
 from accelerate import Accelerator
+from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from tqdm.auto import tqdm
 
-from erase.checkpoint import load_checkpoint, save_checkpoint
-from erase.checks import require_positive
+from erase.checkpoint import Checkpoints
 from erase.core.delta import Delta, NotFiniteError, difference
 from erase.core.fingerprint import combined, fingerprint
 from erase.core.mask import Mask
 from erase.core.masked_update import MaskedUpdate, SoftThreshold
 from erase.preserve import only_trainable, preserved
 from erase.tasks.base import Batch, Task
+from erase.training_config import TrainingConfig, alike, filled
+from erase.training_watch import Watch, checkpointed_activations
 
 logger = logging.getLogger(__name__)
 StepLoss = Callable[[Batch, Batch, float], Tensor]
-
-
-@dataclass(frozen=True)
-class TrainingConfig:
-    """AdamW's settings and where to go on from.
-
-    Args:
-        steps: optimizer steps, each on a batch of the forget and one of the retain set; 0 is what
-            the task suggests for its model.
-        learning_rate: AdamW's, at the first step; 0 is what the task suggests for its model.
-        learning_rate_schedule: "linear" falls to zero at the last step.
-        weight_decay: AdamW's; masked-out weights are safe from it.
-        max_gradient_norm: clips the norm of all masked gradients together.
-        mixed_precision: autocast of the losses.
-        checkpoint_every: steps between two checkpoints.
-        checkpoints: folder of the resumable state; `erase run` sets it, empty keeps none.
-    """
-
-    steps: int = 0
-    learning_rate: float = 0.0
-    learning_rate_schedule: Literal["constant", "linear"] = "linear"
-    weight_decay: float = 0.0
-    max_gradient_norm: float = 1.0
-    mixed_precision: Literal["no", "bf16"] = "no"
-    checkpoint_every: int = 50
-    checkpoints: str = ""
-
-    def __post_init__(self) -> None:
-        require_positive(self, "max_gradient_norm", "checkpoint_every")
-        for name in ("steps", "learning_rate", "weight_decay"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; give 0 or more.")
 
 
 class TrainingStopped(Exception):
@@ -100,31 +68,52 @@ def train(
     after SIGINT or SIGTERM.
     """
     task.prepare()
-    accelerator, known = Accelerator(), task.finetuning
-    config = filled(config, known.learning_rate, known.steps)
-    parameters = parameters or task.parameters()
-    optimizer = torch.optim.AdamW(parameters.values(), weight_decay=config.weight_decay, fused=True)
-    folder = Path(config.checkpoints) if config.checkpoints else None
+    config = filled(config, task.finetuning.learning_rate, task.finetuning.steps)
+    watch, parameters = Watch(task, config), parameters or task.parameters()
+    optimizer, steps = _optimizer(parameters, config), config.max_train_steps
+    average = EMAModel(parameters.values(), config.ema_decay) if config.use_ema else None
     if originals is None:
         originals = {name: p.detach().clone() for name, p in parameters.items()}
     shrink = SoftThreshold(parameters, originals)
-    made_for = _made_for(task, step_loss, config, mask, parameters, sparsity) if folder else ""
-    first = load_checkpoint(folder, made_for, task.components, optimizer) if folder else 0
+    made_for = _made_for(task, step_loss, config, mask, parameters, sparsity)
+    kept = Checkpoints(config, made_for, task.components, optimizer, average)
     masked = MaskedUpdate(optimizer, parameters, mask, originals) if mask else nullcontext()
-    with masked, _stop_requested() as stop:
-        for step in _progress(first, config.steps, accelerator):
+    able = checkpointed_activations(task.components, config.gradient_checkpointing)
+    with masked, able, _stop_requested() as stop:
+        for step in _progress(kept.first, steps, watch.accelerator):
             rate = config.learning_rate * _share_left(config, step)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            _step(task, step_loss, accelerator, optimizer, config, step)
+            loss = _step(task, step_loss, watch.accelerator, optimizer, config, step)
             if sparsity:
-                shrink.step(rate * sparsity * (1 - step / config.steps))
-            stopping = _on_any_process(stop.is_set(), accelerator)
-            due = (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps
-            if folder and accelerator.is_main_process and (due or stopping):
-                save_checkpoint(folder, made_for, step + 1, task.components, optimizer)
+                shrink.step(rate * sparsity * (1 - step / steps))
+            if average:
+                average.step(parameters.values())
+            watch.step(step + 1, {"loss": loss, "learning_rate": rate})
+            stopping = _on_any_process(stop.is_set(), watch.accelerator)
+            due = (step + 1) % config.checkpointing_steps == 0 or step + 1 == steps
+            if watch.accelerator.is_main_process and (due or stopping):
+                kept.save(step + 1)
             if stopping:
                 raise TrainingStopped(_stop_message(step + 1, config))
+    watch.end()
+    if average:
+        average.copy_to(parameters.values())
+
+
+def _optimizer(parameters: Mapping[str, nn.Parameter], config: TrainingConfig) -> Optimizer:
+    """AdamW, or bitsandbytes'; ValueError if that is asked for and not installed."""
+    if not config.use_8bit_adam:
+        return torch.optim.AdamW(
+            parameters.values(), weight_decay=config.adam_weight_decay, fused=True
+        )
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError as error:
+        raise ValueError(
+            "use_8bit_adam needs bitsandbytes, which is not installed; install it, or leave it out."
+        ) from error
+    return AdamW8bit(parameters.values(), weight_decay=config.adam_weight_decay)
 
 
 def _made_for(
@@ -136,46 +125,49 @@ def _made_for(
     sparsity: float,
 ) -> str:
     """What tells this training's checkpoints from another's, but for what `step_loss` holds."""
-    same_anywhere = replace(config, checkpoints="", checkpoint_every=1)
+    if not config.checkpoints:
+        return ""
     masks = mask.tensors.values() if mask else ()
-    facts = [task.seed, task.describe(), sparsity, same_anywhere]
+    facts = [task.seed, task.describe(), sparsity, alike(config)]
     parts = [*task.fingerprints().values(), *map(fingerprint, masks), *parameters]
     parts += [str(fact) for fact in facts]
     return combined([*parts, step_loss.__module__, step_loss.__qualname__])
-
-
-def filled(config: TrainingConfig, learning_rate: float, steps: int) -> TrainingConfig:
-    """The config with these settings where it leaves them open."""
-    return replace(
-        config, learning_rate=config.learning_rate or learning_rate, steps=config.steps or steps
-    )
 
 
 def _step(
     task: Task,
     step_loss: StepLoss,
     accelerator: Accelerator,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     config: TrainingConfig,
     step: int,
-) -> None:
-    seed = step_seed(task.seed, step)
-    rank, world = accelerator.process_index, accelerator.num_processes
-    forget = _share_of(next(iter(task.forget_batches(seed))), rank, world)
-    retain = _share_of(next(iter(task.retain_batches(seed + 1))), rank, world)
+) -> float:
+    """One optimizer step; the loss, this process' own."""
+    parts, total = config.gradient_accumulation_steps, 0.0
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    device = parameters[0].device.type
-    with torch.autocast(device, torch.bfloat16, enabled=config.mixed_precision == "bf16"):
-        loss = step_loss(forget, retain, step / config.steps)
-    if _on_any_process(not loss.isfinite(), accelerator):
-        raise NotFiniteError(f"The loss is {loss.item()} at step {step}; lower learning_rate.")
     optimizer.zero_grad(set_to_none=True)
-    accelerator.backward(loss)
+    for part in range(parts):
+        forget, retain = _batches(task, step_seed(task.seed, step * parts + part), accelerator)
+        bfloat16 = config.mixed_precision == "bf16"
+        with torch.autocast(parameters[0].device.type, torch.bfloat16, enabled=bfloat16):
+            loss = step_loss(forget, retain, step / config.max_train_steps)
+        if _on_any_process(not loss.isfinite(), accelerator):
+            raise NotFiniteError(f"The loss is {loss.item()} at step {step}; lower learning_rate.")
+        accelerator.backward(loss / parts)
+        total += loss.item() / parts
     _average_gradients(parameters, accelerator)
-    norm = nn.utils.clip_grad_norm_(parameters, config.max_gradient_norm)
+    norm = nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
     if not norm.isfinite():
         raise NotFiniteError(f"The gradient is {norm.item()} at step {step}; lower learning_rate.")
     optimizer.step()
+    return total
+
+
+def _batches(task: Task, seed: int, accelerator: Accelerator) -> tuple[Batch, Batch]:
+    """This process' shares of the first forget and retain batches of two passes."""
+    rank, world = accelerator.process_index, accelerator.num_processes
+    forget, retain = task.forget_batches(seed), task.retain_batches(seed + 1)
+    return tuple(_share_of(next(iter(part)), rank, world) for part in (forget, retain))
 
 
 def _share_of(batch: Batch, rank: int, world: int) -> Batch:
@@ -208,7 +200,7 @@ def step_seed(seed: int, step: int) -> int:
 
 
 def _share_left(config: TrainingConfig, step: int) -> float:
-    return 1 - step / config.steps if config.learning_rate_schedule == "linear" else 1.0
+    return 1 - step / config.max_train_steps if config.lr_scheduler == "linear" else 1.0
 
 
 def _progress(first: int, steps: int, accelerator: Accelerator) -> Iterator[int]:
@@ -226,7 +218,7 @@ def _progress(first: int, steps: int, accelerator: Accelerator) -> Iterator[int]
 
 def _stop_message(steps_done: int, config: TrainingConfig) -> str:
     kept = "run the same again to go on" if config.checkpoints else "no checkpoint was asked for"
-    return f"Stopped after step {steps_done} of {config.steps}; {kept}."
+    return f"Stopped after step {steps_done} of {config.max_train_steps}; {kept}."
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from erase.training import TrainingConfig
 FORGOTTEN = 3
 
 # Nothing holds the retain set in place here.
-BRIEF = TrainingConfig(steps=20, learning_rate=2e-3)
+BRIEF = TrainingConfig(max_train_steps=20, learning_rate=2e-3)
 SETTINGS = {
     "gradient_ascent": GradientAscentConfig(BRIEF),
     "boundary_expand": BoundaryExpandConfig(BRIEF),

@@ -94,7 +94,7 @@ def test_an_oracle_with_trained_parts_is_refused():
 
 @pytest.mark.parametrize("name", ["cf_k", "eu_k"])
 def test_only_the_last_layers_change(trained, name):
-    training = TrainingConfig(steps=3, learning_rate=1e-2)
+    training = TrainingConfig(max_train_steps=3, learning_rate=1e-2)
     erasure = methods()[name](build_digits_task(trained), LastLayersConfig(1, training))
     assert set(erasure.deltas) == {"model.7.weight", "model.7.bias"}
 

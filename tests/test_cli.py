@@ -20,7 +20,7 @@ BRISK = [
     "--task.generation_steps=2",
     "--evaluation.forget_pictures=2",
     "--evaluation.retain_pictures=3",
-    "--salun.training.steps=2",
+    "--salun.training.max_train_steps=2",
 ]
 
 
@@ -166,9 +166,9 @@ def test_another_run_never_replaces_a_finished_one(tiny_model, tmp_path, capsys)
 
 @pytest.mark.parametrize("steps", [1, 9])
 def test_a_loss_that_breaks_leaves_nothing(tiny_model, tmp_path, capsys, steps):
-    broken = ["--salun.training.learning_rate=1e30", "--salun.training.checkpoint_every=1"]
+    broken = ["--salun.training.learning_rate=1e30", "--salun.training.checkpointing_steps=1"]
     arguments = (tiny_model, tmp_path / "out" / "ghost", "--concept", "ghost", *broken)
-    assert erase_run(*arguments, f"--salun.training.steps={steps}") == 2
+    assert erase_run(*arguments, f"--salun.training.max_train_steps={steps}") == 2
     assert "lower learning_rate" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
 
@@ -241,7 +241,7 @@ def test_a_failure_in_the_evaluation_leaves_a_checkpoint_and_nothing_else(
 
 def test_ctrl_c_stops_after_a_whole_step_and_the_same_command_goes_on(tiny_model, tmp_path):
     command = [sys.executable, "-m", "erase", "run", f"--model={tiny_model}", "--concept", "ghost"]
-    command += [*BRISK, "--salun.training.steps=40"]
+    command += [*BRISK, "--salun.training.max_train_steps=40"]
     process = subprocess.Popen(
         [*command, f"--output={tmp_path / 'a'}"], stderr=subprocess.PIPE, text=True
     )

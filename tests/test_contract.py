@@ -42,7 +42,7 @@ DIGITS = "digits"
 def brisk(config):
     """The config with four fast training steps, where the method trains."""
     if hasattr(config, "training"):
-        training = dataclasses.replace(config.training, steps=4)
+        training = dataclasses.replace(config.training, max_train_steps=4)
         config = dataclasses.replace(config, training=training)
     return config
 

@@ -86,7 +86,7 @@ def test_a_flow_model_is_erased_end_to_end(tiny_pipeline):
     )
     task = build_task(tiny_pipeline)
     assert isinstance(task._model.noising, FlowNoising)
-    erasure = methods()["salun"](task, SalUnConfig(training=TrainingConfig(steps=2)))
+    erasure = methods()["salun"](task, SalUnConfig(training=TrainingConfig(max_train_steps=2)))
     with erasure.apply(tiny_pipeline.components):
         picture = tiny_pipeline("a ghost", num_inference_steps=2, output_type="pt").images
     assert picture.isfinite().all()
@@ -104,7 +104,7 @@ def test_no_key_or_value_to_edit_is_one_sentence(tiny_pipeline):
 
 
 def test_a_mask_that_keeps_nothing_is_refused(tiny_pipeline):
-    config = SalUnConfig(density=1e-9, training=TrainingConfig(steps=1))
+    config = SalUnConfig(density=1e-9, training=TrainingConfig(max_train_steps=1))
     with pytest.raises(ValueError, match="keeps none of"):
         methods()["salun"](build_task(tiny_pipeline), config)
 
@@ -168,7 +168,7 @@ def test_robust_training_bends_forget_prompts_towards_the_concept(tiny_pipeline)
     with torch.no_grad():
         plain = task.loss(retained)
     assert torch.equal(task.loss(retained), plain)
-    config = SalUnConfig(training=TrainingConfig(steps=2, learning_rate=1e-3))
+    config = SalUnConfig(training=TrainingConfig(max_train_steps=2, learning_rate=1e-3))
     robust, same = (methods()["salun"](task, config) for _ in "ab")
     name = next(iter(robust.deltas))
     assert torch.equal(robust.deltas[name].dense(), same.deltas[name].dense())

@@ -83,7 +83,7 @@ def test_the_calibrator_chooses_the_nearest_rate(trained, tmp_path):
     kept, held = hold_out(task.retain, 0.1, 0)
     assert sorted(kept + held) == task.retain
     retrained = fit(task.untrained().components["model"], task.subset(kept), FitConfig(epochs=6))
-    training = TrainingConfig(steps=20, checkpoints=str(tmp_path))
+    training = TrainingConfig(max_train_steps=20, checkpoints=str(tmp_path))
     config = GradientAscentConfig(training)
     found = calibrate("gradient_ascent", task, retrained, task.subset(held), config, (1e-7, 1e-2))
     assert not list(tmp_path.iterdir())  # the values must not go on from one another
@@ -149,7 +149,7 @@ def test_a_setting_is_found_from_the_command_line(tmp_path, capsys):
 
 def test_shadow_models_attack_the_unlearned_one(weights, tmp_path, capsys):
     command = ["classify", *SMALL, "--classifier.weights", weights, "--forget", "random:0.1"]
-    command += ["--method", "cf_k", "--cf_k.training.steps", "2"]
+    command += ["--method", "cf_k", "--cf_k.training.max_train_steps", "2"]
     command += ["--output", str(tmp_path / "out")]
     assert main([*command, "--shadows", "1"]) == 2
     assert "at least 2" in capsys.readouterr().err

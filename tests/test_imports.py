@@ -8,12 +8,14 @@ import erase
 ROOT = Path(erase.__file__).parent
 ORDER = [
     {"core"},
-    {"catalogue", "checks", "files", "checkpoint", "card", "pictures", "datasets"},
-    {"request", "weights", "classifiers"},
+    {"catalogue", "checks", "files", "card", "pictures", "datasets"},
+    {"training_config"},
+    {"request", "weights", "classifiers", "checkpoint"},
     {"tasks", "erasure"},
     {"bundled"},
     {"preserve", "models", "algebra", "run_state"},
     {"loading", "kohya"},
+    {"training_watch"},
     {"training"},
     {"methods"},
     {"evaluate", "attacks"},

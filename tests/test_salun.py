@@ -16,7 +16,9 @@ from erase.methods.salun_lora import SalUnLoRAConfig, salun_lora
 from erase.methods.salun_soft import SalUnSoftConfig, salun_soft
 from erase.training import TrainingConfig, TrainingStopped, step_seed, train
 
-BRISK = TrainingConfig(steps=4, learning_rate=1e-2, weight_decay=0.1, checkpoint_every=2)
+BRISK = TrainingConfig(
+    max_train_steps=4, learning_rate=1e-2, adam_weight_decay=0.1, checkpointing_steps=2
+)
 
 
 def same_bytes(one, other) -> bool:
@@ -127,14 +129,14 @@ def test_another_trainings_checkpoints_are_refused(tmp_path):
 @pytest.mark.parametrize("steps", [1, 9])
 def test_a_broken_loss_is_refused_and_the_base_kept(tiny_pipeline, steps):
     before = snapshot(tiny_pipeline)
-    training = TrainingConfig(steps=steps, learning_rate=1e30, max_gradient_norm=1e30)
+    training = TrainingConfig(max_train_steps=steps, learning_rate=1e30, max_grad_norm=1e30)
     with pytest.raises(ValueError, match="lower learning_rate"):
         salun(build_tiny_task(tiny_pipeline), SalUnConfig(training=training))
     assert not changed(before, snapshot(tiny_pipeline))
 
 
 def test_an_adapter_that_breaks_is_refused(tiny_pipeline):
-    training = TrainingConfig(steps=1, learning_rate=1e30, max_gradient_norm=1e30)
+    training = TrainingConfig(max_train_steps=1, learning_rate=1e30, max_grad_norm=1e30)
     with pytest.raises(ValueError, match="lower learning_rate"):
         salun_lora(build_tiny_task(tiny_pipeline), SalUnLoRAConfig(training=training))
 
@@ -157,7 +159,7 @@ def test_saliency_does_not_depend_on_the_sign_of_the_loss(tiny_task):
 def test_training_lowers_the_loss_it_minimises(tiny_task):
     batch = next(iter(tiny_task.forget_batches(0)))
     before = tiny_task.loss(batch).item()
-    config = TrainingConfig(steps=20, learning_rate=1e-2)
+    config = TrainingConfig(max_train_steps=20, learning_rate=1e-2)
     everything = tiny_task.editable()
     train(tiny_task, lambda forget, *_: tiny_task.loss(forget), config, parameters=everything)
     assert tiny_task.loss(batch).item() < before

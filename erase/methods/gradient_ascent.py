@@ -16,7 +16,7 @@ class GradientAscentConfig:
         training: the optimizer's settings; few steps, for the loss has no upper bound.
     """
 
-    training: TrainingConfig = field(default_factory=lambda: TrainingConfig(steps=20))
+    training: TrainingConfig = field(default_factory=lambda: TrainingConfig(max_train_steps=20))
 
 
 @register("gradient_ascent", GradientAscentConfig)

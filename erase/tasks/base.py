@@ -80,6 +80,9 @@ class Task(Protocol):
     def frozen_copy(self) -> "Task":
         """The same task around a copy of the model as it is now, without gradients."""
 
+    def preview(self) -> Tensor:
+        """Pictures [N, 3, H, W] in 0..1 of the forget set, then as many of the retain set."""
+
     def fingerprints(self) -> dict[str, str]:
         """What tells this "base", this "forget set" and this "retain set" from others."""
 

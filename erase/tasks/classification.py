@@ -241,6 +241,10 @@ class ClassificationTask:
         """The labels of the whole training set [n]."""
         return torch.tensor([int(label) for _, label in self.dataset])
 
+    def preview(self) -> Tensor:
+        """There is nothing to see that a sample would not show."""
+        raise ValueError("A classifier draws nothing; leave validation_steps at 0.")
+
     def fingerprints(self) -> dict[str, str]:
         """What tells this "base", this "forget set" and this "retain set" from others."""
         base = combined(fingerprint(tensor) for tensor in self.state().values())

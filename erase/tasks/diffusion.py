@@ -65,7 +65,11 @@ class DiffusionTask:
             if isinstance(module, nn.Module) and name not in self.components
         }
         self._places = Places(self.family, self.components, self.editable)
-        self._check()
+        if not self.parameters():
+            raise ValueError(
+                f"No tensor of {', '.join(self.components)} fits include {self.config.include} and "
+                f"exclude {self.config.exclude}; widen the patterns."
+            )
         folder = self.config.forget_folder
         given = load_folder(Path(folder)) if folder else forget_pictures
         counts = self.config.forget_pictures, self.config.retain_pictures
@@ -81,13 +85,6 @@ class DiffusionTask:
                 f"family {self.family.name}; name some of {', '.join(known)}."
             )
         return chosen or known
-
-    def _check(self) -> None:
-        if not self.parameters():
-            raise ValueError(
-                f"No tensor of {', '.join(self.components)} fits include {self.config.include} and "
-                f"exclude {self.config.exclude}; widen the patterns."
-            )
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """The tensors that training changes, by canonical name such as `unet.conv_in.weight`."""
@@ -207,6 +204,10 @@ class DiffusionTask:
         other = copy.copy(self)
         other._forget_sets = ("forget", "anchors")
         return other
+
+    def preview(self) -> Tensor:
+        """What the model as it is draws for a few forget prompts, then for as many retained."""
+        return self._sets.preview()
 
     def _pictured(self) -> tuple[list[Prompt], Tensor, Tensor]:
         """The prompts and latents that forget batches are made of, and which show the concept."""

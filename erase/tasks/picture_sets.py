@@ -14,8 +14,9 @@ from erase.core.fingerprint import combined
 from erase.request import Prompt, PromptSet, sample
 from erase.tasks.conditioned import latents_of
 from erase.tasks.families import family_of
-from erase.tasks.sampling import draw
+from erase.tasks.sampling import OutputType, draw
 
+PREVIEWED = 4
 PictureSet = tuple[list[Prompt], Tensor]
 
 
@@ -60,11 +61,23 @@ class PictureSets:
         prompts = sample(self._prompts.retain, self._counts[1], self._seed)
         return prompts, self.draw([prompt.text for prompt in prompts], 2, "retain set")
 
-    def draw(self, texts: Sequence[str], stream: int, description: str) -> Tensor:
-        """Latents of the texts, from seeds of a stream of its own."""
+    def draw(
+        self,
+        texts: Sequence[str],
+        stream: int,
+        description: str,
+        output_type: OutputType = "latent",
+    ) -> Tensor:
+        """Latents or pictures of the texts, from seeds of a stream of its own."""
         first = 1_000_000 * (10 * self._seed + stream)
         seeds = range(first, first + len(texts))
-        return draw(self._pipeline, texts, seeds, self._sampling, "latent", description)
+        return draw(self._pipeline, texts, seeds, self._sampling, output_type, description)
+
+    def preview(self) -> Tensor:
+        """Pictures of PREVIEWED forget prompts, then of as many retained ones."""
+        parts = (self._prompts.forget, self._prompts.retain)
+        texts = [prompt.text for part in parts for prompt in sample(part, PREVIEWED, self._seed)]
+        return self.draw(texts, 5, "looking at the model", "pt").float()
 
     def fingerprints(self) -> dict[str, str]:
         """What tells both sets from others: their prompts, and their pictures or their seeds."""

@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 from erase.catalogue import Sampling
 from erase.tasks.families import around, family_of
 
+OutputType = Literal["pt", "latent"]
 MOST_AT_ONCE, LATENTS_AT_ONCE = 32, 8192
 
 
@@ -19,7 +20,7 @@ def draw(
     prompts: Sequence[str],
     seeds: Sequence[int],
     sampling: Sampling,
-    output_type: Literal["pt", "latent"] = "pt",
+    output_type: OutputType = "pt",
     description: str = "drawing",
 ) -> Tensor:
     """Draw one picture a prompt: [N, 3, H, W] in 0..1, or latents [N, C, h, w]; on the CPU.

@@ -1,0 +1,125 @@
+import dataclasses
+import importlib.util
+
+import pytest
+import torch
+from conftest import build_digits_task, build_tiny_pipeline, build_tiny_task
+from PIL import Image
+from test_salun import BRISK, same_bytes
+
+from erase.checkpoint import latest_checkpoint
+from erase.methods.salun import SalUnConfig, salun
+from erase.training import finetune, step_seed
+from erase.training_config import TrainingConfig
+
+PLAIN = TrainingConfig(2, 1e-2)
+
+
+def tiny():
+    return build_tiny_task(build_tiny_pipeline())
+
+
+def trained(training, step_loss=None):
+    task = tiny()
+
+    def loss(forget, retain, progress):
+        return task.loss(retain) - 0.1 * task.loss(forget)
+
+    return finetune(task, step_loss(task) if step_loss else loss, training)
+
+
+def furthest(one, other) -> float:
+    assert one.keys() == other.keys()
+    return max(float((one[n].dense() - other[n].dense()).abs().max()) for n in one)
+
+
+def test_accumulated_batches_make_the_step_of_their_mean_loss():
+    def of_both(task):
+        def loss(forget, retain, progress):
+            seeds = (step_seed(task.seed, part) for part in range(2))
+            parts = [
+                task.loss(next(iter(task.retain_batches(seed + 1))))
+                - 0.1 * task.loss(next(iter(task.forget_batches(seed))))
+                for seed in seeds
+            ]
+            return sum(parts) / 2
+
+        return loss
+
+    one_step = TrainingConfig(1, 1e-2)
+    accumulated = trained(dataclasses.replace(one_step, gradient_accumulation_steps=2))
+    assert furthest(accumulated, trained(one_step, of_both)) < 1e-4
+    assert furthest(accumulated, trained(one_step)) > 1e-3
+
+
+def test_gradient_checkpointing_changes_nothing_but_memory():
+    task = tiny()
+    lean = trained(dataclasses.replace(PLAIN, gradient_checkpointing=True))
+    assert furthest(lean, trained(PLAIN)) < 1e-4
+    assert not task.components["unet"].is_gradient_checkpointing
+
+
+def test_the_average_of_the_weights_is_what_stays():
+    """With a decay of 0 that is the last weights, with more it lies nearer the first."""
+    last = trained(dataclasses.replace(PLAIN, use_ema=True, ema_decay=0.0))
+    assert same_bytes_of(last, trained(PLAIN))
+    slow = trained(dataclasses.replace(PLAIN, use_ema=True, ema_decay=0.9))
+    size = sum(float(delta.dense().abs().sum()) for delta in slow.values())
+    assert 0 < size < sum(float(delta.dense().abs().sum()) for delta in last.values())
+
+
+def same_bytes_of(one, other) -> bool:
+    return one.keys() == other.keys() and furthest(one, other) == 0
+
+
+def test_an_averaged_training_resumes_to_the_same_bytes(tmp_path, monkeypatch):
+    training = dataclasses.replace(BRISK, use_ema=True, ema_decay=0.5)
+    whole = salun(tiny(), SalUnConfig(training=training))
+    kept = dataclasses.replace(training, checkpoints=str(tmp_path))
+    task, steps = tiny(), []
+    plain = type(task).redirected_loss
+
+    def dies(self, forget, teacher):
+        steps.append(0)
+        if len(steps) == 4:
+            raise KeyboardInterrupt
+        return plain(self, forget, teacher)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(task), "redirected_loss", dies)
+        with pytest.raises(KeyboardInterrupt):
+            salun(task, SalUnConfig(training=kept))
+    assert latest_checkpoint(tmp_path).name == "checkpoint-2"
+    assert same_bytes(salun(tiny(), SalUnConfig(training=kept)), whole)
+
+
+def test_as_many_checkpoints_are_kept_as_asked_and_left_alone_if_asked(tmp_path):
+    kept = dataclasses.replace(
+        BRISK, checkpointing_steps=1, checkpoints_total_limit=2, checkpoints=str(tmp_path)
+    )
+    first = salun(tiny(), SalUnConfig(training=kept))
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["checkpoint-3", "checkpoint-4"]
+    anew = dataclasses.replace(kept, resume_from_checkpoint="no", learning_rate=2e-2)
+    assert not same_bytes(salun(tiny(), SalUnConfig(training=anew)), first)
+
+
+def test_losses_and_pictures_are_kept_while_training(tmp_path):
+    watched = dataclasses.replace(
+        PLAIN, report_to="tensorboard", validation_steps=2, logging_dir=str(tmp_path)
+    )
+    assert same_bytes_of(trained(watched), trained(PLAIN))
+    with Image.open(tmp_path / "validation-2.png") as picture:
+        assert picture.size == (4 * 18 + 2, 2 * 18 + 2)
+    assert list(tmp_path.rglob("events.out.tfevents*"))
+
+
+def test_what_cannot_be_is_one_sentence():
+    if importlib.util.find_spec("bitsandbytes") is None:
+        with pytest.raises(ValueError, match=r"use_8bit_adam needs bitsandbytes.*install it"):
+            trained(dataclasses.replace(PLAIN, use_8bit_adam=True))
+    with pytest.raises(ValueError, match="ema_decay is 1"):
+        TrainingConfig(ema_decay=1.0)
+    task = build_digits_task(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)))
+    with pytest.raises(ValueError, match="draws nothing"):
+        task.preview()
