@@ -19,9 +19,10 @@ from erase.evaluate.report import summary_table
 from erase.evaluation_runner import PictureEvaluation, evaluate, figure_lines, rescore
 from erase.forget_sets import write_indices
 from erase.methods import get_method
+from erase.plan import plan
 from erase.protocols import Protocol, run_protocol
-from erase.request import EraseRequest
-from erase.runner import RunConfig, run
+from erase.request import PLAIN_TEMPLATES, EraseRequest
+from erase.runner import RunConfig, prepared, run
 from erase.training import TrainingStopped
 
 
@@ -49,6 +50,7 @@ def _run(options: Namespace) -> str:
         anchors=tuple(options.anchor),
         redirect=options.redirect,
         retain=tuple(options.retain),
+        templates=tuple(options.template) or PLAIN_TEMPLATES,
         seed=options.seed,
     )
     get_method(options.method)
@@ -63,6 +65,8 @@ def _run(options: Namespace) -> str:
         oracle=options.oracle,
         device=options.device,
     )
+    if options.dry_run:
+        return plan(config, *prepared(config))
     output = Path(options.output or _default_output(request, options.method))
     report = run(config, output)
     if not report:

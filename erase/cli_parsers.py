@@ -73,6 +73,7 @@ def _run_parser() -> ArgumentParser:
         ("--concept", "what to forget, one or more: ghost 'ink style'"),
         ("--anchor", "what to draw instead, one per concept"),
         ("--retain", "what must stay; needed for models without concepts.json"),
+        ("--template", "prompts with {concept}, for models without concepts.json"),
     ):
         parser.add_argument(flag, type=str, nargs="+", default=[], help=text)
     parser.add_argument(
@@ -87,6 +88,7 @@ def _run_parser() -> ArgumentParser:
     parser.add_argument("--device", type=str, default="cpu", help="cpu, cuda, mps")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=str, default="", help="default: out/CONCEPTS-METHOD")
+    parser.add_argument("--dry_run", action="store_true", help="tell the plan and do nothing")
     parser.add_class_arguments(DiffusionTaskConfig, "task")
     parser.add_class_arguments(EvaluationConfig, "evaluation")
     for method in methods().values():

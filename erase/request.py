@@ -36,6 +36,8 @@ class EraseRequest:
         for name in ("concepts", "anchors", "retain", "templates"):
             if isinstance(getattr(self, name), str):
                 raise ValueError(f"{name} is one text; give a list of names.")
+        if strange := [text for text in self.templates if "{concept}" not in text]:
+            raise ValueError(f"The template {strange[0]!r} lacks {{concept}}; write it in.")
         if not self.concepts or not all(name.strip() for name in self.concepts):
             raise ValueError("The concept is empty; name what to forget, e.g. --concept ghost.")
         if self.anchors and len(self.anchors) != len(self.concepts):

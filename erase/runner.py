@@ -78,15 +78,10 @@ def run(config: RunConfig, output: str | Path) -> dict[str, Any]:
     output = Path(output).resolve()
     method = get_method(config.method)
     check_writable(output, OUTPUT_FILES)
-    model = load_model(config.model, config.device)
+    model, prompts, task = prepared(config)
     oracle = load_model(config.oracle, config.device) if config.oracle else None
-    prompts = expand(config.request, model.catalogue)
     judge = judge_of(config.judge, model)
     options = config.method_config or method.config()
-    task = DiffusionTask(
-        model.pipeline, prompts, model.sampling, config.task, config.request.seed,
-        finetuning=model.finetuning(prompts),
-    )  # fmt: skip
     digest = run_digest(config, task)
     refuse_another_run(output, digest)
     state = state_folder(options, output, digest)
@@ -112,6 +107,17 @@ def run(config: RunConfig, output: str | Path) -> dict[str, Any]:
     return report
 
 
+def prepared(config: RunConfig) -> tuple[Model, PromptSet, DiffusionTask]:
+    """The model, the prompts of the request, and the task of both; ValueError on bad input."""
+    model = load_model(config.model, config.device)
+    prompts = expand(config.request, model.catalogue)
+    task = DiffusionTask(
+        model.pipeline, prompts, model.sampling, config.task, config.request.seed,
+        finetuning=model.finetuning(prompts),
+    )  # fmt: skip
+    return model, prompts, task
+
+
 def _draw_all(
     config: RunConfig, model: Model, oracle: Model | None, prompts: PromptSet, erasure: Erasure
 ) -> dict[str, Drawn]:
@@ -130,7 +136,9 @@ def _draw_all(
 
 
 def _evaluation_sampling(config: RunConfig, model: Model) -> Sampling:
-    return replace(model.sampling, steps=config.evaluation.steps or model.sampling.steps)
+    known = model.sampling
+    steps, size = config.evaluation.steps or known.steps, config.task.size or known.size
+    return replace(known, steps=steps, size=size)
 
 
 def judge_of(name: str, model: Model) -> ClipJudge:
@@ -175,6 +183,7 @@ def _protocol(
         "scheduler": type(model.pipeline.scheduler).__name__,
         "steps": sampling.steps,
         "guidance_scale": sampling.guidance_scale,
+        **({"size": sampling.size} if sampling.size else {}),
         "prompts": f"{len(prompts.forget)} forget, {len(prompts.retain)} retain, sampled evenly",
         "seeds": f"one a picture from {FIRST_SEED}",
         "intervals": "95 % Wilson",

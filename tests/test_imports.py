@@ -20,7 +20,7 @@ ORDER = [
     {"methods"},
     {"evaluate", "attacks"},
     {"runner", "forget_sets", "calibrate"},
-    {"commands", "classification_runner", "attack_runner", "evaluation_runner"},
+    {"plan", "commands", "classification_runner", "attack_runner", "evaluation_runner"},
     {"calibration_runner", "protocols"},
     {"cli_parsers"},
     {"cli"},

@@ -1,0 +1,70 @@
+from pathlib import Path
+
+import pytest
+from conftest import CATALOGUE, build_tiny_pipeline, build_tiny_task
+from tiny_families import SIDE, build_family
+
+from erase.cli import main
+from erase.cli_parsers import build_parser
+from erase.methods import methods
+from erase.methods.salun import SalUnConfig
+from erase.models import Model
+from erase.plan import plan
+from erase.request import PLAIN_TEMPLATES, EraseRequest, expand
+from erase.runner import RunConfig
+
+
+def planned(pipeline, method, **options) -> str:
+    model = Model("tiny", pipeline, CATALOGUE)
+    prompts = expand(EraseRequest(["ghost"]), CATALOGUE)
+    config = RunConfig(EraseRequest(["ghost"]), "tiny", method, **options)
+    return plan(config, model, prompts, build_tiny_task(pipeline, (), SIDE))
+
+
+def memory(text: str) -> float:
+    (line,) = (line for line in text.splitlines() if "memory" in line)
+    return float(line.split("|")[2].split()[0])
+
+
+def test_a_plan_counts_what_it_names():
+    pipeline = build_tiny_pipeline()
+    task = build_tiny_task(pipeline, ())
+    count = sum(parameter.numel() for parameter in task.parameters().values())
+    text = planned(pipeline, "salun", method_config=SalUnConfig(density=0.25))
+    assert f"| mask | {int(count * 0.25)} of {count} weights, {count / 8e6:.1f} MB" in text
+    assert "| training | 100 steps, learning rate 0.001 |" in text
+
+
+@pytest.mark.parametrize("family", ["sdxl", "sd3", "flux", "pixart"])
+def test_every_family_has_a_plan(family):
+    pipeline = build_family(family)
+    text = planned(pipeline, "projection")
+    assert f"| family | {family} |" in text
+    assert "training" not in text
+
+
+def test_a_dry_run_writes_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", "--concept", "ghost", "--dry_run"]) == 0
+    said = capsys.readouterr().out
+    assert "salun on emoji" in said
+    assert memory(said) > 0.1
+    assert not list(Path(tmp_path).iterdir())
+
+
+CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("[esf][mdl]*/*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_ready_configs_are_whole(path):
+    """All but the weights, which are nobody's to bundle, is read and checked."""
+    options = build_parser().parse_args(["run", "--config", str(path)]).run
+    made = build_parser().instantiate(build_parser().parse_args(["run", "--config", str(path)])).run
+    request = EraseRequest(
+        options.concept, options.anchor, retain=options.retain,
+        templates=options.template or PLAIN_TEMPLATES,
+    )  # fmt: skip
+    known = CATALOGUE if options.model == "emoji" else None
+    assert known or expand(request, None).forget
+    assert isinstance(made[made.method], methods()[made.method].config)
+    assert f"configs/{path.parent.name}/{path.name}" in path.read_text()
