@@ -160,9 +160,11 @@ def test_robust_training_bends_forget_prompts_towards_the_concept(tiny_pipeline)
     mixed = next(iter(task.for_redirection().forget_batches(0)))
     assert mixed.shows.any()
     assert not mixed.shows.all()
-    moved = task._bend(mixed, task.condition(mixed.prompts)).flatten(1).norm(dim=1) > 0
+    moved = (
+        task._model.bend(mixed, task.condition(mixed.prompts), 4, 0.2).flatten(1).norm(dim=1) > 0
+    )
     assert torch.equal(moved, mixed.shows)
-    shift = task._bend(batch, text).flatten(1).norm(dim=1)
+    shift = task._model.bend(batch, text, 4, 0.2).flatten(1).norm(dim=1)
     assert (shift <= 0.2001 * text.states.flatten(1).norm(dim=1)).all()
     retained = next(iter(task.retain_batches(0)))
     with torch.no_grad():

@@ -8,7 +8,7 @@ import erase
 ROOT = Path(erase.__file__).parent
 ORDER = [
     {"core"},
-    {"catalogue", "checks", "files", "card", "pictures", "datasets"},
+    {"catalogue", "checks", "files", "card", "pictures", "datasets", "sharing"},
     {"training_config"},
     {"request", "weights", "classifiers", "checkpoint"},
     {"tasks", "erasure"},

@@ -169,6 +169,16 @@ def test_rows_are_what_the_weight_multiplies(layer):
     assert torch.allclose(by_hand, output, atol=1e-5)
 
 
+@pytest.mark.parametrize("count", [4, 200])
+def test_fitters_that_shared_the_activations_merge_to_the_whole(count):
+    samples = activations(count, 12, 12, 0)
+    parts = [SubspaceFitter(12).update(part) for part in samples.tensor_split([1, count // 2])]
+    whole, merged = fit(samples), parts[0].merge(parts[1]).merge(parts[2]).fit()
+    assert merged.count == whole.count
+    assert torch.allclose(merged.energies, whole.energies)
+    assert torch.allclose(merged.means, whole.means)
+
+
 def test_the_contrastive_projection_takes_out_the_largest_generalized_eigenvectors():
     forget, retain = activations(300, 8, 8, 7) + 0.5, activations(300, 8, 8, 8)
     projection = contrastive(fit(forget), fit(retain), 3)

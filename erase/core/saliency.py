@@ -19,17 +19,19 @@ def accumulate(
     parameters: Mapping[str, nn.Parameter],
     losses: Iterable[Tensor],
     estimator: Estimator = "signed_sum",
+    total: Term = lambda tensor: tensor,
 ) -> dict[str, Tensor]:
     """Score every weight from the gradients of `losses`, one scalar per batch.
 
     "signed_sum" is |sum of gradients| (SalUn; Fan et al., ICLR 2024, eq. 4), "abs_sum" the sum of
     their magnitudes, "fisher" the sum of their squares (the empirical Fisher diagonal, of batches
     as large as the caller made them). `losses` is consumed lazily and each gradient is folded in as
-    soon as it is made, so that one score and one gradient tensor live at a time. Gradients that
-    were there before are dropped. A weight no loss reaches scores 0. Raises ValueError if `losses`
-    is empty, or a loss or score is not finite.
+    soon as it is made, so that one gradient tensor lives at a time. Sums are of float64, so that
+    their order, which `total`, the sum over processes that share the losses, may change, does not
+    show in the scores. Gradients that were there before are dropped. A weight no loss reaches
+    scores 0. Raises ValueError if `losses` is empty, or a loss or score is not finite.
     """
-    scores = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
+    scores = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in parameters.items()}
     handles = [
         parameter.register_post_accumulate_grad_hook(_adder(scores[name], _TERMS[estimator]))
         for name, parameter in parameters.items()
@@ -37,14 +39,20 @@ def accumulate(
     try:
         for parameter in parameters.values():
             parameter.grad = None
-        _backward_each(losses)
+        batches = total(torch.tensor(_backward_each(losses)))
     finally:
         for handle in handles:
             handle.remove()
-    for name, score in scores.items():
-        if not score.isfinite().all():
-            raise ValueError(f"The saliency of {name} is not finite; use a base in float32.")
-    return {name: score.abs_() for name, score in scores.items()}
+    if not batches:
+        raise ValueError("The forget set is empty, so no weight has a saliency; give it samples.")
+    return {name: _finished(name, total(scores.pop(name)), p) for name, p in parameters.items()}
+
+
+def _finished(name: str, score: Tensor, parameter: Tensor) -> Tensor:
+    score = score.abs_().to(parameter.dtype)
+    if not score.isfinite().all():
+        raise ValueError(f"The saliency of {name} is not finite; use a base in float32.")
+    return score
 
 
 def fisher_ratio(forget: Mapping[str, Tensor], retain: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -61,7 +69,8 @@ def _adder(score: Tensor, term: Term) -> Callable[[nn.Parameter], None]:
     return add
 
 
-def _backward_each(losses: Iterable[Tensor]) -> None:
+def _backward_each(losses: Iterable[Tensor]) -> int:
+    """How many there were."""
     batches = 0
     for loss in losses:
         if not loss.isfinite():
@@ -69,5 +78,4 @@ def _backward_each(losses: Iterable[Tensor]) -> None:
                              "learning rate of the base or use float32.")  # fmt: skip
         loss.backward()
         batches += 1
-    if batches == 0:
-        raise ValueError("The forget set is empty, so no weight has a saliency; give it samples.")
+    return batches

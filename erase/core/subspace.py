@@ -83,6 +83,20 @@ class SubspaceFitter:
             self._fold()
         return self
 
+    def merge(self, other: "SubspaceFitter") -> "SubspaceFitter":
+        """Add all that another fitter has seen."""
+        for group, (total, count) in other._groups.items():
+            ours, seen = self._groups.get(group, (torch.zeros_like(total), 0))
+            self._groups[group] = ours + total, seen + count
+        self.count += other.count
+        self._rows += other._rows
+        if other._gram is not None:
+            self._fold()
+            self._gram += other._gram
+        elif self._gram is not None or FEW * self.count >= self.dimension:
+            self._fold()
+        return self
+
     def fit(self) -> Subspace:
         """The subspace of all activations so far; ValueError if there were none."""
         if self.count == 0:
@@ -101,7 +115,7 @@ class SubspaceFitter:
         return Subspace(basis[:, order], energies[order], means, self.count)
 
     def _fold(self) -> None:
-        rows = torch.cat(self._rows).double()
+        rows = torch.cat([torch.zeros(0, self.dimension), *self._rows]).double()
         if self._gram is None:
             self._gram = rows.T @ rows
         else:

@@ -19,6 +19,7 @@ from erase.core.projection import (
 from erase.core.subspace import Subspace, SubspaceFitter
 from erase.erasure import Erasure
 from erase.methods import register
+from erase.sharing import everyones
 from erase.tasks.base import SetName, Task
 
 # Rank (0: all) and strength of each space where the config leaves them open.
@@ -123,7 +124,10 @@ def activation_spaces(
         fitter.update(rows, group)
 
     task.listen(which, target, hear, config.samples)
-    return {site: fitter.fit() for site, fitter in fitters.items()}
+    first, *others = everyones(fitters)
+    for site, fitter in (pair for other in others for pair in other.items()):
+        first[site] = first[site].merge(fitter) if site in first else fitter
+    return {site: fitter.fit() for site, fitter in first.items()}
 
 
 def _space(forget: Subspace, retain: Subspace, config: ProjectionConfig) -> Projection:

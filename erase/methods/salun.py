@@ -14,6 +14,7 @@ from erase.core.saliency import Estimator, accumulate, fisher_ratio
 from erase.erasure import Erasure
 from erase.methods import register
 from erase.preserve import only_trainable
+from erase.sharing import mine, total
 from erase.tasks.base import Batch, Task
 from erase.training import StepLoss, TrainingConfig, filled, finetune, step_seed
 
@@ -93,12 +94,12 @@ def saliency(task: Task, estimator: str) -> dict[str, Tensor]:
     parameters, seed = task.parameters(), step_seed(task.seed, -1)
     one_set = "fisher" if estimator == "fisher_ratio" else estimator
     with only_trainable(task, parameters):
-        losses = (task.saliency_loss(batch) for batch in task.forget_batches(seed))
-        forget = accumulate(parameters, losses, one_set)
+        losses = (task.saliency_loss(batch) for batch in mine(task.forget_batches(seed)))
+        forget = accumulate(parameters, losses, one_set, total)
         if estimator != "fisher_ratio":
             return forget
-        losses = (task.saliency_loss(batch) for batch in task.retain_batches(seed + 1))
-        return fisher_ratio(forget, accumulate(parameters, losses, one_set))
+        losses = (task.saliency_loss(batch) for batch in mine(task.retain_batches(seed + 1)))
+        return fisher_ratio(forget, accumulate(parameters, losses, one_set, total))
 
 
 def _mask_of(task: Task, config: SalUnConfig) -> tuple[Mask, dict[str, Any]]:

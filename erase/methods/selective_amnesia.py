@@ -9,6 +9,7 @@ from erase.erasure import Erasure
 from erase.methods import register
 from erase.methods.salun import relabelling_loss
 from erase.preserve import only_trainable
+from erase.sharing import mine, total
 from erase.tasks.base import Batch, Task
 from erase.training import TrainingConfig, finetune, step_seed
 
@@ -38,9 +39,9 @@ def selective_amnesia(task: Task, config: SelectiveAmnesiaConfig) -> Erasure:
     weights = task.parameters()
     with only_trainable(task, weights):
         batches = task.retain_batches(step_seed(task.seed, -1))
-        fisher = accumulate(weights, (task.loss(batch) for batch in batches), "fisher")
-    total = sum(float(scores.double().sum()) for scores in fisher.values())
-    mean = total / sum(scores.numel() for scores in fisher.values())
+        fisher = accumulate(weights, map(task.loss, mine(batches)), "fisher", total)
+    whole = sum(float(scores.double().sum()) for scores in fisher.values())
+    mean = whole / sum(scores.numel() for scores in fisher.values())
     start = {name: weight.detach().clone() for name, weight in weights.items()}
     relabelled = relabelling_loss(task, "frozen", config.replay)
 

@@ -71,7 +71,8 @@ class Task(Protocol):
     def listen(self, which: SetName, target: str, hear: Listener, samples: int) -> None:
         """Run over at most `samples` of a set; `hear(site, read, group)` what is read.
 
-        That is rows [n, d], or [n, p, d] where the same p positions are read of every sample.
+        That is rows [n, d], or [n, p, d] where the same p positions are read of every sample. Of
+        several processes each hears its share of the samples.
         """
 
     def for_redirection(self) -> "Task":

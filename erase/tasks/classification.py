@@ -18,6 +18,7 @@ from erase.classifiers import FitConfig, fit, head_of, logits_of, untrained_copy
 from erase.core.activations import listening, projectable_layers, weight_name
 from erase.core.fingerprint import combined, fingerprint
 from erase.core.patterns import matching
+from erase.sharing import mine
 from erase.tasks.base import Listener, SetName
 
 LAST, ALL = "last_layers", "layers"
@@ -177,7 +178,7 @@ class ClassificationTask:
         generator = torch.Generator().manual_seed(self.seed)
         order = torch.randperm(len(indices), generator=generator)[:samples].tolist()
         with listening(self._layers(target), lambda site, rows: hear(site, rows, "")):
-            for start in range(0, len(order), self.config.batch_size):
+            for start in mine(range(0, len(order), self.config.batch_size)):
                 rows = order[start : start + self.config.batch_size]
                 self.predict(self._collate([indices[row] for row in rows])[0])
 

@@ -2,11 +2,13 @@
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
+from erase.tasks.adversary import worst_shift
 from erase.tasks.families import POOLED, STATES, Condition, around, family_of
 from erase.tasks.noising import DiffusionBatch, noising_of
 
@@ -52,6 +54,22 @@ class ConditionedDenoiser:
         """The denoiser's output for the batch's noised latents."""
         noisy = self.noising.noisy(batch)
         return self.family.denoise(self.pipeline, noisy, batch.timesteps, text)
+
+    def errors(self, batch: DiffusionBatch, found: Tensor) -> Tensor:
+        """The mean squared error of each sample's prediction [B]."""
+        return (found - self.noising.target(batch)).square().flatten(1).mean(1)
+
+    def bend(self, batch: DiffusionBatch, text: Condition, steps: int, radius: float) -> Tensor:
+        """The shift of the states under which the model as it is denoises the pictures best.
+
+        None for pictures that do not show what is to be forgotten.
+        """
+
+        def error(bent: Tensor) -> Tensor:
+            return self.errors(batch, self.denoise(batch, replace(text, states=bent)))
+
+        shift = worst_shift(error, text.states, steps, radius)
+        return shift * batch.shows.to(shift)[:, None, None]
 
     def readings(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """What is read of the prompts at each place where text enters: [N, tokens, width]."""

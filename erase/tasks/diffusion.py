@@ -18,7 +18,7 @@ from erase.core.fingerprint import combined, fingerprint
 from erase.core.patterns import matching
 from erase.pictures import load_folder
 from erase.request import Prompt, PromptSet, sample, texts_by_group
-from erase.tasks.adversary import worst_shift
+from erase.sharing import mine
 from erase.tasks.base import Listener, SetName
 from erase.tasks.conditioned import ConditionedDenoiser
 from erase.tasks.diffusion_config import (
@@ -130,7 +130,7 @@ class DiffusionTask:
 
     def sample_losses(self, batch: DiffusionBatch) -> Tensor:
         """The same of every sample [B]."""
-        return self._errors(batch, self.predict(batch, batch.prompts))
+        return self._model.errors(batch, self.predict(batch, batch.prompts))
 
     def redirected_loss(
         self, batch: DiffusionBatch, teacher: "DiffusionTask | None" = None
@@ -169,19 +169,24 @@ class DiffusionTask:
         for group, texts in texts_by_group(chosen).items():
             # Guidance reads the empty prompt beside every other.
             texts = [*texts, ""] if which == "retain" and not drawn else texts
-            if target == TEXT:
-                for site, read in self.readings(texts).items():
-                    hear(site, read, group)
-                continue
-            layers = self._places.layers(target)
+            layers = {} if target == TEXT else self._places.layers(target)
             with listening(layers, lambda *heard, group=group: hear(*heard, group)):
-                self._run(target, texts, which)
+                read = self._run(target, texts, which)
+            for site, rows in read.items():
+                hear(site, rows, group)
 
-    def _run(self, target: str, texts: Sequence[str], which: SetName) -> None:
+    def _run(self, target: str, texts: Sequence[str], which: SetName) -> dict[str, Tensor]:
+        """Have the target read this process' share of the texts; what enters as text itself."""
         if target == self.family.denoiser:
-            self._sets.draw(texts, 4, f"listening to the {which} set")
-        else:
+            places = list(mine(range(len(texts))))
+            self._sets.draw(texts, 4, f"listening to the {which} set", places=places)
+            return {}
+        texts = list(mine(texts))
+        if target == TEXT:
+            return self.readings(texts) if texts else {}
+        if texts:
             self.condition(texts)
+        return {}
 
     def frozen_copy(self) -> "DiffusionTask":
         """The same task around copies of denoiser and text encoders as they are now."""
@@ -246,21 +251,9 @@ class DiffusionTask:
         text = self.condition(prompts)
         trained_on = torch.is_grad_enabled() and prompts == batch.prompts
         if self.config.adversary_steps and trained_on and batch.shows is not None:
-            text = replace(text, states=text.states + self._bend(batch, text))
+            reach = self.config.adversary_steps, self.config.adversary_radius
+            text = replace(text, states=text.states + self._model.bend(batch, text, *reach))
         return self._model.denoise(batch, text)
-
-    def _errors(self, batch: DiffusionBatch, found: Tensor) -> Tensor:
-        return (found - self._model.noising.target(batch)).square().flatten(1).mean(1)
-
-    def _bend(self, batch: DiffusionBatch, text: Condition) -> Tensor:
-        """The shift under which the model as it is denoises the batch's pictures best."""
-
-        def error(bent: Tensor) -> Tensor:
-            return self._errors(batch, self._model.denoise(batch, replace(text, states=bent)))
-
-        steps, radius = self.config.adversary_steps, self.config.adversary_radius
-        shift = worst_shift(error, text.states, steps, radius)
-        return shift * batch.shows.to(shift)[:, None, None]
 
     def condition(self, prompts: Sequence[str]) -> Condition:
         """What the denoiser reads of the prompts; has gradients if a text encoder may change."""

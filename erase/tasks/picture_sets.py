@@ -67,11 +67,13 @@ class PictureSets:
         stream: int,
         description: str,
         output_type: OutputType = "latent",
+        places: Sequence[int] | None = None,
     ) -> Tensor:
-        """Latents or pictures of the texts, from seeds of a stream of its own."""
+        """Latents or pictures of the texts, or of those at some places, from seeds of a stream."""
         first = 1_000_000 * (10 * self._seed + stream)
-        seeds = range(first, first + len(texts))
-        return draw(self._pipeline, texts, seeds, self._sampling, output_type, description)
+        places = range(len(texts)) if places is None else places
+        chosen, seeds = [texts[i] for i in places], [first + i for i in places]
+        return draw(self._pipeline, chosen, seeds, self._sampling, output_type, description)
 
     def preview(self) -> Tensor:
         """Pictures of PREVIEWED forget prompts, then of as many retained ones."""

@@ -48,7 +48,7 @@ def draw(
                 pictures = family.unpacked(pipeline, pictures, side)
             drawn.append(pictures.cpu())
             bar.update(len(pictures))
-    return torch.cat(drawn)
+    return torch.cat(drawn) if drawn else torch.zeros(0)
 
 
 def at_once(side: int) -> int:
