@@ -4,12 +4,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedType
 from torch import nn
 
 from erase.pictures import save_grid
 from erase.tasks.base import Task
 from erase.training_config import TrainingConfig
+
+SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
 
 
 class Watch:
@@ -20,6 +22,11 @@ class Watch:
         self.accelerator = Accelerator(
             log_with=config.report_to or None, project_dir=config.logging_dir
         )
+        if self.accelerator.distributed_type in SHARDED:
+            raise ValueError(
+                f"This launch shards the weights ({self.accelerator.distributed_type}), and masks "
+                "are of whole tensors; launch with distributed_type MULTI_GPU."
+            )
         if config.report_to:
             self.accelerator.init_trackers("erase")
 
