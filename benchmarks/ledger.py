@@ -45,8 +45,16 @@ class Ledger:
         with FileLock(self._path.with_name(f".{self._path.name}.lock")):
             self._read()
             self._figures[_joined(key)] = figures
-            partial.write_text(json.dumps(self._figures, indent=1, sort_keys=True) + "\n")
+            partial.write_text(_written(self._figures))
             partial.rename(self._path)
+
+
+def _written(figures: dict[str, Any]) -> str:
+    """JSON with one figure a line."""
+    lines = (
+        f"{json.dumps(key)}: {json.dumps(figures[key], sort_keys=True)}" for key in sorted(figures)
+    )
+    return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def _joined(key: tuple[Any, ...]) -> str:
