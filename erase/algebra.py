@@ -69,11 +69,19 @@ def largest_rank(erasure: Erasure) -> int:
     return max(delta.rank for delta in deltas)
 
 
+def require_loader(erasure: Erasure) -> None:
+    """Raise ValueError if the base's pipeline loads no LoRA."""
+    if not erasure.recipe.get("base", {}).get("loads_lora", True):
+        raise ValueError("Pipelines of this family load no LoRA; export a pipeline.")
+
+
 def export_lora(erasure: Erasure, folder: str | Path, rank: int) -> float:
     """Write a stock LoRA of at most this rank; the relative error of what that leaves out.
 
-    It is 0, to rounding, for low-rank erasures of that rank and less.
+    It is 0, to rounding, for low-rank erasures of that rank and less. Raises ValueError for
+    pipelines that load no LoRA.
     """
+    require_loader(erasure)
     lora = low_rank(erasure, rank)
     lora.save_pretrained(folder)
     return lora.recipe["truncation"]["relative_error"]
@@ -130,7 +138,9 @@ def _check_same_base(erasures: Sequence[Erasure]) -> None:
         fingerprints = erasure.recipe.get("base", {}).get("fingerprints", {})
         for name in shapes:
             facts = shapes[name], fingerprints.get(name)
-            if seen.setdefault(name, facts) != facts:
+            shape, fingerprint = seen.setdefault(name, facts)
+            other_values = None not in (fingerprint, facts[1]) and fingerprint != facts[1]
+            if shape != shapes[name] or other_values:
                 raise ValueError(
                     f"The erasures were made for different bases ({name} differs); "
                     "join only erasures of one base."

@@ -2,9 +2,11 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
+import torch
 from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -13,6 +15,7 @@ from torch.optim import Optimizer
 from erase.training_config import TrainingConfig
 
 AVERAGE = "average.safetensors"
+NUMBER = "#number"
 
 
 class Checkpoints:
@@ -34,7 +37,8 @@ class Checkpoints:
         self._modules, self._optimizer, self._average = modules, optimizer, average
         self.first = 0
         if self._folder and config.resume_from_checkpoint == "no":
-            shutil.rmtree(self._folder, ignore_errors=True)
+            for older in [*_checkpoints(self._folder), *self._folder.glob("partial-*")]:
+                shutil.rmtree(older, ignore_errors=True)  # several processes may try
         elif self._folder:
             self.first = load_checkpoint(self._folder, made_for, modules, optimizer, average)
 
@@ -98,8 +102,9 @@ def load_checkpoint(
     state["state"] = _nested_state(load_file(source / "optimizer.safetensors"))
     optimizer.load_state_dict(state)
     if average:
-        shadows = load_file(source / AVERAGE)
-        average.shadow_params = [shadows[str(i)] for i in range(len(shadows))]
+        kept_average = load_file(source / AVERAGE)
+        for i, shadow in enumerate(average.shadow_params):
+            shadow.copy_(kept_average[str(i)])
         average.optimization_step = kept["step"]
     return kept["step"]
 
@@ -117,14 +122,29 @@ def _checkpoints(folder: Path) -> list[Path]:
 
 def _flat_state(optimizer: Optimizer) -> dict[str, Tensor]:
     state = optimizer.state_dict()["state"]
-    return {f"{i}.{key}": value for i, slots in state.items() for key, value in slots.items()}
+    return {f"{i}.{path}": tensor for i, slots in state.items() for path, tensor in _leaves(slots)}
 
 
-def _nested_state(flat: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
-    nested: dict[int, dict[str, Tensor]] = {}
+def _leaves(slots: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """All tensors of nested slots by path, and plain numbers, which are marked."""
+    for key, value in slots.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}/")
+        elif isinstance(value, Tensor):
+            yield prefix + key, value
+        else:
+            yield prefix + key + NUMBER, torch.tensor(value)
+
+
+def _nested_state(flat: Mapping[str, Tensor]) -> dict[int, dict[str, Any]]:
+    nested: dict[int, dict[str, Any]] = {}
     for name, value in flat.items():
-        index, key = name.split(".", 1)
-        nested.setdefault(int(index), {})[key] = value
+        index, path = name.split(".", 1)
+        *folders, key = path.removesuffix(NUMBER).split("/")
+        slots = nested.setdefault(int(index), {})
+        for folder in folders:
+            slots = slots.setdefault(folder, {})
+        slots[key] = value.item() if path.endswith(NUMBER) else value
     return nested
 
 

@@ -1,6 +1,6 @@
 """Checks of typed configs, one clear sentence each."""
 
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 
 def require_positive(config: Any, *names: str) -> None:
@@ -16,6 +16,15 @@ def require_lists(config: Any, *names: str) -> None:
     for name in names:
         if isinstance(getattr(config, name), str):
             raise ValueError(f"{name} is one text; give a list.")
+
+
+def require_choices(config: Any) -> None:
+    """Raise ValueError naming the first field whose value its Literal type does not list."""
+    for name, kind in get_type_hints(type(config)).items():
+        known, value = get_args(kind), getattr(config, name)
+        if get_origin(kind) is Literal and value not in known:
+            named = ", ".join(map(repr, known))
+            raise ValueError(f"{name} is {value!r}; choose one of {named}.")
 
 
 def reason_of(error: Exception) -> str:

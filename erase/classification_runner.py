@@ -100,6 +100,8 @@ def classify(run: ClassificationRun, output: str | Path) -> dict[str, Any]:
     output, method = Path(output).resolve(), get_method(run.method)
     if run.shadows == 1:
         raise ValueError("shadows is 1; U-LiRA needs at least 2, or 0 to leave it out.")
+    if run.shadows and Accelerator().num_processes > 1:
+        raise ValueError("Shadows are trained by one process; launch one, or leave them out.")
     check_writable(output, OUTPUT_FILES)
     _check_weights(run.classifier)
     data = data_of(run.classifier)

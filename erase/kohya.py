@@ -8,7 +8,7 @@ from diffusers.utils import convert_state_dict_to_kohya
 from safetensors.torch import save_file
 from torch import Tensor
 
-from erase.algebra import largest_rank
+from erase.algebra import largest_rank, require_loader
 from erase.core.delta import LowRankDelta
 from erase.erasure import Erasure
 from erase.files import replaced_folder
@@ -25,6 +25,7 @@ def export_kohya(erasure: Erasure, folder: str | Path) -> Path:
     ValueError for erasures that are no LoRA, and for transformers, whose stock LoRA such programs
     read as it is.
     """
+    require_loader(erasure)
     largest_rank(erasure)
     if any(name.startswith("transformer.") for name in erasure.deltas):
         raise ValueError(

@@ -47,6 +47,8 @@ class ErasureLoaderMixin:
                 f"An erasure named {adapter_name} is loaded; unload it, or give another name."
             )
         erasure = Erasure.from_pretrained(_folder_of(source, hub_options))
+        if allow_other_base:
+            erasure.recipe.get("base", {}).pop("fingerprints", None)
         with self._at_hand():
             with self._base_restored():
                 erasure.apply(self.components, scale, allow_other_base).revert()
@@ -75,7 +77,8 @@ class ErasureLoaderMixin:
     def save_pretrained(self, save_directory: str | Path, *args: Any, **options: Any) -> None:
         """Write the weights as they are, as a pipeline of the stock class."""
         stock = around(self, family_of(self).pipeline)
-        stock.save_pretrained(save_directory, *args, **options)
+        with self._at_hand():
+            stock.save_pretrained(save_directory, *args, **options)
 
     def _known(self, adapter_name: str) -> str:
         if adapter_name not in self._loaded:
@@ -86,11 +89,17 @@ class ErasureLoaderMixin:
     def _put_in_force(self, wanted: Mapping[str, tuple[Erasure, float]]) -> None:
         parts = [scale(erasure, factor) for erasure, factor in wanted.values()]
         joint = compose(parts) if len(parts) > 1 else next(iter(parts), None)
+        before = self._loaded
         self._restore()
-        self._loaded = dict(wanted)
-        self._originals = (
-            joint.apply(self.components, allow_other_base=True).originals if joint else {}
-        )
+        self._loaded, self._originals = {}, {}
+        try:
+            if joint:
+                self._originals = joint.apply(self.components, allow_other_base=True).originals
+        except BaseException:
+            if before is not wanted:
+                self._put_in_force(before)
+            raise
+        self._loaded = wanted
 
     @torch.no_grad()
     def _restore(self) -> None:

@@ -5,6 +5,12 @@ from typing import Any
 from torch import nn
 
 from erase.methods import get_method
+from erase.methods.concept_ablation import ConceptAblationConfig
+from erase.methods.esd import ESDConfig
+from erase.methods.salun import SalUnConfig
+from erase.methods.salun_lora import SalUnLoRAConfig
+from erase.methods.salun_soft import SalUnSoftConfig
+from erase.methods.scrub import ScrubConfig
 from erase.models import Model
 from erase.request import PromptSet
 from erase.runner import RunConfig
@@ -21,7 +27,7 @@ def plan(config: RunConfig, model: Model, prompts: PromptSet, task: DiffusionTas
     training SD1.5's UNet those add about 2 GB (benchmarks/README.md).
     """
     options = config.method_config or get_method(config.method).config()
-    trained = task.parameters() if hasattr(options, "training") else task.editable()
+    trained = _trained(options, task)
     rows = [
         ("family", task.family.name),
         *((name, _counted(module)) for name, module in task.components.items()),
@@ -35,8 +41,15 @@ def plan(config: RunConfig, model: Model, prompts: PromptSet, task: DiffusionTas
     return "\n".join([f"| {head} | |", "| --- | --- |", *lines])
 
 
+def _trained(options: Any, task: DiffusionTask) -> dict[str, nn.Parameter]:
+    """What the method may change: closed forms and ESD's variants choose among all that may."""
+    chosen = hasattr(options, "training") and not hasattr(options, "variant")
+    return task.parameters() if chosen else task.editable()
+
+
 def _training_rows(options: Any, task: DiffusionTask) -> list[tuple[str, str]]:
-    known, anchored = task.finetuning, getattr(options, "teacher", "") == "frozen"
+    anchors = isinstance(options, (SalUnConfig, SalUnLoRAConfig, SalUnSoftConfig))
+    known, anchored = task.finetuning, anchors and _keeps_base(options)
     suggested = (
         (known.anchored_rate, known.anchored_steps)
         if anchored
@@ -62,11 +75,18 @@ def _memory(options: Any, model: Model, task: DiffusionTask) -> int:
     )
     if not hasattr(options, "training"):
         return held
-    held += (GRADIENT + ADAMW + ORIGINAL + MASK) * _size(task.parameters())
-    if getattr(options, "teacher", "frozen") == "frozen":
+    average = WEIGHT if options.training.use_ema else 0
+    held += (GRADIENT + ADAMW + ORIGINAL + MASK + average) * _size(_trained(options, task))
+    if _keeps_base(options):
         copied = (getattr(model.pipeline, name) for name in task.family.components)
         held += WEIGHT * sum(_size(dict(module.named_parameters())) for module in copied)
     return held
+
+
+def _keeps_base(options: Any) -> bool:
+    """Whether the method's teacher is a copy of the base."""
+    taught = isinstance(options, (ConceptAblationConfig, ESDConfig, ScrubConfig))
+    return taught or getattr(options, "teacher", "") == "frozen"
 
 
 def _size(parameters: dict[str, nn.Parameter]) -> int:

@@ -35,6 +35,7 @@ from erase.run_state import (
     versions,
     with_checkpoints,
 )
+from erase.sharing import own_device
 from erase.tasks.diffusion import DiffusionTask, DiffusionTaskConfig
 
 OUTPUT_FILES = (*FILES, *REPORT_FILES)
@@ -79,7 +80,7 @@ def run(config: RunConfig, output: str | Path) -> dict[str, Any]:
     method = get_method(config.method)
     check_writable(output, OUTPUT_FILES)
     model, prompts, task = prepared(config)
-    oracle = load_model(config.oracle, config.device) if config.oracle else None
+    oracle = load_model(config.oracle, own_device(config.device)) if config.oracle else None
     judge = judge_of(config.judge, model)
     options = config.method_config or method.config()
     digest = run_digest(config, task)
@@ -109,7 +110,7 @@ def run(config: RunConfig, output: str | Path) -> dict[str, Any]:
 
 def prepared(config: RunConfig) -> tuple[Model, PromptSet, DiffusionTask]:
     """The model, the prompts of the request, and the task of both; ValueError on bad input."""
-    model = load_model(config.model, config.device)
+    model = load_model(config.model, own_device(config.device))
     prompts = expand(config.request, model.catalogue)
     task = DiffusionTask(
         model.pipeline, prompts, model.sampling, config.task, config.request.seed,

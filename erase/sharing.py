@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import TypeVar
 
+import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object, reduce
 from torch import Tensor
@@ -19,7 +20,24 @@ def mine(items: Iterable[Item]) -> Iterator[Item]:
 
 def total(tensor: Tensor) -> Tensor:
     """The sum over all processes, the same bits on each."""
-    return reduce(tensor, "sum") if PartialState().num_processes > 1 else tensor
+    state = PartialState()
+    if state.num_processes == 1:
+        return tensor
+    return reduce(tensor.to(state.device), "sum").to(tensor.device)
+
+
+def own_device(asked: str) -> str:
+    """The device asked for, or of several processes this one's own; ValueError if that is another.
+
+    It comes before anything is put on a device, so that every process takes its own.
+    """
+    state = PartialState()
+    if state.num_processes == 1:
+        return asked
+    if torch.device(asked).type != state.device.type:
+        raise ValueError(f"The device is {asked}, but the processes were launched on "
+                         f"{state.device.type}; give --device {state.device.type}.")  # fmt: skip
+    return str(state.device)
 
 
 def everyones(item: Item) -> list[Item]:

@@ -78,7 +78,7 @@ def train(
     made_for = _made_for(task, step_loss, config, mask, parameters, sparsity)
     kept = Checkpoints(config, made_for, task.components, optimizer, average)
     masked = MaskedUpdate(optimizer, parameters, mask, originals) if mask else nullcontext()
-    able = checkpointed_activations(task.components, config.gradient_checkpointing)
+    able = checkpointed_activations(task, config.gradient_checkpointing)
     with masked, able, _stop_requested() as stop:
         for step in _progress(kept.first, steps, watch.accelerator):
             rate = config.learning_rate * _share_left(config, step)
@@ -102,17 +102,13 @@ def train(
 
 
 def _optimizer(parameters: Mapping[str, nn.Parameter], config: TrainingConfig) -> Optimizer:
-    """AdamW, or bitsandbytes'; ValueError if that is asked for and not installed."""
+    """AdamW, or bitsandbytes'."""
     if not config.use_8bit_adam:
         return torch.optim.AdamW(
             parameters.values(), weight_decay=config.adam_weight_decay, fused=True
         )
-    try:
-        from bitsandbytes.optim import AdamW8bit
-    except ImportError as error:
-        raise ValueError(
-            "use_8bit_adam needs bitsandbytes, which is not installed; install it, or leave it out."
-        ) from error
+    from bitsandbytes.optim import AdamW8bit
+
     return AdamW8bit(parameters.values(), weight_decay=config.adam_weight_decay)
 
 
@@ -153,7 +149,8 @@ def _step(
             loss = step_loss(forget, retain, step / config.max_train_steps)
         if _on_any_process(not loss.isfinite(), accelerator):
             raise NotFiniteError(f"The loss is {loss.item()} at step {step}; lower learning_rate.")
-        accelerator.backward(loss / parts)
+        # Not accelerator.backward, which would scale by the launcher's own settings.
+        (loss / parts).backward()
         total += loss.item() / parts
     _average_gradients(parameters, accelerator)
     norm = nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)

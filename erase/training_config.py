@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from erase.checks import require_positive
+from erase.checks import require_choices, require_positive
 
 NOT_NEGATIVE = ("max_train_steps", "learning_rate", "adam_weight_decay", "validation_steps")
 
@@ -64,6 +64,7 @@ class TrainingConfig:
             self, "max_grad_norm", "checkpointing_steps", "gradient_accumulation_steps",
             "checkpoints_total_limit",
         )  # fmt: skip
+        require_choices(self)
         for name in NOT_NEGATIVE:
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; give 0 or more.")

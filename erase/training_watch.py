@@ -1,17 +1,34 @@
 """What may be seen of a training while it goes on: losses in a tracker, pictures in a folder."""
 
+import importlib.util
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from accelerate import Accelerator, DistributedType
-from torch import nn
 
 from erase.pictures import save_grid
 from erase.tasks.base import Task
 from erase.training_config import TrainingConfig
 
 SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
+
+
+def require_runnable(config: TrainingConfig, task: Task) -> None:
+    """Raise ValueError for what this machine, launch or task cannot do of a training's config."""
+    kind = Accelerator().distributed_type
+    if kind in SHARDED:
+        raise ValueError(
+            f"This launch shards the weights ({kind}), and masks are of whole tensors; launch with "
+            "distributed_type MULTI_GPU."
+        )
+    needed = {"use_8bit_adam": "bitsandbytes", "report_to": config.report_to}
+    for option, package in needed.items():
+        if getattr(config, option) and importlib.util.find_spec(package) is None:
+            raise ValueError(f"{option} needs {package}, which is not installed; install it, or "
+                             "leave it out.")  # fmt: skip
+    if config.validation_steps and not task.draws:
+        raise ValueError("A classifier draws nothing to look at; leave validation_steps at 0.")
 
 
 class Watch:
@@ -22,11 +39,6 @@ class Watch:
         self.accelerator = Accelerator(
             log_with=config.report_to or None, project_dir=config.logging_dir
         )
-        if self.accelerator.distributed_type in SHARDED:
-            raise ValueError(
-                f"This launch shards the weights ({self.accelerator.distributed_type}), and masks "
-                "are of whole tensors; launch with distributed_type MULTI_GPU."
-            )
         if config.report_to:
             self.accelerator.init_trackers("erase")
 
@@ -49,9 +61,14 @@ class Watch:
 
 
 @contextmanager
-def checkpointed_activations(modules: Mapping[str, nn.Module], wanted: bool) -> Iterator[None]:
-    """While in force, modules that can compute their activations anew, instead of keeping them."""
-    able = [m for m in modules.values() if wanted and hasattr(m, "enable_gradient_checkpointing")]
+def checkpointed_activations(task: Task, wanted: bool) -> Iterator[None]:
+    """While in force, the task's modules that can compute their activations anew do so."""
+    modules = (*task.components.values(), *task.frozen.values())
+    able = [
+        module for module in modules
+        if wanted and not getattr(module, "is_gradient_checkpointing", True)
+        and hasattr(module, "enable_gradient_checkpointing")
+    ]  # fmt: skip
     try:
         for module in able:
             module.enable_gradient_checkpointing()

@@ -156,7 +156,9 @@ def test_bad_loads_leave_the_pipeline_as_it_was(folders, tmp_path):
 
 
 def test_in_half_precision_the_base_comes_back_too(folders):
-    pipeline = ErasedStableDiffusionPipeline.from_pipe(build_tiny_pipeline().to(torch.float16))
+    half = build_tiny_pipeline().to(torch.float16)
+    pipeline = ErasedStableDiffusionPipeline.from_pipe(half, dtype=torch.float16)
+    assert pipeline.unet.dtype == torch.float16
     before = tensors(pipeline)
     pipeline.load_erasure(folders / "salun")
     assert changed(before, tensors(pipeline))

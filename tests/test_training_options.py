@@ -8,6 +8,7 @@ from PIL import Image
 from test_salun import BRISK, same_bytes
 
 from erase.checkpoint import latest_checkpoint
+from erase.methods import methods
 from erase.methods.salun import SalUnConfig, salun
 from erase.training import finetune, step_seed
 from erase.training_config import TrainingConfig
@@ -72,8 +73,14 @@ def same_bytes_of(one, other) -> bool:
     return one.keys() == other.keys() and furthest(one, other) == 0
 
 
-def test_an_averaged_training_resumes_to_the_same_bytes(tmp_path, monkeypatch):
-    training = dataclasses.replace(BRISK, use_ema=True, ema_decay=0.5)
+RESUMED = {"averaged": {"use_ema": True, "ema_decay": 0.5}}
+if importlib.util.find_spec("bitsandbytes"):
+    RESUMED["in 8 bits"] = {"use_8bit_adam": True}
+
+
+@pytest.mark.parametrize("options", RESUMED.values(), ids=RESUMED)
+def test_other_trainings_resume_to_the_same_bytes_too(options, tmp_path, monkeypatch):
+    training = dataclasses.replace(BRISK, **options)
     whole = salun(tiny(), SalUnConfig(training=training))
     kept = dataclasses.replace(training, checkpoints=str(tmp_path))
     task, steps = tiny(), []
@@ -115,11 +122,22 @@ def test_losses_and_pictures_are_kept_while_training(tmp_path):
 
 
 def test_what_cannot_be_is_one_sentence():
+    task, method = tiny(), methods()["salun"]
     if importlib.util.find_spec("bitsandbytes") is None:
+        lean = SalUnConfig(training=dataclasses.replace(PLAIN, use_8bit_adam=True))
         with pytest.raises(ValueError, match=r"use_8bit_adam needs bitsandbytes.*install it"):
-            trained(dataclasses.replace(PLAIN, use_8bit_adam=True))
+            method(task, lean)
     with pytest.raises(ValueError, match="ema_decay is 1"):
         TrainingConfig(ema_decay=1.0)
-    task = build_digits_task(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)))
+    with pytest.raises(ValueError, match="lr_scheduler is 'cosine'; choose one of"):
+        TrainingConfig(lr_scheduler="cosine")
+    digits = build_digits_task(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)))
     with pytest.raises(ValueError, match="draws nothing"):
-        task.preview()
+        method(digits, SalUnConfig(training=dataclasses.replace(PLAIN, validation_steps=1)))
+
+
+def test_starting_anew_spares_what_is_no_checkpoint(tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    anew = dataclasses.replace(BRISK, checkpoints=str(tmp_path), resume_from_checkpoint="no")
+    salun(tiny(), SalUnConfig(training=anew))
+    assert (tmp_path / "thesis.txt").read_text() == "mine"

@@ -31,7 +31,11 @@ def accumulate(
     show in the scores. Gradients that were there before are dropped. A weight no loss reaches
     scores 0. Raises ValueError if `losses` is empty, or a loss or score is not finite.
     """
-    scores = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in parameters.items()}
+    scores = {
+        # Apple's GPUs have no float64.
+        name: torch.zeros_like(p, dtype=torch.float32 if p.device.type == "mps" else torch.float64)
+        for name, p in parameters.items()
+    }
     handles = [
         parameter.register_post_accumulate_grad_hook(_adder(scores[name], _TERMS[estimator]))
         for name, parameter in parameters.items()
@@ -39,10 +43,13 @@ def accumulate(
     try:
         for parameter in parameters.values():
             parameter.grad = None
-        batches = total(torch.tensor(_backward_each(losses)))
+        batches, broken = total(torch.tensor(_backward_each(losses))).tolist()
     finally:
         for handle in handles:
             handle.remove()
+    if broken:
+        raise ValueError("A loss of the forget set is not finite; lower the learning rate of the "
+                         "base or use float32.")  # fmt: skip
     if not batches:
         raise ValueError("The forget set is empty, so no weight has a saliency; give it samples.")
     return {name: _finished(name, total(scores.pop(name)), p) for name, p in parameters.items()}
@@ -69,13 +76,12 @@ def _adder(score: Tensor, term: Term) -> Callable[[nn.Parameter], None]:
     return add
 
 
-def _backward_each(losses: Iterable[Tensor]) -> int:
-    """How many there were."""
+def _backward_each(losses: Iterable[Tensor]) -> tuple[int, int]:
+    """How many there were, up to one that is not finite, and whether there was such a one."""
     batches = 0
     for loss in losses:
         if not loss.isfinite():
-            raise ValueError(f"The forget loss of batch {batches} is {loss.item()}; lower the "
-                             "learning rate of the base or use float32.")  # fmt: skip
+            return batches, 1
         loss.backward()
         batches += 1
-    return batches
+    return batches, 0

@@ -45,7 +45,7 @@ class Subspace:
         return (self.basis * self.energies) @ self.basis.T / self.count
 
     def moment_about(self, centre: Tensor) -> Tensor:
-        """The second moments of X - centre [d, d], groups and positions weighing the same."""
+        """The second moments of X - centre [d, d]; groups must be of about one size."""
         cross = torch.outer(self.means.mean((0, 1)), centre)
         return self.moment() - cross - cross.T + torch.outer(centre, centre)
 

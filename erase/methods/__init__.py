@@ -9,6 +9,7 @@ from typing import Any
 from erase.core.fingerprint import fingerprint
 from erase.erasure import Erasure, find_weight
 from erase.tasks.base import Task
+from erase.training_watch import require_runnable
 
 MethodFunction = Callable[[Task, Any], Erasure]
 
@@ -36,6 +37,8 @@ class Method:
                 f"{type(task).__name__}; choose another method."
             )
         config = config or self.config()
+        if hasattr(config, "training"):
+            require_runnable(config.training, task)
         erasure = self.function(task, config)
         weights = {name: find_weight(task.components, name) for name in erasure.deltas}
         erasure.recipe |= {

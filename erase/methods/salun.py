@@ -17,6 +17,7 @@ from erase.preserve import only_trainable
 from erase.sharing import mine, total
 from erase.tasks.base import Batch, Task
 from erase.training import StepLoss, TrainingConfig, filled, finetune, step_seed
+from erase.training_watch import checkpointed_activations
 
 Teacher = Literal["frozen", "current"]
 
@@ -118,7 +119,8 @@ def _mask_of(task: Task, config: SalUnConfig) -> tuple[Mask, dict[str, Any]]:
     if path and not path.parent.is_dir():
         raise ValueError(f"The folder of the mask file {path} is not there; make it first.")
     task.prepare()
-    scores = saliency(task, config.estimator)
+    with checkpointed_activations(task, config.training.gradient_checkpointing):
+        scores = saliency(task, config.estimator)
     mask = build_mask(scores, config.density, config.mask, task.seed, config.scope)
     if not mask.kept:
         raise ValueError(f"density {config.density} keeps none of {mask.total} weights; raise it.")

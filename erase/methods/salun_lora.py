@@ -19,6 +19,7 @@ from erase.methods.salun import Teacher, anchored, relabelling_loss, saliency
 from erase.preserve import only_trainable, preserved
 from erase.tasks.base import Task
 from erase.training import TrainingConfig, train
+from erase.training_watch import checkpointed_activations
 from erase.weights import lora_holds
 
 ADAPTER = "erase"
@@ -55,7 +56,8 @@ def salun_lora(task: Task, config: SalUnLoRAConfig) -> Erasure:
     A layer's rank is `rank` times its share of salient weights over the largest such share.
     """
     task.for_redirection().prepare()
-    ranks = _ranks(task, config)
+    with checkpointed_activations(task, config.training.gradient_checkpointing):
+        ranks = _ranks(task, config)
     loss = relabelling_loss(task, config.teacher, config.retain_weight)
     training = anchored(config.training, task, config.teacher)
     everything = task.parameters()

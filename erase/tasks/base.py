@@ -31,6 +31,7 @@ class Task(Protocol):
 
     components: Mapping[str, nn.Module]  # hold what may change
     frozen: Mapping[str, nn.Module]  # take part, unchanged
+    draws: bool  # whether there are pictures to look at
     targets: Sequence[str]  # parts a projection may edit, the cheapest first
     seed: int
     finetuning: Finetuning  # what AdamW does to this model without its falling apart
@@ -82,7 +83,10 @@ class Task(Protocol):
         """The same task around a copy of the model as it is now, without gradients."""
 
     def preview(self) -> Tensor:
-        """Pictures [N, 3, H, W] in 0..1 of the forget set, then as many of the retain set."""
+        """Pictures [N, 3, H, W] in 0..1 of the forget set, then as many of the retain set.
+
+        Of tasks that draw.
+        """
 
     def fingerprints(self) -> dict[str, str]:
         """What tells this "base", this "forget set" and this "retain set" from others."""

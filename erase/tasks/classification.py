@@ -83,6 +83,7 @@ class ClassificationTask:
     """
 
     frozen: Mapping[str, nn.Module] = {}
+    draws = False
     targets: Sequence[str] = (LAST, ALL)
 
     def __init__(
@@ -245,10 +246,6 @@ class ClassificationTask:
     def labels(self) -> Tensor:
         """The labels of the whole training set [n]."""
         return torch.tensor([int(label) for _, label in self.dataset])
-
-    def preview(self) -> Tensor:
-        """There is nothing to see that a sample would not show."""
-        raise ValueError("A classifier draws nothing; leave validation_steps at 0.")
 
     def fingerprints(self) -> dict[str, str]:
         """What tells this "base", this "forget set" and this "retain set" from others."""

@@ -12,6 +12,8 @@ from erase.tasks.adversary import worst_shift
 from erase.tasks.families import POOLED, STATES, Condition, around, family_of
 from erase.tasks.noising import DiffusionBatch, noising_of
 
+CHUNK = 64  # prompts in a text encoder at once
+
 
 @torch.no_grad()
 def latents_of(pipeline: DiffusionPipeline, pictures: Tensor) -> Tensor:
@@ -73,9 +75,11 @@ class ConditionedDenoiser:
 
     def readings(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """What is read of the prompts at each place where text enters: [N, tokens, width]."""
-        text = self.condition(prompts)
-        whole = {} if text.pooled is None else {POOLED: text.pooled[:, None]}
-        return {STATES: text.states, **whole}
+        parts = [self.condition(prompts[i : i + CHUNK]) for i in range(0, len(prompts), CHUNK)]
+        read = {STATES: torch.cat([part.states for part in parts])}
+        if parts[0].pooled is not None:
+            read[POOLED] = torch.cat([part.pooled for part in parts])[:, None]
+        return read
 
     def redirected_readings(
         self, prompts: Sequence[str], anchors: Sequence[str]

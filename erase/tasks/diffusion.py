@@ -39,6 +39,8 @@ class DiffusionTask:
     pictures of the concept are given (any sequence of them, such as a dataset's column).
     """
 
+    draws = True
+
     def __init__(
         self,
         pipeline: DiffusionPipeline,

@@ -78,7 +78,8 @@ class PictureSets:
     def preview(self) -> Tensor:
         """Pictures of PREVIEWED forget prompts, then of as many retained ones."""
         parts = (self._prompts.forget, self._prompts.retain)
-        texts = [prompt.text for part in parts for prompt in sample(part, PREVIEWED, self._seed)]
+        samples = (sample(part, PREVIEWED, self._seed)[:PREVIEWED] for part in parts)
+        texts = [prompt.text for chosen in samples for prompt in chosen]
         return self.draw(texts, 5, "looking at the model", "pt").float()
 
     def fingerprints(self) -> dict[str, str]:
