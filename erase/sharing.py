@@ -1,11 +1,14 @@
-"""Passes that processes share: each takes some of the batches, and all learn the sum."""
+"""Passes that processes share: each takes some of the batches, and all learn the sum.
+
+What they ask is an Accelerator, since a bare PartialState does not heed ACCELERATE_USE_CPU.
+"""
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import TypeVar
 
 import torch
-from accelerate import PartialState
+from accelerate import Accelerator
 from accelerate.utils import gather_object, reduce
 from torch import Tensor
 
@@ -14,13 +17,13 @@ Item = TypeVar("Item")
 
 def mine(items: Iterable[Item]) -> Iterator[Item]:
     """Every n-th item of n processes, from this one's place on."""
-    state = PartialState()
+    state = Accelerator()
     return islice(items, state.process_index, None, state.num_processes)
 
 
 def total(tensor: Tensor) -> Tensor:
     """The sum over all processes, the same bits on each."""
-    state = PartialState()
+    state = Accelerator()
     if state.num_processes == 1:
         return tensor
     return reduce(tensor.to(state.device), "sum").to(tensor.device)
@@ -31,7 +34,7 @@ def own_device(asked: str) -> str:
 
     It comes before anything is put on a device, so that every process takes its own.
     """
-    state = PartialState()
+    state = Accelerator()
     if state.num_processes == 1:
         return asked
     if torch.device(asked).type != state.device.type:
@@ -42,4 +45,4 @@ def own_device(asked: str) -> str:
 
 def everyones(item: Item) -> list[Item]:
     """What each process has, in their order."""
-    return gather_object([item]) if PartialState().num_processes > 1 else [item]
+    return gather_object([item]) if Accelerator().num_processes > 1 else [item]
