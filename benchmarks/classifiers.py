@@ -17,13 +17,14 @@ import copy
 import dataclasses
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
+from classifier_rows import SCALED, STEPS, Row, briefer, candidates
 from classifier_table import table
 from ledger import Ledger
 from peers import KNOWN, PEERS
@@ -43,23 +44,16 @@ from erase.evaluate.classification import (
     outputs_of,
 )
 from erase.forget_sets import chooser, losses_of, select, worst_case
-from erase.methods import get_method, methods
+from erase.methods import get_method
 from erase.methods.finetune import FinetuneConfig
-from erase.methods.last_layers import LastLayersConfig
-from erase.methods.projection import ProjectionConfig
-from erase.methods.salun import SalUnConfig
-from erase.tasks.classification import ALL, ClassificationTask, ClassificationTaskConfig
-from erase.training_config import TrainingConfig
+from erase.tasks.classification import ClassificationTask, ClassificationTaskConfig
 
-TRAIN, TEST, STEPS, SEEDS, PILOT = 4_000, 2_000, 60, (0, 1, 2), 100
+TRAIN, TEST, SEEDS, PILOT = 4_000, 2_000, (0, 1, 2), 100
 CLASSES = (0, 3, 7)
 SETS = ("random_10", "random_50", *(f"class_{c}" for c in CLASSES), "worst_10", "highest_10")
 PILOTS = {"samples": "random_10", "class": f"class_{CLASSES[0]}"}
-SCALED = "projection, scaled SVD of all layers"
-AS_IT_IS = "projection, contrastive, not calibrated"
-CONTROLS = ("none", "random", "random_per_layer", "bottom")
 ALPHAS = tuple(product((1.0, 3.0, 10.0, 30.0), (10.0, 30.0, 100.0, 300.0)))
-RETRAIN_SEED, LAST_BLOCK = 1000, 4
+RETRAIN_SEED = 1000
 FITS = {"resnet": FitConfig(12), "vit": FitConfig(25, 0.03)}
 
 
@@ -68,48 +62,6 @@ def build(model: str) -> nn.Module:
     if model == "vit":
         return VisionTransformer(28, 7, 1, 10, embed_dim=64, depth=4, num_heads=4, mlp_ratio=2)
     return ResNet(BasicBlock, (1, 1, 1, 1), 10, 1, channels=(16, 32, 64, 128))
-
-
-@dataclass(frozen=True)
-class Row:
-    """One row of the table: a method, its settings, the task's, and whether they are calibrated."""
-
-    method: str
-    config: Any
-    task: ClassificationTaskConfig = field(default_factory=ClassificationTaskConfig)
-    tune: bool = True
-
-
-def candidates() -> dict[str, Row]:
-    """Every method by name, and SalUn under its control masks and with other answers."""
-    serving = (object, ClassificationTask)
-    rows = {name: Row(name, method.config()) for name, method in methods().items()
-            if method.task in serving and name != "retrain"}  # fmt: skip
-    for name in ("cf_k", "eu_k"):
-        rows[name] = Row(name, LastLayersConfig(LAST_BLOCK))
-    contrastive = Row("projection", ProjectionConfig(space="contrastive"))
-    rows["projection, contrastive"] = contrastive
-    rows[AS_IT_IS] = dataclasses.replace(contrastive, tune=False)
-    rows[SCALED] = Row("projection", ProjectionConfig([ALL], "scaled"))
-    rows |= {f"salun, {mask} mask": Row("salun", SalUnConfig(mask=mask)) for mask in CONTROLS}
-    rows["salun as published"] = Row("salun", SalUnConfig(teacher="current"))
-    held_out = ClassificationTaskConfig(redirect="held_out")
-    rows["salun, held-out answers"] = Row("salun", SalUnConfig(), held_out)
-    longer = SalUnConfig(training=TrainingConfig(2 * STEPS))
-    rows[f"salun, held-out answers, {2 * STEPS} steps"] = Row("salun", longer, held_out)
-    return {
-        name: dataclasses.replace(row, config=briefer(row.config)) for name, row in rows.items()
-    }
-
-
-def briefer(config: Any) -> Any:
-    """The config with STEPS optimizer steps, unless it has a number of its own."""
-    if not hasattr(config, "training"):
-        return config
-    training = dataclasses.replace(
-        config.training, max_train_steps=config.training.max_train_steps or STEPS
-    )
-    return dataclasses.replace(config, training=training)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,59 @@
+"""The rows of benchmarks/classifiers.py: every method that serves classifiers, and its variants."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from erase.methods import methods
+from erase.methods.last_layers import LastLayersConfig
+from erase.methods.projection import ProjectionConfig
+from erase.methods.salun import SalUnConfig
+from erase.tasks.classification import ALL, ClassificationTask, ClassificationTaskConfig
+from erase.training_config import TrainingConfig
+
+STEPS, LAST_BLOCK = 60, 4
+SCALED = "projection, scaled SVD of all layers"
+AS_IT_IS = "projection, contrastive, not calibrated"
+CONTROLS = ("none", "random", "random_per_layer", "bottom")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the table: a method, its settings, the task's, and whether they are calibrated."""
+
+    method: str
+    config: Any
+    task: ClassificationTaskConfig = field(default_factory=ClassificationTaskConfig)
+    tune: bool = True
+
+
+def candidates() -> dict[str, Row]:
+    """Every method by name, and SalUn under its control masks and with other answers."""
+    serving = (object, ClassificationTask)
+    rows = {name: Row(name, method.config()) for name, method in methods().items()
+            if method.task in serving and name != "retrain"}  # fmt: skip
+    for name in ("cf_k", "eu_k"):
+        rows[name] = Row(name, LastLayersConfig(LAST_BLOCK))
+    contrastive = Row("projection", ProjectionConfig(space="contrastive"))
+    rows["projection, contrastive"] = contrastive
+    rows[AS_IT_IS] = dataclasses.replace(contrastive, tune=False)
+    rows[SCALED] = Row("projection", ProjectionConfig([ALL], "scaled"))
+    rows |= {f"salun, {mask} mask": Row("salun", SalUnConfig(mask=mask)) for mask in CONTROLS}
+    rows["salun as published"] = Row("salun", SalUnConfig(teacher="current"))
+    held_out = ClassificationTaskConfig(redirect="held_out")
+    rows["salun, held-out answers"] = Row("salun", SalUnConfig(), held_out)
+    longer = SalUnConfig(training=TrainingConfig(2 * STEPS))
+    rows[f"salun, held-out answers, {2 * STEPS} steps"] = Row("salun", longer, held_out)
+    return {
+        name: dataclasses.replace(row, config=briefer(row.config)) for name, row in rows.items()
+    }
+
+
+def briefer(config: Any) -> Any:
+    """The config with STEPS optimizer steps, unless it has a number of its own."""
+    if not hasattr(config, "training"):
+        return config
+    training = dataclasses.replace(
+        config.training, max_train_steps=config.training.max_train_steps or STEPS
+    )
+    return dataclasses.replace(config, training=training)
