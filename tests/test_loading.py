@@ -19,6 +19,8 @@ from test_contract import draw_ghost, erase_tiny, tensors
 from test_erasure import changed
 from tiny_families import build_family
 
+from erase.erasure import Erasure
+
 KINDS = {
     "sd1": ErasedStableDiffusionPipeline,
     "sdxl": ErasedStableDiffusionXLPipeline,
@@ -95,7 +97,7 @@ def test_what_is_fused_stays_and_is_saved_as_the_stock_class(folders, tmp_path):
 
 
 @pytest.mark.parametrize("how", ["sequential", "sliced"])
-def test_offloading_and_slicing_change_nothing(how, folders):
+def test_offloading_and_slicing_change_nothing(how, folders, tmp_path):
     plain, other = (
         ErasedStableDiffusionPipeline.from_pipe(build_tiny_pipeline()) for _ in range(2)
     )
@@ -113,6 +115,41 @@ def test_offloading_and_slicing_change_nothing(how, folders):
     assert not torch.allclose(erased, base, atol=1e-3)
     other.unload_erasure()
     assert torch.equal(draw_ghost(other), base)
+    other.save_pretrained(tmp_path)
+    back = DiffusionPipeline.from_pretrained(tmp_path)
+    assert not changed(tensors(build_tiny_pipeline()), tensors(back))
+
+
+def test_a_failed_load_leaves_what_was_in_force(folders, monkeypatch):
+    pipeline = ErasedStableDiffusionPipeline.from_pipe(build_tiny_pipeline())
+    pipeline.load_erasure(folders / "projection", "kept")
+    before, plain, calls = tensors(pipeline), Erasure.apply, []
+
+    def breaks(self, *args, **options):
+        calls.append(0)
+        if len(calls) == 1:
+            raise MemoryError
+        return plain(self, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Erasure, "apply", breaks)
+        with pytest.raises(MemoryError):
+            pipeline.set_erasure_scale(0.5, "kept")
+    assert pipeline.list_erasures() == {"kept": 1.0}
+    assert not changed(before, tensors(pipeline))
+
+
+def test_erasures_of_two_bases_meet_if_that_is_wanted(folders, tmp_path):
+    pipeline = ErasedStableDiffusionPipeline.from_pipe(build_tiny_pipeline())
+    other = Erasure.from_pretrained(folders / "projection")
+    prints = other.recipe["base"]["fingerprints"]
+    other.recipe["base"]["fingerprints"] = dict.fromkeys(prints, "0" * 16)
+    other.save_pretrained(tmp_path / "other")
+    pipeline.load_erasure(folders / "projection", "one")
+    with pytest.raises(ValueError, match="differs from the base"):
+        pipeline.load_erasure(tmp_path / "other", "two")
+    pipeline.load_erasure(tmp_path / "other", "two", allow_other_base=True)
+    assert list(pipeline.list_erasures()) == ["one", "two"]
 
 
 def test_image_to_image_through_from_pipe_is_erased_too(folders):
