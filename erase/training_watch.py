@@ -66,8 +66,8 @@ def checkpointed_activations(task: Task, wanted: bool) -> Iterator[None]:
     modules = (*task.components.values(), *task.frozen.values())
     able = [
         module for module in modules
-        if wanted and not getattr(module, "is_gradient_checkpointing", True)
-        and hasattr(module, "enable_gradient_checkpointing")
+        if wanted and hasattr(module, "enable_gradient_checkpointing")
+        and not module.is_gradient_checkpointing
     ]  # fmt: skip
     try:
         for module in able:
