@@ -69,7 +69,7 @@ def families() -> str:
     names = ", ".join(n for n, m in methods().items() if issubclass(DiffusionTask, m.task))
     for family in FAMILIES.values():
         enters = ", ".join(pattern for patterns in family.enters.values() for pattern in patterns)
-        loads = "yes" if hasattr(family.pipeline, "load_lora_weights") else "no"
+        loads = "yes" if family.loads_lora else "no"
         cells = (family.name, family.pipeline.__name__, ", ".join(family.components), enters)
         rows.append(f"| {' | '.join((*cells, loads, names))} |")
     return "\n".join(rows)

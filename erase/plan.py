@@ -7,7 +7,7 @@ from torch import nn
 from erase.methods import get_method
 from erase.methods.concept_ablation import ConceptAblationConfig
 from erase.methods.esd import ESDConfig
-from erase.methods.salun import SalUnConfig
+from erase.methods.salun import SalUnConfig, anchored
 from erase.methods.salun_lora import SalUnLoRAConfig
 from erase.methods.salun_soft import SalUnSoftConfig
 from erase.methods.scrub import ScrubConfig
@@ -48,20 +48,17 @@ def _trained(options: Any, task: DiffusionTask) -> dict[str, nn.Parameter]:
 
 
 def _training_rows(options: Any, task: DiffusionTask) -> list[tuple[str, str]]:
-    anchors = isinstance(options, (SalUnConfig, SalUnLoRAConfig, SalUnSoftConfig))
-    known, anchored = task.finetuning, anchors and _keeps_base(options)
-    suggested = (
-        (known.anchored_rate, known.anchored_steps)
-        if anchored
-        else (known.learning_rate, known.steps)
-    )
-    training, count = filled(options.training, *suggested), _size(task.parameters())
+    known, training = task.finetuning, options.training
+    if isinstance(options, (SalUnConfig, SalUnLoRAConfig, SalUnSoftConfig)):
+        training = anchored(training, task, options.teacher)
+    training = filled(training, known.learning_rate, known.steps)
     drawn = task.config.forget_pictures + task.config.retain_pictures
     rows = [
         ("pictures to draw first", f"{drawn} or more, of {task.sampling.steps} steps each"),
         ("training", f"{training.max_train_steps} steps, learning rate {training.learning_rate:g}"),
     ]
     if hasattr(options, "density") and hasattr(options, "mask_file"):
+        count = _size(task.parameters())
         kept = int(count * options.density)
         rows.append(("mask", f"{kept} of {count} weights, {count / 8e6:.1f} MB as a file"))
     return rows
@@ -70,9 +67,7 @@ def _training_rows(options: Any, task: DiffusionTask) -> list[tuple[str, str]]:
 def _memory(options: Any, model: Model, task: DiffusionTask) -> int:
     """Bytes: the pipeline, and for training its gradients, optimizer and copies."""
     modules = [m for m in model.pipeline.components.values() if isinstance(m, nn.Module)]
-    held = sum(
-        WEIGHT * parameter.numel() for module in modules for parameter in module.parameters()
-    )
+    held = WEIGHT * sum(_size(dict(module.named_parameters())) for module in modules)
     if not hasattr(options, "training"):
         return held
     average = WEIGHT if options.training.use_ema else 0

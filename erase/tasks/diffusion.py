@@ -184,11 +184,8 @@ class DiffusionTask:
             self._sets.draw(texts, 4, f"listening to the {which} set", places=places)
             return {}
         texts = list(mine(texts))
-        if target == TEXT:
-            return self.readings(texts) if texts else {}
-        if texts:
-            self.condition(texts)
-        return {}
+        read = self._model.readings(texts) if texts else {}
+        return self._entering(read) if read and target == TEXT else {}
 
     def frozen_copy(self) -> "DiffusionTask":
         """The same task around copies of denoiser and text encoders as they are now."""
@@ -231,8 +228,7 @@ class DiffusionTask:
 
     def architecture(self) -> dict[str, Any]:
         """The family, and whether its stock pipeline loads LoRA files."""
-        loads_lora = hasattr(self.family.pipeline, "load_lora_weights")
-        return {"family": self.family.name, "loads_lora": loads_lora}
+        return {"family": self.family.name, "loads_lora": self.family.loads_lora}
 
     def describe(self) -> dict[str, Any]:
         """The data of the task as JSON, for the recipe."""

@@ -76,6 +76,11 @@ class Family:
         """All that may change."""
         return (self.denoiser, *self.encoders)
 
+    @property
+    def loads_lora(self) -> bool:
+        """Whether the stock pipeline loads LoRA files."""
+        return hasattr(self.pipeline, "load_lora_weights")
+
     def side(self, pipeline: DiffusionPipeline) -> int:
         """How many pixels wide the pipeline draws unless it is told."""
         known = getattr(getattr(pipeline, self.denoiser).config, "sample_size", None)
