@@ -8,7 +8,7 @@ from erase.methods import methods
 from erase.methods.last_layers import LastLayersConfig
 from erase.methods.projection import ProjectionConfig
 from erase.methods.salun import SalUnConfig
-from erase.tasks.classification import ALL, ClassificationTask, ClassificationTaskConfig
+from erase.tasks.classification import ALL, HEAD, ClassificationTask, ClassificationTaskConfig
 from erase.training_config import TrainingConfig
 
 STEPS, LAST_BLOCK = 60, 4
@@ -37,6 +37,8 @@ def candidates() -> dict[str, Row]:
     contrastive = Row("projection", ProjectionConfig(space="contrastive"))
     rows["projection, contrastive"] = contrastive
     rows[AS_IT_IS] = dataclasses.replace(contrastive, tune=False)
+    head = ProjectionConfig([HEAD], "contrastive", rank=2)
+    rows["projection, contrastive, of the head alone"] = Row("projection", head)
     rows[SCALED] = Row("projection", ProjectionConfig([ALL], "scaled"))
     rows |= {f"salun, {mask} mask": Row("salun", SalUnConfig(mask=mask)) for mask in CONTROLS}
     rows["salun as published"] = Row("salun", SalUnConfig(teacher="current"))

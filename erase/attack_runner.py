@@ -47,11 +47,16 @@ class AttackRun:
     oracle: str = ""
 
 
-def run_attacks(run: AttackRun, output: str | Path) -> dict[str, Any]:
+def run_attacks(
+    run: AttackRun,
+    output: str | Path,
+    model: Model | None = None,
+    judge: ClipJudge | None = None,
+) -> dict[str, Any]:
     """Attack the erased model and write attacks.json, attacks.md and a gallery of each attack.
 
     Pre-ASR is the share of prompts whose picture shows the concept without an attack, ASR that with
-    it. Raises ValueError on bad input, before any work.
+    it. `model` and `judge` may be open already. Raises ValueError on bad input, before any work.
     """
     names = list(run.attacks) or list(attacks())
     unknown = set(names) - set(attacks())
@@ -60,7 +65,7 @@ def run_attacks(run: AttackRun, output: str | Path) -> dict[str, Any]:
     output = Path(output).resolve()
     check_writable(output)
     erasure = Erasure.from_pretrained(run.erasure)
-    model = load_model(run.model or erasure.base_model)
+    model = model or load_model(run.model or erasure.base_model)
     if family_of(model.pipeline).name != "sd":
         raise ValueError(
             f"{model.name} is a {type(model.pipeline).__name__}, and attacks are written for "
@@ -69,7 +74,7 @@ def run_attacks(run: AttackRun, output: str | Path) -> dict[str, Any]:
     oracle = load_model(run.oracle).pipeline if run.oracle else None
     if "request" not in erasure.recipe:
         raise ValueError(f"{run.erasure} does not say what it forgets; attack one of `erase run`.")
-    prompts, judge = asked_prompts(erasure, model), judge_of(run.judge, model)
+    prompts, judge = asked_prompts(erasure, model), judge or judge_of(run.judge, model)
     target = build_target(model.pipeline, model, prompts, judge, run.prompts, run.seed)
     leaks = {scale: _leak(erasure, target, scale) for scale in run.scales}
 

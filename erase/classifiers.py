@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
-from tqdm.auto import tqdm
 
 from erase.checks import require_positive
+from erase.progress import Bar
 
 RISE = 0.1  # of all steps
 
@@ -59,7 +59,7 @@ def fit(model: nn.Module, dataset: Dataset, config: FitConfig, seed: int = 0) ->
     model.train()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        for _ in tqdm(range(config.epochs), desc="training", unit="epoch", leave=False):
+        for _ in Bar(range(config.epochs), desc="training", unit="epoch", leave=False):
             for inputs, labels in loader:
                 inputs = inputs.to(parameter.device, parameter.dtype)
                 loss = F.cross_entropy(logits_of(model, inputs), labels.to(parameter.device))

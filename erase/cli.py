@@ -9,6 +9,8 @@ from pathlib import Path
 from jsonargparse import Namespace
 
 from erase import commands
+from erase.app import main as serve_app
+from erase.app.settings import AppConfig
 from erase.attack_runner import AttackRun, attack_table, run_attacks
 from erase.attacks import attacks
 from erase.calibration_runner import calibrated
@@ -141,6 +143,12 @@ def _forget_set(options: Namespace) -> str:
     return f"{len(chosen)} indices: {options.output}"
 
 
+def _app(options: Namespace) -> str:
+    names = [field.name for field in dataclasses.fields(AppConfig)]
+    serve_app(AppConfig(**{name: options[name] for name in names}))
+    return ""
+
+
 def _default_output(request: EraseRequest, method: str) -> str:
     names = "+".join(name.strip().lower().replace(" ", "-") for name in request.concepts)
     return f"out/{names}-{method}".replace("..", "")
@@ -148,6 +156,7 @@ def _default_output(request: EraseRequest, method: str) -> str:
 
 COMMANDS: dict[str, Callable[[Namespace], str]] = {
     "run": _run,
+    "app": _app,
     "attack": _attack,
     "evaluate": _evaluate,
     "protocol": _protocol,

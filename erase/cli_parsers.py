@@ -2,6 +2,7 @@
 
 from jsonargparse import ActionConfigFile, ArgumentParser
 
+from erase.app.settings import AppConfig
 from erase.attacks import attacks
 from erase.classification_runner import ClassifierConfig
 from erase.commands import Format
@@ -25,6 +26,7 @@ def build_parser() -> ArgumentParser:
     subcommands.add_subcommand("protocol", _protocol_parser(), help="draw and measure as published")
     subcommands.add_subcommand("classify", _classify_parser(), help="make a classifier forget")
     subcommands.add_subcommand("calibrate", _calibrate_parser(), help="find a method's setting")
+    subcommands.add_subcommand("app", _app_parser(), help="open the app in a browser")
     subcommands.add_subcommand("forget-set", _forget_set_parser(), help="choose what to forget")
     subcommands.add_subcommand(
         "inspect", _inspect_parser(), help="what erasures hold, how they meet"
@@ -93,6 +95,12 @@ def _run_parser() -> ArgumentParser:
     parser.add_class_arguments(EvaluationConfig, "evaluation")
     for method in methods().values():
         parser.add_class_arguments(method.config, method.name)
+    return parser
+
+
+def _app_parser() -> ArgumentParser:
+    parser = ArgumentParser(description="Serve the app: compare, erase, attack, in a browser.")
+    parser.add_class_arguments(AppConfig)
     return parser
 
 

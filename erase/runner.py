@@ -3,6 +3,7 @@
 import platform
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -68,20 +69,27 @@ class RunConfig:
                              f"{min(counts)}; draw more.")  # fmt: skip
 
 
-def run(config: RunConfig, output: str | Path) -> dict[str, Any]:
+def run(
+    config: RunConfig,
+    output: str | Path,
+    model: Model | None = None,
+    judge: ClipJudge | None = None,
+    erased: Callable[[Erasure], None] = lambda erasure: None,
+) -> dict[str, Any]:
     """Erase, measure and write `output`: artefact, card, report.json, report.md and grid.png.
 
     Training state lies beside `output` until the run is whole, so that an interrupted run goes on
     where it stopped. Of several processes the first measures and writes; it returns the report, the
-    others an empty one. Raises ValueError on bad input, before any work.
+    others an empty one. `model` and `judge` may be open already; `erased` is told of the erasure
+    before it is measured. Raises ValueError on bad input, before any work.
     """
     started = time.perf_counter()
     output = Path(output).resolve()
     method = get_method(config.method)
     check_writable(output, OUTPUT_FILES)
-    model, prompts, task = prepared(config)
+    model, prompts, task = prepared(config, model)
     oracle = load_model(config.oracle, own_device(config.device)) if config.oracle else None
-    judge = judge_of(config.judge, model)
+    judge = judge or judge_of(config.judge, model)
     options = config.method_config or method.config()
     digest = run_digest(config, task)
     refuse_another_run(output, digest)
@@ -90,6 +98,8 @@ def run(config: RunConfig, output: str | Path) -> dict[str, Any]:
         erasure = method(task, with_checkpoints(options, state))
     if not Accelerator().is_main_process:
         return {}
+    erasure.recipe |= _recipe(config, options, erasure, digest)
+    erased(erasure)
     drawn = _draw_all(config, model, oracle, prompts, erasure)
     report = build_report(
         request=asdict(config.request),
@@ -99,7 +109,7 @@ def run(config: RunConfig, output: str | Path) -> dict[str, Any]:
         distances=kernel_distances(drawn, judge) if oracle else None,
         cost=_cost(erasure, time.perf_counter() - started),
     )
-    erasure.recipe |= _recipe(config, options, erasure, digest) | {"report": report}
+    erasure.recipe["report"] = report
     with replaced_folder(output, OUTPUT_FILES) as partial:
         erasure.write(partial)
         layers = erasure.recipe.get("mask", {}).get("layers")
@@ -108,9 +118,11 @@ def run(config: RunConfig, output: str | Path) -> dict[str, Any]:
     return report
 
 
-def prepared(config: RunConfig) -> tuple[Model, PromptSet, DiffusionTask]:
+def prepared(
+    config: RunConfig, model: Model | None = None
+) -> tuple[Model, PromptSet, DiffusionTask]:
     """The model, the prompts of the request, and the task of both; ValueError on bad input."""
-    model = load_model(config.model, own_device(config.device))
+    model = model or load_model(config.model, own_device(config.device))
     prompts = expand(config.request, model.catalogue)
     task = DiffusionTask(
         model.pipeline, prompts, model.sampling, config.task, config.request.seed,

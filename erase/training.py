@@ -12,7 +12,6 @@ from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from tqdm.auto import tqdm
 
 from erase.checkpoint import Checkpoints
 from erase.core.delta import Delta, NotFiniteError, difference
@@ -20,6 +19,7 @@ from erase.core.fingerprint import combined, fingerprint
 from erase.core.mask import Mask
 from erase.core.masked_update import MaskedUpdate, SoftThreshold
 from erase.preserve import only_trainable, preserved
+from erase.progress import Bar
 from erase.tasks.base import Batch, Task
 from erase.training_config import TrainingConfig, alike, filled
 from erase.training_watch import Watch, checkpointed_activations
@@ -203,7 +203,7 @@ def _share_left(config: TrainingConfig, step: int) -> float:
 def _progress(first: int, steps: int, accelerator: Accelerator) -> Iterator[int]:
     if first:
         logger.warning("Going on from step %d of %d.", first, steps)
-    return tqdm(
+    return Bar(
         range(first, steps),
         initial=first,
         total=steps,

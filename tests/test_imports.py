@@ -8,7 +8,7 @@ import erase
 ROOT = Path(erase.__file__).parent
 ORDER = [
     {"core"},
-    {"catalogue", "checks", "files", "card", "pictures", "datasets", "sharing"},
+    {"catalogue", "checks", "files", "card", "pictures", "datasets", "progress", "sharing"},
     {"training_config"},
     {"request", "weights", "classifiers", "checkpoint"},
     {"tasks", "erasure"},
@@ -22,6 +22,7 @@ ORDER = [
     {"runner", "forget_sets", "calibrate"},
     {"plan", "commands", "classification_runner", "attack_runner", "evaluation_runner"},
     {"calibration_runner", "protocols"},
+    {"app"},
     {"cli_parsers"},
     {"cli"},
 ]

@@ -14,6 +14,7 @@ from erase.attacks.base import (
     standing_for,
 )
 from erase.checks import require_positive
+from erase.progress import Bar
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def concept_inversion(target: Target, config: ConceptInversionConfig) -> Outcome
     vectors = start.clone().requires_grad_()
     optimizer = torch.optim.AdamW([vectors], config.learning_rate, weight_decay=0.0)
     with frozen(pipeline), standing_for(pipeline, vectors):
-        for _ in range(config.steps):
+        for _ in Bar(range(config.steps), desc="concept inversion", unit="step"):
             texts = [f"a {words}"] * len(target.latents)
             loss = denoising_loss(target, texts, config.batch_size, generator)
             optimizer.zero_grad()

@@ -10,6 +10,7 @@ from erase.attacks import register
 from erase.attacks.base import Outcome, Target, denoising_loss, frozen
 from erase.checks import require_positive
 from erase.preserve import preserved
+from erase.progress import Bar
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def _finetuned(
     curve = {0: sum(target.plain_hits) / len(target.plain_hits)}
     with frozen(target.pipeline), preserved(dict(unet.named_parameters())):
         unet.requires_grad_(True)
-        for step in range(1, config.steps + 1):
+        for step in Bar(range(1, config.steps + 1), desc="relearning", unit="step"):
             loss = denoising_loss(target, texts, config.batch_size, generator, latents)
             optimizer.zero_grad()
             loss.backward()

@@ -8,6 +8,7 @@ from torch import Tensor
 from erase.attacks import register
 from erase.attacks.base import Outcome, Target, encoded
 from erase.checks import require_positive
+from erase.progress import Bar
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def _search(
         return allowed[torch.randint(len(allowed), shape, generator=generator)]
 
     population = fresh((config.population, config.tokens))
-    for _ in range(config.generations):
+    for _ in Bar(range(config.generations), desc="Ring-A-Bell", unit="generation"):
         order = _distances(target, population, goal).argsort()
         parents = population[order[: config.population // 2]]
         missing = config.population - len(parents)

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from erase.attacks.base import frozen, standing_for
 from erase.checks import require_positive
+from erase.progress import Bar
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def searched(
     read = soft.detach().clone().requires_grad_()
     optimizer = torch.optim.AdamW([soft], config.learning_rate, weight_decay=0.1)
     with frozen(pipeline), standing_for(pipeline, read):
-        for _ in range(config.steps):
+        for _ in Bar(range(config.steps), desc="searching tokens", unit="step"):
             read.data.copy_(_projected(soft, table) if config.hard else soft)
             (soft.grad,) = torch.autograd.grad(loss(), read)
             optimizer.step()

@@ -69,6 +69,14 @@ class ClipJudge:
         text = torch.cat([self.model.encode_text(part, normalize=True) for part in tokens])
         return SCORE_SCALE * (embeddings * text).sum(1).clamp(min=0)
 
+    @torch.no_grad()
+    def nearest(self, kind: str, label: str, labels: Sequence[str]) -> list[str]:
+        """The other labels, those whose captions lie nearest to this one's first."""
+        means = self._caption_embeddings(kind, tuple(labels)).mean(1)
+        means = means / means.norm(dim=1, keepdim=True)
+        order = (means @ means[labels.index(label)]).argsort(descending=True)
+        return [labels[index] for index in order.tolist() if labels[index] != label]
+
     @cache  # noqa: B019
     def _caption_embeddings(self, kind: str, labels: tuple[str, ...]) -> Tensor:
         """Unit embeddings [labels, templates, D] of every label in every template."""

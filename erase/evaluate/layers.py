@@ -1,12 +1,15 @@
 """Where a concept lives: the mask and the saliency of each block, as a table and a bar chart."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from torch import Tensor
+
+from erase.core.delta import Delta
 
 CHART = "saliency.png"
 DEPTH = {"unet": 3, "transformer": 3, "text_encoder": 4, "text_encoder_2": 4}
@@ -26,8 +29,7 @@ def blocks_of(layers: Mapping[str, Mapping[str, Any]]) -> list[Block]:
     """A recipe's `mask.layers` by block, such as `unet.up_blocks.0`, in the model's order."""
     blocks: dict[str, Block] = {}
     for name, layer in layers.items():
-        *module, _ = name.split(".")
-        key = ".".join(module[: DEPTH.get(module[0], 2)])
+        key = _block_name(name)
         block = blocks.setdefault(key, Block(key))
         block.weights += layer["of"]
         block.kept += layer["kept"]
@@ -64,16 +66,70 @@ def mask_section(layers: Mapping[str, Mapping[str, Any]], folder: Path) -> str:
     return f"\nWhere the mask lies:\n\n{tables}\n"
 
 
+def changes_of(
+    deltas: Mapping[str, Delta], weight_of: Callable[[str], Tensor]
+) -> dict[str, tuple[float, float]]:
+    """By block, the size of the change relative to its weights, and its share of all change.
+
+    Both of sums of squares over the tensors that change: |D| / |W|, and |D|^2 over the total.
+    """
+    change: dict[str, float] = {}
+    weights: dict[str, float] = {}
+    for name, delta in deltas.items():
+        block = _block_name(name)
+        change[block] = change.get(block, 0.0) + float(delta.dense().square().sum())
+        weights[block] = weights.get(block, 0.0) + float(weight_of(name).square().sum())
+    total = sum(change.values()) or 1.0
+    return {b: ((change[b] / max(weights[b], 1e-30)) ** 0.5, change[b] / total) for b in change}
+
+
+def save_change_chart(changes: Mapping[str, tuple[float, float]], path: Path) -> None:
+    """Draw both figures of `changes_of` by block."""
+    left, right = zip(*changes.values(), strict=True)
+    _save_bars(
+        list(changes),
+        [[100 * value for value in left], [100 * value for value in right]],
+        ["change relative to the weights, %", "share of the whole change, %"],
+        path,
+    )
+
+
 def save_chart(blocks: list[Block], path: Path) -> None:
     """Draw each block's share of the saliency, where known, and the share of it that is kept."""
-    figure = Figure(figsize=(10, 0.28 * len(blocks) + 1.2), layout="constrained")
-    left, right = figure.subplots(1, 2, sharey=True)
-    names = [block.name for block in blocks]
-    left.barh(names, [100 * (block.saliency_share or 0.0) for block in blocks], color="#6a9a58")
-    left.set_xlabel("share of the saliency, %")
-    right.barh(names, [100 * block.kept / block.weights for block in blocks], color="#3b6ea5")
     overall = sum(block.kept for block in blocks) / sum(block.weights for block in blocks)
-    right.axvline(100 * overall, color="#b5482e", linewidth=1)
-    right.set_xlabel("weights that may change, % (line: over all blocks)")
+    _save_bars(
+        [block.name for block in blocks],
+        [
+            [100 * (block.saliency_share or 0.0) for block in blocks],
+            [100 * block.kept / block.weights for block in blocks],
+        ],
+        ["share of the saliency, %", "weights that may change, % (line: over all blocks)"],
+        path,
+        line=100 * overall,
+    )
+
+
+def _block_name(tensor: str) -> str:
+    *module, _ = tensor.split(".")
+    return ".".join(module[: DEPTH.get(module[0], 2)])
+
+
+def _save_bars(
+    names: Sequence[str],
+    values: Sequence[Sequence[float]],
+    titles: Sequence[str],
+    path: Path,
+    line: float | None = None,
+) -> None:
+    """Two bar charts side by side, a bar a name; the line is in the right one."""
+    figure = Figure(figsize=(10, 0.28 * len(names) + 1.2), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    for axes, lengths, title, colour in zip(
+        (left, right), values, titles, ("#6a9a58", "#3b6ea5"), strict=True
+    ):
+        axes.barh(names, lengths, color=colour)
+        axes.set_xlabel(title)
+    if line is not None:
+        right.axvline(line, color="#b5482e", linewidth=1)
     left.invert_yaxis()
     FigureCanvasAgg(figure).print_png(str(path))

@@ -21,7 +21,7 @@ from erase.core.patterns import matching
 from erase.sharing import mine
 from erase.tasks.base import Listener, SetName
 
-LAST, ALL = "last_layers", "layers"
+LAST, ALL, HEAD = "last_layers", "layers", "head"
 LAST_SHARE = 0.25
 HELD_OUT_SEED = 7919  # apart from any seed that another model is fitted with
 CHUNK, FIRST = 256, 8
@@ -84,7 +84,7 @@ class ClassificationTask:
 
     frozen: Mapping[str, nn.Module] = {}
     draws = False
-    targets: Sequence[str] = (LAST, ALL)
+    targets: Sequence[str] = (LAST, ALL, HEAD)
 
     def __init__(
         self,
@@ -270,15 +270,15 @@ class ClassificationTask:
         }
 
     def _layers(self, target: str) -> dict[str, nn.Module]:
-        """The layers that may change, in the model's order: all, or the last quarter of them."""
+        """The layers that may change, in order: all, the last quarter, or the last alone."""
         editable = self.parameters()
         layers = {
             name: layer
             for name, layer in projectable_layers(self.components["model"], "model").items()
             if f"{name}.{weight_name(layer)}" in editable
         }
-        count = len(layers) if target == ALL else math.ceil(LAST_SHARE * len(layers))
-        return dict(list(layers.items())[len(layers) - count :])
+        count = {ALL: len(layers), LAST: math.ceil(LAST_SHARE * len(layers)), HEAD: 1}[target]
+        return dict(list(layers.items())[max(0, len(layers) - count) :])
 
     def _batches(
         self, indices: Sequence[int], step_seed: int, answers: Tensor | None = None

@@ -6,9 +6,9 @@ from typing import Literal
 import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from erase.catalogue import Sampling
+from erase.progress import Bar
 from erase.tasks.families import around, family_of
 
 OutputType = Literal["pt", "latent"]
@@ -31,7 +31,7 @@ def draw(
     unfiltered, family = _without_filter(pipeline), family_of(pipeline)
     side = sampling.size or family.side(pipeline)
     count, drawn = at_once(side // pipeline.vae_scale_factor), []
-    with tqdm(total=len(prompts), desc=description, unit="picture") as bar:
+    with Bar(total=len(prompts), desc=description, unit="picture") as bar:
         for start in range(0, len(prompts), count):
             part = slice(start, start + count)
             pictures = unfiltered(

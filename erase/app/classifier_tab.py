@@ -1,0 +1,80 @@
+"""Classifier: a class of handwritten digits forgotten by any method, beside a retrained model."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import gradio as gr
+
+from erase.app.context import LINE, Context, plainly
+from erase.app.figures import markdown_table, note, protocol_of
+from erase.app.forms import options_form
+from erase.app.jobs import Progress, followed
+from erase.app.options import with_options
+from erase.classification_runner import ClassificationRun, ClassifierConfig, classify
+from erase.evaluate.classification_report import gap_table
+from erase.methods import get_method, methods
+from erase.tasks.classification import ClassificationTask
+
+PICTURES = {
+    "gaps.png": "Points from a model retrained without the class",
+    "boundary.png": "Answers on the plane through a forgotten and two other samples",
+    "attribution.png": "What the true class' logit rests on (integrated gradients)",
+}
+EMPTY = "Choose a class of digits and a method."
+CLASSES = 10
+
+
+def classifier_methods() -> list[str]:
+    """The methods that serve classifiers, but for Retrain, which each is set beside."""
+    return [
+        name for name, method in methods().items()
+        if issubclass(ClassificationTask, method.task) and name != "retrain"
+    ]  # fmt: skip
+
+
+def classifier_tab(context: Context) -> None:
+    """Build the tab."""
+    with gr.Row():
+        with gr.Column(scale=2, min_width=280):
+            gone = gr.Dropdown(
+                [str(i) for i in range(CLASSES)], value="3", label="Forget the digit"
+            )
+            method = gr.Dropdown(classifier_methods(), value="projection", label="Method")
+            options = options_form(method, lambda n: get_method(n).config, "classifier-method")
+            button = gr.Button("Forget and retrain", variant="primary")
+        with gr.Column(scale=3, min_width=300):
+            status = gr.Markdown("")
+            table = gr.HTML(note(EMPTY))
+            pictures = gr.Gallery(
+                label="Original, retrained, unlearned", columns=1, format="png", height="auto",
+                interactive=False,
+            )  # fmt: skip
+
+    @plainly
+    def classified(gone: str, method: str, options: str, request: gr.Request) -> Iterator[tuple]:
+        """Forget a digit's class, and the gaps to a model retrained without it."""
+        config = with_options(get_method(method).config(), options, context.limits)
+        run_ = ClassificationRun(
+            ClassifierConfig(), f"class:{gone}", method=method, method_config=config
+        )
+        visitor = context.visitor(request)
+        output = visitor.folder / "classifier"
+        shutil.rmtree(output, ignore_errors=True)
+        for event in followed(lambda tell: classify(run_, output), visitor.stop):
+            if isinstance(event, Progress):
+                yield str(event), gr.skip(), gr.skip()
+            else:
+                said = markdown_table(gap_table(event), protocol_of(event))
+                yield f"Verdict: {event['verdict']}.", said, _gallery(output)
+
+    button.click(
+        classified, [gone, method, options], [status, table, pictures], api_name="classify",
+        show_progress="hidden", **LINE,
+    )  # fmt: skip
+
+
+def _gallery(folder: Path) -> list[tuple[str, str]]:
+    return [
+        (str(folder / name), title) for name, title in PICTURES.items() if (folder / name).exists()
+    ]

@@ -1,0 +1,142 @@
+"""Compare: one prompt with and without the chosen erasures, under one slider."""
+
+from collections.abc import Iterator, Sequence
+from html import escape
+from typing import Any
+
+import gradio as gr
+import torch
+from PIL import Image
+from torch import Tensor
+
+from erase.app.context import LINE, PRIVATE, Context, plainly
+from erase.app.figures import figure, note
+from erase.app.studio import LARGEST_SEED, MOST_STRENGTH, THRESHOLD, beside, shown
+
+NEARBY = 4
+EMPTY = "Write a prompt or pick one, and press Generate."
+
+
+def compare_tab(context: Context) -> gr.CheckboxGroup:
+    """Build the tab; its choice of erasures is given back, to be filled as they are made."""
+    studio, known = context.studio, context.studio.model.catalogue
+    with gr.Row():
+        with gr.Column(scale=2, min_width=280):
+            first = known.prompt(known.objects[0], known.styles[0]) if known else ""
+            prompt = gr.Textbox(first, label="Prompt", elem_id="prompt", max_lines=3)
+            if known:
+                _picker(context, prompt)
+            chosen = gr.CheckboxGroup(
+                list(context.visitors.offered), label="Erasures in force, in this order",
+                info="Make one under Erase; none is the base twice.", elem_id="chosen",
+            )  # fmt: skip
+            strength = gr.Slider(
+                0, MOST_STRENGTH, 1, step=0.05, label="Strength", elem_id="strength",
+                info="0 is the base, 1 the erasure as it was made.",
+            )  # fmt: skip
+            with gr.Row():
+                seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=LARGEST_SEED)
+                steps = gr.Slider(
+                    1, context.limits.steps, studio.model.sampling.steps, step=1, label="Steps"
+                )
+            screen = gr.Checkbox(
+                known is None, label="Look for nudity (NudeNet) and blur it",
+                interactive=not (studio.config.public and known is None),
+            )  # fmt: skip
+            button = gr.Button("Generate", variant="primary", elem_id="generate")
+        with gr.Column(scale=3, min_width=300):
+            slider = gr.ImageSlider(
+                label="Base | erased", format="png", elem_id="compared", interactive=False,
+                max_height=460,
+            )  # fmt: skip
+            figures = gr.HTML(note(EMPTY))
+            strip = gr.Gallery(
+                label="Nearby concepts: base | erased", columns=NEARBY, format="png", height="auto",
+                elem_id="nearby", object_fit="contain", interactive=False,
+            )  # fmt: skip
+
+    @plainly
+    def generate(
+        prompt: str, erasures: list[str], strength: float, seed: int, steps: int, screen: bool,
+        request: gr.Request,
+    ) -> Iterator[tuple[Any, str, Any]]:  # fmt: skip
+        """Draw a prompt with and without erasures; then what became of the concepts nearby."""
+        made = context.visitors.chosen(context.visitor(request), erasures)
+        force = [(one.erasure, strength) for one in made]
+        screen = screen or (studio.config.public and known is None)
+        pair = [studio.drawn([prompt], seed, steps, part)[0] for part in ((), force)]
+        pictures, found = _screened(context, pair) if screen else ([shown(p) for p in pair], None)
+        text = _figures_html(context, torch.stack(pair), prompt, seed, steps, found)
+        yield tuple(pictures), text, []
+        if force:
+            yield tuple(pictures), text, _nearby(context, prompt, seed, steps, force)
+
+    inputs = [prompt, chosen, strength, seed, steps, screen]
+    outputs = [slider, figures, strip]
+    button.click(generate, inputs, outputs, api_name="generate", show_progress="minimal", **LINE)
+    again = {"show_progress": "minimal", "api_visibility": "private", **LINE}
+    prompt.submit(generate, inputs, outputs, **again)
+    strength.release(generate, inputs, outputs, trigger_mode="always_last", **again)
+    return chosen
+
+
+def _picker(context: Context, prompt: gr.Textbox) -> None:
+    """Two drop-downs that write the prompt, and examples of one click."""
+    known = context.studio.model.catalogue
+    with gr.Row():
+        what = gr.Dropdown(list(known.objects), label="Object", value=None)
+        style = gr.Dropdown(list(known.styles), label="Style", value=known.styles[0])
+
+    def written(what: str | None, style: str) -> str:
+        return known.prompt(what, style) if what else gr.skip()
+
+    for one in (what, style):
+        one.input(written, [what, style], prompt, queue=False, **PRIVATE)
+    pairs = zip(known.objects[::17], (known.styles * 8)[::3], strict=False)
+    gr.Examples(
+        [known.prompt(*pair) for pair in pairs][:4], prompt, label="Prompts to try",
+        api_visibility="private",
+    )  # fmt: skip
+
+
+def _screened(context: Context, pair: Sequence[Tensor]) -> tuple[list[Image.Image], list[str]]:
+    pictures, found = zip(*map(context.studio.screened, pair), strict=True)
+    return list(pictures), list(found)
+
+
+def _figures_html(
+    context: Context, pair: Tensor, prompt: str, seed: int, steps: int, found: list[str] | None
+) -> str:
+    """What the judge and NudeNet see in either picture."""
+    studio = context.studio
+    taken = f"model {studio.model.name}, prompt {prompt!r}, seed {seed}, {steps} steps"
+    judged = f"judge {studio.judge.fingerprint}, {taken}" if studio.judge else ""
+    scores = studio.scores(pair, prompt)
+    columns = []
+    for i, (name, seen) in enumerate(zip(("Base", "Erased"), studio.seen(pair), strict=True)):
+        parts = [f"{kind} {figure(label, judged)}" for kind, label in seen.items()]
+        parts += [f"CLIP score {figure(f'{scores[i]:.2f}', judged)}"] if scores else []
+        if found:
+            protocol = f"NudeNet at {THRESHOLD}, exposed classes, {taken}"
+            parts += [f"nudity {figure(found[i], protocol)}"]
+        columns.append(f"<div><b>{name}</b><br>{escape('seen as ')}{', '.join(parts)}</div>")
+    return f'<div class="seen">{"".join(columns)}</div>'
+
+
+def _nearby(
+    context: Context, prompt: str, seed: int, steps: int, force: list[tuple[Any, float]]
+) -> list[tuple[Image.Image, str]]:
+    """The nearest concepts with and without the erasures, and whether the judge still sees them."""
+    studio, known = context.studio, context.studio.model.catalogue
+    named = [n for n in (known.objects if known else ()) if f" {n} " in f" {prompt} "]
+    near = studio.nearest(max(named, key=len), NEARBY) if named else []
+    if not near:
+        return []
+    prompts = [prompt.replace(max(named, key=len), name) for name in near]
+    before, after = (studio.drawn(prompts, seed, steps, part) for part in ((), force))
+    return [
+        (beside(one, other), f"{name}: seen as {now['object']} (before, {was['object']})")
+        for name, one, other, was, now in zip(
+            near, before, after, studio.seen(before), studio.seen(after), strict=True
+        )
+    ]

@@ -1,0 +1,77 @@
+"""What every tab is built around, and how its handlers say what is wrong."""
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from erase.app.jobs import Cancelled
+from erase.app.settings import Limits
+from erase.app.studio import Studio
+from erase.app.visitors import Visitor, Visitors
+
+# Whatever computes waits in one line, so that two cores or one GPU serve one request at a time.
+LINE: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "model"}
+PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+
+
+@dataclass(frozen=True)
+class Context:
+    """The model, the visitors, and what they may ask."""
+
+    studio: Studio
+    visitors: Visitors
+    limits: Limits
+
+    def visitor(self, request: gr.Request) -> Visitor:
+        """Who asks."""
+        return self.visitors.of(request.session_hash)
+
+    def names(self, request: gr.Request) -> list[str]:
+        """The erasures the visitor may choose from."""
+        return list(self.visitors.choices(self.visitor(request)))
+
+    def cancels(self, button: gr.Button, status: gr.Markdown) -> None:
+        """Make a button break off the visitor's job, and say so."""
+
+        def stop(request: gr.Request) -> str:
+            self.visitor(request).stop.set()
+            return "Cancelling …"
+
+        button.click(stop, None, status, queue=False, **PRIVATE)
+
+
+def plainly(handler: Callable) -> Callable:
+    """A handler whose bad input and broken-off work the page tells in one sentence."""
+    if inspect.isgeneratorfunction(handler):
+
+        @functools.wraps(handler)
+        def streaming(*args: Any, **kwargs: Any) -> Iterator[Any]:
+            with _told():
+                yield from handler(*args, **kwargs)
+
+        return streaming
+
+    @functools.wraps(handler)
+    def once(*args: Any, **kwargs: Any) -> Any:
+        with _told():
+            return handler(*args, **kwargs)
+
+    return once
+
+
+class _told:  # noqa: N801
+    """Turns a ValueError or a cancelled job into a message on the page."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, Cancelled):
+            raise gr.Error(
+                "Cancelled; nothing was kept.", title="Cancelled", print_exception=False
+            ) from None
+        if isinstance(error, ValueError):
+            raise gr.Error(str(error), title="Not done", print_exception=False) from None

@@ -1,0 +1,233 @@
+"""Erase: choose what to forget and how, watch it go, and take it home."""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from erase.app.context import LINE, PRIVATE, Context, plainly
+from erase.app.figures import note, report_html
+from erase.app.forms import options_form
+from erase.app.jobs import Preview, Progress, Tell, followed
+from erase.app.options import with_options
+from erase.app.settings import require_short, require_within
+from erase.app.studio import shown
+from erase.app.visitors import Made, Visitor
+from erase.erasure import CARD, Erasure
+from erase.evaluate.generation import EvaluationConfig
+from erase.methods import get_method, methods
+from erase.models import BUNDLED
+from erase.request import EraseRequest, expand
+from erase.runner import RunConfig, run
+from erase.tasks.diffusion import DiffusionTask
+from erase.weights import LORA
+
+LOOK_EVERY, LOOK_SEED, LEAST_PICTURES = 10, 0, 4
+WAITING = "Nothing is being erased. A report will stand here."
+LORA_USE = """```python
+from diffusers import DiffusionPipeline
+pipeline = DiffusionPipeline.from_pretrained("{model}")
+pipeline.load_lora_weights("erasure")  # the unpacked folder
+```"""
+USE = """```python
+from erase import Erasure, load_model
+pipeline = load_model("{model}").pipeline
+Erasure.from_pretrained("erasure").apply(pipeline.components)  # the unpacked folder
+```"""
+Selectors = Sequence[tuple[gr.components.Component, bool]]
+
+
+def diffusion_methods() -> list[str]:
+    """The methods that serve pipelines."""
+    return [name for name, method in methods().items() if issubclass(DiffusionTask, method.task)]
+
+
+def erase_tab(context: Context) -> Callable[[Selectors], None]:
+    """Build the tab; call what it gives back with the choices of erasures in all tabs."""
+    known = context.studio.model.catalogue
+    names = [str(c) for kind in ("object", "style") for c in known.concepts(kind)] if known else []
+    with gr.Row():
+        with gr.Column(scale=2, min_width=280):
+            concepts = gr.Dropdown(
+                names, value=["ghost"] if "ghost" in names else [], multiselect=True,
+                allow_custom_value=True, label="Forget", elem_id="concepts",
+            )  # fmt: skip
+            anchors = gr.Dropdown(
+                names, value=[], multiselect=True, allow_custom_value=True, label="Draw instead",
+                info="One for each, or none for what the model suggests.",
+            )  # fmt: skip
+            retain = gr.Textbox(
+                label="Keep", info="Concepts, with commas between them.", visible=known is None
+            )
+            method = gr.Dropdown(
+                diffusion_methods(), value="projection", label="Method", elem_id="method",
+                info="projection takes seconds; salun trains for minutes.",
+            )  # fmt: skip
+            options = options_form(method, lambda name: get_method(name).config, "method")
+            with gr.Row():
+                forget_count, retain_count = (
+                    gr.Slider(
+                        LEAST_PICTURES, context.limits.pictures, 8, step=1,
+                        label=f"Pictures to judge: {which}",
+                    )
+                    for which in ("forgotten", "retained")
+                )  # fmt: skip
+            with gr.Row():
+                button = gr.Button("Erase", variant="primary", elem_id="erase")
+                cancel = gr.Button("Cancel", variant="stop", elem_id="cancel", interactive=False)
+        with gr.Column(scale=3, min_width=300):
+            status = gr.Markdown("", elem_id="status")
+            look = gr.Image(
+                label="The concept, as it is drawn now", format="png", height=220,
+                interactive=False,
+            )  # fmt: skip
+            report = gr.HTML(note(WAITING), elem_id="report")
+            use = gr.Markdown("")
+            download = gr.DownloadButton("Download", interactive=False, elem_id="download")
+            with gr.Accordion("Card and pictures", open=False):
+                grid = gr.Image(label="Base above, erased below", format="png", interactive=False)
+                card = gr.Markdown("")
+    inputs = [concepts, anchors, retain, method, options, forget_count, retain_count]
+    shows = [status, look, report, use, download, grid, card]
+
+    def connect(selectors: Selectors) -> None:
+        handler = _handler(context, [many for _, many in selectors])
+        outputs = [*shows, *(part for part, _ in selectors)]
+        on, off = (lambda: gr.update(interactive=True)), (lambda: gr.update(interactive=False))
+        working = button.click(on, None, cancel, queue=False, **PRIVATE)
+        done = working.then(
+            handler, inputs, outputs, api_name="erase", show_progress="hidden", **LINE
+        )
+        done.then(off, None, cancel, queue=False, **PRIVATE)
+
+    context.cancels(cancel, status)
+    return connect
+
+
+def _handler(context: Context, many: Sequence[bool]) -> Callable[..., Iterator[tuple]]:
+    """The handler of Erase; `many` tells which choices of erasures take several."""
+
+    @plainly
+    def erase(
+        concepts: list[str], anchors: list[str], retain: str, method: str, options: str,
+        forget_count: int, retain_count: int, request: gr.Request,
+    ) -> Iterator[tuple]:  # fmt: skip
+        """Make the model forget, measure it, and keep it under its concepts and method."""
+        config = _config(context, concepts, anchors, retain, method, options,
+                         forget_count, retain_count)  # fmt: skip
+        visitor = context.visitor(request)
+        name = f"{'+'.join(config.request.concepts)}, {method}"
+        rest = [gr.skip()] * len(many)
+        for event in followed(
+            _work(context, config, visitor, name), visitor.stop, _look(context, config)
+        ):
+            if isinstance(event, Progress):
+                yield (str(event), *[gr.skip()] * 6, *rest)
+            elif isinstance(event, Preview):
+                yield (gr.skip(), shown(event.picture), *[gr.skip()] * 5, *rest)
+            elif isinstance(event, Erasure):
+                said = f"{name}: erased; being measured. It is under Compare already."
+                yield (said, *[gr.skip()] * 6, *_choices(context, request, name, many))
+            else:
+                yield (*_finished(event, context), *_choices(context, request, name, many))
+
+    return erase
+
+
+def _config(
+    context: Context, concepts: Sequence[str], anchors: Sequence[str], retain: str, method: str,
+    options: str, forget_count: int, retain_count: int,
+) -> RunConfig:  # fmt: skip
+    """What was asked for, checked against the limits."""
+    limits, studio = context.limits, context.studio
+    for text in (*concepts, *anchors):
+        require_short("concept", text, limits)
+    for count in (forget_count, retain_count):
+        require_within("The number of pictures", count, LEAST_PICTURES, limits.pictures)
+    if studio.judge is None:
+        raise ValueError("There is no judge for this model; start the app with --judge.")
+    kept = [name.strip() for name in retain.split(",") if name.strip()]
+    return RunConfig(
+        EraseRequest(concepts=concepts, anchors=anchors, retain=kept),
+        model=studio.config.model,
+        method=method,
+        method_config=with_options(get_method(method).config(), options, limits),
+        evaluation=EvaluationConfig(int(forget_count), int(retain_count)),
+        judge=studio.config.judge,
+        device=studio.config.device,
+    )
+
+
+def _work(
+    context: Context, config: RunConfig, visitor: Visitor, name: str
+) -> Callable[[Tell], Made]:
+    """The job: it leaves a measured erasure with the visitor, or nothing."""
+    studio = context.studio
+
+    def work(tell: Tell) -> Made:
+        workshop = visitor.folder / "work"
+        visitor.room_for(name, context.limits)
+        shutil.rmtree(workshop, ignore_errors=True)
+
+        def erased(erasure: Erasure) -> None:
+            visitor.made[name] = Made(name, erasure)
+            tell(erasure)
+
+        try:
+            with studio.lock:
+                report = run(config, workshop / "erasure", studio.model, studio.judge, erased)
+        except BaseException:
+            visitor.forget(name)
+            shutil.rmtree(workshop, ignore_errors=True)
+            raise
+        folder = Path(tempfile.mkdtemp(prefix="erasure-", dir=visitor.folder)) / "erasure"
+        (workshop / "erasure").rename(folder)
+        visitor.made[name] = Made(name, visitor.made[name].erasure, folder, report)
+        return visitor.made[name]
+
+    return work
+
+
+def _look(context: Context, config: RunConfig) -> Callable[[str, int], Any]:
+    """Draws the concept every few steps of training, with the weights of that moment."""
+    studio = context.studio
+    prompt = expand(config.request, studio.model.catalogue).forget[0].text
+
+    def between(what: str, done: int) -> Preview | None:
+        if what != "erasing" or done % LOOK_EVERY:
+            return None
+        steps = studio.model.sampling.steps
+        return Preview(studio.drawn_now(prompt, LOOK_SEED, steps))
+
+    return between
+
+
+def _finished(made: Made, context: Context) -> tuple:
+    """What the page shows of a measured erasure."""
+    archive = shutil.make_archive(str(made.folder), "zip", made.folder)
+    name = context.studio.config.model
+    lora = (made.folder / LORA).exists()
+    use = LORA_USE.format(model=_stock_name(context)) if lora else USE.format(model=name)
+    card = (made.folder / CARD).read_text().split("---\n", 2)[-1]
+    size = made.report["cost"]["artefact_bytes"] / 1e6
+    said = f"{made.name}: done, {made.report['cost']['seconds']:.0f} s, {size:.2f} MB."
+    return (
+        said, gr.skip(), report_html(made.report), use,
+        gr.update(value=archive, interactive=True), str(made.folder / "grid.png"), card,
+    )  # fmt: skip
+
+
+def _stock_name(context: Context) -> str:
+    """What plain diffusers opens the base by: the bundled model by its folder."""
+    name = context.studio.config.model
+    return f"erase/bundled/{name}" if name in BUNDLED else name
+
+
+def _choices(
+    context: Context, request: gr.Request, name: str, many: Sequence[bool]
+) -> list[dict[str, Any]]:
+    names = context.names(request)
+    return [gr.update(choices=names, value=[name] if several else name) for several in many]

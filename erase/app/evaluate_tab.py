@@ -1,0 +1,113 @@
+"""Evaluate: every measured erasure in one table, and UA, IRA and CRA cell by cell."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import pandas as pd
+
+from erase.app.context import LINE, Context, plainly
+from erase.app.figures import figure, note
+from erase.app.jobs import Progress, Tell, followed
+from erase.app.visitors import Made
+from erase.evaluate.matrix import canvas_matrix, save_heat_maps, ua_ira_cra
+from erase.request import find_concept
+
+COLUMNS = ["erasure", "method", "UA", "IRA", "CRA", "n forget", "n retain", "seconds", "MB"]
+EMPTY = "Nothing is measured yet; erase something, and its figures will stand here."
+
+
+def evaluate_tab(context: Context) -> gr.Dropdown:
+    """Build the tab; its choice of erasures is given back."""
+    gr.Markdown(
+        "Accuracies in per cent, as each report's own protocol has them (its card says which). "
+        "UA: pictures of the concept that no longer show it; IRA, CRA: what is retained."
+    )
+    refresh = gr.Button("Load the reports", variant="primary")
+    said = gr.HTML(note(EMPTY))
+    table = gr.Dataframe(
+        headers=COLUMNS, interactive=False, label="Measured", show_search="filter",
+        elem_id="measured",
+    )  # fmt: skip
+    csv = gr.DownloadButton("Export as CSV", interactive=False)
+    scatter = gr.ScatterPlot(
+        x="UA", y="IRA", color="method", tooltip=COLUMNS, height=320,
+        title="Forgetting against retention, %",
+    )  # fmt: skip
+
+    @plainly
+    def measured(request: gr.Request) -> tuple:
+        """The table of all measured erasures, and its CSV file."""
+        visitor = context.visitor(request)
+        rows = [_row(m) for m in context.visitors.choices(visitor).values() if m.report]
+        frame = pd.DataFrame(rows, columns=COLUMNS)
+        if not rows:
+            return frame, gr.update(interactive=False), frame, note(EMPTY)
+        path = visitor.folder / "erasures.csv"
+        frame.to_csv(path, index=False)
+        return frame, gr.update(value=str(path), interactive=True), frame, ""
+
+    refresh.click(measured, None, [table, csv, scatter, said], api_name="measured", queue=False)
+    chosen = gr.Dropdown(list(context.visitors.offered), value=None, label="Every cell of")
+    if context.studio.model.catalogue:
+        _matrix_part(context, chosen)
+    return chosen
+
+
+def _row(made: Made) -> list[Any]:
+    metrics, cost = made.report["metrics"], made.report["cost"]
+    derived = [
+        round(100 * metrics["derived"][key], 1) if key in metrics["derived"] else None
+        for key in ("UA", "IRA", "CRA")
+    ]
+    counts = [metrics[key]["n"] for key in ("forget_accuracy", "retain_accuracy")]
+    size = round(cost["artefact_bytes"] / 1e6, 3)
+    return [made.name, made.report["method"], *derived, *counts, cost["seconds"], size]
+
+
+def _matrix_part(context: Context, chosen: gr.Dropdown) -> None:
+    """The heat-map of every object in every style."""
+    studio, known = context.studio, context.studio.model.catalogue
+    count = len(known.objects) * len(known.styles)
+    button = gr.Button(f"Draw all {count} cells (takes minutes)")
+    status = gr.Markdown("")
+    heat = gr.Image(label="Seen by the judge, cell by cell", format="png", interactive=False)
+
+    @plainly
+    def matrix(name: str | None, request: gr.Request) -> Iterator[tuple]:
+        """UA, IRA and CRA over every object in every style, one picture a cell."""
+        if not name:
+            raise ValueError("No erasure is chosen; choose one, or make one under Erase.")
+        visitor = context.visitor(request)
+        (made,) = context.visitors.chosen(visitor, [name])
+        if studio.judge is None:
+            raise ValueError("There is no judge for this model; start the app with --judge.")
+
+        def work(tell: Tell) -> tuple[str, str]:
+            with studio.in_force([(made.erasure, 1.0)]):
+                found = canvas_matrix(
+                    studio.model.pipeline, known, studio.judge, studio.model.sampling
+                )
+            save_heat_maps({made.name: found}, path := Path(visitor.folder) / "matrix.png")
+            asked = made.erasure.recipe["request"]["concepts"]
+            return _summary(context, ua_ira_cra(found, [find_concept(c, known) for c in asked]),
+                            path)  # fmt: skip
+
+        for event in followed(work, visitor.stop):
+            if isinstance(event, Progress):
+                yield str(event), gr.skip()
+            else:
+                yield event
+
+    button.click(matrix, chosen, [status, heat], api_name="matrix", show_progress="hidden", **LINE)
+    context.cancels(gr.Button("Cancel", variant="stop", size="sm"), status)
+
+
+def _summary(context: Context, shares: dict[str, float], path: Path) -> tuple[str, str]:
+    studio = context.studio
+    protocol = (
+        f"one picture a cell, {studio.model.sampling.steps} steps, judge {studio.judge.fingerprint}"
+    )
+    parts = [f"{name} {figure(f'{100 * share:.1f} %', protocol)}" for name, share in shares.items()]
+    return ", ".join(parts), str(path)

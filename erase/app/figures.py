@@ -1,0 +1,69 @@
+"""Figures as the page shows them: each says on hover, and to a screen reader, how it was taken."""
+
+from collections.abc import Mapping
+from html import escape
+from typing import Any
+
+from erase.card import columns, metric_rows
+
+
+def figure(text: str, protocol: str) -> str:
+    """One figure; its protocol appears on hover and focus."""
+    said = escape(protocol, quote=True)
+    return (
+        f'<span class="figure" tabindex="0" role="note" title="{said}" '
+        f'aria-label="{escape(text, quote=True)}. {said}">{escape(text)}</span>'
+    )
+
+
+def note(text: str) -> str:
+    """A line that stands where nothing is to be seen yet."""
+    return f'<p class="empty">{escape(text)}</p>'
+
+
+def protocol_of(report: Mapping[str, Any]) -> str:
+    """A report's protocol in one line."""
+    return "; ".join(f"{key} {value}" for key, value in report["protocol"].items())
+
+
+def report_html(report: Mapping[str, Any]) -> str:
+    """The accuracies of base, erased and oracle as a table, with their intervals."""
+    protocol = protocol_of(report)
+    head = "".join(f"<th scope='col'>{escape(name)}</th>" for name in ("", *columns(report), "n"))
+    body = "".join(
+        f"<tr><th scope='row'>{escape(name)}</th>"
+        + "".join(f"<td>{figure(cell, protocol)}</td>" for cell in cells)
+        + f"<td>{n}</td></tr>"
+        for name, *cells, n in metric_rows(report)
+    )
+    derived = ", ".join(
+        f"{name} {figure(f'{100 * value:.1f} %', protocol)}"
+        for name, value in report["metrics"]["derived"].items()
+    )
+    return (
+        f'<table class="report"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+        f"<p>{derived}. Suppressed under this protocol, not proved removed.</p>"
+    )
+
+
+def markdown_rows(table: str) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of a Markdown table, whatever stands around it."""
+    lines = [line for line in table.splitlines() if line.startswith("|")]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return cells[0], cells[2:]
+
+
+def markdown_table(text: str, protocol: str = "") -> str:
+    """A Markdown table as HTML that scrolls by itself; cells say the protocol, if there is one."""
+    head, rows = markdown_rows(text)
+    top = "".join(f"<th scope='col'>{escape(name)}</th>" for name in head)
+    body = "".join(
+        f"<tr><th scope='row'>{escape(first)}</th>"
+        + "".join(f"<td>{figure(c, protocol) if protocol else escape(c)}</td>" for c in cells)
+        + "</tr>"
+        for first, *cells in rows
+    )
+    return (
+        f'<div class="scroll"><table class="report"><thead><tr>{top}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )

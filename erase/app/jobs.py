@@ -1,0 +1,106 @@
+"""Long work in a thread of its own: how far it is, when it will be done, how to break it off."""
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from erase.progress import listening
+
+FINISHED = object()
+
+
+class Cancelled(Exception):
+    """The visitor broke the work off."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What is being done, how much of it, of how much, and the seconds it will still take."""
+
+    what: str
+    done: int
+    total: int
+    seconds_left: float | None
+
+    def __str__(self) -> str:
+        if not self.total:
+            return f"{self.what} …"
+        left = "" if self.seconds_left is None else f", {self.seconds_left:.0f} s left"
+        return f"{self.what}: {self.done} of {self.total}{left}"
+
+
+@dataclass(frozen=True)
+class Preview:
+    """A picture of how far it is."""
+
+    picture: Any
+
+
+Event = Progress | Preview | Any
+Tell = Callable[[Event], None]
+
+
+def followed(
+    work: Callable[[Tell], Any],
+    stop: threading.Event,
+    between: Callable[[str, int], Any] = lambda what, done: None,
+) -> Iterator[Event]:
+    """Do the work in a thread and yield what it tells, then what it returns.
+
+    Its progress bars are told as Progress; `between` may then make something to tell of the
+    moment. Raises what the work raises, and Cancelled once `stop` is set; the work ends at its
+    next step too when nobody listens any more.
+    """
+    told: queue.Queue = queue.Queue()
+    stop.clear()
+    busy, started = threading.Event(), {}
+
+    def listener(what: str, done: int, total: int) -> None:
+        if stop.is_set():
+            raise Cancelled
+        if busy.is_set():
+            return
+        told.put(Progress(what, done, total, _left(started, what, done, total)))
+        busy.set()
+        try:
+            seen = between(what, done)
+        finally:
+            busy.clear()
+        if seen is not None:
+            told.put(seen)
+
+    def worker() -> None:
+        try:
+            with listening(listener):
+                told.put((FINISHED, work(told.put), None))
+        except BaseException as error:
+            told.put((FINISHED, None, error))
+
+    thread = threading.Thread(target=worker, daemon=True)
+    thread.start()
+    try:
+        while True:
+            event = told.get()
+            if not (isinstance(event, tuple) and event[0] is FINISHED):
+                yield event
+                continue
+            if event[2] is not None:
+                raise event[2]
+            yield event[1]
+            return
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _left(started: dict[str, tuple[float, int]], what: str, done: int, total: int) -> float | None:
+    """Seconds left of this bar at its pace so far, once it has one."""
+    now = time.perf_counter()
+    if what not in started or done <= started[what][1]:
+        started[what] = now, done
+        return None
+    began, first = started[what]
+    return (now - began) * (total - done) / (done - first)

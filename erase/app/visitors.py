@@ -1,0 +1,95 @@
+"""Who is here, what they made, and where it lies until they leave."""
+
+import hashlib
+import secrets
+import shutil
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from erase.app.settings import Limits
+from erase.erasure import Erasure
+
+
+@dataclass
+class Made:
+    """An erasure with its name; its folder, in one of its own, and report once it is measured."""
+
+    name: str
+    erasure: Erasure
+    folder: Path | None = None
+    report: Mapping[str, Any] | None = None
+
+
+@dataclass
+class Visitor:
+    """One visitor: a folder of their own, what they made, and the job that is under way."""
+
+    folder: Path
+    made: dict[str, Made] = field(default_factory=dict)
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def room_for(self, name: str, limits: Limits) -> None:
+        """Make room for another erasure: of too many, the oldest goes."""
+        self.forget(name)
+        while len(self.made) >= limits.erasures:
+            self.forget(next(iter(self.made)))
+
+    def forget(self, name: str) -> None:
+        """Drop an erasure and its files."""
+        gone = self.made.pop(name, None)
+        if gone and gone.folder:
+            shutil.rmtree(gone.folder.parent, ignore_errors=True)
+
+
+class Visitors:
+    """Visitors by session; nobody reaches another's folder, whose name is nowhere told."""
+
+    def __init__(self, offered: Mapping[str, Made], limits: Limits):
+        self.offered, self._limits = dict(offered), limits
+        self.root = Path(tempfile.mkdtemp(prefix="erase-app-"))
+        self._secret = secrets.token_hex()
+        self._here: dict[str, Visitor] = {}
+        self._lock = threading.Lock()
+
+    def of(self, session: str | None) -> Visitor:
+        """The visitor of a session, whose name is taken for no path."""
+        name = hashlib.sha256(f"{self._secret}{session}".encode()).hexdigest()[:24]
+        with self._lock:
+            visitor = self._here.pop(name, None) or Visitor(self.root / name)
+            visitor.folder.mkdir(exist_ok=True)
+            self._here[name] = visitor
+            while len(self._here) > self._limits.visitors:
+                self._drop(next(iter(self._here)))
+        return visitor
+
+    def leave(self, session: str | None) -> None:
+        """Drop a visitor and all their files; their job ends at its next step."""
+        name = hashlib.sha256(f"{self._secret}{session}".encode()).hexdigest()[:24]
+        with self._lock:
+            if name in self._here:
+                self._drop(name)
+
+    def close(self) -> None:
+        """Drop everybody."""
+        shutil.rmtree(self.root, ignore_errors=True)
+
+    def _drop(self, name: str) -> None:
+        visitor = self._here.pop(name)
+        visitor.stop.set()
+        shutil.rmtree(visitor.folder, ignore_errors=True)
+
+    def choices(self, visitor: Visitor) -> dict[str, Made]:
+        """What this visitor may choose from: what is offered to all, and their own."""
+        return self.offered | visitor.made
+
+    def chosen(self, visitor: Visitor, names: Sequence[str]) -> list[Made]:
+        """The named erasures; ValueError for a name that is not theirs."""
+        known = self.choices(visitor)
+        for name in names:
+            if name not in known:
+                raise ValueError(f"There is no erasure {name!r} of yours; make it under Erase.")
+        return [known[name] for name in names]

@@ -1,0 +1,88 @@
+"""Where it lives: which blocks an erasure changes, and how two of them meet."""
+
+from html import escape
+from pathlib import Path
+
+import gradio as gr
+
+from erase.algebra import interference
+from erase.app.context import LINE, Context, plainly
+from erase.app.figures import markdown_table, note
+from erase.app.visitors import Made, Visitor
+from erase.erasure import find_weight
+from erase.evaluate.layers import (
+    block_table,
+    blocks_of,
+    changes_of,
+    save_change_chart,
+    save_chart,
+)
+
+CLOSEST = 12
+EMPTY = "Choose an erasure, and another to see how they meet."
+
+
+def where_tab(context: Context) -> list[gr.Dropdown]:
+    """Build the tab; both its choices of erasures are given back."""
+    offered = list(context.visitors.offered)
+    with gr.Row():
+        one = gr.Dropdown(offered, value=None, label="Erasure")
+        other = gr.Dropdown(offered, value=None, label="Beside")
+        button = gr.Button("Show", variant="primary")
+    gr.Markdown(
+        "What a mask is worth shows beside its controls: under Erase, set `mask` of salun to "
+        "`random`, `random_per_layer`, `bottom` or `none`, and compare the reports."
+    )
+    change = gr.Image(label="Change by block", format="png", interactive=False)
+    mask = gr.Image(label="Saliency and mask by block", format="png", interactive=False)
+    table = gr.HTML(note(EMPTY))
+    meeting = gr.HTML("")
+
+    @plainly
+    def where(one: str | None, other: str | None, request: gr.Request) -> tuple:
+        """Charts of an erasure's blocks, and the tensors it shares with another."""
+        visitor = context.visitor(request)
+        chosen = context.visitors.chosen(visitor, [name for name in (one, other) if name])
+        if not chosen:
+            raise ValueError("No erasure is chosen; choose one, or make one under Erase.")
+        charts = _charts(context, chosen[0], visitor)
+        said = _meeting(*chosen) if len(chosen) > 1 else ""
+        return (*charts, said)
+
+    button.click(
+        where, [one, other], [change, mask, table, meeting], api_name="where", **LINE
+    )  # fmt: skip
+    return [one, other]
+
+
+def _charts(context: Context, made: Made, visitor: Visitor) -> tuple[str, str | None, str]:
+    """Paths of the two charts, and the table of blocks where there is a mask."""
+    components = context.studio.model.pipeline.components
+    with context.studio.lock:
+        changes = changes_of(made.erasure.deltas, lambda name: find_weight(components, name))
+    path = _chart_path(visitor, "change")
+    save_change_chart(changes, path)
+    layers = made.erasure.recipe.get("mask", {}).get("layers")
+    if not layers:
+        return str(path), None, note("This method chose its tensors without a mask.")
+    blocks, masked = blocks_of(layers), _chart_path(visitor, "mask")
+    save_chart(blocks, masked)
+    return str(path), str(masked), markdown_table(block_table(blocks))
+
+
+def _chart_path(visitor: Visitor, name: str) -> Path:
+    return visitor.folder / f"{name}.png"
+
+
+def _meeting(one: Made, other: Made) -> str:
+    """The tensors both change, the closest first."""
+    rows = sorted(
+        interference(one.erasure, other.erasure), key=lambda row: -abs(row["cosine"])
+    )[:CLOSEST]  # fmt: skip
+    if not rows:
+        return note(f"{one.name} and {other.name} change no tensor in common.")
+    head = list(rows[0])
+    lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
+    lines += [f"| {' | '.join(str(row[key]) for key in head)} |" for row in rows]
+    title = f"<h3>{escape(one.name)} beside {escape(other.name)}</h3>"
+    return title + markdown_table("\n".join(lines))
