@@ -1,5 +1,6 @@
 """The tables of benchmarks/classifiers.py as Markdown."""
 
+from collections import Counter
 from collections.abc import Sequence
 from statistics import fmean
 
@@ -32,7 +33,10 @@ def table_row(ledger: Ledger, name: str, row: str, seeds: Sequence[int], width: 
     reports = [ledger[name, seed, row] for seed in seeds]
     refused = [report["refused"] for report in reports if "refused" in report]
     reports = [report for report in reports if "refused" not in report]
-    said = list(dict.fromkeys(report["verdict"] for report in reports))
+    counts = Counter(part for report in reports for part in report["verdict"].split("; "))
+    said = [
+        part if n == len(seeds) else f"{part} ({n} of {len(seeds)})" for part, n in counts.items()
+    ]
     said += [f"refused for {len(refused)} of {len(seeds)} seeds: {refused[0]}"] if refused else []
     if not reports:
         return f"| {row} {'| ' * (width - 1)}{said[0]} |"
@@ -40,7 +44,7 @@ def table_row(ledger: Ledger, name: str, row: str, seeds: Sequence[int], width: 
     cells += [interval([report[key] for report in reports]) for key in ("average_gap", "tow")]
     cells += [interval([report["unlearned"][key] for report in reports]) for key in COLUMNS]
     seconds = fmean(report["seconds"] for report in reports)
-    return f"| {row} | {' | '.join(cells)} | {seconds:.1f} | {'; or '.join(said)} |"
+    return f"| {row} | {' | '.join(cells)} | {seconds:.1f} | {'; '.join(said)} |"
 
 
 def interval(values: list[float]) -> str:

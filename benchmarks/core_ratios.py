@@ -142,7 +142,7 @@ def concepts_case(model: str, count: str) -> str:
 
     def edit() -> dict[str, LowRankDelta]:
         fitted = [SubspaceFitter(width).update(rows).fit() for rows in (forget, retain)]
-        removed = null_space(*fitted, rank=int(count))
+        removed = null_space(fitted[0], fitted[1].axes[0], rank=int(count))
         pairs = {name: removed.edit(weight) for name, weight in weights.items()}
         reads = removed.left.T.float().contiguous()
         return {n: LowRankDelta(up.float(), down.float(), reads) for n, (up, down) in pairs.items()}

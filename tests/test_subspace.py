@@ -35,10 +35,16 @@ def test_streamed_moments_give_the_svd_of_the_stacked_activations(count):
     samples = activations(count, 12, 12, 0)
     subspace = fit(samples)
     _, singular, right = torch.linalg.svd(samples, full_matrices=False)
-    assert torch.allclose(subspace.energies, singular**2)
-    assert torch.allclose(
-        (right @ subspace.basis).abs(), torch.eye(len(singular)).double(), atol=1e-8
-    )
+    basis, energies = subspace.axes
+    assert torch.allclose(energies, singular**2)
+    assert torch.allclose((right @ basis).abs(), torch.eye(len(singular)).double(), atol=1e-8)
+    assert torch.allclose(subspace.moment(), samples.T @ samples / count)
+    share = energies / energies.sum()
+    scaled = basis * (5.0 * share / (4.0 * share + 1)) @ basis.T
+    left, right = subspace.scaled(5.0)
+    assert torch.allclose(left @ right, scaled)
+    inputs = activations(3, 12, 12, 1).T
+    assert torch.allclose(subspace.scale(inputs, 5.0), scaled @ inputs)
     assert torch.allclose(subspace.means[0, 0], samples.mean(0))
 
 
@@ -59,7 +65,7 @@ def test_the_scaled_projection_is_kodges():
 
 def test_after_a_full_projection_nothing_of_the_forget_space_passes():
     forget, weight = activations(50, 16, 3, 3), torch.randn(5, 16)
-    up, down = orthogonal(fit(forget).basis).edit(weight)
+    up, down = orthogonal(fit(forget).axes[0]).edit(weight)
     assert ((weight.double() + up @ down) @ forget.T).abs().max() < 1e-5
 
 
@@ -69,13 +75,13 @@ def test_the_null_space_variant_keeps_retained_inputs():
         activations(60, 16, 8, 5),
         torch.randn(5, 16),
     )
-    up, down = null_space(fit(forget), fit(retain), rank=3).edit(weight)
+    up, down = null_space(fit(forget), fit(retain).axes[0], rank=3).edit(weight)
     assert ((up @ down) @ retain.T).abs().max() < 1e-5
     assert ((up @ down) @ forget.T).abs().max() > 1e-2
 
 
 def test_edits_are_low_rank_and_an_empty_set_is_refused():
-    up, down = orthogonal(fit(activations(50, 16, 2, 6)).basis).edit(torch.randn(5, 16))
+    up, down = orthogonal(fit(activations(50, 16, 2, 6)).axes[0]).edit(torch.randn(5, 16))
     assert up.shape == (5, 2)
     assert down.shape == (2, 16)
     with pytest.raises(ValueError, match="No activations"):
@@ -135,7 +141,7 @@ def test_means_that_differ_by_position_all_coincide_at_full_rank():
 
 def test_a_strength_of_two_reflects():
     forget, weight = activations(50, 16, 3, 3), torch.randn(5, 16)
-    up, down = orthogonal(fit(forget).basis).edit(weight, strength=2.0)
+    up, down = orthogonal(fit(forget).axes[0]).edit(weight, strength=2.0)
     edited = weight.double() + up @ down
     assert torch.allclose(edited @ forget.T, -weight.double() @ forget.T)
 
@@ -154,7 +160,7 @@ def test_truncation_is_the_nearest_matrix_of_its_rank():
 
 def test_of_a_forget_space_within_the_retain_space_nothing_is_removed():
     samples = activations(50, 16, 3, 3)
-    assert null_space(fit(samples[:20]), fit(samples), 2).rank == 0
+    assert null_space(fit(samples[:20]), fit(samples).axes[0], 2).rank == 0
 
 
 @pytest.mark.parametrize("layer", [nn.Linear(6, 4), nn.Conv2d(3, 4, 3, stride=2, padding=1)])
@@ -175,7 +181,7 @@ def test_fitters_that_shared_the_activations_merge_to_the_whole(count):
     parts = [SubspaceFitter(12).update(part) for part in samples.tensor_split([1, count // 2])]
     whole, merged = fit(samples), parts[0].merge(parts[1]).merge(parts[2]).fit()
     assert merged.count == whole.count
-    assert torch.allclose(merged.energies, whole.energies)
+    assert torch.allclose(merged.axes[1], whole.axes[1])
     assert torch.allclose(merged.means, whole.means)
 
 
@@ -200,12 +206,12 @@ def test_the_contrastive_projection_takes_out_the_largest_generalized_eigenvecto
 
 def test_matrices_that_divide_and_conquer_fails_on_are_solved_too(monkeypatch):
     samples = activations(50, 12, 3, 0)
-    expected = fit(samples)
+    basis, energies = fit(samples).axes
 
     def fails(matrix):
         raise torch.linalg.LinAlgError("did not converge")
 
     monkeypatch.setattr(torch.linalg, "eigh", fails)
-    found = fit(samples)
-    assert torch.allclose(found.energies, expected.energies)
-    assert torch.allclose(found.basis @ found.basis.T, expected.basis @ expected.basis.T)
+    found = fit(samples).axes
+    assert torch.allclose(found[1], energies)
+    assert torch.allclose(found[0] @ found[0].T, basis @ basis.T)

@@ -47,9 +47,8 @@ def discriminative(
 
     So W becomes W (I - P_f + P_f P_r)^T. Source: Kodge, Saha and Roy (2023).
     """
-    kept = (forget.basis.T @ retain.basis) * retain.scaled(retain_alpha)
-    right = (forget.basis * forget.scaled(forget_alpha)).T
-    return Projection(forget.basis - retain.basis @ kept.T, right)
+    left, right = forget.scaled(forget_alpha)
+    return Projection(left - retain.scale(left, retain_alpha), right)
 
 
 def orthogonal(
@@ -65,14 +64,15 @@ def orthogonal(
     return Projection(basis, basis.T)
 
 
-def null_space(forget: Subspace, retain: Subspace, rank: int) -> Projection:
-    """The projection onto the `rank` strongest axes of the forget space cleared of the retain one.
+def null_space(forget: Subspace, retain: Tensor, rank: int) -> Projection:
+    """The projection onto the `rank` strongest axes of the forget space cleared of retained ones.
 
-    Inputs within the retain space are mapped to themselves exactly. Axes shorter than rounding
-    noise beside the forget space do not count, so that the rank may be 0.
+    Inputs within the span of the orthonormal `retain` [d, k] are mapped to themselves exactly. Axes
+    shorter than rounding noise beside the forget space do not count, so that the rank may be 0.
     """
-    axes = forget.basis * forget.energies.sqrt()
-    cleared = axes - retain.basis @ (retain.basis.T @ axes)
+    basis, energies = forget.axes
+    axes = basis * energies.sqrt()
+    cleared = axes - retain @ (retain.T @ axes)
     return orthogonal(cleared, rank, ROUNDING * axes.norm())
 
 

@@ -1,11 +1,12 @@
 """Activation subspaces from streamed second moments."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-NUMERICAL_RANK, FEW = 1e-10, 4
+NUMERICAL_RANK = 1e-10
 
 
 def eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:
@@ -21,46 +22,92 @@ def eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class Subspace:
-    """Principal directions of activations: orthonormal `basis` [d, k], energies [k] descending.
+    """The second moments of activations: `count` stacked ones X, or X^T X where those are fewer.
 
-    An energy is a squared singular value of the `count` stacked activations; `means` [g, p, d]
-    holds the mean of each group of them at each position, if they have positions.
+    One of `rows` [count, d] and `gram` [d, d] is there; `means` [g, p, d] holds the mean of each
+    group of activations at each position, if they have positions.
     """
 
-    basis: Tensor
-    energies: Tensor
+    rows: Tensor | None
+    gram: Tensor | None
     means: Tensor
     count: int
 
-    def scaled(self, alpha: float) -> Tensor:
-        """Importance of each direction in 0..1: alpha r / ((alpha - 1) r + 1), r its energy share.
+    @property
+    def dimension(self) -> int:
+        """d."""
+        return self.means.shape[-1]
 
-        Source: Kodge, Saha and Roy (2023).
+    @cached_property
+    def axes(self) -> tuple[Tensor, Tensor]:
+        """Principal directions: orthonormal [d, k], and energies [k], descending.
+
+        An energy is a squared singular value of the stacked activations.
         """
-        share = self.energies / self.energies.sum()
-        return alpha * share / ((alpha - 1) * share + 1)
+        if self.gram is not None:
+            energies, basis = eigen(self.gram)
+        else:
+            energies, left = eigen(self.rows @ self.rows.T)
+            kept = energies > NUMERICAL_RANK * energies[-1]
+            energies = energies[kept]
+            basis = self.rows.T @ left[:, kept] / energies.sqrt()
+        order = energies.argsort(descending=True)
+        order = order[energies[order] > NUMERICAL_RANK * energies.max()]
+        return basis[:, order], energies[order]
+
+    def scaled(self, alpha: float) -> tuple[Tensor, Tensor]:
+        """Factors [d, k] and [k, d] of the projection U diag(alpha r / ((alpha - 1) r + 1)) U^T.
+
+        U are the principal directions and r their shares of the energy (Kodge, Saha and Roy, 2023).
+        That is alpha M ((alpha - 1) M + 1)^-1 with M = X^T X / |X|^2, which takes no decomposition.
+        """
+        if self.gram is not None:
+            moment = self.gram / self.gram.trace()
+            return _solved((alpha - 1) * moment, alpha * moment), torch.eye(len(moment)).double()
+        share, inner = self._inner(alpha)
+        return alpha * share * self.rows.T, _solved(inner, self.rows)
+
+    def scale(self, inputs: Tensor, alpha: float) -> Tensor:
+        """The same projection of inputs [d, n]."""
+        if self.gram is not None:
+            moment = self.gram / self.gram.trace()
+            return _solved((alpha - 1) * moment, alpha * (moment @ inputs))
+        share, inner = self._inner(alpha)
+        return alpha * share * (self.rows.T @ _solved(inner, self.rows @ inputs))
+
+    def _inner(self, alpha: float) -> tuple[Tensor, Tensor]:
+        """1 / |X|^2, and (alpha - 1) X X^T / |X|^2 [count, count]."""
+        share = 1 / self.rows.square().sum()
+        return share, (alpha - 1) * share * (self.rows @ self.rows.T)
 
     def moment(self) -> Tensor:
         """The second moments X^T X / n [d, d]."""
-        return (self.basis * self.energies) @ self.basis.T / self.count
+        gram = self.rows.T @ self.rows if self.gram is None else self.gram
+        return gram / self.count
 
     def moment_about(self, centre: Tensor) -> Tensor:
         """The second moments of X - centre [d, d]; groups must be of about one size."""
         cross = torch.outer(self.means.mean((0, 1)), centre)
         return self.moment() - cross - cross.T + torch.outer(centre, centre)
 
-    def holding(self, share: float) -> "Subspace":
-        """As few of the strongest directions as hold this share of the energy; all for 1."""
-        reached = self.energies.cumsum(0) / self.energies.sum()
-        rank = int((reached < share).sum()) + 1
-        return replace(self, basis=self.basis[:, :rank], energies=self.energies[:rank])
+    def holding(self, share: float) -> Tensor:
+        """As few of the strongest directions [d, k] as hold this share of the energy; all for 1."""
+        basis, energies = self.axes
+        reached = energies.cumsum(0) / energies.sum()
+        return basis[:, : int((reached < share).sum()) + 1]
+
+
+def _solved(matrix: Tensor, right: Tensor) -> Tensor:
+    """(A + 1)^-1 B of a symmetric A without negative eigenvalues."""
+    shifted = matrix + torch.eye(len(matrix), dtype=matrix.dtype)
+    return torch.cholesky_solve(right, torch.linalg.cholesky(shifted))
 
 
 class SubspaceFitter:
     """Sees activations batch by batch and keeps at most d x d numbers of them.
 
-    While samples are far fewer than dimensions they are kept themselves, since their own n x n
-    problem is then the smaller one; from there on the second moments X^T X are.
+    While samples are fewer than dimensions they are kept themselves, since their own n x n problem
+    is then the smaller one; from there on the second moments X^T X are.
     """
 
     def __init__(self, dimension: int):
@@ -79,7 +126,7 @@ class SubspaceFitter:
         rows = placed.flatten(0, 1)
         self.count += len(rows)
         self._rows.append(rows)
-        if self._gram is not None or FEW * self.count >= self.dimension:
+        if self._gram is not None or self.count >= self.dimension:
             self._fold()
         return self
 
@@ -93,7 +140,7 @@ class SubspaceFitter:
         if other._gram is not None:
             self._fold()
             self._gram += other._gram
-        elif self._gram is not None or FEW * self.count >= self.dimension:
+        elif self._gram is not None or self.count >= self.dimension:
             self._fold()
         return self
 
@@ -102,22 +149,12 @@ class SubspaceFitter:
         if self.count == 0:
             raise ValueError("No activations were seen; give the set at least one sample.")
         means = torch.stack([total / count for total, count in self._groups.values()])
-        if self._gram is not None:
-            energies, basis = eigen(self._gram)
-        else:
-            rows = torch.cat(self._rows).double()
-            energies, left = eigen(rows @ rows.T)
-            kept = energies > NUMERICAL_RANK * energies[-1]
-            energies = energies[kept]
-            basis = rows.T @ left[:, kept] / energies.sqrt()
-        order = energies.argsort(descending=True)
-        order = order[energies[order] > NUMERICAL_RANK * energies.max()]
-        return Subspace(basis[:, order], energies[order], means, self.count)
+        rows = None if self._gram is not None else torch.cat(self._rows).double()
+        return Subspace(rows, self._gram, means, self.count)
 
     def _fold(self) -> None:
-        rows = torch.cat([torch.zeros(0, self.dimension), *self._rows]).double()
         if self._gram is None:
-            self._gram = rows.T @ rows
-        else:
+            self._gram = torch.zeros(self.dimension, self.dimension).double()
+        for rows in map(Tensor.double, self._rows):
             self._gram.addmm_(rows.T, rows)
         self._rows = []

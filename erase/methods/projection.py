@@ -131,7 +131,7 @@ def activation_spaces(
 
 
 def _space(forget: Subspace, retain: Subspace, config: ProjectionConfig) -> Projection:
-    rank = config.rank or DEFAULTS[config.space][0] or len(forget.basis)
+    rank = config.rank or DEFAULTS[config.space][0] or forget.dimension
     groups = len(forget.means)
     match config.space:
         case "oblique":
