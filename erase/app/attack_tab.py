@@ -56,7 +56,7 @@ def attack_tab(context: Context) -> gr.Dropdown:
             with studio.lock:
                 return run_attacks(run_, output, studio.model, studio.judge)
 
-        for event in followed(work, context.visitor(request).stop):
+        for event in followed(work, context.visitor(request).job()):
             if isinstance(event, Progress):
                 yield str(event), gr.skip(), gr.skip(), gr.skip()
             else:

@@ -61,7 +61,7 @@ def classifier_tab(context: Context) -> None:
         visitor = context.visitor(request)
         output = visitor.folder / "classifier"
         shutil.rmtree(output, ignore_errors=True)
-        for event in followed(lambda tell: classify(run_, output), visitor.stop):
+        for event in followed(lambda tell: classify(run_, output), visitor.job()):
             if isinstance(event, Progress):
                 yield str(event), gr.skip(), gr.skip()
             else:

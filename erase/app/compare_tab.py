@@ -51,7 +51,7 @@ def compare_tab(context: Context) -> gr.CheckboxGroup:
             )  # fmt: skip
             figures = gr.HTML(note(EMPTY))
             strip = gr.Gallery(
-                label="Nearby concepts: base | erased", columns=NEARBY, format="png", height="auto",
+                label="Nearby concepts: base | erased", columns=NEARBY, format="png", height=210,
                 elem_id="nearby", object_fit="contain", interactive=False,
             )  # fmt: skip
 
@@ -61,22 +61,27 @@ def compare_tab(context: Context) -> gr.CheckboxGroup:
         request: gr.Request,
     ) -> Iterator[tuple[Any, str, Any]]:  # fmt: skip
         """Draw a prompt with and without erasures; then what became of the concepts nearby."""
-        made = context.visitors.chosen(context.visitor(request), erasures)
+        visitor = context.visitor(request)
+        made = context.visitors.chosen(visitor, erasures)
         force = [(one.erasure, strength) for one in made]
         screen = screen or (studio.config.public and known is None)
         pair = [studio.drawn([prompt], seed, steps, part)[0] for part in ((), force)]
         pictures, found = _screened(context, pair) if screen else ([shown(p) for p in pair], None)
         text = _figures_html(context, torch.stack(pair), prompt, seed, steps, found)
-        yield tuple(pictures), text, []
+        paths = tuple(map(visitor.saved, ("base", "erased"), pictures))
+        yield paths, text, []
         if force:
-            yield tuple(pictures), text, _nearby(context, prompt, seed, steps, force)
+            near = _nearby(context, prompt, seed, steps, force)
+            strip = [(visitor.saved(f"near-{i}", one), said) for i, (one, said) in enumerate(near)]
+            yield paths, text, strip
 
     inputs = [prompt, chosen, strength, seed, steps, screen]
     outputs = [slider, figures, strip]
-    button.click(generate, inputs, outputs, api_name="generate", show_progress="minimal", **LINE)
-    again = {"show_progress": "minimal", "api_visibility": "private", **LINE}
-    prompt.submit(generate, inputs, outputs, **again)
-    strength.release(generate, inputs, outputs, trigger_mode="always_last", **again)
+    # Whoever asks again while the strip is being drawn is not turned away.
+    how = {"show_progress": "minimal", "trigger_mode": "always_last", **LINE}
+    button.click(generate, inputs, outputs, api_name="generate", **how)
+    for asked in (prompt.submit, strength.input):
+        asked(generate, inputs, outputs, api_visibility="private", **how)
     return chosen
 
 
@@ -123,6 +128,11 @@ def _figures_html(
     return f'<div class="seen">{"".join(columns)}</div>'
 
 
+def _became(name: str, was: str, now: str) -> str:
+    """What the judge takes a nearby concept for, now and, if that differs, before."""
+    return f"{name}: {now}" + (f" (was {was})" if was != now else "")
+
+
 def _nearby(
     context: Context, prompt: str, seed: int, steps: int, force: list[tuple[Any, float]]
 ) -> list[tuple[Image.Image, str]]:
@@ -135,7 +145,7 @@ def _nearby(
     prompts = [prompt.replace(max(named, key=len), name) for name in near]
     before, after = (studio.drawn(prompts, seed, steps, part) for part in ((), force))
     return [
-        (beside(one, other), f"{name}: seen as {now['object']} (before, {was['object']})")
+        (beside(one, other), _became(name, was["object"], now["object"]))
         for name, one, other, was, now in zip(
             near, before, after, studio.seen(before), studio.seen(after), strict=True
         )

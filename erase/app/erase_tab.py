@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ def erase_tab(context: Context) -> Callable[[Selectors], None]:
                 info="One for each, or none for what the model suggests.",
             )  # fmt: skip
             retain = gr.Textbox(
-                label="Keep", info="Concepts, with commas between them.", visible=known is None
+                "", label="Keep", info="Concepts, with commas between them.", visible=known is None
             )
             method = gr.Dropdown(
                 diffusion_methods(), value="projection", label="Method", elem_id="method",
@@ -120,16 +121,18 @@ def _handler(context: Context, many: Sequence[bool]) -> Callable[..., Iterator[t
                          forget_count, retain_count)  # fmt: skip
         visitor = context.visitor(request)
         name = f"{'+'.join(config.request.concepts)}, {method}"
-        rest = [gr.skip()] * len(many)
+        rest, started = [gr.skip()] * len(many), time.perf_counter()
         for event in followed(
-            _work(context, config, visitor, name), visitor.stop, _look(context, config)
+            _work(context, config, visitor, name), visitor.job(), _look(context, config)
         ):
             if isinstance(event, Progress):
                 yield (str(event), *[gr.skip()] * 6, *rest)
             elif isinstance(event, Preview):
-                yield (gr.skip(), shown(event.picture), *[gr.skip()] * 5, *rest)
+                look = visitor.saved("look", shown(event.picture))
+                yield (gr.skip(), look, *[gr.skip()] * 5, *rest)
             elif isinstance(event, Erasure):
-                said = f"{name}: erased; being measured. It is under Compare already."
+                seconds = time.perf_counter() - started
+                said = f"{name}: erased in {seconds:.1f} s, now under Compare; being measured."
                 yield (said, *[gr.skip()] * 6, *_choices(context, request, name, many))
             else:
                 yield (*_finished(event, context), *_choices(context, request, name, many))
@@ -149,7 +152,7 @@ def _config(
         require_within("The number of pictures", count, LEAST_PICTURES, limits.pictures)
     if studio.judge is None:
         raise ValueError("There is no judge for this model; start the app with --judge.")
-    kept = [name.strip() for name in retain.split(",") if name.strip()]
+    kept = [name.strip() for name in (retain or "").split(",") if name.strip()]
     return RunConfig(
         EraseRequest(concepts=concepts, anchors=anchors, retain=kept),
         model=studio.config.model,

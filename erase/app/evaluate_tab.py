@@ -94,7 +94,7 @@ def _matrix_part(context: Context, chosen: gr.Dropdown) -> None:
             return _summary(context, ua_ira_cra(found, [find_concept(c, known) for c in asked]),
                             path)  # fmt: skip
 
-        for event in followed(work, visitor.stop):
+        for event in followed(work, visitor.job()):
             if isinstance(event, Progress):
                 yield str(event), gr.skip()
             else:

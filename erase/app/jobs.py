@@ -52,10 +52,9 @@ def followed(
 
     Its progress bars are told as Progress; `between` may then make something to tell of the
     moment. Raises what the work raises, and Cancelled once `stop` is set; the work ends at its
-    next step too when nobody listens any more.
+    next step too when nobody listens any more, which nobody waits for.
     """
     told: queue.Queue = queue.Queue()
-    stop.clear()
     busy, started = threading.Event(), {}
 
     def listener(what: str, done: int, total: int) -> None:
@@ -79,8 +78,7 @@ def followed(
         except BaseException as error:
             told.put((FINISHED, None, error))
 
-    thread = threading.Thread(target=worker, daemon=True)
-    thread.start()
+    threading.Thread(target=worker, daemon=True).start()
     try:
         while True:
             event = told.get()
@@ -93,7 +91,6 @@ def followed(
             return
     finally:
         stop.set()
-        thread.join()
 
 
 def _left(started: dict[str, tuple[float, int]], what: str, done: int, total: int) -> float | None:

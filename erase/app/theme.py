@@ -11,7 +11,9 @@ INK = gr.themes.Color(
 )  # fmt: skip
 
 CSS = """
-.gradio-container { max-width: 1180px !important; margin: 0 auto; }
+.gradio-container { width: 100%; max-width: min(1180px, 100vw) !important; margin: 0 auto; }
+.gradio-container main, .gradio-container .tabs, .gradio-container .tab-wrapper { min-width: 0;
+  max-width: 100%; }
 .masthead h1 { font-size: 1.7rem; letter-spacing: -.02em; margin: .4rem 0 0; }
 .masthead p { color: var(--body-text-color-subdued); margin: .1rem 0 .6rem; }
 .figure { border-bottom: 1px dotted var(--body-text-color-subdued); cursor: help;
@@ -21,7 +23,7 @@ CSS = """
   border: 1px dashed var(--border-color-primary); border-radius: var(--radius-lg); }
 table.report { border-collapse: collapse; width: 100%; }
 table.report th, table.report td { padding: .35rem .6rem; text-align: left;
-  border-bottom: 1px solid var(--border-color-primary); }
+  border: none !important; border-bottom: 1px solid var(--border-color-primary) !important; }
 .seen { display: flex; gap: 1.2rem; flex-wrap: wrap; }
 .seen div { flex: 1 1 14rem; }
 .scroll { overflow-x: auto; }

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from erase.app.settings import Limits
 from erase.erasure import Erasure
 
@@ -31,6 +33,18 @@ class Visitor:
     folder: Path
     made: dict[str, Made] = field(default_factory=dict)
     stop: threading.Event = field(default_factory=threading.Event)
+
+    def job(self) -> threading.Event:
+        """What stops the job that begins now."""
+        self.stop = threading.Event()
+        return self.stop
+
+    def saved(self, name: str, picture: Image.Image) -> str:
+        """The path of a picture in the visitor's folder; one of the same name is replaced."""
+        # Handed out as pictures, equal ones would share a file that is written while it is read.
+        path = self.folder / f"{name}.png"
+        picture.save(path)
+        return str(path)
 
     def room_for(self, name: str, limits: Limits) -> None:
         """Make room for another erasure: of too many, the oldest goes."""

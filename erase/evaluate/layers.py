@@ -78,7 +78,7 @@ def changes_of(
     for name, delta in deltas.items():
         block = _block_name(name)
         change[block] = change.get(block, 0.0) + float(delta.dense().square().sum())
-        weights[block] = weights.get(block, 0.0) + float(weight_of(name).square().sum())
+        weights[block] = weights.get(block, 0.0) + float(weight_of(name).detach().square().sum())
     total = sum(change.values()) or 1.0
     return {b: ((change[b] / max(weights[b], 1e-30)) ** 0.5, change[b] / total) for b in change}
 

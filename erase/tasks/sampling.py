@@ -1,6 +1,8 @@
 """Drawing pictures from a pipeline, one seed per picture."""
 
+import inspect
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -31,6 +33,7 @@ def draw(
     unfiltered, family = _without_filter(pipeline), family_of(pipeline)
     side = sampling.size or family.side(pipeline)
     count, drawn = at_once(side // pipeline.vae_scale_factor), []
+    heard = "callback_on_step_end" in inspect.signature(pipeline.__call__).parameters
     with Bar(total=len(prompts), desc=description, unit="picture") as bar:
         for start in range(0, len(prompts), count):
             part = slice(start, start + count)
@@ -43,12 +46,21 @@ def draw(
                 height=side,
                 width=side,
                 **family.drawing,
+                **({"callback_on_step_end": partial(_told, bar)} if heard else {}),
             ).images
             if output_type == "latent":
                 pictures = family.unpacked(pipeline, pictures, side)
             drawn.append(pictures.cpu())
             bar.update(len(pictures))
     return torch.cat(drawn) if drawn else torch.zeros(0)
+
+
+def _told(
+    bar: Bar, pipeline: DiffusionPipeline, step: int, timestep: int, tensors: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    # Whoever listens may break off at any step, not only after a picture.
+    bar.update(0)
+    return tensors
 
 
 def at_once(side: int) -> int:
