@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from erase.checkpoint import latest_checkpoint
-from erase.core.delta import SparseDelta
+from erase.core.delta import Delta, SparseDelta
 from erase.erasure import Erasure
 from erase.methods import get_method
 from erase.methods.salun import SalUnConfig
@@ -82,12 +82,18 @@ def killed(folder: Path, steps: int) -> int:
     return int(found.name.split("-")[1])
 
 
+def changeable(delta: Delta) -> torch.Tensor:
+    """Where a delta's mask lets the weight change; a wholly masked-in tensor's is stored dense."""
+    full = torch.ones(delta.shape, dtype=torch.bool)
+    return delta.mask if isinstance(delta, SparseDelta) else full
+
+
 def compared(one: Erasure, other: Erasure) -> str:
     """Whether two erasures' masks are equal, and their largest difference."""
     parts = [(one.deltas[name], other.deltas[name]) for name in one.deltas]
-    masks = all(
-        isinstance(a, SparseDelta) and torch.equal(a.mask, b.mask) for a, b in parts
-    ) and list(one.deltas) == list(other.deltas)  # fmt: skip
+    masks = one.deltas.keys() == other.deltas.keys() and all(
+        torch.equal(*map(changeable, pair)) for pair in parts
+    )
     apart = max(float((a.dense() - b.dense()).abs().max()) for a, b in parts)
     changed = max(float(a.dense().abs().max()) for a, _ in parts)
     return f"masks equal: {masks}; weights apart by {apart:.1e}, of changes up to {changed:.1e}"

@@ -42,7 +42,7 @@ def classifier_tab(context: Context) -> None:
             )
             method = gr.Dropdown(classifier_methods(), value="projection", label="Method")
             options = options_form(method, lambda n: get_method(n).config, "classifier-method")
-            button = gr.Button("Forget and retrain", variant="primary")
+            button = gr.Button("Forget and retrain (takes minutes)", variant="primary")
         with gr.Column(scale=3, min_width=300):
             status = gr.Markdown("")
             table = gr.HTML(note(EMPTY))

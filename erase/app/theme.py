@@ -21,7 +21,8 @@ CSS = """
 .figure:focus { outline: 2px solid var(--color-accent); outline-offset: 2px; }
 .empty { color: var(--body-text-color-subdued); padding: 1.2rem; text-align: center;
   border: 1px dashed var(--border-color-primary); border-radius: var(--radius-lg); }
-table.report { border-collapse: collapse; width: 100%; }
+table.report { border-collapse: collapse; width: 100%; border: none !important; }
+.dark .tabs button.selected { color: var(--primary-300) !important; }
 table.report th, table.report td { padding: .35rem .6rem; text-align: left;
   border: none !important; border-bottom: 1px solid var(--border-color-primary) !important; }
 .seen { display: flex; gap: 1.2rem; flex-wrap: wrap; }
