@@ -90,10 +90,10 @@ def changeable(delta: Delta) -> torch.Tensor:
 
 def compared(one: Erasure, other: Erasure) -> str:
     """Whether two erasures' masks are equal, and their largest difference."""
+    if one.deltas.keys() != other.deltas.keys():
+        raise SystemExit("The runs changed different tensors.")
     parts = [(one.deltas[name], other.deltas[name]) for name in one.deltas]
-    masks = one.deltas.keys() == other.deltas.keys() and all(
-        torch.equal(*map(changeable, pair)) for pair in parts
-    )
+    masks = all(torch.equal(*map(changeable, pair)) for pair in parts)
     apart = max(float((a.dense() - b.dense()).abs().max()) for a, b in parts)
     changed = max(float(a.dense().abs().max()) for a, _ in parts)
     return f"masks equal: {masks}; weights apart by {apart:.1e}, of changes up to {changed:.1e}"
@@ -109,6 +109,8 @@ def main() -> None:
     if args.worker:
         worker(args.out, args.steps)
         return
+    if args.out.exists():
+        raise SystemExit(f"{args.out} exists, and its checkpoints would be gone on from.")
     one = finished(args.out / "one", 1, args.steps)
     two = finished(args.out / "two", 2, args.steps)
     print(f"SalUn, {CONCEPT}, {args.steps} steps, float64. One and two: {compared(one, two)}")

@@ -71,7 +71,7 @@ def run_attacks(
             f"{model.name} is a {type(model.pipeline).__name__}, and attacks are written for "
             "StableDiffusionPipeline; attack an erasure of such a model."
         )
-    oracle = load_model(run.oracle).pipeline if run.oracle else None
+    oracle = load_model(run.oracle, str(model.pipeline.device)).pipeline if run.oracle else None
     if "request" not in erasure.recipe:
         raise ValueError(f"{run.erasure} does not say what it forgets; attack one of `erase run`.")
     prompts, judge = asked_prompts(erasure, model), judge or judge_of(run.judge, model)

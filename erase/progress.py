@@ -18,7 +18,9 @@ class Bar(tqdm.auto.tqdm):
         shown = super().update(n)
         listener = _listener.get()
         if listener is not None:
-            listener(self.desc.removesuffix(": "), int(self.n), int(self.total or 0))
+            # A bar that is switched off knows not even what it is of.
+            what = getattr(self, "desc", "").removesuffix(": ")
+            listener(what, int(self.n), int(self.total or 0))
         return shown
 
 

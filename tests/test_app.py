@@ -24,6 +24,7 @@ from erase.core.fingerprint import module_fingerprint
 from erase.erasure import Erasure
 from erase.methods import methods
 from erase.progress import Bar
+from erase.training_config import WATCHING
 
 GHOST = "ghost, projection"
 PROMPT = "a ghost in noto style"
@@ -77,7 +78,7 @@ def test_options_are_those_a_form_can_ask_for_and_name_no_files():
         options = options_of(method.config)
         assert all(option.kind in (int, float, bool) or option.kind for option in options)
         keys = {option.key for option in options}
-        assert not keys & {"mask_file", "training.checkpoints", "training.logging_dir"}
+        assert not keys & {"mask_file", *(f"training.{name}" for name in WATCHING)}
     found = {option.key: option for option in options_of(methods()["salun"].config)}
     assert {"top", "none", "random", "random_per_layer", "bottom"} == {*found["mask"].kind}
     assert found["density"].about
@@ -118,15 +119,15 @@ def test_a_visitor_has_what_they_made_and_nobody_elses():
     one, other = visitors.of("one"), visitors.of("../../../etc")
     assert one.folder.parent == other.folder.parent == visitors.root
     for name in ("a", "b", "c"):
-        one.room_for(name, Limits(erasures=2))
         (one.folder / name / "erasure").mkdir(parents=True)
-        one.made[name] = Made(name, Erasure({}), one.folder / name / "erasure")
+        one.keep(Made(name, Erasure({}), one.folder / name / "erasure"), Limits(erasures=2))
     assert set(visitors.choices(one)) == {"shared", "b", "c"}
     assert not (one.folder / "a").exists()
     with pytest.raises(ValueError, match="no erasure 'b' of yours"):
         visitors.chosen(other, ["b"])
     visitors.of("third")
-    assert not one.folder.exists()
+    assert one.folder.exists()
+    assert not other.folder.exists()
     visitors.leave("third")
     visitors.close()
     assert not visitors.root.exists()
@@ -138,7 +139,7 @@ def test_a_job_tells_its_progress_and_its_result():
             pass
         return "made"
 
-    *told, result = followed(work, threading.Event(), lambda what, done: Preview(done))
+    *told, result = followed(work, threading.Event(), 60, lambda what, done: Preview(done))
     assert result == "made"
     assert [e.done for e in told if isinstance(e, Progress)] == [1, 2, 3]
     assert [e.picture for e in told if isinstance(e, Preview)] == [1, 2, 3]
@@ -153,7 +154,7 @@ def test_a_job_ends_when_it_is_stopped_and_raises_what_went_wrong():
             steps.append(step)
             time.sleep(0.001)
 
-    events = followed(endless, stop)
+    events = followed(endless, stop, 60)
     next(events)
     stop.set()
     with pytest.raises(Cancelled):
@@ -162,11 +163,14 @@ def test_a_job_ends_when_it_is_stopped_and_raises_what_went_wrong():
     time.sleep(0.05)
     assert len(steps) == count
 
+    with pytest.raises(ValueError, match="longer than 0 s"):
+        list(followed(endless, threading.Event(), 0))
+
     def broken(tell):
         raise ValueError("no such thing")
 
     with pytest.raises(ValueError, match="no such thing"):
-        list(followed(broken, stop))
+        list(followed(broken, threading.Event(), 60))
 
 
 def test_generate_draws_the_same_for_the_base_and_no_erasure(served):

@@ -56,11 +56,12 @@ def attack_tab(context: Context) -> gr.Dropdown:
             with studio.lock:
                 return run_attacks(run_, output, studio.model, studio.judge)
 
-        for event in followed(work, context.visitor(request).job()):
+        limit = context.limits.seconds
+        for event in followed(work, context.visitor(request).job(), limit):
             if isinstance(event, Progress):
                 yield str(event), gr.skip(), gr.skip(), gr.skip()
             else:
-                yield ("Done.", *_shown(event, output, attack))
+                yield ("Done.", *_shown(event, output, attack, studio.always_screened))
 
     button.click(
         attacked, [chosen, attack, options, prompts], [status, table, gallery, curve],
@@ -92,8 +93,10 @@ def _prepared(
     return run_, output
 
 
-def _shown(report: Mapping[str, Any], output: Path, attack: str) -> tuple[str, str, Any]:
-    """The table, the pictures, and the curve where the attack has one."""
+def _shown(
+    report: Mapping[str, Any], output: Path, attack: str, hidden: bool
+) -> tuple[str, str | None, Any]:
+    """The table, the pictures unless hidden, and the curve where the attack has one."""
     protocol = protocol_of(report)
     table = markdown_table(attack_table(report), protocol)
     rows = [
@@ -103,4 +106,4 @@ def _shown(report: Mapping[str, Any], output: Path, attack: str) -> tuple[str, s
     ]
     named = [(s, y, "erased" if m == "attacks" else "oracle") for s, y, m in rows]
     plot = gr.update(value=pd.DataFrame(named, columns=CURVE), visible=bool(rows))
-    return table, str(output / f"{attack}.png"), plot
+    return table, None if hidden else str(output / f"{attack}.png"), plot

@@ -61,7 +61,8 @@ def classifier_tab(context: Context) -> None:
         visitor = context.visitor(request)
         output = visitor.folder / "classifier"
         shutil.rmtree(output, ignore_errors=True)
-        for event in followed(lambda tell: classify(run_, output), visitor.job()):
+        limit = context.limits.seconds
+        for event in followed(lambda tell: classify(run_, output), visitor.job(), limit):
             if isinstance(event, Progress):
                 yield str(event), gr.skip(), gr.skip()
             else:

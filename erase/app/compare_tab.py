@@ -1,6 +1,6 @@
 """Compare: one prompt with and without the chosen erasures, under one slider."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from html import escape
 from typing import Any
 
@@ -19,52 +19,72 @@ EMPTY = "Write a prompt or pick one, and press Generate."
 
 def compare_tab(context: Context) -> gr.CheckboxGroup:
     """Build the tab; its choice of erasures is given back, to be filled as they are made."""
-    studio, known = context.studio, context.studio.model.catalogue
     with gr.Row():
         with gr.Column(scale=2, min_width=280):
-            first = known.prompt(known.objects[0], known.styles[0]) if known else ""
-            prompt = gr.Textbox(first, label="Prompt", elem_id="prompt", max_lines=3)
-            if known:
-                _picker(context, prompt)
-            chosen = gr.CheckboxGroup(
-                list(context.visitors.offered), label="Erasures in force, in this order",
-                info="Make one under Erase; none is the base twice.", elem_id="chosen",
-            )  # fmt: skip
-            strength = gr.Slider(
-                0, MOST_STRENGTH, 1, step=0.05, label="Strength", elem_id="strength",
-                info="0 is the base, 1 the erasure as it was made.",
-            )  # fmt: skip
-            with gr.Row():
-                seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=LARGEST_SEED)
-                steps = gr.Slider(
-                    1, context.limits.steps, studio.model.sampling.steps, step=1, label="Steps"
-                )
-            screen = gr.Checkbox(
-                known is None, label="Look for nudity (NudeNet) and blur it",
-                interactive=not (studio.config.public and known is None),
-            )  # fmt: skip
+            prompt, chosen, strength, *_ = inputs = _controls(context)
             button = gr.Button("Generate", variant="primary", elem_id="generate")
         with gr.Column(scale=3, min_width=300):
-            slider = gr.ImageSlider(
-                label="Base | erased", format="png", elem_id="compared", interactive=False,
-                max_height=460,
-            )  # fmt: skip
-            figures = gr.HTML(note(EMPTY))
-            strip = gr.Gallery(
-                label="Nearby concepts: base | erased", columns=NEARBY, format="png", height=210,
-                elem_id="nearby", object_fit="contain", interactive=False,
-            )  # fmt: skip
+            outputs = [
+                gr.ImageSlider(
+                    label="Base | erased", format="png", elem_id="compared", interactive=False,
+                    max_height=460,
+                ),
+                gr.HTML(note(EMPTY)),
+                gr.Gallery(
+                    label="Nearby concepts: base | erased", columns=NEARBY, format="png",
+                    height=210, elem_id="nearby", object_fit="contain", interactive=False,
+                ),
+            ]  # fmt: skip
+    generate = _handler(context)
+    # Whoever asks again while the strip is being drawn is not turned away.
+    how = {"show_progress": "minimal", "trigger_mode": "always_last", **LINE}
+    button.click(generate, inputs, outputs, api_name="generate", **how)
+    for asked in (prompt.submit, strength.input):
+        asked(generate, inputs, outputs, api_visibility="private", **how)
+    return chosen
+
+
+def _controls(context: Context) -> list[gr.components.Component]:
+    """Prompt, erasures, strength, seed, steps and screening, in the order of the handler."""
+    studio, known = context.studio, context.studio.model.catalogue
+    first = known.prompt(known.objects[0], known.styles[0]) if known else ""
+    prompt = gr.Textbox(first, label="Prompt", elem_id="prompt", max_lines=3)
+    if known:
+        _picker(context, prompt)
+    chosen = gr.CheckboxGroup(
+        list(context.visitors.offered), label="Erasures in force, in this order",
+        info="Make one under Erase; none is the base twice.", elem_id="chosen",
+    )  # fmt: skip
+    strength = gr.Slider(
+        0, MOST_STRENGTH, 1, step=0.05, label="Strength", elem_id="strength",
+        info="0 is the base, 1 the erasure as it was made.",
+    )  # fmt: skip
+    with gr.Row():
+        seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=LARGEST_SEED)
+        steps = gr.Slider(
+            1, context.limits.steps, studio.model.sampling.steps, step=1, label="Steps"
+        )
+    screen = gr.Checkbox(
+        known is None, label="Look for nudity (NudeNet) and blur it",
+        interactive=not studio.always_screened,
+    )  # fmt: skip
+    return [prompt, chosen, strength, seed, steps, screen]
+
+
+def _handler(context: Context) -> Callable[..., Iterator[tuple]]:
+    """The handler of Generate."""
+    studio = context.studio
 
     @plainly
     def generate(
         prompt: str, erasures: list[str], strength: float, seed: int, steps: int, screen: bool,
         request: gr.Request,
-    ) -> Iterator[tuple[Any, str, Any]]:  # fmt: skip
+    ) -> Iterator[tuple]:  # fmt: skip
         """Draw a prompt with and without erasures; then what became of the concepts nearby."""
         visitor = context.visitor(request)
         made = context.visitors.chosen(visitor, erasures)
         force = [(one.erasure, strength) for one in made]
-        screen = screen or (studio.config.public and known is None)
+        screen = screen or studio.always_screened
         pair = [studio.drawn([prompt], seed, steps, part)[0] for part in ((), force)]
         pictures, found = _screened(context, pair) if screen else ([shown(p) for p in pair], None)
         text = _figures_html(context, torch.stack(pair), prompt, seed, steps, found)
@@ -75,14 +95,7 @@ def compare_tab(context: Context) -> gr.CheckboxGroup:
             strip = [(visitor.saved(f"near-{i}", one), said) for i, (one, said) in enumerate(near)]
             yield paths, text, strip
 
-    inputs = [prompt, chosen, strength, seed, steps, screen]
-    outputs = [slider, figures, strip]
-    # Whoever asks again while the strip is being drawn is not turned away.
-    how = {"show_progress": "minimal", "trigger_mode": "always_last", **LINE}
-    button.click(generate, inputs, outputs, api_name="generate", **how)
-    for asked in (prompt.submit, strength.input):
-        asked(generate, inputs, outputs, api_visibility="private", **how)
-    return chosen
+    return generate
 
 
 def _picker(context: Context, prompt: gr.Textbox) -> None:
@@ -114,7 +127,7 @@ def _figures_html(
 ) -> str:
     """What the judge and NudeNet see in either picture."""
     studio = context.studio
-    taken = f"model {studio.model.name}, prompt {prompt!r}, seed {seed}, {steps} steps"
+    taken = f"model {studio.title}, prompt {prompt!r}, seed {seed}, {steps} steps"
     judged = f"judge {studio.judge.fingerprint}, {taken}" if studio.judge else ""
     scores = studio.scores(pair, prompt)
     columns = []

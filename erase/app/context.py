@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from erase.app.settings import Limits
 from erase.app.studio import Studio
 from erase.app.visitors import Visitor, Visitors
 
+logger = logging.getLogger(__name__)
 # Whatever computes waits in one line, so that two cores or one GPU serve one request at a time.
 LINE: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "model"}
 PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
@@ -38,8 +40,10 @@ class Context:
         """Make a button break off the visitor's job, and say so."""
 
         def stop(request: gr.Request) -> str:
-            self.visitor(request).stop.set()
-            return "Cancelling …"
+            visitor = self.visitor(request)
+            busy = visitor.busy
+            visitor.stop.set()
+            return "Cancelling …" if busy else ""
 
         button.click(stop, None, status, queue=False, **PRIVATE)
 
@@ -64,7 +68,7 @@ def plainly(handler: Callable) -> Callable:
 
 
 class _told:  # noqa: N801
-    """Turns a ValueError or a cancelled job into a message on the page."""
+    """Turns what goes wrong into a message on the page, which names no files of the server."""
 
     def __enter__(self) -> None: ...
 
@@ -75,3 +79,6 @@ class _told:  # noqa: N801
             ) from None
         if isinstance(error, ValueError):
             raise gr.Error(str(error), title="Not done", print_exception=False) from None
+        if isinstance(error, Exception) and not isinstance(error, gr.Error):
+            logger.error("A handler failed.", exc_info=error)
+            raise gr.Error("This failed, and was logged.", print_exception=False) from None

@@ -97,12 +97,21 @@ def erase_tab(context: Context) -> Callable[[Selectors], None]:
     def connect(selectors: Selectors) -> None:
         handler = _handler(context, [many for _, many in selectors])
         outputs = [*shows, *(part for part, _ in selectors)]
-        on, off = (lambda: gr.update(interactive=True)), (lambda: gr.update(interactive=False))
-        working = button.click(on, None, cancel, queue=False, **PRIVATE)
+
+        def ask(request: gr.Request) -> dict[str, Any]:
+            context.visitor(request).ask()
+            return gr.update(interactive=True)
+
+        def after(request: gr.Request) -> list[dict[str, Any]]:
+            names = context.names(request)
+            return [gr.update(interactive=False), *(gr.update(choices=names) for _ in selectors)]
+
+        working = button.click(ask, None, cancel, queue=False, **PRIVATE)
         done = working.then(
             handler, inputs, outputs, api_name="erase", show_progress="hidden", **LINE
         )
-        done.then(off, None, cancel, queue=False, **PRIVATE)
+        parts = [part for part, _ in selectors]
+        done.then(after, None, [cancel, *parts], queue=False, **PRIVATE)
 
     context.cancels(cancel, status)
     return connect
@@ -120,15 +129,21 @@ def _handler(context: Context, many: Sequence[bool]) -> Callable[..., Iterator[t
         config = _config(context, concepts, anchors, retain, method, options,
                          forget_count, retain_count)  # fmt: skip
         visitor = context.visitor(request)
-        name = f"{'+'.join(config.request.concepts)}, {method}"
+        name = _free_name(context, visitor, f"{'+'.join(config.request.concepts)}, {method}")
         rest, started = [gr.skip()] * len(many), time.perf_counter()
         for event in followed(
-            _work(context, config, visitor, name), visitor.job(), _look(context, config)
+            _work(context, config, visitor, name),
+            visitor.job(),
+            context.limits.seconds,
+            _look(context, config),
         ):
             if isinstance(event, Progress):
                 yield (str(event), *[gr.skip()] * 6, *rest)
             elif isinstance(event, Preview):
-                look = visitor.saved("look", shown(event.picture))
+                studio = context.studio
+                picture = event.picture
+                seen = studio.screened(picture)[0] if studio.always_screened else shown(picture)
+                look = visitor.saved("look", seen)
                 yield (gr.skip(), look, *[gr.skip()] * 5, *rest)
             elif isinstance(event, Erasure):
                 seconds = time.perf_counter() - started
@@ -138,6 +153,13 @@ def _handler(context: Context, many: Sequence[bool]) -> Callable[..., Iterator[t
                 yield (*_finished(event, context), *_choices(context, request, name, many))
 
     return erase
+
+
+def _free_name(context: Context, visitor: Visitor, name: str) -> str:
+    """The name, numbered if it is taken: runs with other options stand beside each other."""
+    taken = context.visitors.choices(visitor)
+    numbered = (f"{name} {number}" for number in range(2, len(taken) + 3))
+    return name if name not in taken else next(one for one in numbered if one not in taken)
 
 
 def _config(
@@ -152,6 +174,9 @@ def _config(
         require_within("The number of pictures", count, LEAST_PICTURES, limits.pictures)
     if studio.judge is None:
         raise ValueError("There is no judge for this model; start the app with --judge.")
+    require_within("The number of concepts", len(concepts), 0, limits.concepts)
+    if retain:
+        require_short("text of what to keep", retain, limits)
     kept = [name.strip() for name in (retain or "").split(",") if name.strip()]
     return RunConfig(
         EraseRequest(concepts=concepts, anchors=anchors, retain=kept),
@@ -160,6 +185,7 @@ def _config(
         method_config=with_options(get_method(method).config(), options, limits),
         evaluation=EvaluationConfig(int(forget_count), int(retain_count)),
         judge=studio.config.judge,
+        oracle=studio.config.oracle,
         device=studio.config.device,
     )
 
@@ -172,7 +198,6 @@ def _work(
 
     def work(tell: Tell) -> Made:
         workshop = visitor.folder / "work"
-        visitor.room_for(name, context.limits)
         shutil.rmtree(workshop, ignore_errors=True)
 
         def erased(erasure: Erasure) -> None:
@@ -188,8 +213,9 @@ def _work(
             raise
         folder = Path(tempfile.mkdtemp(prefix="erasure-", dir=visitor.folder)) / "erasure"
         (workshop / "erasure").rename(folder)
-        visitor.made[name] = Made(name, visitor.made[name].erasure, folder, report)
-        return visitor.made[name]
+        made = Made(name, visitor.made[name].erasure, folder, report)
+        visitor.keep(made, context.limits)
+        return made
 
     return work
 
@@ -210,6 +236,7 @@ def _look(context: Context, config: RunConfig) -> Callable[[str, int], Any]:
 
 def _finished(made: Made, context: Context) -> tuple:
     """What the page shows of a measured erasure."""
+    grid = None if context.studio.always_screened else str(made.folder / "grid.png")
     archive = shutil.make_archive(str(made.folder), "zip", made.folder)
     name = context.studio.config.model
     lora = (made.folder / LORA).exists()
@@ -219,7 +246,7 @@ def _finished(made: Made, context: Context) -> tuple:
     said = f"{made.name}: done, {made.report['cost']['seconds']:.0f} s, {size:.2f} MB."
     return (
         said, gr.skip(), report_html(made.report), use,
-        gr.update(value=archive, interactive=True), str(made.folder / "grid.png"), card,
+        gr.update(value=archive, interactive=True), grid, card,
     )  # fmt: skip
 
 

@@ -48,7 +48,7 @@ def evaluate_tab(context: Context) -> gr.Dropdown:
         frame.to_csv(path, index=False)
         return frame, gr.update(value=str(path), interactive=True), frame, ""
 
-    refresh.click(measured, None, [table, csv, scatter, said], api_name="measured", queue=False)
+    refresh.click(measured, None, [table, csv, scatter, said], api_name="measured")
     chosen = gr.Dropdown(list(context.visitors.offered), value=None, label="Every cell of")
     if context.studio.model.catalogue:
         _matrix_part(context, chosen)
@@ -94,7 +94,7 @@ def _matrix_part(context: Context, chosen: gr.Dropdown) -> None:
             return _summary(context, ua_ira_cra(found, [find_concept(c, known) for c in asked]),
                             path)  # fmt: skip
 
-        for event in followed(work, visitor.job()):
+        for event in followed(work, visitor.job(), context.limits.seconds):
             if isinstance(event, Progress):
                 yield str(event), gr.skip()
             else:

@@ -46,20 +46,24 @@ Tell = Callable[[Event], None]
 def followed(
     work: Callable[[Tell], Any],
     stop: threading.Event,
+    seconds: float,
     between: Callable[[str, int], Any] = lambda what, done: None,
 ) -> Iterator[Event]:
     """Do the work in a thread and yield what it tells, then what it returns.
 
     Its progress bars are told as Progress; `between` may then make something to tell of the
     moment. Raises what the work raises, and Cancelled once `stop` is set; the work ends at its
-    next step too when nobody listens any more, which nobody waits for.
+    next step too when nobody listens any more, which nobody waits for. Raises ValueError after so
+    many seconds.
     """
     told: queue.Queue = queue.Queue()
-    busy, started = threading.Event(), {}
+    busy, started, began = threading.Event(), {}, time.perf_counter()
 
     def listener(what: str, done: int, total: int) -> None:
         if stop.is_set():
             raise Cancelled
+        if time.perf_counter() - began > seconds:
+            raise ValueError(f"This takes longer than {seconds:.0f} s; ask for less.")
         if busy.is_set():
             return
         told.put(Progress(what, done, total, _left(started, what, done, total)))
@@ -93,11 +97,15 @@ def followed(
         stop.set()
 
 
-def _left(started: dict[str, tuple[float, int]], what: str, done: int, total: int) -> float | None:
+def _left(
+    started: dict[str, tuple[float, int, int]], what: str, done: int, total: int
+) -> float | None:
     """Seconds left of this bar at its pace so far, once it has one."""
     now = time.perf_counter()
-    if what not in started or done <= started[what][1]:
-        started[what] = now, done
+    began, first, last = started.get(what, (now, done, done))
+    if done < last:  # another bar of the same name
+        began, first = now, done
+    started[what] = began, first, done
+    if done == first:
         return None
-    began, first = started[what]
     return (now - began) * (total - done) / (done - first)

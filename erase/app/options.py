@@ -9,6 +9,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from docstring_parser import parse_from_object
 
 from erase.app.settings import Limits
+from erase.training_config import WATCHING
 
 
 @dataclass(frozen=True)
@@ -25,10 +26,10 @@ class Option:
 
 
 def options_of(config: type, within: str = "") -> list[Option]:
-    """All options of a config with its defaults, in order."""
+    """All options of a config with its defaults, in order; none that writes beside the result."""
     hints, default, found = get_type_hints(config), config(), []
     about = {arg.arg_name: arg.description or "" for arg in parse_from_object(config).params}
-    for field in fields(config):
+    for field in (f for f in fields(config) if f.name not in WATCHING):
         key, value = f"{within}{field.name}", getattr(default, field.name)
         if is_dataclass(value):
             found += options_of(type(value), f"{key}.")

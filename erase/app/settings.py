@@ -34,7 +34,8 @@ class Limits:
     """The most that one request may ask for.
 
     letters: of a prompt or name. steps: of sampling. effort: of any whole number among a method's
-    or attack's options that is not its default. pictures: judged of each set. erasures: a visitor
+    or attack's options that is not its default. pictures: judged of each set. concepts:
+    forgotten at once. seconds: of a job. erasures: a visitor
     may keep. visitors: with erasures at once; the longest away makes room. queue: requests waiting.
     """
 
@@ -42,12 +43,17 @@ class Limits:
     steps: int = 200
     effort: int = 100_000
     pictures: int = 256
+    concepts: int = 64
+    seconds: int = 7 * 24 * 3600
     erasures: int = 64
     visitors: int = 64
     queue: int = 64
 
 
-PUBLIC = Limits(letters=300, steps=50, effort=300, pictures=48, erasures=4, visitors=32, queue=24)
+PUBLIC = Limits(
+    letters=300, steps=50, effort=300, pictures=48, concepts=8, seconds=900, erasures=4,
+    visitors=32, queue=24,
+)  # fmt: skip
 
 
 def limits_of(config: AppConfig) -> Limits:
@@ -55,15 +61,17 @@ def limits_of(config: AppConfig) -> Limits:
     return PUBLIC if config.public else Limits()
 
 
-def require_within(name: str, value: float, least: float, most: float) -> None:
-    """Raise ValueError, in one sentence, for a value out of its range."""
+def require_within(name: str, value: float | None, least: float, most: float) -> None:
+    """Raise ValueError, in one sentence, for a value that is missing or out of its range."""
+    if value is None:
+        raise ValueError(f"{name} is empty; give {least:g} to {most:g}.")
     if not least <= value <= most:
         raise ValueError(f"{name} is {value:g}; give {least:g} to {most:g}.")
 
 
-def require_short(name: str, text: str, limits: Limits) -> None:
+def require_short(name: str, text: str | None, limits: Limits) -> None:
     """Raise ValueError for a text that is empty or too long."""
-    if not text.strip():
+    if not text or not text.strip():
         raise ValueError(f"The {name} is empty; write one.")
     if len(text) > limits.letters:
         raise ValueError(

@@ -40,6 +40,16 @@ class Studio:
         self._drawn: OrderedDict[tuple, Tensor] = OrderedDict()
 
     @property
+    def title(self) -> str:
+        """The model's name as the page shows it; strangers need not know where it lies."""
+        return Path(self.model.name).name if self.config.public else self.model.name
+
+    @property
+    def always_screened(self) -> bool:
+        """Strangers see nothing unscreened of a model that may draw anything."""
+        return self.config.public and self.model.catalogue is None
+
+    @property
     def labels(self) -> dict[str, list[str]]:
         """What the judge may take a picture for, by kind."""
         known = self.model.catalogue
@@ -49,6 +59,8 @@ class Studio:
         """The erasures that the app was started with; ValueError for one of another base."""
         found = {}
         for folder in map(Path, self.config.erasures):
+            if folder.name in found:
+                raise ValueError(f"Two erasure folders are called {folder.name}; rename one.")
             erasure = Erasure.from_pretrained(folder)
             with erasure.apply(self.model.pipeline.components):
                 found[folder.name] = Made(

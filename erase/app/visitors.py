@@ -26,17 +26,33 @@ class Made:
     report: Mapping[str, Any] | None = None
 
 
+def _stopped() -> threading.Event:
+    event = threading.Event()
+    event.set()
+    return event
+
+
 @dataclass
 class Visitor:
     """One visitor: a folder of their own, what they made, and the job that is under way."""
 
     folder: Path
     made: dict[str, Made] = field(default_factory=dict)
-    stop: threading.Event = field(default_factory=threading.Event)
+    stop: threading.Event = field(default_factory=_stopped)
+    waiting: threading.Event | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a job is under way or waits for its turn."""
+        return not self.stop.is_set()
+
+    def ask(self) -> None:
+        """Wait for a turn; what stops the job may be set before it begins."""
+        self.stop = self.waiting = threading.Event()
 
     def job(self) -> threading.Event:
         """What stops the job that begins now."""
-        self.stop = threading.Event()
+        self.stop, self.waiting = self.waiting or threading.Event(), None
         return self.stop
 
     def saved(self, name: str, picture: Image.Image) -> str:
@@ -46,10 +62,10 @@ class Visitor:
         picture.save(path)
         return str(path)
 
-    def room_for(self, name: str, limits: Limits) -> None:
-        """Make room for another erasure: of too many, the oldest goes."""
-        self.forget(name)
-        while len(self.made) >= limits.erasures:
+    def keep(self, made: Made, limits: Limits) -> None:
+        """Keep an erasure; of too many, the oldest go."""
+        self.made[made.name] = made
+        while len(self.made) > limits.erasures:
             self.forget(next(iter(self.made)))
 
     def forget(self, name: str) -> None:
@@ -77,7 +93,7 @@ class Visitors:
             visitor.folder.mkdir(exist_ok=True)
             self._here[name] = visitor
             while len(self._here) > self._limits.visitors:
-                self._drop(next(iter(self._here)))
+                self._drop(self._to_go(name))
         return visitor
 
     def leave(self, session: str | None) -> None:
@@ -96,6 +112,12 @@ class Visitors:
         visitor.stop.set()
         shutil.rmtree(visitor.folder, ignore_errors=True)
 
+    def _to_go(self, asking: str) -> str:
+        """Who makes room: those without erasures first, then who was away longest; none at work."""
+        others = {name: one for name, one in self._here.items() if name != asking}
+        idle = [name for name, one in others.items() if not one.busy] or list(others)
+        return next((name for name in idle if not others[name].made), idle[0])
+
     def choices(self, visitor: Visitor) -> dict[str, Made]:
         """What this visitor may choose from: what is offered to all, and their own."""
         return self.offered | visitor.made
@@ -103,7 +125,7 @@ class Visitors:
     def chosen(self, visitor: Visitor, names: Sequence[str]) -> list[Made]:
         """The named erasures; ValueError for a name that is not theirs."""
         known = self.choices(visitor)
-        for name in names:
+        for name in (names := dict.fromkeys(names)):
             if name not in known:
                 raise ValueError(f"There is no erasure {name!r} of yours; make it under Erase.")
         return [known[name] for name in names]

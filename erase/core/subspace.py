@@ -6,7 +6,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-NUMERICAL_RANK = 1e-10
+NUMERICAL_RANK, TINY = 1e-10, 1e-300
 
 
 def eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:
@@ -62,7 +62,7 @@ class Subspace:
         That is alpha M ((alpha - 1) M + 1)^-1 with M = X^T X / |X|^2, which takes no decomposition.
         """
         if self.gram is not None:
-            moment = self.gram / self.gram.trace()
+            moment = self.gram / self.gram.trace().clamp(min=TINY)
             return _solved((alpha - 1) * moment, alpha * moment), torch.eye(len(moment)).double()
         share, inner = self._inner(alpha)
         return alpha * share * self.rows.T, _solved(inner, self.rows)
@@ -70,14 +70,14 @@ class Subspace:
     def scale(self, inputs: Tensor, alpha: float) -> Tensor:
         """The same projection of inputs [d, n]."""
         if self.gram is not None:
-            moment = self.gram / self.gram.trace()
+            moment = self.gram / self.gram.trace().clamp(min=TINY)
             return _solved((alpha - 1) * moment, alpha * (moment @ inputs))
         share, inner = self._inner(alpha)
         return alpha * share * (self.rows.T @ _solved(inner, self.rows @ inputs))
 
     def _inner(self, alpha: float) -> tuple[Tensor, Tensor]:
         """1 / |X|^2, and (alpha - 1) X X^T / |X|^2 [count, count]."""
-        share = 1 / self.rows.square().sum()
+        share = 1 / self.rows.square().sum().clamp(min=TINY)
         return share, (alpha - 1) * share * (self.rows @ self.rows.T)
 
     def moment(self) -> Tensor:
@@ -98,7 +98,7 @@ class Subspace:
 
 
 def _solved(matrix: Tensor, right: Tensor) -> Tensor:
-    """(A + 1)^-1 B of a symmetric A without negative eigenvalues."""
+    """(A + 1)^-1 B of a symmetric A whose eigenvalues lie above -1."""
     shifted = matrix + torch.eye(len(matrix), dtype=matrix.dtype)
     return torch.cholesky_solve(right, torch.linalg.cholesky(shifted))
 
