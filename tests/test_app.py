@@ -1,13 +1,16 @@
+import json
 import threading
 import time
 import urllib.error
 import urllib.request
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import CATALOGUE, build_tiny_pipeline
 from diffusers import DiffusionPipeline
 from gradio_client import Client
 from gradio_client.exceptions import AppError
@@ -299,6 +302,21 @@ def test_a_cancelled_erasure_leaves_nothing(served):
     assert before == after
     with pytest.raises(AppError, match=UNKNOWN):
         generate(client, ["ghost, random_label"])
+
+
+def test_every_cell_of_a_small_model_is_judged(tmp_path):
+    build_tiny_pipeline().save_pretrained(tmp_path / "tiny")
+    (tmp_path / "tiny" / "concepts.json").write_text(json.dumps(asdict(CATALOGUE)))
+    config = AppConfig(model=str(tmp_path / "tiny"))
+    page = build.build_app(config)
+    _, address, _ = build.launch(page, config, prevent_thread_lock=True, quiet=True)
+    client = Client(address, verbose=False)
+    erase(client)
+    said, heat = client.predict(GHOST, api_name="/matrix")
+    page.close()
+    assert "UA" in said
+    assert "CRA" in said
+    assert Image.open(heat).width > 100
 
 
 def test_handlers_of_the_page_are_public_by_name(served):
