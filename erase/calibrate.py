@@ -80,7 +80,7 @@ def tuned_setting(method: str, config: Any) -> tuple[str, Sequence[float]]:
     return setting, usual
 
 
-def with_setting(config: Any, setting: str, value: float) -> Any:
+def with_setting(config: Any, setting: str, value: Any) -> Any:
     """The config with another value of a field, which may be a config's in it: "training.steps"."""
     outer, _, inner = setting.partition(".")
     value = with_setting(getattr(config, outer), inner, value) if inner else value

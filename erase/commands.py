@@ -10,7 +10,7 @@ from erase.erasure import Erasure
 from erase.evaluate.layers import block_table, blocks_of
 from erase.files import check_writable
 from erase.kohya import export_kohya
-from erase.methods import methods
+from erase.methods import serving
 from erase.models import load_model
 from erase.tasks.diffusion import DiffusionTask
 from erase.tasks.families import FAMILIES
@@ -66,7 +66,7 @@ def families() -> str:
     """The known families: what may change in each, where text enters, and which methods apply."""
     rows = ["| family | pipeline | may change | text enters at | loads LoRA | methods |"]
     rows.append("| --- " * 6 + "|")
-    names = ", ".join(n for n, m in methods().items() if issubclass(DiffusionTask, m.task))
+    names = ", ".join(serving(DiffusionTask))
     for family in FAMILIES.values():
         enters = ", ".join(pattern for patterns in family.enters.values() for pattern in patterns)
         loads = "yes" if family.loads_lora else "no"

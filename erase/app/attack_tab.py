@@ -100,10 +100,9 @@ def _shown(
     protocol = protocol_of(report)
     table = markdown_table(attack_table(report), protocol)
     rows = [
-        (int(step), share, model)
-        for model in ("attacks", "oracle")
-        for step, share in report[model].get(attack, {}).get("curve", {}).items()
+        (int(step), share, name)
+        for key, name in (("attacks", "erased"), ("oracle", "oracle"))
+        for step, share in report[key].get(attack, {}).get("curve", {}).items()
     ]
-    named = [(s, y, "erased" if m == "attacks" else "oracle") for s, y, m in rows]
-    plot = gr.update(value=pd.DataFrame(named, columns=CURVE), visible=bool(rows))
+    plot = gr.update(value=pd.DataFrame(rows, columns=CURVE), visible=bool(rows))
     return table, None if hidden else str(output / f"{attack}.png"), plot

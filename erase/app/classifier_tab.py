@@ -13,7 +13,7 @@ from erase.app.jobs import Progress, followed
 from erase.app.options import with_options
 from erase.classification_runner import ClassificationRun, ClassifierConfig, classify
 from erase.evaluate.classification_report import gap_table
-from erase.methods import get_method, methods
+from erase.methods import get_method, serving
 from erase.tasks.classification import ClassificationTask
 
 PICTURES = {
@@ -27,10 +27,7 @@ CLASSES = 10
 
 def classifier_methods() -> list[str]:
     """The methods that serve classifiers, but for Retrain, which each is set beside."""
-    return [
-        name for name, method in methods().items()
-        if issubclass(ClassificationTask, method.task) and name != "retrain"
-    ]  # fmt: skip
+    return [name for name in serving(ClassificationTask) if name != "retrain"]
 
 
 def classifier_tab(context: Context) -> None:

@@ -19,7 +19,7 @@ from erase.app.studio import shown
 from erase.app.visitors import Made, Visitor
 from erase.erasure import CARD, Erasure
 from erase.evaluate.generation import EvaluationConfig
-from erase.methods import get_method, methods
+from erase.methods import get_method, serving
 from erase.models import BUNDLED
 from erase.request import EraseRequest, expand
 from erase.runner import RunConfig, run
@@ -41,80 +41,83 @@ Erasure.from_pretrained("erasure").apply(pipeline.components)  # the unpacked fo
 Selectors = Sequence[tuple[gr.components.Component, bool]]
 
 
-def diffusion_methods() -> list[str]:
-    """The methods that serve pipelines."""
-    return [name for name, method in methods().items() if issubclass(DiffusionTask, method.task)]
-
-
 def erase_tab(context: Context) -> Callable[[Selectors], None]:
     """Build the tab; call what it gives back with the choices of erasures in all tabs."""
-    known = context.studio.model.catalogue
-    names = [str(c) for kind in ("object", "style") for c in known.concepts(kind)] if known else []
     with gr.Row():
         with gr.Column(scale=2, min_width=280):
-            concepts = gr.Dropdown(
-                names, value=["ghost"] if "ghost" in names else [], multiselect=True,
-                allow_custom_value=True, label="Forget", elem_id="concepts",
-            )  # fmt: skip
-            anchors = gr.Dropdown(
-                names, value=[], multiselect=True, allow_custom_value=True, label="Draw instead",
-                info="One for each, or none for what the model suggests.",
-            )  # fmt: skip
-            retain = gr.Textbox(
-                "", label="Keep", info="Concepts, with commas between them.", visible=known is None
-            )
-            method = gr.Dropdown(
-                diffusion_methods(), value="projection", label="Method", elem_id="method",
-                info="projection takes seconds; salun trains for minutes.",
-            )  # fmt: skip
-            options = options_form(method, lambda name: get_method(name).config, "method")
-            with gr.Row():
-                forget_count, retain_count = (
-                    gr.Slider(
-                        LEAST_PICTURES, context.limits.pictures, 8, step=1,
-                        label=f"Pictures to judge: {which}",
-                    )
-                    for which in ("forgotten", "retained")
-                )  # fmt: skip
+            inputs = _request_form(context)
             with gr.Row():
                 button = gr.Button("Erase", variant="primary", elem_id="erase")
                 cancel = gr.Button("Cancel", variant="stop", elem_id="cancel", interactive=False)
         with gr.Column(scale=3, min_width=300):
-            status = gr.Markdown("", elem_id="status")
-            look = gr.Image(
-                label="The concept, as it is drawn now", format="png", height=220,
-                interactive=False,
-            )  # fmt: skip
-            report = gr.HTML(note(WAITING), elem_id="report")
-            use = gr.Markdown("")
-            download = gr.DownloadButton("Download", interactive=False, elem_id="download")
-            with gr.Accordion("Card and pictures", open=False):
-                grid = gr.Image(label="Base above, erased below", format="png", interactive=False)
-                card = gr.Markdown("")
-    inputs = [concepts, anchors, retain, method, options, forget_count, retain_count]
-    shows = [status, look, report, use, download, grid, card]
+            shows = _results()
+    context.cancels(cancel, shows[0])
+
+    def ask(request: gr.Request) -> dict[str, Any]:
+        context.visitor(request).ask()
+        return gr.update(interactive=True)
 
     def connect(selectors: Selectors) -> None:
-        handler = _handler(context, [many for _, many in selectors])
-        outputs = [*shows, *(part for part, _ in selectors)]
-
-        def ask(request: gr.Request) -> dict[str, Any]:
-            context.visitor(request).ask()
-            return gr.update(interactive=True)
+        parts, many = zip(*selectors, strict=True)
 
         def after(request: gr.Request) -> list[dict[str, Any]]:
             names = context.names(request)
-            return [gr.update(interactive=False), *(gr.update(choices=names) for _ in selectors)]
+            return [gr.update(interactive=False), *(gr.update(choices=names) for _ in parts)]
 
-        working = button.click(ask, None, cancel, queue=False, **PRIVATE)
-        done = working.then(
-            handler, inputs, outputs, api_name="erase", show_progress="hidden", **LINE
-        )
-        parts = [part for part, _ in selectors]
+        asked = button.click(ask, None, cancel, queue=False, **PRIVATE)
+        done = asked.then(
+            _handler(context, many), inputs, [*shows, *parts], api_name="erase",
+            show_progress="hidden", **LINE,
+        )  # fmt: skip
         done.then(after, None, [cancel, *parts], queue=False, **PRIVATE)
 
-    context.cancels(cancel, status)
     return connect
+
+
+def _request_form(context: Context) -> list[gr.components.Component]:
+    """What to forget and how, in the order of the handler."""
+    known = context.studio.model.catalogue
+    names = [str(c) for kind in ("object", "style") for c in known.concepts(kind)] if known else []
+    concepts = gr.Dropdown(
+        names, value=["ghost"] if "ghost" in names else [], multiselect=True,
+        allow_custom_value=True, label="Forget", elem_id="concepts",
+    )  # fmt: skip
+    anchors = gr.Dropdown(
+        names, value=[], multiselect=True, allow_custom_value=True, label="Draw instead",
+        info="One for each, or none for what the model suggests.",
+    )  # fmt: skip
+    retain = gr.Textbox(
+        "", label="Keep", info="Concepts, with commas between them.", visible=known is None
+    )
+    method = gr.Dropdown(
+        serving(DiffusionTask), value="projection", label="Method", elem_id="method",
+        info="projection takes seconds; salun trains for minutes.",
+    )  # fmt: skip
+    options = options_form(method, lambda name: get_method(name).config, "method")
+    with gr.Row():
+        counts = [
+            gr.Slider(
+                LEAST_PICTURES, context.limits.pictures, 8, step=1,
+                label=f"Pictures to judge: {which}",
+            )
+            for which in ("forgotten", "retained")
+        ]  # fmt: skip
+    return [concepts, anchors, retain, method, options, *counts]
+
+
+def _results() -> list[gr.components.Component]:
+    """Status, look, report, use, download, grid and card."""
+    status = gr.Markdown("", elem_id="status")
+    look = gr.Image(
+        label="The concept, as it is drawn now", format="png", height=220, interactive=False
+    )
+    report = gr.HTML(note(WAITING), elem_id="report")
+    use = gr.Markdown("")
+    download = gr.DownloadButton("Download", interactive=False, elem_id="download")
+    with gr.Accordion("Card and pictures", open=False):
+        grid = gr.Image(label="Base above, erased below", format="png", interactive=False)
+        card = gr.Markdown("")
+    return [status, look, report, use, download, grid, card]
 
 
 def _handler(context: Context, many: Sequence[bool]) -> Callable[..., Iterator[tuple]]:

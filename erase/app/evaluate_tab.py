@@ -89,7 +89,7 @@ def _matrix_part(context: Context, chosen: gr.Dropdown) -> None:
                 found = canvas_matrix(
                     studio.model.pipeline, known, studio.judge, studio.model.sampling
                 )
-            save_heat_maps({made.name: found}, path := Path(visitor.folder) / "matrix.png")
+            save_heat_maps({made.name: found}, path := visitor.folder / "matrix.png")
             asked = made.erasure.recipe["request"]["concepts"]
             return _summary(context, ua_ira_cra(found, [find_concept(c, known) for c in asked]),
                             path)  # fmt: skip

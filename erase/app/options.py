@@ -3,12 +3,13 @@
 import json
 import types
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from docstring_parser import parse_from_object
 
 from erase.app.settings import Limits
+from erase.calibrate import with_setting
 from erase.training_config import WATCHING
 
 
@@ -63,7 +64,7 @@ def with_options(config: Any, text: str, limits: Limits) -> Any:
     for key, value in values.items():
         if key not in known:
             raise ValueError(f"There is no option {key}; choose of {', '.join(known) or 'none'}.")
-        config = _with_value(config, key, _checked(known[key], value, limits))
+        config = with_setting(config, key, _checked(known[key], value, limits))
     return config
 
 
@@ -80,9 +81,3 @@ def _checked(option: Option, value: Any, limits: Limits) -> Any:
     if kind is int and abs(value) > most:
         raise ValueError(f"{option.key} is {value}; at most {most} is done here.")
     return kind(value)
-
-
-def _with_value(config: Any, key: str, value: Any) -> Any:
-    outer, _, inner = key.partition(".")
-    value = _with_value(getattr(config, outer), inner, value) if inner else value
-    return replace(config, **{outer: value})

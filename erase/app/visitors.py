@@ -87,7 +87,7 @@ class Visitors:
 
     def of(self, session: str | None) -> Visitor:
         """The visitor of a session, whose name is taken for no path."""
-        name = hashlib.sha256(f"{self._secret}{session}".encode()).hexdigest()[:24]
+        name = self._name(session)
         with self._lock:
             visitor = self._here.pop(name, None) or Visitor(self.root / name)
             visitor.folder.mkdir(exist_ok=True)
@@ -98,10 +98,13 @@ class Visitors:
 
     def leave(self, session: str | None) -> None:
         """Drop a visitor and all their files; their job ends at its next step."""
-        name = hashlib.sha256(f"{self._secret}{session}".encode()).hexdigest()[:24]
+        name = self._name(session)
         with self._lock:
             if name in self._here:
                 self._drop(name)
+
+    def _name(self, session: str | None) -> str:
+        return hashlib.sha256(f"{self._secret}{session}".encode()).hexdigest()[:24]
 
     def close(self) -> None:
         """Drop everybody."""
@@ -123,9 +126,9 @@ class Visitors:
         return self.offered | visitor.made
 
     def chosen(self, visitor: Visitor, names: Sequence[str]) -> list[Made]:
-        """The named erasures; ValueError for a name that is not theirs."""
+        """The named erasures, each once; ValueError for a name that is not theirs."""
         known = self.choices(visitor)
-        for name in (names := dict.fromkeys(names)):
+        for name in names:
             if name not in known:
                 raise ValueError(f"There is no erasure {name!r} of yours; make it under Erase.")
-        return [known[name] for name in names]
+        return [known[name] for name in dict.fromkeys(names)]

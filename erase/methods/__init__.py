@@ -73,6 +73,11 @@ def methods() -> dict[str, Method]:
     return dict(sorted(_REGISTRY.items()))
 
 
+def serving(kind: type) -> list[str]:
+    """The names of the methods that serve a kind of task."""
+    return [name for name, method in methods().items() if issubclass(kind, method.task)]
+
+
 def get_method(name: str) -> Method:
     """The method called `name`; ValueError, listing all, if there is none."""
     if name not in _REGISTRY:
