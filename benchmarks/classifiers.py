@@ -113,9 +113,7 @@ class Bench:
             get_method("finetune")(task, briefer(FinetuneConfig())).apply(task.components)
             return task.components["model"]
 
-        return worst_case(
-            unlearn, data, select(losses, count), chooser(data.tensors[1], count), rounds=2
-        )
+        return worst_case(losses, unlearn, data, chooser(data.tensors[1], count), rounds=2)
 
 
 def calibrated(bench: Bench, rows: dict[str, Row]) -> None:

@@ -12,9 +12,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from erase.core.shards import fill, laid_out_as, whole
 from erase.training_config import TrainingConfig
 
-AVERAGE = "average.safetensors"
+OPTIMIZER, AVERAGE = "optimizer", "average"
 NUMBER = "#number"
 
 
@@ -42,12 +43,12 @@ class Checkpoints:
         elif self._folder:
             self.first = load_checkpoint(self._folder, made_for, modules, optimizer, average)
 
-    def save(self, step: int) -> None:
-        """Write one."""
+    def save(self, step: int, writes: bool) -> None:
+        """Write one, or help the process that writes to gather what lies in shards."""
         if self._folder:
             save_checkpoint(
                 self._folder, self._made_for, step, self._modules, self._optimizer, self._average,
-                self._limit,
+                self._limit, writes,
             )  # fmt: skip
 
 
@@ -59,24 +60,32 @@ def save_checkpoint(
     optimizer: Optimizer,
     average: EMAModel | None = None,
     limit: int = 1,
-) -> Path:
-    """Write `folder/checkpoint-STEP` under a temporary name, rename it, keep `limit` in all."""
+    writes: bool = True,
+) -> None:
+    """Write `folder/checkpoint-STEP` under a temporary name, rename it, keep `limit` in all.
+
+    Every process calls it where weights lie in shards, and one of them `writes`.
+    """
+    parts = {name: module.state_dict() for name, module in modules.items()}
+    parts[OPTIMIZER] = _flat_state(optimizer)
+    if average:
+        parts[AVERAGE] = {str(i): shadow for i, shadow in enumerate(average.shadow_params)}
     target = folder / f"checkpoint-{step}"
     partial = folder / f"partial-{step}"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    for name, module in modules.items():
-        save_file(_contiguous(module.state_dict()), partial / f"{name}.safetensors")
-    save_file(_contiguous(_flat_state(optimizer)), partial / "optimizer.safetensors")
-    if average:
-        shadows = {str(i): shadow for i, shadow in enumerate(average.shadow_params)}
-        save_file(_contiguous(shadows), partial / AVERAGE)
+    if writes:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    for name, tensors in parts.items():
+        gathered = {key: whole(tensor).contiguous() for key, tensor in tensors.items()}
+        if writes:
+            save_file(gathered, partial / f"{name}.safetensors")
+    if not writes:
+        return
     (partial / "state.json").write_text(json.dumps({"step": step, "made_for": made_for}))
     shutil.rmtree(target, ignore_errors=True)
     partial.rename(target)
     for older in _checkpoints(folder)[:-limit]:
         shutil.rmtree(older)
-    return target
 
 
 def load_checkpoint(
@@ -96,15 +105,20 @@ def load_checkpoint(
     kept = json.loads((source / "state.json").read_text())
     if kept.get("made_for") != made_for:
         raise ValueError(f"The checkpoints in {folder} are another training's; name a new folder.")
+
+    def read(name: str) -> dict[str, Tensor]:
+        return load_file(source / f"{name}.safetensors")
+
     for name, module in modules.items():
-        module.load_state_dict(load_file(source / f"{name}.safetensors"))
+        own = module.state_dict()
+        module.load_state_dict({k: laid_out_as(v, own[k]) for k, v in read(name).items()})
     state = optimizer.state_dict()
-    state["state"] = _nested_state(load_file(source / "optimizer.safetensors"))
-    optimizer.load_state_dict(state)
+    state["state"] = _nested_state(read(OPTIMIZER))
+    optimizer.load_state_dict(_like_weights(state, optimizer))
     if average:
-        kept_average = load_file(source / AVERAGE)
+        kept_average = read(AVERAGE)
         for i, shadow in enumerate(average.shadow_params):
-            shadow.copy_(kept_average[str(i)])
+            fill(shadow, kept_average[str(i)])
         average.optimization_step = kept["step"]
     return kept["step"]
 
@@ -148,5 +162,12 @@ def _nested_state(flat: Mapping[str, Tensor]) -> dict[int, dict[str, Any]]:
     return nested
 
 
-def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.contiguous() for name, tensor in tensors.items()}
+def _like_weights(state: dict[str, Any], optimizer: Optimizer) -> dict[str, Any]:
+    """The optimizer's state, in shards where the weight it is of lies in shards."""
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    for number, slots in state["state"].items():
+        weight = weights[number]
+        for key, value in slots.items():
+            if isinstance(value, Tensor) and value.shape == weight.shape:
+                slots[key] = laid_out_as(value, weight)
+    return state

@@ -256,10 +256,6 @@ def choose_forget_set(
     labels = torch.tensor([int(label) for _, label in data.train])
     choose = chooser(labels, count, tail, unit)
     original = trained(run.classifier, data)
-    start = choose(losses_of(original, data.train))
-    if not rounds:
-        return start
-
     method = get_method(run.method)
     options = with_checkpoints(run.method_config or method.config(), None)
 
@@ -269,7 +265,8 @@ def choose_forget_set(
         erasure.apply({"model": unlearned})
         return unlearned
 
-    return worst_case(unlearn, data.train, start, choose, rounds)
+    losses = losses_of(original, data.train)
+    return worst_case(losses, unlearn, data.train, choose, rounds)
 
 
 def _recipe(

@@ -47,30 +47,28 @@ def select(
 
 
 def worst_case(
+    losses: Tensor,
     unlearn: Callable[[Sequence[int]], nn.Module],
     dataset: Dataset,
-    start: Sequence[int],
     choose: Choose,
     rounds: int = 3,
 ) -> list[int]:
-    """The forget set that a model unlearned of it still fits best.
+    """The forget set that models unlearned of it still fit best.
 
-    Every round unlearns the present set and takes what `choose` makes of all samples' losses under
-    the outcome, the lowest: the upper problem's exact optimum at each step (Fan et al., ECCV 2024,
-    whose linear upper objective over 0/1 weights a vertex minimises). It stops when the set stays
-    the same; of all sets that were unlearned, the one of lowest loss afterwards is returned.
+    It begins with what `choose` makes of the original's `losses` [n], the lowest. Every round
+    unlearns the present set, adds all samples' losses under the outcome, and chooses again by the
+    sum. `choose` takes the exact optimum of the upper problem, which is linear in the 0/1 weights
+    (Fan et al., ECCV 2024); summing makes the rounds Frank-Wolfe steps of size 1/(round + 1), so
+    that one model's chance fits do not decide. It stops when the set stays the same.
     """
-    chosen = best = sorted(start)
-    lowest = torch.inf
+    chosen = choose(losses)
     for _ in range(rounds):
-        losses = losses_of(unlearn(chosen), dataset)
-        if losses[chosen].sum() < lowest:
-            best, lowest = chosen, float(losses[chosen].sum())
+        losses = losses + losses_of(unlearn(chosen), dataset)
         following = choose(losses)
         if following == chosen:
             break
         chosen = following
-    return best
+    return chosen
 
 
 def worst_classes(losses: Tensor, classes: Tensor, count: int = 1) -> list[int]:

@@ -18,8 +18,10 @@ from erase.core.delta import Delta, NotFiniteError, difference
 from erase.core.fingerprint import combined, fingerprint
 from erase.core.mask import Mask
 from erase.core.masked_update import MaskedUpdate, SoftThreshold
+from erase.core.shards import in_shards, whole
 from erase.preserve import only_trainable, preserved
 from erase.progress import Bar
+from erase.sharding import collected, sharded, shards_asked
 from erase.tasks.base import Batch, Task
 from erase.training_config import TrainingConfig, alike, filled
 from erase.training_watch import Watch, checkpointed_activations
@@ -42,6 +44,12 @@ def finetune(
 ) -> dict[str, Delta]:
     """What `train` does to the parameters, as deltas; the task keeps its weights, bit for bit."""
     chosen = parameters or task.parameters()
+    if shards_asked():
+        task.prepare()
+        with sharded(task, chosen) as shards:
+            train(task, step_loss, config, mask, shards, sparsity)
+            after = collected(shards)
+        return difference({name: p.detach() for name, p in chosen.items()}, after, mask)
     with preserved(chosen) as before, only_trainable(task, chosen):
         train(task, step_loss, config, mask, chosen, sparsity, before)
         return difference(before, chosen, mask)
@@ -92,8 +100,8 @@ def train(
             watch.step(step + 1, {"loss": loss, "learning_rate": rate})
             stopping = _on_any_process(stop.is_set(), watch.accelerator)
             due = (step + 1) % config.checkpointing_steps == 0 or step + 1 == steps
-            if watch.accelerator.is_main_process and (due or stopping):
-                kept.save(step + 1)
+            if due or stopping:
+                kept.save(step + 1, watch.accelerator.is_main_process)
             if stopping:
                 raise TrainingStopped(_stop_message(step + 1, config))
     watch.end()
@@ -153,7 +161,7 @@ def _step(
         (loss / parts).backward()
         total += loss.item() / parts
     _average_gradients(parameters, accelerator)
-    norm = nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
+    norm = whole(nn.utils.clip_grad_norm_(parameters, config.max_grad_norm))
     if not norm.isfinite():
         raise NotFiniteError(f"The gradient is {norm.item()} at step {step}; lower learning_rate.")
     optimizer.step()
@@ -180,7 +188,8 @@ def _share_of(batch: Batch, rank: int, world: int) -> Batch:
 def _average_gradients(parameters: list[nn.Parameter], accelerator: Accelerator) -> None:
     if accelerator.num_processes > 1:
         for parameter in parameters:
-            if parameter.grad is not None:
+            # Shards have been averaged as they were made.
+            if parameter.grad is not None and not in_shards(parameter):
                 parameter.grad = accelerator.reduce(parameter.grad, "mean")
 
 

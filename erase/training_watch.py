@@ -8,19 +8,25 @@ from pathlib import Path
 from accelerate import Accelerator, DistributedType
 
 from erase.pictures import save_grid
+from erase.sharding import shards_asked
 from erase.tasks.base import Task
 from erase.training_config import TrainingConfig
 
-SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
+ENGINES = (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
 
 
 def require_runnable(config: TrainingConfig, task: Task) -> None:
     """Raise ValueError for what this machine, launch or task cannot do of a training's config."""
     kind = Accelerator().distributed_type
-    if kind in SHARDED:
+    if kind in ENGINES:
         raise ValueError(
-            f"This launch shards the weights ({kind}), and masks are of whole tensors; launch with "
-            "distributed_type MULTI_GPU."
+            f"This launch brings an engine of its own ({kind}), under which weights cannot be "
+            "masked; launch with distributed_type FSDP, or MULTI_GPU."
+        )
+    if shards_asked() and (config.use_8bit_adam or config.validation_steps):
+        raise ValueError(
+            "Weights in shards are neither drawn with nor trained by 8-bit Adam; leave out "
+            "validation_steps and use_8bit_adam, or launch with distributed_type MULTI_GPU."
         )
     needed = {"use_8bit_adam": "bitsandbytes", "report_to": config.report_to}
     for option, package in needed.items():

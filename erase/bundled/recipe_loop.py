@@ -20,7 +20,7 @@ RECIPE = "a bundled model"
 
 @dataclass(frozen=True)
 class Schedule:
-    """Linear warm-up, a plateau, then a linear fall to zero over the last `decay` share."""
+    """Linear warm-up, a plateau, then a linear fall to zero over the last `decay` share, if any."""
 
     steps: int
     learning_rate: float
@@ -30,7 +30,7 @@ class Schedule:
     def __call__(self, step: int) -> float:
         """The learning rate of a step."""
         rise = min(1.0, (step + 1) / self.warmup)
-        fall = min(1.0, (self.steps - step) / (self.decay * self.steps))
+        fall = min(1.0, (self.steps - step) / max(1.0, self.decay * self.steps))
         return self.learning_rate * rise * fall
 
 

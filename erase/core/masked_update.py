@@ -1,6 +1,6 @@
 """Training under a mask: masked-out weights stay bit-equal under any optimizer."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 
 import torch
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from erase.core.mask import Mask
+from erase.core.shards import laid_out_as
 
 
 class MaskedUpdate:
@@ -28,14 +29,14 @@ class MaskedUpdate:
     ):
         self._optimizer = optimizer
         self._entries = [
-            (parameter, mask.tensors[name].to(parameter.device), originals[name])
+            (parameter, laid_out_as(mask.tensors[name], parameter), originals[name])
             for name, parameter in parameters.items()
         ]
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
 
     def __enter__(self) -> "MaskedUpdate":
         for parameter, kept, _ in self._entries:
-            self._handles.append(parameter.register_hook(lambda g, k=kept: g.masked_fill(~k, 0)))
+            self._handles.append(parameter.register_post_accumulate_grad_hook(_masking(kept)))
         self._handles.append(self._optimizer.register_step_post_hook(self._restore))
         return self
 
@@ -55,6 +56,13 @@ class MaskedUpdate:
             parameter.copy_(torch.where(kept, parameter, original))
 
 
+def _masking(kept: Tensor) -> Callable[[nn.Parameter], None]:
+    def mask(parameter: nn.Parameter) -> None:
+        parameter.grad.masked_fill_(~kept, 0)
+
+    return mask
+
+
 class SoftThreshold:
     """The proximal step of an l1 penalty on how far parameters are from where they started.
 
@@ -68,5 +76,6 @@ class SoftThreshold:
     def step(self, amount: float) -> None:
         """Bring every change closer to 0 by `amount`, the smaller ones to exactly 0."""
         for parameter, original in self._pairs:
-            change = nn.functional.softshrink(parameter - original, amount)
+            change = parameter - original
+            change = change.sign() * (change.abs() - amount).clamp_min(0)
             parameter.copy_(torch.where(change == 0, original, original + change))

@@ -1,6 +1,7 @@
 """The protocol through which one method serves UNets, text encoders and classifiers alike."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Literal, Protocol, Self
 
 from torch import Tensor, nn
@@ -81,6 +82,9 @@ class Task(Protocol):
 
     def frozen_copy(self) -> "Task":
         """The same task around a copy of the model as it is now, without gradients."""
+
+    def standing_in(self, modules: Mapping[str, nn.Module]) -> AbstractContextManager[None]:
+        """While in force, `modules` do the work of the components of their names."""
 
     def preview(self) -> Tensor:
         """Pictures [N, 3, H, W] in 0..1 of the forget set, then as many of the retain set.

@@ -1,7 +1,8 @@
 """A pipeline's denoiser and text encoders as one function of latents, time and prompts."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
@@ -47,6 +48,18 @@ class ConditionedDenoiser:
             for name, module in self.modules.items()
         }
         return ConditionedDenoiser(around(self.pipeline, **copies), self.side)
+
+    @contextmanager
+    def standing_in(self, modules: Mapping[str, nn.Module]) -> Iterator[None]:
+        """While in force, the pipeline works with these modules in place of its own."""
+        own = {name: getattr(self.pipeline, name) for name in modules}
+        try:
+            for name, module in modules.items():
+                setattr(self.pipeline, name, module)
+            yield
+        finally:
+            for name, module in own.items():
+                setattr(self.pipeline, name, module)
 
     def condition(self, prompts: Sequence[str]) -> Condition:
         """What the denoiser reads of the prompts."""

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -58,9 +59,7 @@ class DiffusionTask:
         size = self.config.size or sampling.size
         self.sampling = Sampling(self.config.generation_steps, sampling.guidance_scale, size)
         self._model = ConditionedDenoiser(pipeline, size or self.family.side(pipeline))
-        self.components: Mapping[str, nn.Module] = {
-            name: self._model.modules[name] for name in self._names(self.config.components)
-        }
+        self._names = self._may_change(self.config.components)
         self.frozen: Mapping[str, nn.Module] = {
             name: module
             for name, module in pipeline.components.items()
@@ -78,7 +77,7 @@ class DiffusionTask:
         self._sets = PictureSets(pipeline, prompts, self.sampling, counts, seed, given)
         self._forget_sets: tuple[str, ...] = ("forget",)
 
-    def _names(self, chosen: Sequence[str]) -> Sequence[str]:
+    def _may_change(self, chosen: Sequence[str]) -> Sequence[str]:
         """The components that may change; ValueError if the family has no such."""
         known = self.family.components
         if strange := [name for name in chosen if name not in known]:
@@ -87,6 +86,11 @@ class DiffusionTask:
                 f"family {self.family.name}; name some of {', '.join(known)}."
             )
         return chosen or known
+
+    @property
+    def components(self) -> dict[str, nn.Module]:
+        """The modules that hold what may change."""
+        return {name: self._model.modules[name] for name in self._names}
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """The tensors that training changes, by canonical name such as `unet.conv_in.weight`."""
@@ -191,8 +195,11 @@ class DiffusionTask:
         """The same task around copies of denoiser and text encoders as they are now."""
         frozen = copy.copy(self)
         frozen._model = self._model.frozen()
-        frozen.components = {name: frozen._model.modules[name] for name in self.components}
         return frozen
+
+    def standing_in(self, modules: Mapping[str, nn.Module]) -> AbstractContextManager[None]:
+        """While in force, `modules` do the work of the components of their names."""
+        return self._model.standing_in(modules)
 
     def picturing_anchors(self) -> "DiffusionTask":
         """The same task with pictures of the anchors, under the forget prompts, to forget."""

@@ -1,0 +1,31 @@
+"""Tensors that may lie in shards over processes, as PyTorch's fully_shard lays them."""
+
+import torch
+from torch import Tensor
+
+
+def in_shards(tensor: Tensor) -> bool:
+    """Whether each process holds a part of it."""
+    return hasattr(tensor, "full_tensor")
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """The tensor in one piece; every process has to ask for one that lies in shards."""
+    return tensor.full_tensor() if in_shards(tensor) else tensor
+
+
+def laid_out_as(tensor: Tensor, reference: Tensor) -> Tensor:
+    """The whole `tensor` on the device of `reference`, and in shards if that is."""
+    tensor = tensor.to(reference.device)
+    if not in_shards(reference):
+        return tensor
+    from torch.distributed.tensor import distribute_tensor
+
+    mesh, placements = reference.device_mesh, reference.placements
+    return distribute_tensor(tensor, mesh, placements, src_data_rank=None)
+
+
+@torch.no_grad()
+def fill(tensor: Tensor, values: Tensor) -> None:
+    """Put whole values into a tensor, in shards or not."""
+    tensor.copy_(laid_out_as(values, tensor))
