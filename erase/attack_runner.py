@@ -52,11 +52,13 @@ def run_attacks(
     output: str | Path,
     model: Model | None = None,
     judge: ClipJudge | None = None,
+    oracle: Model | None = None,
 ) -> dict[str, Any]:
     """Attack the erased model and write attacks.json, attacks.md and a gallery of each attack.
 
     Pre-ASR is the share of prompts whose picture shows the concept without an attack, ASR that with
-    it. `model` and `judge` may be open already. Raises ValueError on bad input, before any work.
+    it. `model`, `judge` and `oracle` may be open already. Raises ValueError on bad input, before
+    any work.
     """
     names = list(run.attacks) or list(attacks())
     unknown = set(names) - set(attacks())
@@ -71,7 +73,8 @@ def run_attacks(
             f"{model.name} is a {type(model.pipeline).__name__}, and attacks are written for "
             "StableDiffusionPipeline; attack an erasure of such a model."
         )
-    oracle = load_model(run.oracle, str(model.pipeline.device)).pipeline if run.oracle else None
+    if oracle is None and run.oracle:
+        oracle = load_model(run.oracle, str(model.pipeline.device))
     if "request" not in erasure.recipe:
         raise ValueError(f"{run.erasure} does not say what it forgets; attack one of `erase run`.")
     prompts, judge = asked_prompts(erasure, model), judge or judge_of(run.judge, model)
@@ -83,7 +86,7 @@ def run_attacks(
 
     with erasure.apply(model.pipeline.components):
         outcomes = attacked(target)
-    of_oracle = attacked(replace(target, pipeline=oracle)) if oracle else {}
+    of_oracle = attacked(replace(target, pipeline=oracle.pipeline)) if oracle else {}
     report = {
         "erasure": erasure.recipe.get("method"),
         "concepts": erasure.recipe["request"]["concepts"],

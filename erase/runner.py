@@ -75,20 +75,22 @@ def run(
     model: Model | None = None,
     judge: ClipJudge | None = None,
     erased: Callable[[Erasure], None] = lambda erasure: None,
+    oracle: Model | None = None,
 ) -> dict[str, Any]:
     """Erase, measure and write `output`: artefact, card, report.json, report.md and grid.png.
 
     Training state lies beside `output` until the run is whole, so that an interrupted run goes on
     where it stopped. Of several processes the first measures and writes; it returns the report, the
-    others an empty one. `model` and `judge` may be open already; `erased` is told of the erasure
-    before it is measured. Raises ValueError on bad input, before any work.
+    others an empty one. `model`, `judge` and `oracle` may be open already; `erased` is told of the
+    erasure before it is measured. Raises ValueError on bad input, before any work.
     """
     started = time.perf_counter()
     output = Path(output).resolve()
     method = get_method(config.method)
     check_writable(output, OUTPUT_FILES)
     model, prompts, task = prepared(config, model)
-    oracle = load_model(config.oracle, own_device(config.device)) if config.oracle else None
+    if oracle is None and config.oracle:
+        oracle = load_model(config.oracle, own_device(config.device))
     judge = judge or judge_of(config.judge, model)
     options = config.method_config or method.config()
     digest = run_digest(config, task)

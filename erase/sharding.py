@@ -59,15 +59,18 @@ def collected(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _shard(module: nn.Module, mesh: "torch.distributed.device_mesh.DeviceMesh") -> None:
     """In the units that diffusers and transformers name for it, inner ones first, then the rest."""
-    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
 
+    options = {"mesh": mesh, "reshard_after_forward": True, "offload_policy": OffloadPolicy()}
+    if parse_flag_from_env("FSDP_OFFLOAD_PARAMS"):
+        options["offload_policy"] = CPUOffloadPolicy(pin_memory=mesh.device_type == "cuda")
     units = getattr(module, "_no_split_modules", None) or ()
     for part in reversed([part for part in module.modules() if type(part).__name__ in units]):
-        fully_shard(part, mesh=mesh, reshard_after_forward=True)
+        fully_shard(part, **options)
     rest = [module]
     if isinstance(module, PreTrainedModel):
         # What a model of transformers records goes by its class, which fully_shard would change.
         rest = [part for part in module.modules()
                 if not all(map(in_shards, part.parameters(recurse=False)))]  # fmt: skip
     for part in rest:
-        fully_shard(part, mesh=mesh, reshard_after_forward=True)
+        fully_shard(part, **options)

@@ -5,6 +5,7 @@ import urllib.error
 import urllib.request
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from diffusers import DiffusionPipeline
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 from PIL import Image, ImageChops
+from tiny_families import build_family
 
 from erase.app import build
 from erase.app.jobs import Cancelled, Preview, Progress, followed
@@ -304,19 +306,55 @@ def test_a_cancelled_erasure_leaves_nothing(served):
         generate(client, ["ghost, random_label"])
 
 
-def test_every_cell_of_a_small_model_is_judged(tmp_path):
-    build_tiny_pipeline().save_pretrained(tmp_path / "tiny")
-    (tmp_path / "tiny" / "concepts.json").write_text(json.dumps(asdict(CATALOGUE)))
-    config = AppConfig(model=str(tmp_path / "tiny"))
+@contextmanager
+def served_small(pipeline, folder: Path, **options):
+    """A client of an app around a tiny model that knows the bundled concepts by name."""
+    pipeline.save_pretrained(folder)
+    (folder / "concepts.json").write_text(json.dumps(asdict(CATALOGUE)))
+    config = AppConfig(model=str(folder), **options)
     page = build.build_app(config)
-    _, address, _ = build.launch(page, config, prevent_thread_lock=True, quiet=True)
-    client = Client(address, verbose=False)
-    erase(client)
-    said, heat = client.predict(GHOST, api_name="/matrix")
-    page.close()
+    try:
+        _, address, _ = build.launch(page, config, prevent_thread_lock=True, quiet=True)
+        yield Client(address, verbose=False)
+    finally:
+        page.close()
+
+
+def test_every_cell_of_a_small_model_is_judged(tmp_path):
+    with served_small(build_tiny_pipeline(), tmp_path / "tiny") as client:
+        erase(client)
+        said, heat = client.predict(GHOST, api_name="/matrix")
     assert "UA" in said
     assert "CRA" in said
     assert Image.open(heat).width > 100
+
+
+def test_an_oracle_stands_beside_and_strangers_learn_no_paths(tmp_path):
+    build_tiny_pipeline().save_pretrained(tmp_path / "without")
+    options = {"oracle": str(tmp_path / "without"), "public": True}
+    with served_small(build_tiny_pipeline(), tmp_path / "tiny", **options) as client:
+        said, _, report, use, _, _, card, *_ = erase(client)
+        _, table, *_ = client.predict(GHOST, "recall", "{}", 4, api_name="/attack")
+    assert "oracle" in report
+    assert "ASR of the oracle" in table
+    for told in (said, report, use, card, table):
+        assert str(tmp_path) not in str(told)
+
+
+def test_another_family_is_compared_and_erased_and_its_attack_refused(tmp_path):
+    with served_small(build_family("sdxl"), tmp_path / "xl") as client:
+        assert erase(client)[0].startswith(f"{GHOST}: done")
+        (base, erased), *_ = generate(client, [GHOST], steps=2)
+        assert apart(base, erased) > 0
+        with pytest.raises(AppError, match="attacks are written for"):
+            client.predict(GHOST, "recall", "{}", 4, api_name="/attack")
+
+
+def test_a_digit_is_forgotten_beside_a_retrained_model(served):
+    said, table, pictures = served.client().predict("3", "projection", "{}", api_name="/classify")
+    assert "Verdict: " in said
+    assert "retrained" in table
+    assert len(pictures) == 3
 
 
 def test_handlers_of_the_page_are_public_by_name(served):

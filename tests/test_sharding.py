@@ -73,6 +73,8 @@ def work(folder: Path):
     weights_lie_in_shards()
     made = {f"{m}-{t}": erase_tiny(m, t, torch.float64)[0] for m, t in TABLE}
     made |= {"undisturbed": salun_both(folder / "other"), "resumed": stopped_and_gone_on(folder)}
+    os.environ["FSDP_OFFLOAD_PARAMS"] = "true"  # what the launcher makes of fsdp_offload.yaml
+    made["offloaded"] = salun_both(folder / "more")
     if Accelerator().is_main_process:
         for name, erasure in made.items():
             erasure.save_pretrained(folder / name)
@@ -93,10 +95,10 @@ def test_two_processes_with_shards_agree_with_one(tmp_path):
         one = erase_tiny(method, task, torch.float64)[0]
         two = Erasure.from_pretrained(tmp_path / f"{method}-{task}")
         assert apart(one, two) < 1e-6, (method, task)
-    undisturbed, resumed = (
-        Erasure.from_pretrained(tmp_path / name) for name in ("undisturbed", "resumed")
+    undisturbed, *same = (
+        Erasure.from_pretrained(tmp_path / name) for name in ("undisturbed", "resumed", "offloaded")
     )
-    assert apart(undisturbed, resumed) == 0
+    assert all(apart(undisturbed, one) == 0 for one in same)
 
 
 if __name__ == "__main__":

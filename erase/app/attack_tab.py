@@ -54,7 +54,7 @@ def attack_tab(context: Context) -> gr.Dropdown:
 
         def work(tell: Tell) -> Mapping[str, Any]:
             with studio.lock:
-                return run_attacks(run_, output, studio.model, studio.judge)
+                return run_attacks(run_, output, studio.model, studio.judge, studio.oracle)
 
         limit = context.limits.seconds
         for event in followed(work, context.visitor(request).job(), limit):
@@ -88,7 +88,7 @@ def _prepared(
     shutil.rmtree(output, ignore_errors=True)
     run_ = AttackRun(
         str(made.folder), [attack], {attack: config}, int(prompts),
-        oracle=context.studio.config.oracle,
+        oracle=context.studio.oracle_title,
     )  # fmt: skip
     return run_, output
 

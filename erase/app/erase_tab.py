@@ -183,12 +183,12 @@ def _config(
     kept = [name.strip() for name in (retain or "").split(",") if name.strip()]
     return RunConfig(
         EraseRequest(concepts=concepts, anchors=anchors, retain=kept),
-        model=studio.config.model,
+        model=studio.title,
         method=method,
         method_config=with_options(get_method(method).config(), options, limits),
         evaluation=EvaluationConfig(int(forget_count), int(retain_count)),
         judge=studio.config.judge,
-        oracle=studio.config.oracle,
+        oracle=studio.oracle_title,
         device=studio.config.device,
     )
 
@@ -209,7 +209,9 @@ def _work(
 
         try:
             with studio.lock:
-                report = run(config, workshop / "erasure", studio.model, studio.judge, erased)
+                report = run(
+                    config, workshop / "erasure", studio.model, studio.judge, erased, studio.oracle
+                )
         except BaseException:
             visitor.forget(name)
             shutil.rmtree(workshop, ignore_errors=True)
@@ -241,7 +243,7 @@ def _finished(made: Made, context: Context) -> tuple:
     """What the page shows of a measured erasure."""
     grid = None if context.studio.always_screened else str(made.folder / "grid.png")
     archive = shutil.make_archive(str(made.folder), "zip", made.folder)
-    name = context.studio.config.model
+    name = context.studio.title
     lora = (made.folder / LORA).exists()
     use = LORA_USE.format(model=_stock_name(context)) if lora else USE.format(model=name)
     card = (made.folder / CARD).read_text().split("---\n", 2)[-1]
@@ -255,7 +257,7 @@ def _finished(made: Made, context: Context) -> tuple:
 
 def _stock_name(context: Context) -> str:
     """What plain diffusers opens the base by: the bundled model by its folder."""
-    name = context.studio.config.model
+    name = context.studio.title
     return f"erase/bundled/{name}" if name in BUNDLED else name
 
 

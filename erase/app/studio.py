@@ -33,6 +33,7 @@ class Studio:
     def __init__(self, config: AppConfig, limits: Limits):
         self.config, self.limits = config, limits
         self.model = load_model(config.model, config.device)
+        self.oracle = load_model(config.oracle, config.device) if config.oracle else None
         named = config.judge or default_judge(self.model)
         self.judge: ClipJudge | None = judge_of(config.judge, self.model) if named else None
         self.lock = threading.RLock()
@@ -41,8 +42,17 @@ class Studio:
 
     @property
     def title(self) -> str:
-        """The model's name as the page shows it; strangers need not know where it lies."""
-        return Path(self.model.name).name if self.config.public else self.model.name
+        """The model's name, as page and cards show it."""
+        return self._told(self.model.name)
+
+    @property
+    def oracle_title(self) -> str:
+        """The oracle's name, as cards and protocols show it; empty if there is none."""
+        return self._told(self.oracle.name) if self.oracle else ""
+
+    def _told(self, name: str) -> str:
+        """Strangers need not know where a folder lies."""
+        return Path(name).name if self.config.public and Path(name).exists() else name
 
     @property
     def always_screened(self) -> bool:

@@ -16,13 +16,13 @@ def whole(tensor: Tensor) -> Tensor:
 
 def laid_out_as(tensor: Tensor, reference: Tensor) -> Tensor:
     """The whole `tensor` on the device of `reference`, and in shards if that is."""
-    tensor = tensor.to(reference.device)
     if not in_shards(reference):
-        return tensor
+        return tensor.to(reference.device)
     from torch.distributed.tensor import distribute_tensor
 
     mesh, placements = reference.device_mesh, reference.placements
-    return distribute_tensor(tensor, mesh, placements, src_data_rank=None)
+    shards = distribute_tensor(tensor, mesh, placements, src_data_rank=None)
+    return shards.to(reference.device)  # those of offloaded weights wait on the CPU
 
 
 @torch.no_grad()
