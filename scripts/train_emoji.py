@@ -41,7 +41,8 @@ def main() -> None:
         train_judge(args.run, schedule, out / "judge", args.go_on)
     else:
         canvas = chosen_canvas(args)
-        train_diffusion(args.run, schedule, canvas, vae_folder, out / "emoji", args.go_on)
+        start = out / "emoji" if args.go_on else None
+        train_diffusion(args.run, schedule, canvas, vae_folder, out / "emoji", start)
 
 
 def chosen_canvas(args: argparse.Namespace) -> EmojiCanvas:

@@ -91,24 +91,27 @@ def train_diffusion(
     canvas: EmojiCanvas,
     vae_folder: Path,
     out: Path,
-    go_on: bool = False,
+    start: Path | None = None,
 ) -> None:
     """Train on the canvas' cells and save a plain StableDiffusionPipeline folder.
 
-    `go_on` starts from the text encoder and UNet saved in `out` instead of untrained ones.
+    It begins with the text encoder and UNet of the folder `start`, or untrained ones.
     """
     torch.manual_seed(SEED)
     vae = AutoencoderKL.from_pretrained(vae_folder).float()
     run.mkdir(parents=True, exist_ok=True)
     cache, scheduler = LatentCache(run, canvas, vae), build_scheduler()
-    tokenizer = _tokenizer_of(run, out if go_on else None)
-    text_encoder, unet = _saved_parts(out) if go_on else _fresh_parts(run, cache, tokenizer)
+    tokenizer, going_on = _tokenizer_of(run, start), start is not None
+    text_encoder, unet = _saved_parts(start) if start else _fresh_parts(run, cache, tokenizer)
     model = nn.ModuleDict({"unet": unet, "text_encoder": text_encoder})
     model = model.to(memory_format=torch.channels_last)
     average = AveragedModel(model, multi_avg_fn=_moving_average)
 
     def loss(step: int) -> Tensor:
-        generator, rng = step_generator(SEED + go_on, step), random.Random(step + 1_000_003 * go_on)
+        generator, rng = (
+            step_generator(SEED + going_on, step),
+            random.Random(step + 1_000_003 * going_on),
+        )
         rows = torch.randint(len(cache), (BATCH,), generator=generator)
         captions = cache.captions(rows.tolist(), rng)
         captions = ["" if rng.random() < EMPTY_CAPTIONS else text for text in captions]

@@ -1,0 +1,52 @@
+"""Train models that never saw some concepts: `python scripts/train_oracles.py --run FOLDER`.
+
+One model learns, from scratch, without any of the concepts; then each oracle goes on from it with
+everything but its own concept, on the bundled recipe. So none ever saw what it stands for not
+knowing, and what they share is trained once. Every part goes on from its newest checkpoint; those
+that stand whole under `FOLDER/NAME/model` are left alone.
+"""
+
+import argparse
+from pathlib import Path
+
+from erase.bundled import EMOJI
+from erase.bundled.canvas import EmojiCanvas
+from erase.bundled.recipe_diffusion import train_diffusion
+from erase.bundled.recipe_loop import Schedule
+
+ORACLES = {"ghost": ["ghost"], "ink": ["ink"], "weapons": ["dagger", "bomb"]}
+TRUNK = "none_of_them"
+TRUNK_SCHEDULE = Schedule(8_000, 1e-3, decay=0)
+ORACLE_SCHEDULE = Schedule(4_000, 8e-4, decay=0.75)
+
+
+def canvas_without(names: list[str]) -> EmojiCanvas:
+    """The bundled pipeline's canvas without these objects and styles."""
+    whole = EmojiCanvas()
+    kept = ([name for name in of if name not in names] for of in (whole.core_objects, whole.styles))
+    return EmojiCanvas(*kept)
+
+
+def trained(run: Path, schedule: Schedule, without: list[str], start: Path | None = None) -> Path:
+    """The folder of a pipeline trained without these concepts."""
+    out = run / "model"
+    if not (out / "model_index.json").exists():
+        train_diffusion(run, schedule, canvas_without(without), EMOJI / "vae", out, start)
+    return out
+
+
+def main() -> None:
+    """Train what is missing of the chosen oracles."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--oracles", nargs="*", choices=list(ORACLES), default=list(ORACLES))
+    parser.add_argument("--trunk", type=Path, help="a pipeline that saw none of them, if there is")
+    args = parser.parse_args()
+    everything = [name for names in ORACLES.values() for name in names]
+    trunk = args.trunk or trained(args.run / TRUNK, TRUNK_SCHEDULE, everything)
+    for name in args.oracles:
+        trained(args.run / name, ORACLE_SCHEDULE, ORACLES[name], trunk)
+
+
+if __name__ == "__main__":
+    main()
