@@ -13,18 +13,23 @@ from erase.training_config import TrainingConfig
 
 STEPS, LAST_BLOCK = 60, 4
 SCALED = "projection, scaled SVD of all layers"
+PILOTED = "projection, contrastive, of the head alone, strength 1.1 of four pilot seeds"
 AS_IT_IS = "projection, contrastive, not calibrated"
 CONTROLS = ("none", "random", "random_per_layer", "bottom")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the table: a method, its settings, the task's, and whether they are calibrated."""
+    """One row of the table: a method, its settings, the task's, and whether they are calibrated.
+
+    classes: whether it is for forget sets that are whole classes alone.
+    """
 
     method: str
     config: Any
     task: ClassificationTaskConfig = field(default_factory=ClassificationTaskConfig)
     tune: bool = True
+    classes: bool = False
 
 
 def candidates() -> dict[str, Row]:
@@ -39,6 +44,8 @@ def candidates() -> dict[str, Row]:
     rows[AS_IT_IS] = dataclasses.replace(contrastive, tune=False)
     head = ProjectionConfig([HEAD], "contrastive", rank=2)
     rows["projection, contrastive, of the head alone"] = Row("projection", head)
+    stronger = ProjectionConfig([HEAD], "contrastive", strength=1.1)
+    rows[PILOTED] = Row("projection", stronger, tune=False, classes=True)
     rows[SCALED] = Row("projection", ProjectionConfig([ALL], "scaled"))
     rows |= {f"salun, {mask} mask": Row("salun", SalUnConfig(mask=mask)) for mask in CONTROLS}
     rows["salun as published"] = Row("salun", SalUnConfig(teacher="current"))

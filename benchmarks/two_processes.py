@@ -1,8 +1,9 @@
-"""SalUn on the bundled model by one process, by two, and by two that were killed on the way.
+"""SalUn on the bundled model by one process, by two, by two with shards, and by two killed ones.
 
 Run: `python benchmarks/two_processes.py --out DIR`. Every run is of the same request, in float64,
 with 16 forget and 16 retain pictures; the launched ones talk over gloo. Two processes get kill -9
-once a checkpoint lies there, and the same command goes on. Prints whether the masks are the same,
+once a checkpoint lies there, and the same command goes on. Shards are those of
+configs/accelerate/fsdp.yaml. Prints whether the masks are the same,
 how far the weights are apart, and whether the files are.
 """
 
@@ -29,6 +30,11 @@ from erase.weights import DELTAS
 
 CONCEPT, PICTURES, GENERATION_STEPS, CHECKPOINT_EVERY = "ghost", 16, 10, 4
 PORT = "29541"
+LAUNCHES = {  # what accelerate is told
+    "one": None,
+    "two": ["--multi_gpu", "--num_processes", "2"],
+    "shards": ["--config_file", str(Path(__file__).parents[1] / "configs/accelerate/fsdp.yaml")],
+}
 
 
 def worker(folder: Path, steps: int) -> None:
@@ -51,28 +57,27 @@ def worker(folder: Path, steps: int) -> None:
         erasure.save_pretrained(folder / "erasure")
 
 
-def started(folder: Path, processes: int, steps: int) -> subprocess.Popen:
+def started(folder: Path, launch: str, steps: int) -> subprocess.Popen:
     """A run in a process group of its own."""
     python = [sys.executable]
-    if processes > 1:
-        python += ["-m", "accelerate.commands.launch", "--multi_gpu"]
-        python += ["--num_processes", str(processes), "--main_process_port", PORT]
+    if options := LAUNCHES[launch]:
+        python += ["-m", "accelerate.commands.launch", *options, "--main_process_port", PORT]
     command = [*python, __file__, "--out", str(folder), "--steps", str(steps), "--worker"]
     environment = os.environ | {"ACCELERATE_USE_CPU": "yes", "GLOO_SOCKET_IFNAME": "lo",
                                 "OMP_NUM_THREADS": "1"}  # fmt: skip
     return subprocess.Popen(command, env=environment, start_new_session=True)
 
 
-def finished(folder: Path, processes: int, steps: int) -> Erasure:
+def finished(folder: Path, launch: str, steps: int) -> Erasure:
     """A run's erasure, once it is whole."""
-    if started(folder, processes, steps).wait():
+    if started(folder, launch, steps).wait():
         raise SystemExit(f"The run in {folder} failed.")
     return Erasure.from_pretrained(folder / "erasure")
 
 
 def killed(folder: Path, steps: int) -> int:
     """Start two processes and kill them after a checkpoint; the step it is of."""
-    run = started(folder, 2, steps)
+    run = started(folder, "two", steps)
     while (found := latest_checkpoint(folder / "checkpoints")) is None:
         time.sleep(0.2)
         if run.poll() is not None:
@@ -100,7 +105,7 @@ def compared(one: Erasure, other: Erasure) -> str:
 
 
 def main() -> None:
-    """The three runs and what they say of each other."""
+    """The runs and what they say of each other."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="a new folder")
     parser.add_argument("--steps", type=int, default=12)
@@ -111,11 +116,11 @@ def main() -> None:
         return
     if args.out.exists():
         raise SystemExit(f"{args.out} exists, and its checkpoints would be gone on from.")
-    one = finished(args.out / "one", 1, args.steps)
-    two = finished(args.out / "two", 2, args.steps)
+    one, two, shards = (finished(args.out / launch, launch, args.steps) for launch in LAUNCHES)
     print(f"SalUn, {CONCEPT}, {args.steps} steps, float64. One and two: {compared(one, two)}")
+    print(f"One and two with shards: {compared(one, shards)}")
     step = killed(args.out / "killed", args.steps)
-    again = finished(args.out / "killed", 2, args.steps)
+    again = finished(args.out / "killed", "two", args.steps)
     files = [args.out / name / "erasure" / DELTAS for name in ("two", "killed")]
     same = files[0].read_bytes() == files[1].read_bytes()
     print(f"Killed at step {step} and resumed: {compared(two, again)}; same file: {same}")

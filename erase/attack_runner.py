@@ -92,7 +92,7 @@ def run_attacks(
         "concepts": erasure.recipe["request"]["concepts"],
         "protocol": {
             "judge": f"{Path(judge.name).name} {judge.fingerprint}",
-            **({"oracle": run.oracle} if oracle else {}),
+            **({"oracle": oracle.name} if oracle else {}),
             "seed": run.seed,
             "steps": target.sampling.steps,
             "guidance_scale": target.sampling.guidance_scale,

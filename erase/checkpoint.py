@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from erase.core.shards import fill, laid_out_as, whole
+from erase.core.shards import fill, in_shards, laid_out_as, whole
 from erase.training_config import TrainingConfig
 
 OPTIMIZER, AVERAGE = "optimizer", "average"
@@ -76,7 +76,7 @@ def save_checkpoint(
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
     for name, tensors in parts.items():
-        gathered = {key: whole(tensor).contiguous() for key, tensor in tensors.items()}
+        gathered = _gathered(tensors, writes)
         if writes:
             save_file(gathered, partial / f"{name}.safetensors")
     if not writes:
@@ -110,8 +110,9 @@ def load_checkpoint(
         return load_file(source / f"{name}.safetensors")
 
     for name, module in modules.items():
-        own = module.state_dict()
-        module.load_state_dict({k: laid_out_as(v, own[k]) for k, v in read(name).items()})
+        own = module.state_dict()  # the weights themselves, not copies
+        for key, values in read(name).items():
+            fill(own[key], values)
     state = optimizer.state_dict()
     state["state"] = _nested_state(read(OPTIMIZER))
     optimizer.load_state_dict(_like_weights(state, optimizer))
@@ -132,6 +133,17 @@ def latest_checkpoint(folder: Path) -> Path | None:
 def _checkpoints(folder: Path) -> list[Path]:
     """The oldest first."""
     return sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+
+
+def _gathered(tensors: Mapping[str, Tensor], keeps: bool) -> dict[str, Tensor]:
+    """Whole copies on the CPU, one after the other, for the process that keeps them."""
+    kept = {}
+    for key, tensor in tensors.items():
+        if keeps or in_shards(tensor):
+            piece = whole(tensor)
+            if keeps:
+                kept[key] = piece.cpu().contiguous()
+    return kept
 
 
 def _flat_state(optimizer: Optimizer) -> dict[str, Tensor]:

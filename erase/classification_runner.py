@@ -246,8 +246,8 @@ def choose_forget_set(
 ) -> list[int]:
     """The `count` training samples (or whole classes) of lowest or highest loss in the original.
 
-    With `rounds` above 0, the samples that `run.method` leaves lowest, that many rounds on. Raises
-    ValueError on bad input, before any work.
+    With `rounds` above 0, lowest in sum with as many models that `run.method` unlearned of the sets
+    so far. Raises ValueError on bad input, before any work.
     """
     if rounds and tail == "highest":
         raise ValueError("Rounds look for the lowest losses; leave out rounds, or tail highest.")

@@ -57,17 +57,14 @@ def worst_case(
 
     It begins with what `choose` makes of the original's `losses` [n], the lowest. Every round
     unlearns the present set, adds all samples' losses under the outcome, and chooses again by the
-    sum. `choose` takes the exact optimum of the upper problem, which is linear in the 0/1 weights
-    (Fan et al., ECCV 2024); summing makes the rounds Frank-Wolfe steps of size 1/(round + 1), so
-    that one model's chance fits do not decide. It stops when the set stays the same.
+    sum. `choose` takes the exact optimum of the upper problem for given models, which is linear in
+    the 0/1 weights (Fan et al., ECCV 2024, whose rounds see the last model alone); by the sum, one
+    model's chance fits do not decide. The last choice is not unlearned itself.
     """
     chosen = choose(losses)
     for _ in range(rounds):
         losses = losses + losses_of(unlearn(chosen), dataset)
-        following = choose(losses)
-        if following == chosen:
-            break
-        chosen = following
+        chosen = choose(losses)
     return chosen
 
 

@@ -106,7 +106,7 @@ def run(
     report = build_report(
         request=asdict(config.request),
         method=config.method,
-        protocol=_protocol(config, model, prompts, judge),
+        protocol=_protocol(config, model, oracle, prompts, judge),
         judged={name: judge_drawn(one, judge, prompts.labels) for name, one in drawn.items()},
         distances=kernel_distances(drawn, judge) if oracle else None,
         cost=_cost(erasure, time.perf_counter() - started),
@@ -187,12 +187,12 @@ def _recipe(config: RunConfig, options: Any, erasure: Erasure, digest: str) -> d
 
 
 def _protocol(
-    config: RunConfig, model: Model, prompts: PromptSet, judge: ClipJudge
+    config: RunConfig, model: Model, oracle: Model | None, prompts: PromptSet, judge: ClipJudge
 ) -> dict[str, Any]:
     sampling = _evaluation_sampling(config, model)
     return {
         "model": config.model,
-        **({"oracle": config.oracle} if config.oracle else {}),
+        **({"oracle": oracle.name} if oracle else {}),
         "judge": f"{Path(judge.name).name} {judge.fingerprint}",
         "labels": {kind: len(names) for kind, names in prompts.labels.items()},
         "scheduler": type(model.pipeline.scheduler).__name__,

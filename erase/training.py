@@ -19,9 +19,9 @@ from erase.core.fingerprint import combined, fingerprint
 from erase.core.mask import Mask
 from erase.core.masked_update import MaskedUpdate, SoftThreshold
 from erase.core.shards import in_shards, whole
+from erase.fsdp import collected, sharded, shards_asked
 from erase.preserve import only_trainable, preserved
 from erase.progress import Bar
-from erase.sharding import collected, sharded, shards_asked
 from erase.tasks.base import Batch, Task
 from erase.training_config import TrainingConfig, alike, filled
 from erase.training_watch import Watch, checkpointed_activations
@@ -41,10 +41,15 @@ def finetune(
     mask: Mask | None = None,
     parameters: Mapping[str, nn.Parameter] | None = None,
     sparsity: float = 0.0,
+    replicas: bool = False,
 ) -> dict[str, Delta]:
-    """What `train` does to the parameters, as deltas; the task keeps its weights, bit for bit."""
+    """What `train` does to the parameters, as deltas; the task keeps its weights, bit for bit.
+
+    Where the launch asks for shards they lie in shards, unless `replicas`, which a `step_loss` asks
+    for that reads weights by itself and not through the task.
+    """
     chosen = parameters or task.parameters()
-    if shards_asked():
+    if shards_asked() and not replicas:
         task.prepare()
         with sharded(task, chosen) as shards:
             train(task, step_loss, config, mask, shards, sparsity)
@@ -80,9 +85,9 @@ def train(
     watch, parameters = Watch(task, config), parameters or task.parameters()
     optimizer, steps = _optimizer(parameters, config), config.max_train_steps
     average = EMAModel(parameters.values(), config.ema_decay) if config.use_ema else None
-    if originals is None:
+    if originals is None and (mask or sparsity):
         originals = {name: p.detach().clone() for name, p in parameters.items()}
-    shrink = SoftThreshold(parameters, originals)
+    shrink = SoftThreshold(parameters, originals) if sparsity else None
     made_for = _made_for(task, step_loss, config, mask, parameters, sparsity)
     kept = Checkpoints(config, made_for, task.components, optimizer, average)
     masked = MaskedUpdate(optimizer, parameters, mask, originals) if mask else nullcontext()
@@ -93,7 +98,7 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = rate
             loss = _step(task, step_loss, watch.accelerator, optimizer, config, step)
-            if sparsity:
+            if shrink:
                 shrink.step(rate * sparsity * (1 - step / steps))
             if average:
                 average.step(parameters.values())

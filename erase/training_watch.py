@@ -7,8 +7,8 @@ from pathlib import Path
 
 from accelerate import Accelerator, DistributedType
 
+from erase.fsdp import offload_asked, shards_asked
 from erase.pictures import save_grid
-from erase.sharding import shards_asked
 from erase.tasks.base import Task
 from erase.training_config import TrainingConfig
 
@@ -22,6 +22,10 @@ def require_runnable(config: TrainingConfig, task: Task) -> None:
         raise ValueError(
             f"This launch brings an engine of its own ({kind}), under which weights cannot be "
             "masked; launch with distributed_type FSDP, or MULTI_GPU."
+        )
+    if shards_asked() and offload_asked():
+        raise ValueError(
+            "Shards cannot wait on the CPU here; launch with fsdp_offload_params: false."
         )
     if shards_asked() and (config.use_8bit_adam or config.validation_steps):
         raise ValueError(

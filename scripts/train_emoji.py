@@ -23,7 +23,6 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--learning-rate", type=float, default=1.2e-3, help="judge, diffusion")
-    parser.add_argument("--decay", type=float, default=0.5, help="share of steps the rate falls in")
     parser.add_argument("--go-on", action="store_true", help="start from what is saved")
     parser.add_argument("--out", type=Path, help="folder for emoji/ and judge/, if not the package")
     parser.add_argument("--objects", choices=("core", "all"), default="all")
@@ -34,7 +33,7 @@ def main() -> None:
         parser.error("a model without some concepts needs its own --out")
     out = args.out or BUNDLED
     vae_folder = BUNDLED / "emoji" / "vae"
-    schedule = Schedule(args.steps, args.learning_rate, decay=args.decay)
+    schedule = Schedule(args.steps, args.learning_rate)
     if args.stage == "vae":
         train_vae(args.run, args.steps, out / "emoji" / "vae")
     elif args.stage == "judge":

@@ -1,6 +1,10 @@
 import copy
 import functools
 import os
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -142,3 +146,20 @@ def accuracies(task: ClassificationTask) -> tuple[float, float]:
     with torch.no_grad():
         right = task.predict(pictures).argmax(1) == labels
     return tuple(float(right[indices].float().mean()) for indices in (task.forget, task.retain))
+
+
+def launch_two(
+    *command: str, options: Sequence[str] = ("--multi_gpu", "--num_processes", "2"), **how
+) -> subprocess.CompletedProcess:
+    """Run a script, or `-m` and a module, in two processes that talk over gloo."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", *options]
+    launch += ["--main_process_port", str(port), *command]
+    environment = os.environ | {
+        "ACCELERATE_USE_CPU": "yes",
+        "GLOO_SOCKET_IFNAME": "lo",
+        "OMP_NUM_THREADS": "1",
+    }
+    return subprocess.run(launch, check=True, env=environment, **how)

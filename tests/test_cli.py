@@ -1,13 +1,12 @@
 import dataclasses
 import json
-import os
 import signal
 import subprocess
 import sys
 from dataclasses import asdict
 
 import pytest
-from conftest import CATALOGUE, build_tiny_pipeline
+from conftest import CATALOGUE, build_tiny_pipeline, launch_two
 
 from erase.bundled import JUDGE
 from erase.checkpoint import latest_checkpoint
@@ -262,18 +261,9 @@ def test_ctrl_c_stops_after_a_whole_step_and_the_same_command_goes_on(tiny_model
 
 
 def test_two_processes_write_one_folder(tiny_model, tmp_path):
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
-    launch += ["--num_processes", "2", "--main_process_port", "29534", "-m", "erase", "run"]
     arguments = [f"--model={tiny_model}", "--concept", "ghost", *BRISK]
-    environment = os.environ | {
-        "ACCELERATE_USE_CPU": "yes",
-        "GLOO_SOCKET_IFNAME": "lo",
-        "OMP_NUM_THREADS": "1",
-    }
     output = f"--output={tmp_path / 'out'}"
-    done = subprocess.run(
-        [*launch, *arguments, output], check=True, env=environment, capture_output=True, text=True
-    )
+    done = launch_two("-m", "erase", "run", *arguments, output, capture_output=True, text=True)
     assert done.stdout.count("forget accuracy") == 1
     assert {path.name for path in tmp_path.iterdir()} == {"tiny", "out"}
     assert Erasure.from_pretrained(tmp_path / "out").deltas

@@ -3,7 +3,6 @@
 import copy
 import dataclasses
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ from conftest import (
     build_digits_task,
     build_tiny_pipeline,
     build_tiny_task,
+    launch_two,
     trained_digits_model,
 )
 from safetensors.torch import load_file, save_file
@@ -241,16 +241,8 @@ def test_one_and_two_processes_agree(tmp_path):
     # rounding errors of float32 show.
     script = tmp_path / "parallel.py"
     script.write_text(PARALLEL)
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
-    launch += ["--num_processes", "2", "--main_process_port", "29533", str(script)]
-    environment = os.environ | {
-        "ACCELERATE_USE_CPU": "yes",
-        "GLOO_SOCKET_IFNAME": "lo",
-        "OMP_NUM_THREADS": "1",
-    }
-    arguments = [str(Path(__file__).parent), str(tmp_path)]
     save_file(trained_digits_model().state_dict(), tmp_path / "digits.safetensors")
-    subprocess.run([*launch, *arguments], check=True, env=environment)
+    launch_two(str(script), str(Path(__file__).parent), str(tmp_path))
     for method, task in TABLE:
         one = erase_tiny(method, task, torch.float64)[0]
         two = Erasure.from_pretrained(tmp_path / f"{method}-{task}")

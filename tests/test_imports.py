@@ -15,6 +15,7 @@ ORDER = [
     {"bundled"},
     {"preserve", "models", "algebra", "run_state"},
     {"loading", "kohya"},
+    {"fsdp"},
     {"training_watch"},
     {"training"},
     {"methods"},

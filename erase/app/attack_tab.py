@@ -86,11 +86,7 @@ def _prepared(
     config = with_options(attacks()[attack].config(), options, context.limits)
     output = visitor.folder / "attack"
     shutil.rmtree(output, ignore_errors=True)
-    run_ = AttackRun(
-        str(made.folder), [attack], {attack: config}, int(prompts),
-        oracle=context.studio.oracle_title,
-    )  # fmt: skip
-    return run_, output
+    return AttackRun(str(made.folder), [attack], {attack: config}, int(prompts)), output
 
 
 def _shown(

@@ -36,7 +36,7 @@ def build_app(config: AppConfig) -> gr.Blocks:
     with gr.Blocks(
         title=TITLE, analytics_enabled=False, delete_cache=(KEPT_SECONDS, KEPT_SECONDS)
     ) as page:
-        gr.HTML(HEAD.format(model=studio.title))
+        gr.HTML(HEAD.format(model=studio.model.name))
         with gr.Tabs():
             with gr.Tab("Compare"):
                 compared = compare_tab(context)

@@ -127,7 +127,7 @@ def _figures_html(
 ) -> str:
     """What the judge and NudeNet see in either picture."""
     studio = context.studio
-    taken = f"model {studio.title}, prompt {prompt!r}, seed {seed}, {steps} steps"
+    taken = f"model {studio.model.name}, prompt {prompt!r}, seed {seed}, {steps} steps"
     judged = f"judge {studio.judge.fingerprint}, {taken}" if studio.judge else ""
     scores = studio.scores(pair, prompt)
     columns = []

@@ -183,12 +183,12 @@ def _config(
     kept = [name.strip() for name in (retain or "").split(",") if name.strip()]
     return RunConfig(
         EraseRequest(concepts=concepts, anchors=anchors, retain=kept),
-        model=studio.title,
+        model=studio.model.name,
         method=method,
         method_config=with_options(get_method(method).config(), options, limits),
         evaluation=EvaluationConfig(int(forget_count), int(retain_count)),
         judge=studio.config.judge,
-        oracle=studio.oracle_title,
+        oracle=studio.oracle.name if studio.oracle else "",
         device=studio.config.device,
     )
 
@@ -243,7 +243,7 @@ def _finished(made: Made, context: Context) -> tuple:
     """What the page shows of a measured erasure."""
     grid = None if context.studio.always_screened else str(made.folder / "grid.png")
     archive = shutil.make_archive(str(made.folder), "zip", made.folder)
-    name = context.studio.title
+    name = context.studio.model.name
     lora = (made.folder / LORA).exists()
     use = LORA_USE.format(model=_stock_name(context)) if lora else USE.format(model=name)
     card = (made.folder / CARD).read_text().split("---\n", 2)[-1]
@@ -257,8 +257,9 @@ def _finished(made: Made, context: Context) -> tuple:
 
 def _stock_name(context: Context) -> str:
     """What plain diffusers opens the base by: the bundled model by its folder."""
-    name = context.studio.title
-    return f"erase/bundled/{name}" if name in BUNDLED else name
+    studio = context.studio
+    bundled = studio.config.model in BUNDLED
+    return f"erase/bundled/{studio.config.model}" if bundled else studio.model.name
 
 
 def _choices(

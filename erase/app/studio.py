@@ -18,7 +18,7 @@ from erase.catalogue import Sampling
 from erase.erasure import Erasure
 from erase.evaluate.clip import ClipJudge
 from erase.evaluate.nudity import EXPOSED, NudityDetector, blurred
-from erase.models import default_judge, load_model
+from erase.models import Model, default_judge, load_model
 from erase.runner import judge_of
 from erase.tasks.sampling import draw
 
@@ -32,27 +32,19 @@ class Studio:
 
     def __init__(self, config: AppConfig, limits: Limits):
         self.config, self.limits = config, limits
-        self.model = load_model(config.model, config.device)
-        self.oracle = load_model(config.oracle, config.device) if config.oracle else None
+        self.model = self._opened(config.model)
+        self.oracle = self._opened(config.oracle) if config.oracle else None
         named = config.judge or default_judge(self.model)
         self.judge: ClipJudge | None = judge_of(config.judge, self.model) if named else None
         self.lock = threading.RLock()
         self._detector: NudityDetector | None = None
         self._drawn: OrderedDict[tuple, Tensor] = OrderedDict()
 
-    @property
-    def title(self) -> str:
-        """The model's name, as page and cards show it."""
-        return self._told(self.model.name)
-
-    @property
-    def oracle_title(self) -> str:
-        """The oracle's name, as cards and protocols show it; empty if there is none."""
-        return self._told(self.oracle.name) if self.oracle else ""
-
-    def _told(self, name: str) -> str:
-        """Strangers need not know where a folder lies."""
-        return Path(name).name if self.config.public and Path(name).exists() else name
+    def _opened(self, name: str) -> Model:
+        """A model by a name that may be told: strangers need not know where a folder lies."""
+        model = load_model(name, self.config.device)
+        hidden = self.config.public and Path(name).exists()
+        return replace(model, name=Path(name).name) if hidden else model
 
     @property
     def always_screened(self) -> bool:

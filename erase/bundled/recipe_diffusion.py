@@ -108,10 +108,8 @@ def train_diffusion(
     average = AveragedModel(model, multi_avg_fn=_moving_average)
 
     def loss(step: int) -> Tensor:
-        generator, rng = (
-            step_generator(SEED + going_on, step),
-            random.Random(step + 1_000_003 * going_on),
-        )
+        generator = step_generator(SEED + going_on, step)
+        rng = random.Random(step + 1_000_003 * going_on)
         rows = torch.randint(len(cache), (BATCH,), generator=generator)
         captions = cache.captions(rows.tolist(), rng)
         captions = ["" if rng.random() < EMPTY_CAPTIONS else text for text in captions]

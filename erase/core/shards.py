@@ -16,16 +16,16 @@ def whole(tensor: Tensor) -> Tensor:
 
 def laid_out_as(tensor: Tensor, reference: Tensor) -> Tensor:
     """The whole `tensor` on the device of `reference`, and in shards if that is."""
+    tensor = tensor.to(reference.device)
     if not in_shards(reference):
-        return tensor.to(reference.device)
+        return tensor
     from torch.distributed.tensor import distribute_tensor
 
     mesh, placements = reference.device_mesh, reference.placements
-    shards = distribute_tensor(tensor, mesh, placements, src_data_rank=None)
-    return shards.to(reference.device)  # those of offloaded weights wait on the CPU
+    return distribute_tensor(tensor, mesh, placements, src_data_rank=None)
 
 
 @torch.no_grad()
 def fill(tensor: Tensor, values: Tensor) -> None:
     """Put whole values into a tensor, in shards or not."""
-    tensor.copy_(laid_out_as(values, tensor))
+    tensor.copy_(laid_out_as(values, tensor) if in_shards(tensor) else values)

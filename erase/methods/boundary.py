@@ -81,7 +81,7 @@ def boundary_expand(task: ClassificationTask, config: BoundaryExpandConfig) -> E
         return F.cross_entropy(widened, torch.full_like(forget.labels, logits.shape[1]))
 
     try:
-        deltas = finetune(task, step_loss, config.training)
+        deltas = finetune(task, step_loss, config.training, replicas=True)
     finally:
         handle.remove()
         del head.extra_class

@@ -52,4 +52,4 @@ def selective_amnesia(task: Task, config: SelectiveAmnesiaConfig) -> Erasure:
         )
         return relabelled(forget, retain, progress) + config.elasticity * stretch
 
-    return Erasure(finetune(task, step_loss, config.training))
+    return Erasure(finetune(task, step_loss, config.training, replicas=True))

@@ -4,17 +4,16 @@ What is sharded is a copy: the components themselves wait on the CPU, so that th
 were whatever happens, and masks, saliency and deltas are of whole tensors as ever.
 """
 
-import copy
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import parse_flag_from_env
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
-from erase.core.shards import in_shards, whole
+from erase.core.shards import whole
 from erase.preserve import only_trainable
 from erase.tasks.base import Task
 
@@ -25,6 +24,11 @@ def shards_asked() -> bool:
     The environment is read, for on CPUs accelerate does not heed it.
     """
     return parse_flag_from_env("ACCELERATE_USE_FSDP") and Accelerator().num_processes > 1
+
+
+def offload_asked() -> bool:
+    """Whether shards are to wait on the CPU between their uses."""
+    return parse_flag_from_env("FSDP_OFFLOAD_PARAMS")
 
 
 @contextmanager
@@ -39,14 +43,14 @@ def sharded(task: Task, names: Iterable[str]) -> Iterator[dict[str, nn.Parameter
         for module in task.components.values():
             homes[module] = next(module.parameters()).device
             module.to("cpu")
-        copies = {name: copy.deepcopy(module) for name, module in task.components.items()}
+        copies = {name: deepcopy(module) for name, module in task.components.items()}
+        for module in copies.values():
+            _shard(module, mesh)
         with task.standing_in(copies):
             everything = task.editable()
-            with only_trainable(task, {name: everything[name] for name in names}):
-                for module in copies.values():
-                    _shard(module, mesh)
-                everything = task.editable()
-                yield {name: everything[name] for name in names}
+            shards = {name: everything[name] for name in names}
+            with only_trainable(task, shards):
+                yield shards
     finally:
         for module, home in homes.items():
             module.to(home)
@@ -59,18 +63,13 @@ def collected(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _shard(module: nn.Module, mesh: "torch.distributed.device_mesh.DeviceMesh") -> None:
     """In the units that diffusers and transformers name for it, inner ones first, then the rest."""
-    from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
+    from torch.distributed.fsdp import fully_shard
 
-    options = {"mesh": mesh, "reshard_after_forward": True, "offload_policy": OffloadPolicy()}
-    if parse_flag_from_env("FSDP_OFFLOAD_PARAMS"):
-        options["offload_policy"] = CPUOffloadPolicy(pin_memory=mesh.device_type == "cuda")
     units = getattr(module, "_no_split_modules", None) or ()
-    for part in reversed([part for part in module.modules() if type(part).__name__ in units]):
-        fully_shard(part, **options)
-    rest = [module]
-    if isinstance(module, PreTrainedModel):
-        # What a model of transformers records goes by its class, which fully_shard would change.
-        rest = [part for part in module.modules()
-                if not all(map(in_shards, part.parameters(recurse=False)))]  # fmt: skip
-    for part in rest:
-        fully_shard(part, **options)
+    parts = [
+        part for part in module.modules() if type(part).__name__ in units and part is not module
+    ]
+    for part in (*reversed(parts), module):
+        kind = type(part)
+        fully_shard(part, mesh=mesh, reshard_after_forward=True)
+        part.__class__ = kind  # by which transformers knows what a model records

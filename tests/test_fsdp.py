@@ -1,0 +1,129 @@
+"""Two processes that hold the weights in shards (FSDP2 over gloo) do what one process does."""
+
+import copy
+import dataclasses
+import os
+import signal
+import sys
+import weakref
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from conftest import launch_two, trained_digits_model
+from safetensors.torch import load_file, save_file
+from test_contract import PICTURES, SAMPLES, brisk, build_host, erase_tiny, task_around
+
+from erase.core.shards import in_shards
+from erase.erasure import Erasure
+from erase.fsdp import sharded
+from erase.methods import methods
+from erase.progress import listening
+from erase.training import TrainingStopped
+from erase.training_config import TrainingConfig
+from erase.training_watch import require_runnable
+
+FSDP = Path(__file__).parent.parent / "configs" / "accelerate" / "fsdp.yaml"
+TRAINED = {name for name, method in methods().items() if hasattr(method.config(), "training")}
+TABLE = [
+    *((method, "both") for method in PICTURES if method in TRAINED),
+    *((method, "digits") for method in SAMPLES if method in TRAINED),
+    *(("salun", task) for task in ("text_encoder", "sdxl", "sd3", "flux", "pixart")),
+]
+VARIANTS = {
+    "checkpointed": {"gradient_checkpointing": True, "gradient_accumulation_steps": 2},
+    "averaged": {"use_ema": True, "adam_weight_decay": 0.1},
+    "robust": {"adversary_steps": 1},
+}
+
+
+def salun(adversary_steps: int = 0, **training) -> Erasure:
+    """SalUn of a tiny pipeline in float64 with these options of task and training."""
+    task = task_around(build_host("both", torch.float64), "both")
+    task.config = dataclasses.replace(task.config, adversary_steps=adversary_steps)
+    config = brisk(methods()["salun"].config())
+    training = dataclasses.replace(config.training, **training)
+    return methods()["salun"](task, dataclasses.replace(config, training=training))
+
+
+def stopped_and_gone_on(folder: Path) -> Erasure:
+    def stop(what: str, done: int, total: int) -> None:
+        if what == "erasing" and done == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    kept = {"checkpoints": str(folder), "checkpointing_steps": 1, **VARIANTS["averaged"]}
+    with listening(stop), pytest.raises(TrainingStopped):
+        salun(**kept)
+    return salun(**kept)
+
+
+def check_that_weights_lie_in_shards():
+    task, whole = task_around(build_host("both"), "both"), []
+    own = task.components
+
+    def remembered(module):
+        made = copy.deepcopy(module)
+        whole.extend(weakref.ref(parameter) for parameter in made.parameters())
+        return made
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("erase.fsdp.deepcopy", remembered)
+        with sharded(task, task.parameters()) as shards:
+            assert whole
+            assert not any(parameter() is not None for parameter in whole)
+            assert shards.keys() == task.parameters().keys()
+            held = sum(p.to_local().numel() for p in shards.values())
+            assert held < 0.6 * sum(p.numel() for p in shards.values())
+            chosen = {id(p) for p in shards.values()}
+            for p in (p for part in task.components.values() for p in part.parameters()):
+                assert in_shards(p)
+                assert p.requires_grad == (id(p) in chosen)
+    assert task.components == own
+
+
+def check_what_is_refused():
+    task = task_around(build_host("both"), "both")
+    for option in ({"use_8bit_adam": True}, {"validation_steps": 1}):
+        with pytest.raises(ValueError, match="distributed_type MULTI_GPU"):
+            require_runnable(TrainingConfig(**option), task)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FSDP_OFFLOAD_PARAMS", "true")
+        with pytest.raises(ValueError, match="fsdp_offload_params: false"):
+            require_runnable(TrainingConfig(), task)
+
+
+def work(folder: Path):
+    """What each of the two processes does."""
+    # Other numbers of threads train another model, so the digits' is handed over.
+    trained_digits_model().load_state_dict(load_file(folder / "digits.safetensors"))
+    check_that_weights_lie_in_shards()
+    check_what_is_refused()
+    made = {f"{m}-{t}": erase_tiny(m, t, torch.float64)[0] for m, t in TABLE}
+    made |= {name: salun(**options) for name, options in VARIANTS.items()}
+    made["resumed"] = stopped_and_gone_on(folder / "state")
+    if Accelerator().is_main_process:
+        for name, erasure in made.items():
+            erasure.save_pretrained(folder / name)
+
+
+def apart(one: Erasure, other: Erasure) -> float:
+    assert one.deltas.keys() == other.deltas.keys()
+    return max((d.dense() - other.deltas[n].dense()).abs().max() for n, d in one.deltas.items())
+
+
+def test_two_processes_with_shards_agree_with_one(tmp_path):
+    save_file(trained_digits_model().state_dict(), tmp_path / "digits.safetensors")
+    launch_two(__file__, str(tmp_path), options=["--config_file", str(FSDP)])
+    folders = [path.parent for path in tmp_path.glob("*/erasure.json")]
+    made = {folder.name: Erasure.from_pretrained(folder) for folder in folders}
+    for method, task in TABLE:
+        one = erase_tiny(method, task, torch.float64)[0]
+        assert apart(one, made[f"{method}-{task}"]) < 1e-6, (method, task)
+    for name, options in VARIANTS.items():
+        assert apart(salun(**options), made[name]) < 1e-6, name
+    assert apart(made["averaged"], made["resumed"]) == 0
+
+
+if __name__ == "__main__":
+    work(Path(sys.argv[1]))
