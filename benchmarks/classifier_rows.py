@@ -13,7 +13,7 @@ from erase.training_config import TrainingConfig
 
 STEPS, LAST_BLOCK = 60, 4
 SCALED = "projection, scaled SVD of all layers"
-PILOTED = "projection, contrastive, of the head alone, strength 1.1 of four pilot seeds"
+PILOTED = "projection, contrastive, of the head alone, by five pilot seeds"
 AS_IT_IS = "projection, contrastive, not calibrated"
 CONTROLS = ("none", "random", "random_per_layer", "bottom")
 
@@ -44,8 +44,8 @@ def candidates() -> dict[str, Row]:
     rows[AS_IT_IS] = dataclasses.replace(contrastive, tune=False)
     head = ProjectionConfig([HEAD], "contrastive", rank=2)
     rows["projection, contrastive, of the head alone"] = Row("projection", head)
-    stronger = ProjectionConfig([HEAD], "contrastive", strength=1.1)
-    rows[PILOTED] = Row("projection", stronger, tune=False, classes=True)
+    piloted = ProjectionConfig([HEAD], "contrastive", rank=3, strength=1.1, samples=4000)
+    rows[PILOTED] = Row("projection", piloted, tune=False, classes=True)
     rows[SCALED] = Row("projection", ProjectionConfig([ALL], "scaled"))
     rows |= {f"salun, {mask} mask": Row("salun", SalUnConfig(mask=mask)) for mask in CONTROLS}
     rows["salun as published"] = Row("salun", SalUnConfig(teacher="current"))

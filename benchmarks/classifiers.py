@@ -54,6 +54,7 @@ SETS = ("random_10", "random_50", *(f"class_{c}" for c in CLASSES), "worst_10", 
 PILOTS = {"samples": "random_10", "class": f"class_{CLASSES[0]}"}
 ALPHAS = tuple(product((1.0, 3.0, 10.0, 30.0), (10.0, 30.0, 100.0, 300.0)))
 RETRAIN_SEED = 1000
+WORST = "lowest sum of losses of the original and of two rounds' models"
 FITS = {"resnet": FitConfig(12), "vit": FitConfig(25, 0.03)}
 
 
@@ -71,7 +72,7 @@ class Bench:
     model: str
     train: TensorDataset
     test: TensorDataset
-    ledger: Ledger
+    ledger: Ledger | None = None
 
     def trained(self, data: TensorDataset, seed: int) -> nn.Module:
         """A model fitted to the data; weights and order follow from the seed."""
@@ -254,7 +255,8 @@ def main() -> None:
     whole = load_data("fashion_mnist", args.root)
     data = in_memory(whole.train, range(TRAIN)), in_memory(whole.test, range(TEST))
     bench, rows = Bench(args.model, *data, ledger), candidates()
-    ledger.require({"train": TRAIN, "test": TEST, "steps": STEPS, "fit": str(FITS[args.model])})
+    ledger.require({"train": TRAIN, "test": TEST, "steps": STEPS, "fit": str(FITS[args.model]),
+                    "worst_10": WORST})  # fmt: skip
     calibrated(bench, rows)
     for seed, name in product(args.seeds, SETS):
         run_setting(bench, rows, name, seed)

@@ -21,16 +21,20 @@ CSS = """
 .figure:focus { outline: 2px solid var(--color-accent); outline-offset: 2px; }
 .empty { color: var(--body-text-color-subdued); padding: 1.2rem; text-align: center;
   border: 1px dashed var(--border-color-primary); border-radius: var(--radius-lg); }
-table.report { border-collapse: collapse; width: 100%; border: none !important; }
+table.report { border-collapse: collapse; width: 100%; }
+table.report, table.report :is(thead, tbody, tr) { border: none !important; }
 .dark .tabs button.selected { color: var(--primary-300) !important; }
 table.report th, table.report td { padding: .35rem .6rem; text-align: left;
   border: none !important; border-bottom: 1px solid var(--border-color-primary) !important; }
 .seen { display: flex; gap: 1.2rem; flex-wrap: wrap; }
 .seen div { flex: 1 1 14rem; }
 .scroll { overflow-x: auto; }
+#nearby .caption-label { white-space: normal; overflow: visible; }
 @media (max-width: 640px) {
   .masthead h1 { font-size: 1.35rem; }
   .gradio-container { padding: .4rem !important; }
+  #nearby .grid-container { --grid-cols: 2 !important; }
+  #nearby, #nearby .grid-wrap { height: auto !important; }
   table.report th, table.report td { padding: .25rem .3rem; font-size: .85rem; }
 }
 @media (prefers-reduced-motion: reduce) { * { animation: none !important; } }
