@@ -312,12 +312,15 @@ def served_small(pipeline, folder: Path, **options):
     pipeline.save_pretrained(folder)
     (folder / "concepts.json").write_text(json.dumps(asdict(CATALOGUE)))
     config = AppConfig(model=str(folder), **options)
-    page = build.build_app(config)
-    try:
-        _, address, _ = build.launch(page, config, prevent_thread_lock=True, quiet=True)
-        yield Client(address, verbose=False)
-    finally:
-        page.close()
+    with pytest.MonkeyPatch.context() as patch:
+        # Set by the app, and read by another that is served beside it.
+        patch.setenv("GRADIO_TEMP_DIR", str(folder))
+        page = build.build_app(config)
+        try:
+            _, address, _ = build.launch(page, config, prevent_thread_lock=True, quiet=True)
+            yield Client(address, verbose=False)
+        finally:
+            page.close()
 
 
 def test_every_cell_of_a_small_model_is_judged(tmp_path):
