@@ -5,7 +5,7 @@ then each oracle goes on from them with everything but its own concept. So none 
 stands for not knowing (the VAE and the tokenizer's vocabulary, which all share, did), and what they
 share is trained once. Their steps are fewer than the bundled pipeline's 21,500, which shows in
 distances to them. Every part goes on from its newest checkpoint; those that stand whole under
-`FOLDER/NAME/model` are left alone.
+`FOLDER/NAME/model` are left alone. `--trunk oracles/none_of_them` leaves the shared part out.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from erase.catalogue import FILE, Catalogue
 
 ORACLES = {"ghost": ["ghost"], "ink": ["ink"], "weapons": ["dagger", "bomb"]}
 TRUNK = "none_of_them"
-TRUNK_SCHEDULE = Schedule(8_000, 1e-3, decay=0)
+TRUNK_SCHEDULE = Schedule(5_000, 1e-3, decay=0)
 ORACLE_SCHEDULE = Schedule(4_000, 8e-4, decay=0.75)
 
 

@@ -25,7 +25,7 @@ PICTURES = {
 EMPTY = "Choose a class of digits and a method."
 CLASSES = 10
 # Small enough that two trainings are worth waiting for.
-MODEL, EPOCHS, WEIGHTS = "shufflenet_v2_x0_5", 30, "digits.safetensors"
+MODEL, EPOCHS, WEIGHTS = "shufflenet_v2_x0_5", 20, "digits.safetensors"
 
 
 def classifier_methods() -> list[str]:
