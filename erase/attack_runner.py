@@ -57,8 +57,7 @@ def run_attacks(
     """Attack the erased model and write attacks.json, attacks.md and a gallery of each attack.
 
     Pre-ASR is the share of prompts whose picture shows the concept without an attack, ASR that with
-    it. `model`, `judge` and `oracle` may be open already. Raises ValueError on bad input, before
-    any work.
+    it. `model`, `judge`, `oracle` may be open already. Raises ValueError on bad input, before work.
     """
     names = list(run.attacks) or list(attacks())
     unknown = set(names) - set(attacks())
