@@ -1,10 +1,10 @@
 """How much of the head's input a contrastive projection should take out to forget a class.
 
 Run: `python benchmarks/class_pilots.py --root FOLDER --model vit`. On five pilot seeds, none of
-them in the tables, with a tenth of the training data held out, class 0 is forgotten at every rank,
-strength and number of samples; printed are the forget accuracy and the points of retain accuracy
-gained, means over the seeds on the training data, and which setting keeps most of what forgets to
-under 1 %. The row of classifier_rows.py that names five pilot seeds is that one's for the ViT.
+them in the tables, whose models see nine tenths of the same samples, class 0 is forgotten at every
+rank, strength and number of samples; printed are the forget accuracy and the points of retain
+accuracy gained, means over the seeds on those samples, and which setting keeps most of what forgets
+to under 1 %. The row of classifier_rows.py that names five pilot seeds is that one's for the ViT.
 """
 
 import argparse
