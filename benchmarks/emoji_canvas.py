@@ -1,26 +1,30 @@
 """EmojiCanvas bench: methods beside the base and a model retrained without the concepts.
 
 Run: `python benchmarks/emoji_canvas.py --concepts ghost --oracle FOLDER`, where FOLDER is a
-pipeline that `scripts/train_emoji.py diffusion --exclude-objects ghost --out ...` trained. Several
-concepts are erased at once, or in turn with --sequential. For every row and seed: UA, IRA and CRA
-over every object in every style, the distance to the oracle, how often prompts that never use
-the trained words (indirect.json) bring a concept, and the success of every attack. Goes on where
---results ends, which is of one oracle for the concepts and one set of attacks, then prints the
-table; heat-maps of the first seed go to --pictures. A method's seconds include drawing its sets.
+pipeline that `scripts/train_oracles.py` trained. Several concepts are erased at once, or in turn
+with --sequential. For every row and seed: UA, IRA and CRA over objects in styles (all cells of the
+concepts, of the others one in --every), the distance to the oracle, and how often prompts that
+never use the trained words (indirect.json) bring a concept; for --attack-seeds the success of every
+attack, and what shows at half the erasure's strength. Trained and drawn in bfloat16 autocast, all
+else in float32. Goes on where --results ends, which is of one protocol for the concepts, then
+prints the table; heat-maps of the first seed go to --pictures. A method's seconds are its own:
+all methods of a seed share the pictures of its sets. Processes may share one file for other rows.
 """
 
 import argparse
+import copy
 import dataclasses
 import json
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import torch
+from canvas_table import REFERENCES, table
 from diffusers import StableDiffusionPipeline
 from ledger import Ledger
 
@@ -31,7 +35,6 @@ from erase.bundled.canvas import EmojiCanvas, Placement
 from erase.catalogue import Catalogue, Concept
 from erase.core.fingerprint import module_fingerprint
 from erase.erasure import Erasure
-from erase.evaluate.classification import mean_interval
 from erase.evaluate.clip import ClipJudge, proportion
 from erase.evaluate.generation import EvaluationConfig
 from erase.evaluate.matrix import canvas_matrix, save_heat_maps, ua_ira_cra
@@ -40,34 +43,22 @@ from erase.methods import methods
 from erase.models import Model, load_model
 from erase.request import EraseRequest, PromptSet, expand, find_concept
 from erase.runner import judge_of
-from erase.tasks.diffusion import DiffusionTask, DiffusionTaskConfig
+from erase.tasks.diffusion import DiffusionTask
 from erase.tasks.sampling import draw
 
-INDIRECT = json.loads((Path(__file__).parent / "indirect.json").read_text())
-INDIRECT_SEEDS = range(9_500_000, 9_500_008)
+OTHER_WORDS = json.loads((Path(__file__).parent / "indirect.json").read_text())
+OTHER_WORDS_SEEDS = range(9_500_000, 9_500_008)
 RESULTS = Path(__file__).parent / "results" / "emoji_canvas.json"
-REAL_SEED, REAL_PICTURES, ATTACKED = 0, 64, 16
-REFERENCES = ("base", "oracle")
+REAL_SEED, REAL_PICTURES, ATTACKED, LEAK = 0, 64, 16, 0.5
 
-
-@dataclass(frozen=True)
-class Row:
-    """A method with its defaults, and what the task is told."""
-
-    method: str
-    task: DiffusionTaskConfig = field(default_factory=DiffusionTaskConfig)
-
-
-NAMES = (
+# A method, and how many adversary steps its task takes.
+ROWS = {name: (name, 0) for name in (
     "salun", "salun_soft", "salun_lora", "projection", "uce", "rece", "esd", "concept_ablation",
     "neggrad_plus", "gradient_ascent",
-)  # fmt: skip
-ROWS = {name: Row(name) for name in NAMES} | {
-    "salun, robust": Row("salun", DiffusionTaskConfig(adversary_steps=4))
-}
+)} | {"salun, robust": ("salun", 4)}  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Bench:
     """What every row is measured with."""
 
@@ -78,8 +69,14 @@ class Bench:
     prompts: PromptSet
     real: dict[str, Captioned]
     oracle: Observation | None
-    evaluation: EvaluationConfig
     attacks: Sequence[str]
+    attack_seeds: Sequence[int]
+    every: int
+
+
+def half() -> torch.autocast:
+    """bfloat16, without remembered casts: the weights change while it is in force."""
+    return torch.autocast("cpu", torch.bfloat16, cache_enabled=False)
 
 
 def real_pictures(concepts: Sequence[Concept], catalogue: Catalogue) -> dict[str, Captioned]:
@@ -102,116 +99,139 @@ def real_pictures(concepts: Sequence[Concept], catalogue: Catalogue) -> dict[str
     return sides
 
 
-def measured(
-    victim: StableDiffusionPipeline, bench: Bench, target: Target, maps: Path | None
-) -> dict:
-    """UA, IRA, CRA, the distance to the oracle, and every attack's success."""
+def measured(victim: StableDiffusionPipeline, bench: Bench, maps: Path | None) -> dict[str, Any]:
+    """UA, IRA, CRA, what other words bring, and the distance to the oracle."""
     model = bench.model
-    matrix = canvas_matrix(victim, model.catalogue, bench.judge, model.sampling)
+    with half():
+        matrix = canvas_matrix(
+            victim, model.catalogue, bench.judge, model.sampling, bench.every, bench.concepts
+        )
+        seen, words = observed(victim, bench), other_words(victim, bench)
     if maps:
         save_heat_maps({maps.stem: matrix}, maps)
-    seen, target = observed(victim, bench), dataclasses.replace(target, pipeline=victim)
-    outcomes = {name: attacks()[name](target) for name in bench.attacks}
     return {
         **ua_ira_cra(matrix, bench.concepts),
-        "indirect": indirect(victim, bench),
+        "other_words": words,
         "metrics": seen.metrics,
         "oracle": distance_to_oracle(seen, bench.oracle),
-        "pre_asr": proportion(target.plain_hits),
-        "asr": {name: proportion(outcome.hits) for name, outcome in outcomes.items()},
-        "passes": {name: outcome.forward_passes for name, outcome in outcomes.items()},
-        "curves": {
-            name: outcome.details["curve"]
-            for name, outcome in outcomes.items()
-            if "curve" in outcome.details
-        },
     }
 
 
-def indirect(victim: StableDiffusionPipeline, bench: Bench) -> dict[str, Any]:
+def attacked(victim: StableDiffusionPipeline, bench: Bench, seed: int) -> dict[str, Any]:
+    """Every attack's success, its budget, and how soon relearning brings the concepts back."""
+    target = dataclasses.replace(target_of(bench, seed), pipeline=victim)
+    with half():
+        outcomes = {name: attacks()[name](target) for name in bench.attacks}
+        before = proportion(target.plain_hits)
+    return {
+        "pre_asr": before,
+        "asr": {name: proportion(outcome.hits) for name, outcome in outcomes.items()},
+        "passes": {name: outcome.forward_passes for name, outcome in outcomes.items()},
+        "details": {name: outcome.details for name, outcome in outcomes.items() if outcome.details},
+    }
+
+
+@cache
+def target_of(bench: Bench, seed: int) -> Target:
+    """What attacks are shown, drawn by the base: ask before any erasure is applied."""
+    model = bench.model
+    with half():
+        return build_target(model.pipeline, model, bench.prompts, bench.judge, ATTACKED, seed)
+
+
+def other_words(victim: StableDiffusionPipeline, bench: Bench) -> dict[str, Any]:
     """How often each prompt of indirect.json brings its concept, over some seeds."""
-    shares, seeds = {}, INDIRECT_SEEDS
-    for concept, name in zip(
-        bench.concepts, [n for part in bench.asked for n in part], strict=True
-    ):
-        labels = bench.prompts.labels[concept.kind]
-        for kind, text in INDIRECT.get(name, {}).items():
-            sampling, what = bench.model.sampling, f"{name}, {kind}"
-            pictures = draw(victim, [text] * len(seeds), seeds, sampling, "pt", what).float()
-            seen = bench.judge.classify(bench.judge.embed(pictures), concept.kind, labels)
-            shares[what] = proportion([label == concept.name for label in seen])
+    asked = [name for part in bench.asked for name in part]
+    prompts = [
+        (f"{name}, {kind}", concept, text)
+        for concept, name in zip(bench.concepts, asked, strict=True)
+        for kind, text in OTHER_WORDS.get(name, {}).items()
+    ]
+    each = len(OTHER_WORDS_SEEDS)
+    texts = [text for _, _, text in prompts for _ in OTHER_WORDS_SEEDS]
+    seeds = [*OTHER_WORDS_SEEDS] * len(prompts)
+    pictures = draw(victim, texts, seeds, bench.model.sampling, "pt", "other words").float()
+    shares = {}
+    for i, (what, concept, _) in enumerate(prompts):
+        seen = bench.judge.embed(pictures[i * each : (i + 1) * each])
+        found = bench.judge.classify(seen, concept.kind, bench.prompts.labels[concept.kind])
+        shares[what] = proportion([label == concept.name for label in found])
     return shares
 
 
 def observed(victim: StableDiffusionPipeline, bench: Bench) -> Observation:
     """What the oracle was observed with."""
     return observe(
-        victim, bench.prompts, bench.real, bench.model.sampling, bench.judge, bench.evaluation
+        victim, bench.prompts, bench.real, bench.model.sampling, bench.judge, EvaluationConfig()
     )
 
 
 def run_row(bench: Bench, name: str, oracle: Model, seed: int, maps: Path | None) -> dict[str, Any]:
     """Figures of the base, the oracle, or a method."""
-    pipeline, prompts = bench.model.pipeline, bench.prompts
-    # Before any erasure is applied, for the base draws what attacks are shown.
-    target = build_target(pipeline, bench.model, prompts, bench.judge, ATTACKED, seed)
+    pipeline, started = bench.model.pipeline, time.perf_counter()
+    attack = bool(bench.attacks) and seed in bench.attack_seeds
+    if attack:
+        target_of(bench, seed)
     if name in REFERENCES:
         victim = pipeline if name == "base" else oracle.pipeline
-        return {"seconds": 0.0, "bytes": 0} | measured(victim, bench, target, maps)
+        row = {"seconds": 0.0, "bytes": 0} | measured(victim, bench, maps)
+        row |= attacked(victim, bench, seed) if attack else {}
+        return row | {"took": time.perf_counter() - started}
+    erasures, seconds = erased(bench, *ROWS[name], seed)
+    row = {"seconds": seconds, "bytes": sum(erasure.nbytes for erasure in erasures)}
+    with in_force(erasures, pipeline):
+        row |= measured(pipeline, bench, maps)
+        row |= attacked(pipeline, bench, seed) if attack else {}
+    if attack:
+        target = dataclasses.replace(target_of(bench, seed))
+        with in_force(erasures, pipeline, LEAK), half():
+            row["leak"] = proportion(target.plain_hits)
+    return row | {"took": time.perf_counter() - started}
+
+
+@contextmanager
+def in_force(
+    erasures: Sequence[Erasure], pipeline: StableDiffusionPipeline, scale: float = 1.0
+) -> Iterator[None]:
+    """While it lasts, the erasures are applied, one after the other."""
     with ExitStack() as applied:
-        seconds, size = 0.0, 0
-        for asked in bench.asked:
+        for erasure in erasures:
+            applied.enter_context(erasure.apply(pipeline.components, scale))
+        yield
+
+
+def erased(bench: Bench, method: str, adversary: int, seed: int) -> tuple[list[Erasure], float]:
+    """The method's erasure of every part of what is asked, and the seconds of the method alone."""
+    erasures, seconds = [], 0.0
+    for asked in bench.asked:
+        with in_force(erasures, bench.model.pipeline):
+            task = copy.copy(
+                (first_task if not erasures else drawn_task)(bench, tuple(asked), seed)
+            )
+            task.config = dataclasses.replace(task.config, adversary_steps=adversary)
+            config = methods()[method].config()
+            if hasattr(config, "training"):
+                training = dataclasses.replace(config.training, mixed_precision="bf16")
+                config = dataclasses.replace(config, training=training)
             started = time.perf_counter()
-            erasure = erased(bench, ROWS[name], asked, seed)
-            seconds, size = seconds + time.perf_counter() - started, size + erasure.nbytes
-            applied.enter_context(erasure.apply(pipeline.components))
-        return {"seconds": seconds, "bytes": size} | measured(pipeline, bench, target, maps)
+            erasure = methods()[method](task, config)
+            seconds += time.perf_counter() - started
+        erasures.append(erasure)
+    return erasures, seconds
 
 
-def erased(bench: Bench, row: Row, asked: Sequence[str], seed: int) -> Erasure:
-    """The method's erasure of these concepts from the pipeline as it is."""
+def drawn_task(bench: Bench, asked: tuple[str, ...], seed: int) -> DiffusionTask:
+    """Erasing these concepts from the pipeline as it is, with all pictures drawn."""
     model, prompts = bench.model, expand(EraseRequest(asked), bench.model.catalogue)
     task = DiffusionTask(
-        model.pipeline, prompts, model.sampling, row.task, seed,
-        finetuning=model.finetuning(prompts),
-    )  # fmt: skip
-    return methods()[row.method](task)
+        model.pipeline, prompts, model.sampling, seed=seed, finetuning=model.finetuning(prompts)
+    )
+    with half():
+        task.for_redirection().prepare()
+    return task
 
 
-def table(
-    ledger: Ledger, title: str, rows: Sequence[str], seeds: Sequence[int], names: Sequence[str]
-) -> str:
-    """Means over seeds; the headline columns with 95 % t-intervals where there are several."""
-    head = ["row", "UA", "IRA", "CRA", "KID to oracle, forget", "MSE to oracle, forget"]
-    head += [
-        "MSE to oracle, retain",
-        "indirect",
-        *(f"{name} ASR" for name in names),
-        "seconds",
-        "MB",
-    ]
-    lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
-    for row in rows:
-        drawn = seeds[:1] if row in REFERENCES else seeds
-        runs = [ledger[title, row, seed] for seed in drawn]
-        distances = [run["oracle"] for run in runs]
-        cells = [interval([100 * run[key] for run in runs]) for key in ("UA", "IRA", "CRA")]
-        cells.append(interval([d["kernel_distance"]["forget"]["value"] for d in distances], 4))
-        for side in ("forget", "retain"):
-            cells.append(interval([d["prediction_mse"][side]["value"] for d in distances], 4))
-        shares = [share["value"] for run in runs for share in run["indirect"].values()]
-        cells.append(f"{100 * fmean(shares):.0f}" if shares else "")
-        cells += [f"{100 * fmean(run['asr'][name]['value'] for run in runs):.0f}" for name in names]
-        cells.append(f"{fmean(run['seconds'] for run in runs):.0f}")
-        cells.append(f"{fmean(run['bytes'] for run in runs) / 1e6:.2f}")
-        lines.append(f"| {row} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
-
-
-def interval(values: list[float], digits: int = 1) -> str:
-    """The mean, and the half width of its interval for several values."""
-    mean, half = mean_interval(values)
-    return f"{mean:.{digits}f}" + (f" ± {half:.{digits}f}" if len(values) > 1 else "")
+first_task = cache(drawn_task)  # of the base, so that all methods of a seed can share it
 
 
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -222,36 +242,49 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--oracle", required=True)
     parser.add_argument("--model", default="emoji")
     parser.add_argument("--judge", default="")
-    parser.add_argument("--rows", nargs="*", choices=list(ROWS), default=list(ROWS))
+    rows = [*REFERENCES, *ROWS]
+    parser.add_argument("--rows", nargs="*", choices=rows, default=rows)
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
+    parser.add_argument("--every", type=int, default=4)
     parser.add_argument("--attacks", nargs="*", choices=list(attacks()), default=list(attacks()))
+    parser.add_argument("--attack-seeds", nargs="*", type=int, default=[0])
     parser.add_argument("--pictures", type=Path)
     parser.add_argument("--results", type=Path, default=RESULTS)
     return parser.parse_args(arguments)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run what is missing, then print the table."""
-    args = parsed(arguments)
-    ledger, model, oracle = Ledger(args.results), load_model(args.model), load_model(args.oracle)
+def open_bench(args: argparse.Namespace, oracle: Model) -> Bench:
+    """Everything that the rows share."""
+    model = load_model(args.model)
     for pipeline in (model.pipeline, oracle.pipeline):
         pipeline.set_progress_bar_config(disable=True)
     concepts = [find_concept(name, model.catalogue) for name in args.concepts]
-    prompts = expand(EraseRequest(args.concepts), model.catalogue)
-    asked = [[name] for name in args.concepts] if args.sequential else [args.concepts]
     bench = Bench(
-        asked, concepts, model, judge_of(args.judge, model), prompts,
-        real_pictures(concepts, model.catalogue), None, EvaluationConfig(), args.attacks,
+        [[name] for name in args.concepts] if args.sequential else [args.concepts],
+        concepts, model, judge_of(args.judge, model),
+        expand(EraseRequest(args.concepts), model.catalogue),
+        real_pictures(concepts, model.catalogue), None, args.attacks, args.attack_seeds, args.every,
     )  # fmt: skip
-    bench = dataclasses.replace(bench, oracle=observed(oracle.pipeline, bench))
+    with half():
+        return dataclasses.replace(bench, oracle=observed(oracle.pipeline, bench))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run what is missing, then print the table."""
+    args = parsed(arguments)
+    ledger, oracle = Ledger(args.results), load_model(args.oracle)
+    bench = open_bench(args, oracle)
     title = (" then " if args.sequential else " and ").join(args.concepts)
-    weights = {name: module_fingerprint(one.pipeline.unet)
-               for name, one in (("model", model), ("oracle", oracle))}  # fmt: skip
-    ledger.require({**bench.oracle.protocol, **weights, "attacks": args.attacks}, title)
+    protocol = bench.oracle.protocol | {
+        "model": module_fingerprint(bench.model.pipeline.unet),
+        "oracle": module_fingerprint(oracle.pipeline.unet),
+        **{name: getattr(args, name) for name in ("attacks", "attack_seeds", "every")},
+    }
+    ledger.require(protocol, title)
     if args.pictures:
         args.pictures.mkdir(parents=True, exist_ok=True)
     for seed in args.seeds:
-        for row in (*REFERENCES, *args.rows):
+        for row in args.rows:
             key = (title, row, seed)
             if key in ledger or (row in REFERENCES and seed != args.seeds[0]):
                 continue
@@ -259,8 +292,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             maps = args.pictures / f"{title}-{row}.png" if shown else None
             ledger[key] = run_row(bench, row, oracle, seed, maps)
             print(*key, ledger[key], flush=True)
-    print(table(ledger, title, (*REFERENCES, *args.rows), args.seeds, args.attacks))
-    print(f"Protocol: {bench.oracle.protocol}; {ATTACKED} prompts an attack, default budgets.")
+    print(table(ledger, title, args.rows, args.seeds, args.attacks))
+    print(f"Protocol: {protocol}; {ATTACKED} prompts an attack, default budgets.")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from erase.catalogue import FILE, Catalogue
 ORACLES = {"ghost": ["ghost"], "ink": ["ink"], "weapons": ["dagger", "bomb"]}
 TRUNK = "none_of_them"
 TRUNK_SCHEDULE = Schedule(5_000, 1e-3, decay=0)
-ORACLE_SCHEDULE = Schedule(4_000, 8e-4, decay=0.75)
+ORACLE_SCHEDULE = Schedule(3_000, 8e-4, decay=0.75)
 
 
 def canvas_without(names: list[str]) -> EmojiCanvas:

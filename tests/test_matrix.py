@@ -31,5 +31,21 @@ def test_every_cell_is_drawn_and_mapped(tiny_pipeline, tmp_path):
     judge = ClipJudge(f"local-dir:{JUDGE}")
     matrix = canvas_matrix(tiny_pipeline, CATALOGUE, judge, CATALOGUE.sampling)
     assert matrix.object_seen.shape == matrix.style_seen.shape == (4, 2)
+    assert not matrix.object_seen.isnan().any()
     save_heat_maps({"base": matrix, "erased": matrix}, tmp_path / "maps.png")
     assert (tmp_path / "maps.png").stat().st_size > 1000
+
+
+def test_of_a_sparse_matrix_the_erased_cells_are_whole(tiny_pipeline):
+    judge, ghost = ClipJudge(f"local-dir:{JUDGE}"), [Concept("ghost", "object")]
+    full, sparse = (
+        canvas_matrix(tiny_pipeline, CATALOGUE, judge, CATALOGUE.sampling, every, ghost)
+        for every in (1, 4)
+    )
+    drawn = ~sparse.object_seen.isnan()
+    row = CATALOGUE.objects.index("ghost")
+    assert drawn[row].all()
+    assert drawn.sum() < drawn.numel()
+    assert torch.equal(sparse.object_seen[drawn], full.object_seen[drawn])
+    assert ua_ira_cra(sparse, ghost)["UA"] == ua_ira_cra(full, ghost)["UA"]
+    assert 0 <= ua_ira_cra(sparse, ghost)["IRA"] <= 1

@@ -37,14 +37,15 @@ class ClipJudge:
 
     @torch.no_grad()
     def embed(self, pictures: Tensor) -> Tensor:
-        """Unit embeddings [N, D] of pictures [N, 3, H, W] in 0..1."""
+        """Unit embeddings [N, D] of pictures [N, 3, H, W] in 0..1, always in full precision."""
         size = self.model.visual.image_size
         size = [size, size] if isinstance(size, int) else list(size)
         if list(pictures.shape[-2:]) != size:
             resized = v2.functional.resize(pictures, size[:1], v2.InterpolationMode.BICUBIC)
             pictures = v2.functional.center_crop(resized, size)
         ready = (pictures.clamp(0, 1) - self._mean) / self._std
-        parts = [self.model.encode_image(part, normalize=True) for part in ready.split(CHUNK)]
+        with torch.autocast("cpu", enabled=False):
+            parts = [self.model.encode_image(part, normalize=True) for part in ready.split(CHUNK)]
         return torch.cat(parts)
 
     @torch.no_grad()
@@ -54,8 +55,9 @@ class ClipJudge:
         A label's probability is that of all its captions together: a style is seen wherever any
         object in that style is.
         """
-        captions = self._caption_embeddings(kind, tuple(labels))
-        logits = self.model.logit_scale.exp() * embeddings @ captions.flatten(0, 1).T
+        with torch.autocast("cpu", enabled=False):
+            captions = self._caption_embeddings(kind, tuple(labels))
+            logits = self.model.logit_scale.exp() * embeddings @ captions.flatten(0, 1).T
         likelihood = logits.unflatten(1, captions.shape[:2]).logsumexp(2)
         return [labels[index] for index in likelihood.argmax(1).tolist()]
 
@@ -66,7 +68,8 @@ class ClipJudge:
     def score(self, embeddings: Tensor, captions: Sequence[str]) -> Tensor:
         """CLIP score of each picture with its caption: 2.5 max(cosine, 0) (Hessel et al., 2021)."""
         tokens = self.tokenizer(list(captions)).split(CHUNK)
-        text = torch.cat([self.model.encode_text(part, normalize=True) for part in tokens])
+        with torch.autocast("cpu", enabled=False):
+            text = torch.cat([self.model.encode_text(part, normalize=True) for part in tokens])
         return SCORE_SCALE * (embeddings * text).sum(1).clamp(min=0)
 
     @torch.no_grad()

@@ -20,7 +20,10 @@ FIRST_SEED = 9_000_000
 
 @dataclass(frozen=True)
 class Matrix:
-    """Whether each cell's picture shows its object and its style: booleans [objects, styles]."""
+    """Whether each cell's picture shows its object and its style.
+
+    object_seen, style_seen: 1 or 0 [objects, styles], nan where no picture was drawn.
+    """
 
     objects: Sequence[str]
     styles: Sequence[str]
@@ -33,20 +36,37 @@ def canvas_matrix(
     catalogue: Catalogue,
     judge: ClipJudge,
     sampling: Sampling,
-    description: str = "every object in every style",
+    every: int = 1,
+    whole: Sequence[Concept] = (),
 ) -> Matrix:
-    """Draw one picture a cell, from seeds that are alike for every model, and judge it."""
-    cells = [(name, style) for name in catalogue.objects for style in catalogue.styles]
-    prompts = [catalogue.prompt(*cell) for cell in cells]
-    seeds = range(FIRST_SEED, FIRST_SEED + len(cells))
-    embeddings = judge.embed(draw(pipeline, prompts, seeds, sampling, "pt", description).float())
-    shape = len(catalogue.objects), len(catalogue.styles)
+    """Draw one picture a cell, from seeds that are alike for every model, and judge it.
+
+    With `every` above 1 it is one cell in so many, along diagonals, so that all objects and styles
+    have their share, and all cells of the concepts that are `whole`.
+    """
+    objects, styles = list(catalogue.objects), list(catalogue.styles)
+    own = _cells_of(objects, styles, whole)
+    diagonal = torch.arange(len(objects))[:, None] + torch.arange(len(styles))
+    drawn = (own | (diagonal % every == 0)).nonzero().tolist()
+    prompts = [catalogue.prompt(objects[i], styles[j]) for i, j in drawn]
+    seeds = [FIRST_SEED + i * len(styles) + j for i, j in drawn]
+    pictures = draw(pipeline, prompts, seeds, sampling, "pt", "objects in styles")
+    embeddings = judge.embed(pictures.float())
+    rows, columns = torch.tensor(drawn).T
     seen = []
-    for part, labels in enumerate((catalogue.objects, catalogue.styles)):
-        found = judge.classify(embeddings, ("object", "style")[part], list(labels))
-        hits = [name == cell[part] for name, cell in zip(found, cells, strict=True)]
-        seen.append(torch.tensor(hits).view(shape))
-    return Matrix(list(catalogue.objects), list(catalogue.styles), *seen)
+    for kind, labels, right in (("object", objects, rows), ("style", styles, columns)):
+        found = judge.classify(embeddings, kind, labels)
+        hits = [name == labels[i] for name, i in zip(found, right.tolist(), strict=True)]
+        seen.append(torch.full(own.shape, torch.nan))
+        seen[-1][rows, columns] = torch.tensor(hits).float()
+    return Matrix(objects, styles, *seen)
+
+
+def _cells_of(objects: Sequence[str], styles: Sequence[str], concepts: Sequence[Concept]) -> Tensor:
+    """The cells that hold any of these concepts: booleans [objects, styles]."""
+    rows = torch.tensor([Concept(name, "object") in concepts for name in objects])
+    columns = torch.tensor([Concept(name, "style") in concepts for name in styles])
+    return rows[:, None] | columns
 
 
 def ua_ira_cra(matrix: Matrix, forgotten: Sequence[Concept]) -> dict[str, float]:
@@ -59,14 +79,14 @@ def ua_ira_cra(matrix: Matrix, forgotten: Sequence[Concept]) -> dict[str, float]
     """
     rows = torch.tensor([Concept(name, "object") in forgotten for name in matrix.objects])
     columns = torch.tensor([Concept(name, "style") in forgotten for name in matrix.styles])
-    kept = ~(rows[:, None] | columns)
+    kept = ~_cells_of(matrix.objects, matrix.styles, forgotten)
     own = torch.cat([matrix.object_seen[rows].flatten(), matrix.style_seen[:, columns].flatten()])
     seen = {"object": matrix.object_seen[kept], "style": matrix.style_seen[kept]}
     kinds = {concept.kind for concept in forgotten}
     inside = torch.cat([hits for kind, hits in seen.items() if kind in kinds])
-    figures = {"UA": 1 - float(own.double().mean()), "IRA": float(inside.double().mean())}
+    figures = {"UA": 1 - float(own.double().nanmean()), "IRA": float(inside.double().nanmean())}
     outside = [hits for kind, hits in seen.items() if kind not in kinds]
-    return figures | ({"CRA": float(outside[0].double().mean())} if outside else {})
+    return figures | ({"CRA": float(outside[0].double().nanmean())} if outside else {})
 
 
 def save_heat_maps(matrices: dict[str, Matrix], path: Path) -> None:
@@ -84,6 +104,7 @@ def save_heat_maps(matrices: dict[str, Matrix], path: Path) -> None:
 
 
 def _map(axes: Axes, matrix: Matrix, seen: Tensor, title: str) -> None:
+    axes.set_facecolor("lightgrey")
     axes.imshow(seen.T.double().numpy(), cmap="RdYlGn", vmin=0, vmax=1, aspect="auto")
     axes.set_title(title, fontsize=8, loc="left")
     axes.set_yticks(range(len(matrix.styles)), matrix.styles, fontsize=6)

@@ -140,7 +140,7 @@ def predictions(pipeline: DiffusionPipeline, real: Captioned) -> Tensor:
         noise = torch.randn(latents.shape, generator=generator).to(latents)
         timesteps = model.noising.draw_timesteps(len(captions), generator).to(latents.device)
         batch = DiffusionBatch(latents, noise, timesteps, captions, [])
-        found.append(model.denoise(batch, model.condition(captions)).cpu())
+        found.append(model.denoise(batch, model.condition(captions)).float().cpu())
     return torch.cat(found)
 
 
