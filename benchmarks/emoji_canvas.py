@@ -26,6 +26,7 @@ from typing import Any
 import torch
 from canvas_table import REFERENCES, table
 from diffusers import StableDiffusionPipeline
+from diffusers.models.attention_processor import AttnProcessor
 from ledger import Ledger
 
 from erase.attack_runner import build_target
@@ -245,7 +246,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     rows = [*REFERENCES, *ROWS]
     parser.add_argument("--rows", nargs="*", choices=rows, default=rows)
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
-    parser.add_argument("--every", type=int, default=4)
+    parser.add_argument("--every", type=int, default=8)
     parser.add_argument("--attacks", nargs="*", choices=list(attacks()), default=list(attacks()))
     parser.add_argument("--attack-seeds", nargs="*", type=int, default=[0])
     parser.add_argument("--pictures", type=Path)
@@ -258,6 +259,7 @@ def open_bench(args: argparse.Namespace, oracle: Model) -> Bench:
     model = load_model(args.model)
     for pipeline in (model.pipeline, oracle.pipeline):
         pipeline.set_progress_bar_config(disable=True)
+        pipeline.unet.set_attn_processor(AttnProcessor())  # CPUs are slow at SDPA in bfloat16
     concepts = [find_concept(name, model.catalogue) for name in args.concepts]
     bench = Bench(
         [[name] for name in args.concepts] if args.sequential else [args.concepts],

@@ -18,9 +18,9 @@ from erase.bundled.recipe_loop import Schedule
 from erase.catalogue import FILE, Catalogue
 
 ORACLES = {"ghost": ["ghost"], "ink": ["ink"], "weapons": ["dagger", "bomb"]}
+STEPS = {"ghost": 3_000, "ink": 2_000, "weapons": 2_000}
 TRUNK = "none_of_them"
 TRUNK_SCHEDULE = Schedule(5_000, 1e-3, decay=0)
-ORACLE_SCHEDULE = Schedule(3_000, 8e-4, decay=0.75)
 
 
 def canvas_without(names: list[str]) -> EmojiCanvas:
@@ -51,7 +51,8 @@ def main() -> None:
     if seen := {*everything} & {*known.objects, *known.styles}:
         parser.error(f"the pipeline in {trunk} was trained on {', '.join(sorted(seen))}")
     for name in args.oracles:
-        trained(args.run / name, ORACLE_SCHEDULE, ORACLES[name], trunk)
+        schedule = Schedule(STEPS[name], 8e-4, decay=0.75)
+        trained(args.run / name, schedule, ORACLES[name], trunk)
 
 
 if __name__ == "__main__":
