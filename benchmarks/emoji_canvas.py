@@ -280,7 +280,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     protocol = bench.oracle.protocol | {
         "model": module_fingerprint(bench.model.pipeline.unet),
         "oracle": module_fingerprint(oracle.pipeline.unet),
-        **{name: getattr(args, name) for name in ("attacks", "attack_seeds", "every")},
+        "attacks": {name: dataclasses.asdict(attacks()[name].config()) for name in args.attacks},
+        "attack_seeds": args.attack_seeds,
+        "every": args.every,
     }
     ledger.require(protocol, title)
     if args.pictures:

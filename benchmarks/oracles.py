@@ -27,7 +27,7 @@ from erase.runner import judge_of
 
 ORACLES = {"ghost": ["ghost"], "ink": ["ink style"], "weapons": ["dagger", "bomb"]}
 RESULTS = Path(__file__).parent / "results" / "oracles.json"
-MEASURED, SHOWN = EvaluationConfig(256, 256), 32
+MEASURED, SHOWN = EvaluationConfig(256, 128), 32
 
 
 def measured(

@@ -7,6 +7,10 @@ import pytest
 from conftest import CATALOGUE, build_tiny_pipeline
 
 from erase.bundled import JUDGE
+from erase.catalogue import Concept
+from erase.evaluate.clip import ClipJudge
+from erase.evaluate.oracle import Observation
+from erase.models import load_model
 
 
 @pytest.fixture
@@ -58,3 +62,16 @@ def test_concepts_are_erased_in_turn(models, tmp_path):
     ])  # fmt: skip
     row = json.loads(results.read_text())["skull then pizza | uce | 0"]
     assert set(row["metrics"]["forget_accuracy_by_concept"]) == {"skull", "pizza"}
+
+
+def test_an_oracle_is_measured_and_observed(models, tmp_path):
+    from oracles import measured
+
+    tiny, judge = load_model(str(tmp_path / "tiny")), ClipJudge(f"local-dir:{JUDGE}")
+    figures = measured(tiny, tiny, judge, [Concept("ghost", "object")], tmp_path / "ghost")
+    assert figures["forget_accuracy"]["n"] == 256
+    assert figures["concept_seen_elsewhere"]["n"] == 128
+    assert figures["chance"] == 1 / len(CATALOGUE.objects)
+    kept = Observation.load(tmp_path / "ghost.safetensors")
+    assert len(kept.features["forget"]) == 32
+    assert (tmp_path / "ghost.png").exists()

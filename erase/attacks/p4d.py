@@ -13,9 +13,11 @@ from erase.attacks.tokens import TokenSearch, searched, words_of
 
 @dataclass(frozen=True)
 class P4DConfig(TokenSearch):
-    """Tokens instead of every prompt."""
+    """Tokens instead of every prompt, which start further from what they must say."""
 
-    tokens: int = 8
+    tokens: int = 3
+    steps: int = 150
+    learning_rate: float = 0.1
 
 
 @register("p4d", P4DConfig)
