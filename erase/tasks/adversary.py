@@ -1,34 +1,84 @@
-"""What a model that forgets is trained against: prompts bent towards the concept."""
+"""What a model is trained against that forgets: words before a prompt that undo it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-OVERSHOOT = 2.0  # all steps together, beside the radius
+from erase.core.shards import whole
+from erase.sharing import everyones, total
+
+WORDS, FILLER = 5, "a"
+FIRST = 1  # a CLIP text begins with a token of its own
 
 
-def worst_shift(
-    error: Callable[[Tensor], Tensor], embeddings: Tensor, steps: int, radius: float
-) -> Tensor:
-    """A shift of each sample's embeddings [B, tokens, width] that lowers its own error.
+def begun(prompts: Sequence[str]) -> list[str]:
+    """The prompts with room for WORDS words before them."""
+    return [" ".join([FILLER] * WORDS + [prompt]) for prompt in prompts]
 
-    `error` gives one number a sample [B] for embeddings. Normalised gradient steps, held to within
-    `radius` times the norm of the sample's embeddings: the inner problem of adversarial unlearning
-    (Zhang et al., AdvUnlearn, NeurIPS 2024), solved for what cross-attention reads.
+
+@contextmanager
+def beginning_with(
+    encoders: Mapping[str, nn.Module], words: Mapping[str, Tensor]
+) -> Iterator[None]:
+    """While in force, prompts that are `begun` read as if they began with these words.
+
+    words: by text encoder, vectors [WORDS, width].
     """
-    embeddings = embeddings.detach()
-    reach = radius * _norms(embeddings)
-    shift = torch.zeros_like(embeddings)
+
+    def replaced(wanted: Tensor, _: nn.Module, __: tuple, output: Tensor) -> Tensor:
+        wanted = wanted.to(output.dtype).expand(len(output), -1, -1)
+        return torch.cat([output[:, :FIRST], wanted, output[:, FIRST + WORDS :]], 1)
+
+    with ExitStack() as hooks:
+        for name, vectors in words.items():
+            embedding = encoders[name].get_input_embeddings()
+            handle = embedding.register_forward_hook(partial(replaced, vectors))
+            hooks.callback(handle.remove)
+        yield
+
+
+def worst_words(
+    encoders: Mapping[str, nn.Module],
+    error: Callable[[], Tensor],
+    noise: Tensor,
+    steps: int,
+    reach: float,
+) -> dict[str, Tensor]:
+    """Vectors of words, by text encoder [WORDS, width], under which a whole batch's error is low.
+
+    `error` gives a number, and reads the encoders; processes that share a batch find the same words
+    for all of it. The search begins at words of the vocabulary that hang on the batch's `noise`,
+    and its steps together go as far as `reach` standard deviations of the vocabulary's numbers: the
+    inner problem of adversarial unlearning (AdvUnlearn; Zhang et al., NeurIPS 2024). Words of each
+    sample's own, or a shift of what the denoiser reads, are weaker teachers.
+    """
+    tables = {
+        name: whole(encoder.get_input_embeddings().weight.detach())
+        for name, encoder in encoders.items()
+    }
+    seed = everyones(noise.flatten()[0].float().view(torch.int32).item())[0]
+    words = {name: _random_words(table, seed) for name, table in tables.items()}
     for _ in range(steps):
-        shift.requires_grad_()
-        (slope,) = torch.autograd.grad(error(embeddings + shift).sum(), shift)
-        step = slope / _norms(slope).clamp_min(torch.finfo(slope.dtype).tiny)
-        shift = shift.detach() - OVERSHOOT / steps * reach * step
-        shift = shift * (reach / _norms(shift).clamp_min(1e-12)).clamp(max=1.0)
-    return shift
+        words = {name: vectors.requires_grad_() for name, vectors in words.items()}
+        with beginning_with(encoders, words):
+            slopes = torch.autograd.grad(error(), list(words.values()))
+        words = {
+            name: vectors.detach() - reach / steps * tables[name].std() * _of_unit_size(slope)
+            for (name, vectors), slope in zip(words.items(), slopes, strict=True)
+        }
+    return words
 
 
-def _norms(values: Tensor) -> Tensor:
-    """The norm of each sample [B, 1, 1]."""
-    return values.flatten(1).norm(dim=1)[:, None, None]
+def _random_words(table: Tensor, seed: int) -> Tensor:
+    """Vectors [WORDS, width] of random words."""
+    generator = torch.Generator().manual_seed(seed)
+    return table[torch.randint(len(table), (WORDS,), generator=generator).to(table.device)]
+
+
+def _of_unit_size(slope: Tensor) -> Tensor:
+    """All processes' slope, its root mean square 1."""
+    slope = total(slope)
+    return slope / slope.square().mean().sqrt().clamp_min(torch.finfo(slope.dtype).tiny)

@@ -3,13 +3,12 @@
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 
 import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
-from erase.tasks.adversary import worst_shift
+from erase.tasks.adversary import beginning_with, begun, worst_words
 from erase.tasks.families import POOLED, STATES, Condition, around, family_of
 from erase.tasks.noising import DiffusionBatch, noising_of
 
@@ -74,17 +73,19 @@ class ConditionedDenoiser:
         """The mean squared error of each sample's prediction [B]."""
         return (found - self.noising.target(batch)).square().flatten(1).mean(1)
 
-    def bend(self, batch: DiffusionBatch, text: Condition, steps: int, radius: float) -> Tensor:
-        """The shift of the states under which the model as it is denoises the pictures best.
+    @contextmanager
+    def beset(self, batch: DiffusionBatch, steps: int, reach: float) -> Iterator[list[str]]:
+        """The batch's prompts after words that bring the concept back in its pictures, in force."""
+        prompts = begun(batch.prompts)
+        encoders = {name: getattr(self.pipeline, name) for name in self.family.encoders}
+        shows = batch.shows.to(self.device)
 
-        None for pictures that do not show what is to be forgotten.
-        """
+        def error() -> Tensor:
+            found = self.denoise(batch, self.condition(prompts))
+            return (shows * self.errors(batch, found)).sum()
 
-        def error(bent: Tensor) -> Tensor:
-            return self.errors(batch, self.denoise(batch, replace(text, states=bent)))
-
-        shift = worst_shift(error, text.states, steps, radius)
-        return shift * batch.shows.to(shift)[:, None, None]
+        with beginning_with(encoders, worst_words(encoders, error, batch.noise, steps, reach)):
+            yield prompts
 
     def readings(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """What is read of the prompts at each place where text enters: [N, tokens, width]."""

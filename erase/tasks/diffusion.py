@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,12 @@ class DiffusionTask:
     ):
         self.family: Family = require_supported(pipeline)
         self.config = config or DiffusionTaskConfig()
+        if self.config.adversary_steps and not self.family.encoders:
+            raise ValueError(
+                f"adversary_steps is {self.config.adversary_steps}, but a pipeline of family "
+                f"{self.family.name} has no text encoder that may change, in whose words an "
+                "adversary could speak; leave it at 0."
+            )
         self.seed, self.finetuning = seed, finetuning or Finetuning()
         self.prompts = prompts
         size = self.config.size or sampling.size
@@ -248,17 +254,17 @@ class DiffusionTask:
         }
 
     def predict(self, batch: DiffusionBatch, prompts: Sequence[str]) -> Tensor:
-        """The denoiser's output for the noised latents under these prompts, bent if that is asked.
+        """The denoiser's output for the noised latents under these prompts, beset if that is asked.
 
-        Only what is trained on is bent: with gradients, the batch's own prompts where its pictures
+        Only what is trained on is beset: with gradients, the batch's own prompts where its pictures
         show what is to be forgotten.
         """
-        text = self.condition(prompts)
         trained_on = torch.is_grad_enabled() and prompts == batch.prompts
-        if self.config.adversary_steps and trained_on and batch.shows is not None:
-            reach = self.config.adversary_steps, self.config.adversary_radius
-            text = replace(text, states=text.states + self._model.bend(batch, text, *reach))
-        return self._model.denoise(batch, text)
+        if not (self.config.adversary_steps and trained_on and batch.shows is not None):
+            return self._model.denoise(batch, self.condition(prompts))
+        reach = self.config.adversary_steps, self.config.adversary_reach
+        with self._model.beset(batch, *reach) as beset:
+            return self._model.denoise(batch, self.condition(beset))
 
     def condition(self, prompts: Sequence[str]) -> Condition:
         """What the denoiser reads of the prompts; has gradients if a text encoder may change."""

@@ -45,10 +45,11 @@ class DiffusionTaskConfig:
         size: pixels of a side of all pictures; 0 for as many as the model draws by itself.
         batch_size: samples of either set in a training step.
         adversary_steps: robust training; so many gradient steps, each as dear as a training step,
-            bend what cross-attention reads of every forget prompt back towards the concept before
-            the model learns to forget it, wherever it learns on pictures of the concept. 0 trains
-            on the prompts as they are.
-        adversary_radius: how far they may bend, as a share of the embeddings' norm.
+            find words that bring the concept back when they come before the batch's prompts, and
+            the model learns to forget it after these, wherever it learns on pictures of the
+            concept. 0 trains on the prompts as they are.
+        adversary_reach: how far those steps together may move each number of the words' vectors,
+            in standard deviations of the vocabulary's.
     """
 
     components: Sequence[str] = ()
@@ -61,7 +62,7 @@ class DiffusionTaskConfig:
     size: int = 0
     batch_size: int = 8
     adversary_steps: int = 0
-    adversary_radius: float = 0.3
+    adversary_reach: float = 10.0
 
     def __post_init__(self) -> None:
         for name in ("adversary_steps", "size"):
@@ -70,5 +71,5 @@ class DiffusionTaskConfig:
         require_lists(self, "components", "include", "exclude")
         require_positive(
             self, "forget_pictures", "retain_pictures", "generation_steps", "batch_size",
-            "adversary_radius",
+            "adversary_reach",
         )  # fmt: skip
