@@ -3,8 +3,8 @@
 Run: `python benchmarks/oracles.py --run FOLDER --out oracles`, where FOLDER is that of
 `scripts/train_oracles.py`. For every oracle that stands there: accuracies on prompts that name its
 concepts and on those that do not, how often the judge sees a concept in pictures of anything else
-(which the oracle cannot have drawn), an observation to measure distances to, and a grid, forgotten
-prompts first. Figures go to results/oracles.json.
+(which the oracle cannot have drawn), all drawn in bfloat16 autocast; an observation to measure
+distances to, in float32; and a grid, forgotten prompts first. Figures go to results/oracles.json.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from emoji_canvas import real_pictures
+from emoji_canvas import half, real_pictures
 
 from erase.catalogue import Concept
 from erase.evaluate.clip import ClipJudge, proportion
@@ -35,7 +35,8 @@ def measured(
 ) -> dict[str, Any]:
     """Accuracies and the judge's errors; the observation and a grid are written beside `out`."""
     prompts = expand(EraseRequest([str(concept) for concept in concepts]), base.catalogue)
-    drawn = draw_evaluation(oracle.pipeline, prompts, base.sampling, MEASURED, out.name)
+    with half():
+        drawn = draw_evaluation(oracle.pipeline, prompts, base.sampling, MEASURED, out.name)
     shown = torch.cat([drawn.pictures[: 2 * SHOWN], drawn.pictures[-2 * SHOWN :]])
     save_grid(shown, out.with_suffix(".png"), SHOWN)
     real = real_pictures(concepts, base.catalogue)

@@ -28,7 +28,6 @@ from erase.request import EraseRequest, expand
 from erase.runner import judge_of
 
 RESULTS = Path(__file__).parent / "results" / "robust.json"
-METHODS = ("salun", "esd", "concept_ablation")
 ATTACKS = {
     "prefix of words": ("prefix", PrefixConfig()),
     "prefix of free vectors": ("prefix", PrefixConfig(hard=False)),
@@ -64,11 +63,11 @@ def run_row(bench: Bench, method: str, adversary: int, seed: int) -> dict[str, A
     return {"seconds": seconds, "attacks": hits} | {name: metrics[name] for name in ACCURACIES}
 
 
-def table(ledger: Ledger, steps: list[int], seeds: list[int]) -> str:
+def table(ledger: Ledger, methods: list[str], steps: list[int], seeds: list[int]) -> str:
     """One line a method and number of adversary steps: means over seeds, in per cent."""
     head = ["method", "adversary steps", "forget", "retain", "cross-retain", *ATTACKS, "seconds"]
     lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
-    for method in METHODS:
+    for method in methods:
         for adversary in steps:
             runs = [ledger[method, adversary, seed] for seed in seeds]
             shares = [[run[name]["value"] for run in runs] for name in ACCURACIES]
@@ -82,17 +81,18 @@ def table(ledger: Ledger, steps: list[int], seeds: list[int]) -> str:
 def main() -> None:
     """Run what is missing, then print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--methods", nargs="*", default=["salun"])
     parser.add_argument("--steps", nargs="*", type=int, default=[0, 4])
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
     args = parser.parse_args()
     bench, ledger = open_bench(), Ledger(RESULTS)
     for seed in args.seeds:
-        for method in METHODS:
+        for method in args.methods:
             for adversary in args.steps:
                 if (key := (method, adversary, seed)) not in ledger:
                     ledger[key] = run_row(bench, *key)
                     print(*key, ledger[key], flush=True)
-    print(table(ledger, args.steps, args.seeds))
+    print(table(ledger, args.methods, args.steps, args.seeds))
 
 
 if __name__ == "__main__":
