@@ -62,7 +62,7 @@ class DiffusionTaskConfig:
     size: int = 0
     batch_size: int = 8
     adversary_steps: int = 0
-    adversary_reach: float = 10.0
+    adversary_reach: float = 20.0
 
     def __post_init__(self) -> None:
         for name in ("adversary_steps", "size"):
