@@ -52,8 +52,7 @@ def worst_words(
     `error` gives a number, and reads the encoders; processes that share a batch find the same words
     for all of it. The search begins at words of the vocabulary that hang on the batch's `noise`,
     and its steps together go as far as `reach` standard deviations of the vocabulary's numbers: the
-    inner problem of adversarial unlearning (AdvUnlearn; Zhang et al., NeurIPS 2024). Words of each
-    sample's own, or a shift of what the denoiser reads, are weaker teachers.
+    inner problem of adversarial unlearning (AdvUnlearn; Zhang et al., NeurIPS 2024).
     """
     tables = {
         name: whole(encoder.get_input_embeddings().weight.detach())
