@@ -170,22 +170,18 @@ def observed(victim: StableDiffusionPipeline, bench: Bench) -> Observation:
 def run_row(bench: Bench, name: str, oracle: Model, seed: int, maps: Path | None) -> dict[str, Any]:
     """Figures of the base, the oracle, or a method."""
     pipeline, started = bench.model.pipeline, time.perf_counter()
+    victim = oracle.pipeline if name == "oracle" else pipeline
     attack = bool(bench.attacks) and seed in bench.attack_seeds
     if attack:
-        target_of(bench, seed)
-    if name in REFERENCES:
-        victim = pipeline if name == "base" else oracle.pipeline
-        row = {"seconds": 0.0, "bytes": 0} | measured(victim, bench, maps)
-        row |= attacked(victim, bench, seed) if attack else {}
-        return row | {"took": time.perf_counter() - started}
-    erasures, seconds = erased(bench, *ROWS[name], seed)
+        target_of(bench, seed)  # while the base is as it was
+    erasures, seconds = ([], 0.0) if name in REFERENCES else erased(bench, *ROWS[name], seed)
     row = {"seconds": seconds, "bytes": sum(erasure.nbytes for erasure in erasures)}
     with in_force(erasures, pipeline):
-        row |= measured(pipeline, bench, maps)
-        row |= attacked(pipeline, bench, seed) if attack else {}
-    if attack:
-        target = dataclasses.replace(target_of(bench, seed))
+        row |= measured(victim, bench, maps)
+        row |= attacked(victim, bench, seed) if attack else {}
+    if attack and erasures:
         with in_force(erasures, pipeline, LEAK), half():
+            target = dataclasses.replace(target_of(bench, seed), pipeline=pipeline)
             row["leak"] = proportion(target.plain_hits)
     return row | {"took": time.perf_counter() - started}
 
@@ -254,12 +250,17 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def opened(name: str) -> Model:
+    """A model that draws fast in bfloat16, where CPUs are slow at PyTorch's own attention."""
+    model = load_model(name)
+    model.pipeline.set_progress_bar_config(disable=True)
+    model.pipeline.unet.set_attn_processor(AttnProcessor())
+    return model
+
+
 def open_bench(args: argparse.Namespace, oracle: Model) -> Bench:
     """Everything that the rows share."""
-    model = load_model(args.model)
-    for pipeline in (model.pipeline, oracle.pipeline):
-        pipeline.set_progress_bar_config(disable=True)
-        pipeline.unet.set_attn_processor(AttnProcessor())  # CPUs are slow at SDPA in bfloat16
+    model = opened(args.model)
     concepts = [find_concept(name, model.catalogue) for name in args.concepts]
     bench = Bench(
         [[name] for name in args.concepts] if args.sequential else [args.concepts],
@@ -274,7 +275,7 @@ def open_bench(args: argparse.Namespace, oracle: Model) -> Bench:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run what is missing, then print the table."""
     args = parsed(arguments)
-    ledger, oracle = Ledger(args.results), load_model(args.oracle)
+    ledger, oracle = Ledger(args.results), opened(args.oracle)
     bench = open_bench(args, oracle)
     title = (" then " if args.sequential else " and ").join(args.concepts)
     protocol = bench.oracle.protocol | {

@@ -11,21 +11,22 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from diffusers.models.attention_processor import AttnProcessor
-from emoji_canvas import Bench, attacks, erased, half, in_force, proportion, target_of
+from emoji_canvas import Bench, erased, half, in_force, opened, target_of
 from ledger import Ledger
 
+from erase.attacks import attacks
 from erase.attacks.prefix import PrefixConfig
 from erase.catalogue import Concept
+from erase.evaluate.clip import proportion
 from erase.evaluate.generation import (
     ACCURACIES,
     EvaluationConfig,
     draw_evaluation,
     judge_drawn,
 )
-from erase.models import load_model
 from erase.request import EraseRequest, expand
 from erase.runner import judge_of
+from erase.tasks.diffusion import DiffusionTaskConfig
 
 RESULTS = Path(__file__).parent / "results" / "robust.json"
 ATTACKS = {
@@ -37,9 +38,7 @@ ATTACKS = {
 
 def open_bench() -> Bench:
     """The bench of one concept, without an oracle."""
-    model = load_model("emoji")
-    model.pipeline.set_progress_bar_config(disable=True)
-    model.pipeline.unet.set_attn_processor(AttnProcessor())
+    model = opened("emoji")
     prompts = expand(EraseRequest(["ghost"]), model.catalogue)
     ghost = [Concept("ghost", "object")]
     return Bench([["ghost"]], ghost, model, judge_of("", model), prompts, {}, None, [], [], 1)
@@ -86,6 +85,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1])
     args = parser.parse_args()
     bench, ledger = open_bench(), Ledger(RESULTS)
+    ledger.require({"adversary_reach": DiffusionTaskConfig().adversary_reach})
     for seed in args.seeds:
         for method in args.methods:
             for adversary in args.steps:

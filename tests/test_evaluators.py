@@ -4,6 +4,8 @@ import torch
 from PIL import Image
 from skimage.data import astronaut
 
+from erase.bundled import JUDGE
+from erase.evaluate.clip import ClipJudge
 from erase.evaluate.fidelity import frechet, frechet_distance, kernel, kernel_distance
 from erase.evaluate.nudity import (
     HIDDEN_SCORE,
@@ -105,3 +107,16 @@ def test_the_frechet_distance_lies_in_its_interval():
     distance = frechet_distance(one, other)
     assert distance.interval[0] <= distance.value <= distance.interval[1]
     assert distance.n == (60, 60)
+
+
+def test_a_judge_judges_in_full_precision_under_autocast():
+    pictures = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    labels, seen = ["ghost", "skull"], []
+    for enabled in (False, True):
+        judge = ClipJudge(f"local-dir:{JUDGE}")
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            embeddings = judge.embed(pictures)
+            seen.append((embeddings, judge.score(embeddings, labels)))
+            judge.classify(embeddings, "object", labels)
+        seen[-1] += (judge._caption_embeddings("object", tuple(labels)),)
+    assert all(map(torch.equal, *seen))

@@ -55,8 +55,8 @@ class ClipJudge:
         A label's probability is that of all its captions together: a style is seen wherever any
         object in that style is.
         """
+        captions = self._caption_embeddings(kind, tuple(labels))
         with torch.autocast("cpu", enabled=False):
-            captions = self._caption_embeddings(kind, tuple(labels))
             logits = self.model.logit_scale.exp() * embeddings @ captions.flatten(0, 1).T
         likelihood = logits.unflatten(1, captions.shape[:2]).logsumexp(2)
         return [labels[index] for index in likelihood.argmax(1).tolist()]
@@ -67,10 +67,7 @@ class ClipJudge:
     @torch.no_grad()
     def score(self, embeddings: Tensor, captions: Sequence[str]) -> Tensor:
         """CLIP score of each picture with its caption: 2.5 max(cosine, 0) (Hessel et al., 2021)."""
-        tokens = self.tokenizer(list(captions)).split(CHUNK)
-        with torch.autocast("cpu", enabled=False):
-            text = torch.cat([self.model.encode_text(part, normalize=True) for part in tokens])
-        return SCORE_SCALE * (embeddings * text).sum(1).clamp(min=0)
+        return SCORE_SCALE * (embeddings * self._read(captions)).sum(1).clamp(min=0)
 
     @torch.no_grad()
     def nearest(self, kind: str, label: str, labels: Sequence[str]) -> list[str]:
@@ -85,9 +82,13 @@ class ClipJudge:
         """Unit embeddings [labels, templates, D] of every label in every template."""
         templates = self._templates.get(kind, PLAIN_TEMPLATES)
         captions = [template.format(label) for label in labels for template in templates]
-        tokens = self.tokenizer(captions).split(CHUNK)
-        parts = [self.model.encode_text(part, normalize=True) for part in tokens]
-        return torch.cat(parts).unflatten(0, (len(labels), len(templates)))
+        return self._read(captions).unflatten(0, (len(labels), len(templates)))
+
+    def _read(self, captions: Sequence[str]) -> Tensor:
+        """Unit embeddings [N, D] of captions, always in full precision."""
+        tokens = self.tokenizer(list(captions)).split(CHUNK)
+        with torch.autocast("cpu", enabled=False):
+            return torch.cat([self.model.encode_text(part, normalize=True) for part in tokens])
 
 
 def _open(name: str) -> tuple[nn.Module, nn.Module, open_clip.SimpleTokenizer]:

@@ -54,12 +54,7 @@ class DiffusionTask:
     ):
         self.family: Family = require_supported(pipeline)
         self.config = config or DiffusionTaskConfig()
-        if self.config.adversary_steps and not self.family.encoders:
-            raise ValueError(
-                f"adversary_steps is {self.config.adversary_steps}, but a pipeline of family "
-                f"{self.family.name} has no text encoder that may change, in whose words an "
-                "adversary could speak; leave it at 0."
-            )
+        self.config.require_serves(self.family)
         self.seed, self.finetuning = seed, finetuning or Finetuning()
         self.prompts = prompts
         size = self.config.size or sampling.size

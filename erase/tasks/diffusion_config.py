@@ -73,3 +73,12 @@ class DiffusionTaskConfig:
             self, "forget_pictures", "retain_pictures", "generation_steps", "batch_size",
             "adversary_reach",
         )  # fmt: skip
+
+    def require_serves(self, family: Family) -> None:
+        """ValueError for what the family's pipelines cannot do."""
+        if self.adversary_steps and not family.encoders:
+            raise ValueError(
+                f"adversary_steps is {self.adversary_steps}, but a pipeline of family "
+                f"{family.name} has no text encoder that may change, in whose words an adversary "
+                "could speak; leave it at 0."
+            )
