@@ -5,109 +5,74 @@ pipeline that `scripts/train_oracles.py` trained. Several concepts are erased at
 with --sequential. For every row and seed: UA, IRA and CRA over objects in styles (all cells of the
 concepts, of the others one in --every), the distance to the oracle, and how often prompts that
 never use the trained words (indirect.json) bring a concept; for --attack-seeds the success of every
-attack, and what shows at half the erasure's strength. Trained and drawn in bfloat16 autocast, all
-else in float32. Goes on where --results ends, which is of one protocol for the concepts, then
-prints the table; heat-maps of the first seed go to --pictures. A method's seconds are its own:
-all methods of a seed share the pictures of its sets. Processes may share one file for other rows.
+attack, and what shows at half the erasure's strength. The judge is always in float32, all else too
+unless --mixed-precision is bf16, twice as fast on CPUs that know AVX512-BF16 and much slower on
+others. Goes on where --results ends, which is of one protocol for the concepts, then prints the
+table; heat-maps of the first seed go to --pictures. So many --jobs run rows side by side. A
+method's seconds are its own: the methods of one job and seed share the pictures of its sets.
 """
 
 import argparse
-import copy
 import dataclasses
 import json
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
+from canvas_bench import ATTACKED, Bench, erased, in_force, opened, real_pictures, target_of
 from canvas_table import REFERENCES, table
 from diffusers import StableDiffusionPipeline
-from diffusers.models.attention_processor import AttnProcessor
 from ledger import Ledger
 
-from erase.attack_runner import build_target
 from erase.attacks import attacks
-from erase.attacks.base import Target
-from erase.bundled.canvas import EmojiCanvas, Placement
-from erase.catalogue import Catalogue, Concept
 from erase.core.fingerprint import module_fingerprint
-from erase.erasure import Erasure
-from erase.evaluate.clip import ClipJudge, proportion
+from erase.evaluate.clip import proportion
 from erase.evaluate.generation import EvaluationConfig
 from erase.evaluate.matrix import canvas_matrix, save_heat_maps, ua_ira_cra
-from erase.evaluate.oracle import Captioned, Observation, distance_to_oracle, observe
-from erase.methods import methods
-from erase.models import Model, load_model
-from erase.request import EraseRequest, PromptSet, expand, find_concept
+from erase.evaluate.oracle import Observation, distance_to_oracle, observe
+from erase.models import Model
+from erase.request import EraseRequest, expand, find_concept
 from erase.runner import judge_of
-from erase.tasks.diffusion import DiffusionTask
 from erase.tasks.sampling import draw
 
 OTHER_WORDS = json.loads((Path(__file__).parent / "indirect.json").read_text())
-OTHER_WORDS_SEEDS = range(9_500_000, 9_500_008)
+OTHER_WORDS_SEEDS = range(9_500_000, 9_500_004)
 RESULTS = Path(__file__).parent / "results" / "emoji_canvas.json"
-REAL_SEED, REAL_PICTURES, ATTACKED, LEAK = 0, 64, 16, 0.5
+EVALUATION, LEAK = EvaluationConfig(forget_pictures=32, retain_pictures=32), 0.5
+Key = tuple[str, str, int]
+WORKER: list[Callable[[Key], None]] = []
 
+# The longest of them first, so that jobs end together.
+USUAL_METHODS = (
+    "salun", "esd", "neggrad_plus", "concept_ablation", "gradient_ascent", "uce", "rece",
+    "projection",
+)  # fmt: skip
 # A method, and how many adversary steps its task takes.
-ROWS = {name: (name, 0) for name in (
-    "salun", "salun_soft", "salun_lora", "projection", "uce", "rece", "esd", "concept_ablation",
-    "neggrad_plus", "gradient_ascent",
-)} | {"salun, robust": ("salun", 4)}  # fmt: skip
+ROWS = {name: (name, 0) for name in (*USUAL_METHODS, "salun_soft", "salun_lora")}
+ROWS["salun, robust"] = ("salun", 4)
+USUAL_ATTACKS = (
+    "concept_inversion", "prefix", "ring_a_bell", "recall", "relearning", "latent_inversion",
+)  # fmt: skip
 
 
-@dataclass(frozen=True, eq=False)
-class Bench:
-    """What every row is measured with."""
+def measured(
+    victim: StableDiffusionPipeline, bench: Bench, seen: Observation | None, maps: Path | None
+) -> dict[str, Any]:
+    """UA, IRA, CRA, what other words bring, and the distance to the oracle.
 
-    asked: Sequence[Sequence[str]]  # what is erased at once, then what next
-    concepts: Sequence[Concept]
-    model: Model
-    judge: ClipJudge
-    prompts: PromptSet
-    real: dict[str, Captioned]
-    oracle: Observation | None
-    attacks: Sequence[str]
-    attack_seeds: Sequence[int]
-    every: int
-
-
-def half() -> torch.autocast:
-    """bfloat16, without remembered casts: the weights change while it is in force."""
-    return torch.autocast("cpu", torch.bfloat16, cache_enabled=False)
-
-
-def real_pictures(concepts: Sequence[Concept], catalogue: Catalogue) -> dict[str, Captioned]:
-    """Drawings by people of the concepts, and as many at most of what is retained."""
-    canvas = EmojiCanvas(catalogue.objects, catalogue.styles)
-    order = torch.randperm(len(canvas), generator=torch.Generator().manual_seed(REAL_SEED))
-    own = [
-        any(getattr(canvas.cells[i], concept.kind) == concept.name for concept in concepts)
-        for i in order.tolist()
-    ]
-    sides = {}
-    for side, wanted in (("forget", True), ("retain", False)):
-        chosen = order[[i for i, mine in enumerate(own) if mine == wanted][:REAL_PICTURES]]
-        count = len(chosen)
-        placement = Placement(
-            torch.full((count,), 0.92), torch.zeros(count, 2), torch.ones(count, 3)
-        )
-        captions = [catalogue.prompt(canvas.cells[i].object, canvas.cells[i].style) for i in chosen]
-        sides[side] = Captioned(canvas.render(chosen, placement), captions)
-    return sides
-
-
-def measured(victim: StableDiffusionPipeline, bench: Bench, maps: Path | None) -> dict[str, Any]:
-    """UA, IRA, CRA, what other words bring, and the distance to the oracle."""
+    `seen` is the victim's observation, where there is one.
+    """
     model = bench.model
-    with half():
+    with bench.precision():
         matrix = canvas_matrix(
             victim, model.catalogue, bench.judge, model.sampling, bench.every, bench.concepts
         )
-        seen, words = observed(victim, bench), other_words(victim, bench)
+        seen, words = seen or observed(victim, bench), other_words(victim, bench)
     if maps:
         save_heat_maps({maps.stem: matrix}, maps)
     return {
@@ -121,7 +86,7 @@ def measured(victim: StableDiffusionPipeline, bench: Bench, maps: Path | None) -
 def attacked(victim: StableDiffusionPipeline, bench: Bench, seed: int) -> dict[str, Any]:
     """Every attack's success, its budget, and how soon relearning brings the concepts back."""
     target = dataclasses.replace(target_of(bench, seed), pipeline=victim)
-    with half():
+    with bench.precision():
         outcomes = {name: attacks()[name](target) for name in bench.attacks}
         before = proportion(target.plain_hits)
     return {
@@ -130,14 +95,6 @@ def attacked(victim: StableDiffusionPipeline, bench: Bench, seed: int) -> dict[s
         "passes": {name: outcome.forward_passes for name, outcome in outcomes.items()},
         "details": {name: outcome.details for name, outcome in outcomes.items() if outcome.details},
     }
-
-
-@cache
-def target_of(bench: Bench, seed: int) -> Target:
-    """What attacks are shown, drawn by the base: ask before any erasure is applied."""
-    model = bench.model
-    with half():
-        return build_target(model.pipeline, model, bench.prompts, bench.judge, ATTACKED, seed)
 
 
 def other_words(victim: StableDiffusionPipeline, bench: Bench) -> dict[str, Any]:
@@ -162,73 +119,26 @@ def other_words(victim: StableDiffusionPipeline, bench: Bench) -> dict[str, Any]
 
 def observed(victim: StableDiffusionPipeline, bench: Bench) -> Observation:
     """What the oracle was observed with."""
-    return observe(
-        victim, bench.prompts, bench.real, bench.model.sampling, bench.judge, EvaluationConfig()
-    )
+    return observe(victim, bench.prompts, bench.real, bench.model.sampling, bench.judge, EVALUATION)
 
 
 def run_row(bench: Bench, name: str, oracle: Model, seed: int, maps: Path | None) -> dict[str, Any]:
     """Figures of the base, the oracle, or a method."""
     pipeline, started = bench.model.pipeline, time.perf_counter()
-    victim = oracle.pipeline if name == "oracle" else pipeline
+    victim, seen = (oracle.pipeline, bench.oracle) if name == "oracle" else (pipeline, None)
     attack = bool(bench.attacks) and seed in bench.attack_seeds
     if attack:
         target_of(bench, seed)  # while the base is as it was
     erasures, seconds = ([], 0.0) if name in REFERENCES else erased(bench, *ROWS[name], seed)
     row = {"seconds": seconds, "bytes": sum(erasure.nbytes for erasure in erasures)}
     with in_force(erasures, pipeline):
-        row |= measured(victim, bench, maps)
+        row |= measured(victim, bench, seen, maps)
         row |= attacked(victim, bench, seed) if attack else {}
     if attack and erasures:
-        with in_force(erasures, pipeline, LEAK), half():
+        with in_force(erasures, pipeline, LEAK), bench.precision():
             target = dataclasses.replace(target_of(bench, seed), pipeline=pipeline)
             row["leak"] = proportion(target.plain_hits)
     return row | {"took": time.perf_counter() - started}
-
-
-@contextmanager
-def in_force(
-    erasures: Sequence[Erasure], pipeline: StableDiffusionPipeline, scale: float = 1.0
-) -> Iterator[None]:
-    """While it lasts, the erasures are applied, one after the other."""
-    with ExitStack() as applied:
-        for erasure in erasures:
-            applied.enter_context(erasure.apply(pipeline.components, scale))
-        yield
-
-
-def erased(bench: Bench, method: str, adversary: int, seed: int) -> tuple[list[Erasure], float]:
-    """The method's erasure of every part of what is asked, and the seconds of the method alone."""
-    erasures, seconds = [], 0.0
-    for asked in bench.asked:
-        with in_force(erasures, bench.model.pipeline):
-            task = copy.copy(
-                (first_task if not erasures else drawn_task)(bench, tuple(asked), seed)
-            )
-            task.config = dataclasses.replace(task.config, adversary_steps=adversary)
-            config = methods()[method].config()
-            if hasattr(config, "training"):
-                training = dataclasses.replace(config.training, mixed_precision="bf16")
-                config = dataclasses.replace(config, training=training)
-            started = time.perf_counter()
-            erasure = methods()[method](task, config)
-            seconds += time.perf_counter() - started
-        erasures.append(erasure)
-    return erasures, seconds
-
-
-def drawn_task(bench: Bench, asked: tuple[str, ...], seed: int) -> DiffusionTask:
-    """Erasing these concepts from the pipeline as it is, with all pictures drawn."""
-    model, prompts = bench.model, expand(EraseRequest(asked), bench.model.catalogue)
-    task = DiffusionTask(
-        model.pipeline, prompts, model.sampling, seed=seed, finetuning=model.finetuning(prompts)
-    )
-    with half():
-        task.for_redirection().prepare()
-    return task
-
-
-first_task = cache(drawn_task)  # of the base, so that all methods of a seed can share it
 
 
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -239,66 +149,102 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--oracle", required=True)
     parser.add_argument("--model", default="emoji")
     parser.add_argument("--judge", default="")
-    rows = [*REFERENCES, *ROWS]
-    parser.add_argument("--rows", nargs="*", choices=rows, default=rows)
-    parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
-    parser.add_argument("--every", type=int, default=8)
-    parser.add_argument("--attacks", nargs="*", choices=list(attacks()), default=list(attacks()))
+    parser.add_argument(
+        "--rows", nargs="*", choices=[*REFERENCES, *ROWS], default=[*USUAL_METHODS, *REFERENCES]
+    )
+    parser.add_argument("--attacks", nargs="*", choices=list(attacks()), default=USUAL_ATTACKS)
+    parser.add_argument("--seeds", nargs="*", type=int, default=[0])
     parser.add_argument("--attack-seeds", nargs="*", type=int, default=[0])
+    parser.add_argument("--every", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--mixed-precision", choices=["no", "bf16"], default="no")
+    parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--pictures", type=Path)
     parser.add_argument("--results", type=Path, default=RESULTS)
     return parser.parse_args(arguments)
 
 
-def opened(name: str) -> Model:
-    """A model that draws fast in bfloat16, where CPUs are slow at PyTorch's own attention."""
-    model = load_model(name)
-    model.pipeline.set_progress_bar_config(disable=True)
-    model.pipeline.unet.set_attn_processor(AttnProcessor())
-    return model
-
-
-def open_bench(args: argparse.Namespace, oracle: Model) -> Bench:
-    """Everything that the rows share."""
-    model = opened(args.model)
+def open_bench(
+    args: argparse.Namespace, observation: Observation | None = None
+) -> tuple[Bench, Model]:
+    """Everything that the rows share, and the oracle, which is observed unless it has been."""
+    model, oracle = (opened(name, args.mixed_precision) for name in (args.model, args.oracle))
+    sampling = dataclasses.replace(model.sampling, steps=args.steps)
+    catalogue = dataclasses.replace(model.catalogue, sampling=sampling)
+    model = dataclasses.replace(model, catalogue=catalogue)
     concepts = [find_concept(name, model.catalogue) for name in args.concepts]
     bench = Bench(
         [[name] for name in args.concepts] if args.sequential else [args.concepts],
         concepts, model, judge_of(args.judge, model),
         expand(EraseRequest(args.concepts), model.catalogue),
-        real_pictures(concepts, model.catalogue), None, args.attacks, args.attack_seeds, args.every,
+        real_pictures(concepts, model.catalogue), observation, args.attacks, args.attack_seeds,
+        args.every, args.mixed_precision,
     )  # fmt: skip
-    with half():
-        return dataclasses.replace(bench, oracle=observed(oracle.pipeline, bench))
+    if not observation:
+        with bench.precision():
+            bench = dataclasses.replace(bench, oracle=observed(oracle.pipeline, bench))
+    return bench, oracle
+
+
+def protocol_of(bench: Bench, oracle: Model) -> dict[str, Any]:
+    """What the figures depend on."""
+    return bench.oracle.protocol | {
+        "model": module_fingerprint(bench.model.pipeline.unet),
+        "oracle": module_fingerprint(oracle.pipeline.unet),
+        "attacks": {name: dataclasses.asdict(attacks()[name].config()) for name in bench.attacks},
+        "attack_seeds": bench.attack_seeds,
+        "every": bench.every,
+        "mixed_precision": bench.mixed_precision,
+    }
+
+
+def record(args: argparse.Namespace, bench: Bench, oracle: Model, key: Key) -> None:
+    """Run one row and note its figures."""
+    title, row, seed = key
+    shown = args.pictures and seed == args.seeds[0]
+    maps = args.pictures / f"{title}-{row}.png" if shown else None
+    Ledger(args.results)[key] = figures = run_row(bench, row, oracle, seed, maps)
+    print(*key, figures, flush=True)
+
+
+def start_worker(args: argparse.Namespace, observation: Observation) -> None:
+    """Open the bench in a process that shares the machine with others."""
+    torch.set_num_threads(max(1, torch.get_num_threads() // args.jobs))
+    WORKER.append(partial(record, args, *open_bench(args, observation)))
+
+
+def work(key: Key) -> None:
+    """Run one row in this process."""
+    WORKER[0](key)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run what is missing, then print the table."""
-    args = parsed(arguments)
-    ledger, oracle = Ledger(args.results), opened(args.oracle)
-    bench = open_bench(args, oracle)
+    args, started = parsed(arguments), time.perf_counter()
+    bench, oracle = open_bench(args)
     title = (" then " if args.sequential else " and ").join(args.concepts)
-    protocol = bench.oracle.protocol | {
-        "model": module_fingerprint(bench.model.pipeline.unet),
-        "oracle": module_fingerprint(oracle.pipeline.unet),
-        "attacks": {name: dataclasses.asdict(attacks()[name].config()) for name in args.attacks},
-        "attack_seeds": args.attack_seeds,
-        "every": args.every,
-    }
+    protocol, ledger = protocol_of(bench, oracle), Ledger(args.results)
     ledger.require(protocol, title)
     if args.pictures:
         args.pictures.mkdir(parents=True, exist_ok=True)
-    for seed in args.seeds:
-        for row in args.rows:
-            key = (title, row, seed)
-            if key in ledger or (row in REFERENCES and seed != args.seeds[0]):
-                continue
-            shown = args.pictures and seed == args.seeds[0]
-            maps = args.pictures / f"{title}-{row}.png" if shown else None
-            ledger[key] = run_row(bench, row, oracle, seed, maps)
-            print(*key, ledger[key], flush=True)
-    print(table(ledger, title, args.rows, args.seeds, args.attacks))
+    keys = [
+        (title, row, seed)
+        for seed in args.seeds
+        for row in args.rows
+        if row not in REFERENCES or seed == args.seeds[0]
+    ]
+    missing = [key for key in keys if key not in ledger]
+    if args.jobs > 1:
+        with ProcessPoolExecutor(
+            args.jobs, get_context("spawn"), start_worker, (args, bench.oracle)
+        ) as pool:
+            list(pool.map(work, missing))
+    else:
+        for key in missing:
+            record(args, bench, oracle, key)
+    print(table(Ledger(args.results), title, args.rows, args.seeds, args.attacks))
     print(f"Protocol: {protocol}; {ATTACKED} prompts an attack, default budgets.")
+    print(f"{len(missing)} rows in {time.perf_counter() - started:.0f} s.")
 
 
 if __name__ == "__main__":

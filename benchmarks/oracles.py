@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from emoji_canvas import half, real_pictures
+from canvas_bench import half, real_pictures
 
 from erase.catalogue import Concept
 from erase.evaluate.clip import ClipJudge, proportion

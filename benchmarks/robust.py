@@ -11,10 +11,11 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from emoji_canvas import Bench, erased, half, in_force, opened, target_of
+from canvas_bench import Bench, erased, half, in_force, opened, target_of
 from ledger import Ledger
 
 from erase.attacks import attacks
+from erase.attacks.concept_inversion import ConceptInversionConfig
 from erase.attacks.prefix import PrefixConfig
 from erase.catalogue import Concept
 from erase.evaluate.clip import proportion
@@ -30,18 +31,23 @@ from erase.tasks.diffusion import DiffusionTaskConfig
 
 RESULTS = Path(__file__).parent / "results" / "robust.json"
 ATTACKS = {
-    "prefix of words": ("prefix", PrefixConfig()),
-    "prefix of free vectors": ("prefix", PrefixConfig(hard=False)),
-    "concept inversion": ("concept_inversion", None),
+    "prefix of words": ("prefix", PrefixConfig(batch_size=8)),
+    "prefix of free vectors": ("prefix", PrefixConfig(batch_size=8, hard=False)),
+    "concept inversion": (
+        "concept_inversion",
+        ConceptInversionConfig(steps=200, batch_size=8, learning_rate=5e-3),
+    ),
 }
 
 
 def open_bench() -> Bench:
     """The bench of one concept, without an oracle."""
-    model = opened("emoji")
+    model = opened("emoji", "bf16")
     prompts = expand(EraseRequest(["ghost"]), model.catalogue)
     ghost = [Concept("ghost", "object")]
-    return Bench([["ghost"]], ghost, model, judge_of("", model), prompts, {}, None, [], [], 1)
+    return Bench(
+        [["ghost"]], ghost, model, judge_of("", model), prompts, {}, None, [], [], 1, "bf16"
+    )
 
 
 def run_row(bench: Bench, method: str, adversary: int, seed: int) -> dict[str, Any]:

@@ -29,9 +29,9 @@ class ConceptInversionConfig:
     """
 
     vectors: int = 1
-    steps: int = 200
-    batch_size: int = 8
-    learning_rate: float = 5e-3
+    steps: int = 100
+    batch_size: int = 4
+    learning_rate: float = 1e-2
 
     def __post_init__(self) -> None:
         require_positive(self, "vectors", "steps", "batch_size", "learning_rate")

@@ -18,7 +18,7 @@ class LatentInversionConfig:
         steps: sampling steps, there and back.
     """
 
-    steps: int = 25
+    steps: int = 10
 
     def __post_init__(self) -> None:
         require_positive(self, "steps")
