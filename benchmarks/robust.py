@@ -31,8 +31,8 @@ from erase.tasks.diffusion import DiffusionTaskConfig
 
 RESULTS = Path(__file__).parent / "results" / "robust.json"
 ATTACKS = {
-    "prefix of words": ("prefix", PrefixConfig(batch_size=8)),
-    "prefix of free vectors": ("prefix", PrefixConfig(batch_size=8, hard=False)),
+    "prefix of words": ("prefix", PrefixConfig()),
+    "prefix of free vectors": ("prefix", PrefixConfig(hard=False)),
     "concept inversion": (
         "concept_inversion",
         ConceptInversionConfig(steps=200, batch_size=8, learning_rate=5e-3),

@@ -18,7 +18,7 @@ class LatentInversionConfig:
         steps: sampling steps, there and back.
     """
 
-    steps: int = 10
+    steps: int = 25
 
     def __post_init__(self) -> None:
         require_positive(self, "steps")

@@ -27,7 +27,7 @@ class TokenSearch:
 
     tokens: int = 5
     steps: int = 100
-    batch_size: int = 4
+    batch_size: int = 8
     learning_rate: float = 1e-2
     hard: bool = True
 
