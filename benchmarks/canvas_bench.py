@@ -132,15 +132,19 @@ def config_of(bench: Bench, method: str) -> Any:
     return dataclasses.replace(config, training=training)
 
 
+def learning_steps(model: Model) -> int:
+    """Sampling steps of the pictures that methods learn from."""
+    return min(model.sampling.steps, DiffusionTaskConfig.generation_steps)
+
+
 def task_of(bench: Bench, asked: tuple[str, ...], seed: int) -> DiffusionTask:
     """Erasing these concepts from the pipeline as it is."""
     model, prompts = bench.model, expand(EraseRequest(asked), bench.model.catalogue)
-    steps = min(model.sampling.steps, DiffusionTaskConfig.generation_steps)
     return DiffusionTask(
         model.pipeline,
         prompts,
         model.sampling,
-        DiffusionTaskConfig(generation_steps=steps),
+        DiffusionTaskConfig(generation_steps=learning_steps(model)),
         seed,
         finetuning=model.finetuning(prompts),
     )

@@ -5,11 +5,12 @@ pipeline that `scripts/train_oracles.py` trained. Several concepts are erased at
 with --sequential. For every row and seed: UA, IRA and CRA over objects in styles (all cells of the
 concepts, of the others one in --every), the distance to the oracle, and how often prompts that
 never use the trained words (indirect.json) bring a concept; for --attack-seeds the success of every
-attack, and what shows at half the erasure's strength. The judge is always in float32, all else too
-unless --mixed-precision is bf16, twice as fast on CPUs that know AVX512-BF16 and much slower on
-others. Goes on where --results ends, which is of one protocol for the concepts, then prints the
-table; heat-maps of the first seed go to --pictures. So many --jobs run rows side by side. A
-method's seconds are its own: the methods of one job and seed share the pictures of its sets.
+attack, within BUDGETS, and what shows at half the erasure's strength. All pictures are drawn in
+--steps sampling steps. The judge is always in float32, all else too unless --mixed-precision is
+bf16, which is for CPUs that know AVX512-BF16 and much slower on others. Goes on where --results
+ends, which is of one protocol for the concepts, then prints the table; heat-maps of the first seed
+go to --pictures. With --jobs N, N processes share rows and cores. A method's seconds are its own:
+the methods of one job and seed share the pictures of its sets.
 """
 
 import argparse
@@ -24,7 +25,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from canvas_bench import ATTACKED, Bench, erased, in_force, opened, real_pictures, target_of
+from canvas_bench import (
+    ATTACKED,
+    Bench,
+    erased,
+    in_force,
+    learning_steps,
+    opened,
+    real_pictures,
+    target_of,
+)
 from canvas_table import REFERENCES, table
 from diffusers import StableDiffusionPipeline
 from ledger import Ledger
@@ -204,6 +214,9 @@ def protocol_of(bench: Bench, oracle: Model) -> dict[str, Any]:
         },
         "attack_seeds": bench.attack_seeds,
         "every": bench.every,
+        "other_words_seeds": len(OTHER_WORDS_SEEDS),
+        "attacked_prompts": ATTACKED,
+        "learning_steps": learning_steps(bench.model),
         "mixed_precision": bench.mixed_precision,
     }
 
@@ -253,7 +266,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for key in missing:
             record(args, bench, oracle, key)
     print(table(Ledger(args.results), title, args.rows, args.seeds, args.attacks))
-    print(f"Protocol: {protocol}; {ATTACKED} prompts an attack.")
+    print(f"Protocol: {protocol}")
     print(f"{len(missing)} rows in {time.perf_counter() - started:.0f} s.")
 
 

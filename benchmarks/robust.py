@@ -1,7 +1,7 @@
 """What robust training buys: methods with and without it, under attacks on the prompt.
 
 Run: `python benchmarks/robust.py`; goes on where results/robust.json ends, then prints the table.
-On "ghost", trained and drawn in bfloat16 autocast, all else as in emoji_canvas.py: forget and
+On "ghost", trained and drawn in bfloat16 autocast, in the model's own 20 sampling steps: forget and
 retain accuracy, and the success of a prefix of words, of a prefix of free vectors, which no user
 can type but which shows what is left to find, and of concept inversion.
 """
