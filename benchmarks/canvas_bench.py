@@ -47,11 +47,11 @@ class Bench:
 
     def precision(self) -> torch.autocast:
         """What everything but the judge runs in."""
-        return half(self.mixed_precision == "bf16")
+        return bfloat16(self.mixed_precision == "bf16")
 
 
-def half(enabled: bool = True) -> torch.autocast:
-    """bfloat16, without remembered casts: the weights change while it is in force."""
+def bfloat16(enabled: bool = True) -> torch.autocast:
+    """Autocast without remembered casts: the weights change while it is in force."""
     return torch.autocast("cpu", torch.bfloat16, enabled, cache_enabled=False)
 
 

@@ -241,6 +241,15 @@ def work(key: Key) -> None:
     WORKER[0](key)
 
 
+def record_side_by_side(
+    args: argparse.Namespace, observation: Observation, keys: Sequence[Key]
+) -> None:
+    """Share the rows among processes, the next one to whichever is free."""
+    known = (args, observation)
+    with ProcessPoolExecutor(args.jobs, get_context("spawn"), start_worker, known) as pool:
+        list(pool.map(work, keys))
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run what is missing, then print the table."""
     args, started = parsed(arguments), time.perf_counter()
@@ -257,14 +266,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if row not in REFERENCES or seed == args.seeds[0]
     ]
     missing = [key for key in keys if key not in ledger]
-    if args.jobs > 1:
-        with ProcessPoolExecutor(
-            args.jobs, get_context("spawn"), start_worker, (args, bench.oracle)
-        ) as pool:
-            list(pool.map(work, missing))
-    else:
+    if args.jobs == 1:
         for key in missing:
             record(args, bench, oracle, key)
+    else:
+        record_side_by_side(args, bench.oracle, missing)
     print(table(Ledger(args.results), title, args.rows, args.seeds, args.attacks))
     print(f"Protocol: {protocol}")
     print(f"{len(missing)} rows in {time.perf_counter() - started:.0f} s.")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from canvas_bench import half, real_pictures
+from canvas_bench import bfloat16, real_pictures
 
 from erase.catalogue import Concept
 from erase.evaluate.clip import ClipJudge, proportion
@@ -35,7 +35,7 @@ def measured(
 ) -> dict[str, Any]:
     """Accuracies and the judge's errors; the observation and a grid are written beside `out`."""
     prompts = expand(EraseRequest([str(concept) for concept in concepts]), base.catalogue)
-    with half():
+    with bfloat16():
         drawn = draw_evaluation(oracle.pipeline, prompts, base.sampling, MEASURED, out.name)
     shown = torch.cat([drawn.pictures[: 2 * SHOWN], drawn.pictures[-2 * SHOWN :]])
     save_grid(shown, out.with_suffix(".png"), SHOWN)

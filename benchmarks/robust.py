@@ -11,7 +11,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from canvas_bench import Bench, erased, half, in_force, opened, target_of
+from canvas_bench import Bench, bfloat16, erased, in_force, opened, target_of
 from ledger import Ledger
 
 from erase.attacks import attacks
@@ -55,7 +55,7 @@ def run_row(bench: Bench, method: str, adversary: int, seed: int) -> dict[str, A
     pipeline, prompts = bench.model.pipeline, bench.prompts
     target_of(bench, seed)
     erasures, seconds = erased(bench, method, adversary, seed)
-    with in_force(erasures, pipeline), half():
+    with in_force(erasures, pipeline), bfloat16():
         drawn = draw_evaluation(
             pipeline, prompts, bench.model.sampling, EvaluationConfig(), "judging"
         )
