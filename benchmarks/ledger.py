@@ -1,10 +1,13 @@
 """Figures by key in one JSON file, written after every run, so that a benchmark can go on."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
+
+ONCE = "once"  # starts the keys of what was measured once, beside the rows
 
 
 class Ledger:
@@ -32,6 +35,9 @@ class Ledger:
     def __contains__(self, key: tuple[Any, ...]) -> bool:
         return _joined(key) in self._figures
 
+    def __iter__(self) -> Iterator[tuple[str, ...]]:
+        return (tuple(key.split(" | ")) for key in self._figures)
+
     def __getitem__(self, key: tuple[Any, ...]) -> Any:
         return self._figures[_joined(key)]
 
@@ -47,6 +53,18 @@ class Ledger:
             self._figures[_joined(key)] = figures
             partial.write_text(_written(self._figures))
             partial.rename(self._path)
+
+
+def measured_once(ledger: Ledger) -> str:
+    """What was measured once, as a list: figures, protocol, n, seeds, interval."""
+    lines = []
+    for key in ledger:
+        if key[0] == ONCE:
+            known = ledger[key]
+            figures = ", ".join(f"{name} {value}" for name, value in known["figures"].items())
+            told = [f"{part}: {known[part]}" for part in ("protocol", "n", "seeds", "interval")]
+            lines.append(f"- {key[1]}: {figures}. {'; '.join(told)}.")
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _written(figures: dict[str, Any]) -> str:

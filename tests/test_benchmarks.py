@@ -1,3 +1,4 @@
+import importlib
 import json
 import sys
 from dataclasses import asdict
@@ -12,11 +13,18 @@ from erase.evaluate.clip import ClipJudge
 from erase.evaluate.oracle import Observation
 from erase.models import load_model
 
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch) -> None:
+    """The benchmarks can be imported."""
+    monkeypatch.setattr(sys, "path", [str(BENCHMARKS), *sys.path])
+
 
 @pytest.fixture
-def models(monkeypatch, tmp_path) -> list[str]:
-    """Arguments that name a tiny model as base and oracle; the benchmarks can be imported."""
-    monkeypatch.setattr(sys, "path", [str(Path(__file__).parent.parent / "benchmarks"), *sys.path])
+def models(tmp_path) -> list[str]:
+    """Arguments that name a tiny model as base and oracle."""
     folder = tmp_path / "tiny"
     build_tiny_pipeline().save_pretrained(folder)
     (folder / "concepts.json").write_text(json.dumps(asdict(CATALOGUE)))
@@ -75,3 +83,37 @@ def test_an_oracle_is_measured_and_observed(models, tmp_path):
     kept = Observation.load(tmp_path / "ghost.safetensors")
     assert len(kept.features["forget"]) == 32
     assert (tmp_path / "ghost.png").exists()
+
+
+def test_the_page_on_classifiers_holds_what_the_results_hold(capsys):
+    from classifier_table import main
+
+    main([])
+    tables = capsys.readouterr().out
+    assert tables.count("### ") == 7
+    assert tables.strip() in (BENCHMARKS / "classifiers.md").read_text()
+
+
+@pytest.mark.parametrize("model", ["resnet", "vit"])
+def test_all_that_was_measured_of_classifiers_is_printed(model, capsys):
+    from classifier_table import main
+
+    path = BENCHMARKS / "results" / f"classifiers-{model}.json"
+    main([f"--results={path}", "--full"])
+    printed = capsys.readouterr().out
+    keys = [key.split(" | ") for key in json.loads(path.read_text())]
+    assert printed.count(f"### {model}, ") == 7
+    for key in keys:
+        if key[0] == "once":
+            assert f"- {key[1]}: " in printed
+        elif key[0].startswith("random"):  # of classes, one row has two seeds alone
+            assert key[2] == "indices" or key[2].replace("_", " ") in printed
+    assert "salun, bottom mask minus salun's" in printed
+
+
+@pytest.mark.parametrize("command", ["classifier_table"])
+def test_results_that_are_not_there_are_refused(command, tmp_path, capsys):
+    main = importlib.import_module(command).main
+    with pytest.raises(SystemExit):
+        main([f"--results={tmp_path / 'none.json'}"])
+    assert "there is no such file" in capsys.readouterr().err
