@@ -111,7 +111,32 @@ def test_all_that_was_measured_of_classifiers_is_printed(model, capsys):
     assert "salun, bottom mask minus salun's" in printed
 
 
-@pytest.mark.parametrize("command", ["classifier_table"])
+@pytest.mark.parametrize(
+    ("file", "titles"),
+    [("emoji_canvas", ["ghost"]), ("emoji_canvas_20_steps", ["ink style", "dagger and bomb"])],
+)
+def test_the_page_on_pictures_holds_what_the_results_hold(file, titles):
+    from canvas_table import BRIEF, whole_table
+    from ledger import Ledger
+
+    ledger = Ledger(BENCHMARKS / "results" / f"{file}.json")
+    page = (BENCHMARKS / "README.md").read_text()
+    for title in titles:
+        assert whole_table(ledger, title, BRIEF) in page
+
+
+def test_all_that_was_measured_of_pictures_is_printed(capsys):
+    from canvas_table import main
+
+    main(["--full"])
+    printed = capsys.readouterr().out
+    for key in json.loads((BENCHMARKS / "results" / "emoji_canvas.json").read_text()):
+        title, row = key.split(" | ")[:2]
+        assert title == "once" or f"\n{title}:" in f"\n{printed}"
+        assert row in ("protocol",) or f"| {row} |" in printed or f"- {row}: " in printed
+
+
+@pytest.mark.parametrize("command", ["classifier_table", "canvas_table"])
 def test_results_that_are_not_there_are_refused(command, tmp_path, capsys):
     main = importlib.import_module(command).main
     with pytest.raises(SystemExit):
