@@ -16,7 +16,7 @@ from gradio_client import Client
 from erase.app.build import build_app, launch
 from erase.app.settings import AppConfig
 from erase.bundled import EMOJI
-from erase.catalogue import Catalogue
+from erase.prompts.catalogue import Catalogue
 
 WARM, GENERATIONS, STEPS, FEW = 10, 50, 20, 8
 NAME = "ghost, projection"

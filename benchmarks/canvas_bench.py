@@ -12,19 +12,19 @@ from typing import Any
 import torch
 from diffusers import StableDiffusionPipeline
 from diffusers.models.attention_processor import AttnProcessor
+from emoji.canvas import EmojiCanvas, Placement
+from observation import CaptionedPictures, Observation
 
-from erase.attack_runner import build_target
 from erase.attacks.base import Target
-from erase.bundled.canvas import EmojiCanvas, Placement
-from erase.catalogue import Catalogue, Concept
-from erase.erasure import Erasure
-from erase.evaluate.clip import ClipJudge
-from erase.evaluate.oracle import Captioned, Observation
+from erase.erasure.erasure import Erasure
+from erase.evaluate.pictures.clip import ClipJudge
 from erase.methods import methods
-from erase.models import Model, load_model
-from erase.request import EraseRequest, PromptSet, expand
-from erase.tasks.diffusion import DiffusionTask
-from erase.tasks.diffusion_config import DiffusionTaskConfig
+from erase.models.opening import Model, load_model
+from erase.prompts.catalogue import Catalogue, Concept
+from erase.prompts.request import EraseRequest, PromptSet, expand
+from erase.runs.attack import build_target
+from erase.tasks.diffusion.config import DiffusionTaskConfig
+from erase.tasks.diffusion.task import DiffusionTask
 
 REAL_SEED, REAL_PICTURES, ATTACKED = 0, 64, 16
 
@@ -38,7 +38,7 @@ class Bench:
     model: Model
     judge: ClipJudge
     prompts: PromptSet
-    real: dict[str, Captioned]
+    real: dict[str, CaptionedPictures]
     oracle: Observation | None
     attacks: Sequence[str]
     attack_seeds: Sequence[int]
@@ -67,7 +67,9 @@ def opened(name: str, mixed_precision: str) -> Model:
     return model
 
 
-def real_pictures(concepts: Sequence[Concept], catalogue: Catalogue) -> dict[str, Captioned]:
+def real_pictures(
+    concepts: Sequence[Concept], catalogue: Catalogue
+) -> dict[str, CaptionedPictures]:
     """Drawings by people of the concepts, and as many at most of what is retained."""
     canvas = EmojiCanvas(catalogue.objects, catalogue.styles)
     order = torch.randperm(len(canvas), generator=torch.Generator().manual_seed(REAL_SEED))
@@ -83,7 +85,7 @@ def real_pictures(concepts: Sequence[Concept], catalogue: Catalogue) -> dict[str
             torch.full((count,), 0.92), torch.zeros(count, 2), torch.ones(count, 3)
         )
         captions = [catalogue.prompt(canvas.cells[i].object, canvas.cells[i].style) for i in chosen]
-        sides[side] = Captioned(canvas.render(chosen, placement), captions)
+        sides[side] = CaptionedPictures(canvas.render(chosen, placement), captions)
     return sides
 
 
@@ -115,7 +117,7 @@ def erased(bench: Bench, method: str, adversary: int, seed: int) -> tuple[list[E
             task.config = dataclasses.replace(task.config, adversary_steps=adversary)
             if hasattr(config, "training"):
                 with bench.precision():
-                    task.for_redirection().prepare()
+                    task.with_redirection_pictures().prepare()
             started = time.perf_counter()
             erasure = methods()[method](task, config)
             seconds += time.perf_counter() - started

@@ -11,9 +11,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from intervals import mean_interval
 from ledger import ONCE, Ledger, measured_once
-
-from erase.evaluate.classification import mean_interval
 
 RESULTS = Path(__file__).parent / "results" / "emoji_canvas.json"
 REFERENCES = ("base", "oracle")

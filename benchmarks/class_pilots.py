@@ -17,12 +17,12 @@ import torch
 from classifiers import CLASSES, FITS, TEST, TRAIN, Bench
 from torch.utils.data import TensorDataset
 
-from erase.calibrate import hold_out
-from erase.datasets import in_memory, load_data
-from erase.evaluate.classification import outputs_of
 from erase.methods import get_method
 from erase.methods.projection import ProjectionConfig
-from erase.tasks.classification import HEAD, ClassificationTask
+from erase.runs.calibrate import hold_out
+from erase.tasks.classification.datasets import in_memory, load_data
+from erase.tasks.classification.fit import outputs_of
+from erase.tasks.classification.task import HEAD, ClassificationTask
 
 SEEDS, LIMIT = range(100, 105), 1.0
 GRID = tuple(product((3, 4, 5), (1.05, 1.1, 1.15, 1.2), (1024, 4000)))

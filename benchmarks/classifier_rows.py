@@ -8,8 +8,8 @@ from erase.methods import methods
 from erase.methods.last_layers import LastLayersConfig
 from erase.methods.projection import ProjectionConfig
 from erase.methods.salun import SalUnConfig
-from erase.tasks.classification import ALL, HEAD, ClassificationTask, ClassificationTaskConfig
-from erase.training_config import TrainingConfig
+from erase.tasks.classification.task import ALL, HEAD, ClassificationTask, ClassificationTaskConfig
+from erase.training.config import TrainingConfig
 
 STEPS, LAST_BLOCK = 60, 4
 SCALED = "projection, scaled SVD of all layers"

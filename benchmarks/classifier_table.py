@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
+from intervals import mean_interval
 from ledger import Ledger, measured_once
 
-from erase.evaluate.classification import GAPS, mean_interval
+from erase.evaluate.classifiers.gaps import GAPS
 
 RESULTS = Path(__file__).parent / "results"
 MODELS, KNOWN = ("resnet", "vit"), ("original", "retrained")

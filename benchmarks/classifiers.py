@@ -33,20 +33,15 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from erase.calibrate import calibrate, gap_of, hold_out, with_setting
-from erase.checks import reason_of
-from erase.classifiers import FitConfig, fit
-from erase.datasets import in_memory, load_data
-from erase.evaluate.classification import (
-    Reference,
-    Split,
-    gap_figures,
-    outputs_of,
-)
-from erase.forget_sets import chooser, losses_of, select, worst_case
+from erase.evaluate.classifiers.gaps import Reference, Split, gap_figures
 from erase.methods import get_method
 from erase.methods.finetune import FinetuneConfig
-from erase.tasks.classification import ClassificationTask, ClassificationTaskConfig
+from erase.runs.calibrate import calibrate, gap_of, hold_out, with_setting
+from erase.support.checks import first_line
+from erase.tasks.classification.datasets import in_memory, load_data
+from erase.tasks.classification.fit import FitConfig, fit, outputs_of
+from erase.tasks.classification.forget_sets import chooser, losses_of, select, worst_case
+from erase.tasks.classification.task import ClassificationTask, ClassificationTaskConfig
 
 TRAIN, TEST, SEEDS, PILOT = 4_000, 2_000, (0, 1, 2), 100
 CLASSES = (0, 3, 7)
@@ -223,7 +218,7 @@ def run_row(
         with erasure.apply(task.components):
             return figures(reference, task.components["model"], seconds)
     except (ValueError, RuntimeError) as error:
-        return {"refused": reason_of(error)}
+        return {"refused": first_line(error)}
 
 
 def run_peer(peer: str, task: ClassificationTask, reference: Reference) -> dict[str, Any]:
@@ -234,7 +229,7 @@ def run_peer(peer: str, task: ClassificationTask, reference: Reference) -> dict[
         PEERS[peer](model, task.subset(task.forget), task.subset(task.retain))
         return figures(reference, model.eval(), time.perf_counter() - started)
     except (ValueError, RuntimeError) as error:
-        return {"refused": reason_of(error)}
+        return {"refused": first_line(error)}
 
 
 def figures(reference: Reference, model: nn.Module, seconds: float) -> dict[str, Any]:

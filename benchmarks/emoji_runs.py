@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from erase.bundled import EMOJI
-from erase.catalogue import Catalogue
+from erase.prompts.catalogue import Catalogue
 
 SEED = 2026
 OBJECTS, STYLES = 10, 3

@@ -18,8 +18,8 @@ from diffusers import (
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from erase.plan import ADAMW, GRADIENT, MASK, ORIGINAL, WEIGHT
-from erase.tasks.families import FAMILIES
+from erase.models.family import FAMILIES
+from erase.runs.plan import ADAMW, GRADIENT, MASK, ORIGINAL, WEIGHT
 
 CLIP_L = {
     "hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12,

@@ -15,19 +15,19 @@ from itertools import product
 from pathlib import Path
 
 import torch
+from intervals import mean_interval
 from ledger import Ledger
 
 from erase.core.mask import build_mask
-from erase.erasure import Erasure
-from erase.evaluate.classification import mean_interval
-from erase.evaluate.clip import ClipJudge
-from erase.evaluate.generation import EvaluationConfig, draw_evaluation, judge_drawn
-from erase.methods.salun import SalUnConfig, anchored, relabelling_loss, saliency
-from erase.models import Model, load_model
-from erase.request import EraseRequest, PromptSet, expand
-from erase.runner import judge_of
-from erase.tasks.diffusion import DiffusionTask
-from erase.training import TrainingConfig, finetune
+from erase.erasure.erasure import Erasure
+from erase.evaluate.pictures.clip import ClipJudge
+from erase.evaluate.pictures.generation import EvaluationConfig, draw_evaluation, judge_drawn
+from erase.methods.salun import SalUnConfig, relabelling_loss, saliency, settings_for_teacher
+from erase.models.opening import Model, load_model
+from erase.prompts.request import EraseRequest, PromptSet, expand
+from erase.runs.erase import judge_of
+from erase.tasks.diffusion.task import DiffusionTask
+from erase.training.loop import TrainingConfig, finetune
 
 CONCEPTS = ("ghost", "pizza", "ink style")
 SEEDS = (0, 1, 2)
@@ -63,8 +63,8 @@ def run_seed(model: Model, judge: ClipJudge, concept: str, seed: int) -> None:
     for case in missing:
         mask = build_mask(scores, case[1], case[0], seed)
         loss = relabelling_loss(task, config.teacher, config.retain_weight)
-        training = anchored(config.training, task, config.teacher)
-        erasure = Erasure(finetune(task.for_redirection(), loss, training, mask))
+        training = settings_for_teacher(config.training, task, config.teacher)
+        erasure = Erasure(finetune(task.with_redirection_pictures(), loss, training, mask))
         figures = measure(model, judge, prompts, erasure)
         LEDGER[concept, seed, *case] = figures
         print(concept, seed, case, figures, flush=True)

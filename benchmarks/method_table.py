@@ -18,22 +18,22 @@ from diffusers import StableDiffusionPipeline
 from ledger import Ledger
 from torch import Tensor
 
-from erase.evaluate.clip import ClipJudge
-from erase.evaluate.generation import (
+from erase.evaluate.pictures.clip import ClipJudge
+from erase.evaluate.pictures.generation import (
     ACCURACIES,
     FIRST_SEED,
-    Drawn,
     EvaluationConfig,
+    EvaluationPictures,
     draw_evaluation,
     evaluation_prompts,
     judge_drawn,
 )
 from erase.methods import methods
-from erase.models import Model, load_model
-from erase.request import EraseRequest, PromptSet, expand
-from erase.runner import judge_of
-from erase.tasks.diffusion import DiffusionTask
-from erase.tasks.sampling import at_once
+from erase.models.opening import Model, load_model
+from erase.prompts.request import EraseRequest, PromptSet, expand
+from erase.runs.erase import judge_of
+from erase.tasks.diffusion.sampling import at_once
+from erase.tasks.diffusion.task import DiffusionTask
 
 CONCEPTS = ("ghost", "ink style")
 EVALUATION = EvaluationConfig()
@@ -85,7 +85,7 @@ def embed(pipeline: StableDiffusionPipeline, texts: list[str]) -> Tensor:
     return pipeline.encode_prompt(texts, "cpu", 1, do_classifier_free_guidance=False)[0]
 
 
-def baseline(draw: Draw, model: Model, prompts: PromptSet) -> Drawn:
+def baseline(draw: Draw, model: Model, prompts: PromptSet) -> EvaluationPictures:
     """The evaluation's own prompts and seeds, drawn another way."""
     chosen, forget_count = evaluation_prompts(prompts, EVALUATION)
     texts = [prompt.text for prompt in chosen]
@@ -94,10 +94,12 @@ def baseline(draw: Draw, model: Model, prompts: PromptSet) -> Drawn:
     pictures = [
         draw(model, texts[i : i + size], seeds[i : i + size]) for i in range(0, len(texts), size)
     ]
-    return Drawn(torch.cat(pictures).float(), chosen, forget_count)
+    return EvaluationPictures(torch.cat(pictures).float(), chosen, forget_count)
 
 
-def judged(draw: Callable[[], Drawn], judge: ClipJudge, prompts: PromptSet) -> dict[str, float]:
+def judged(
+    draw: Callable[[], EvaluationPictures], judge: ClipJudge, prompts: PromptSet
+) -> dict[str, float]:
     """The three accuracies of what is drawn, in bfloat16 autocast."""
     with torch.autocast("cpu", torch.bfloat16):
         drawn = draw()
@@ -128,7 +130,7 @@ def prepared(model: Model, concept: str) -> DiffusionTask:
         model.pipeline, prompts, model.sampling, finetuning=model.finetuning(prompts)
     )
     started = time.perf_counter()
-    task.for_redirection().prepare()
+    task.with_redirection_pictures().prepare()
     if (concept, "drawing") not in LEDGER:
         LEDGER[concept, "drawing"] = {"seconds": time.perf_counter() - started}
     return task

@@ -15,15 +15,15 @@ from typing import Any
 
 import torch
 from canvas_bench import bfloat16, real_pictures
+from observation import observe
 
-from erase.catalogue import Concept
-from erase.evaluate.clip import ClipJudge, proportion
-from erase.evaluate.generation import EvaluationConfig, draw_evaluation, judge_drawn
-from erase.evaluate.oracle import observe
-from erase.models import Model, load_model
-from erase.pictures import save_grid
-from erase.request import EraseRequest, expand, find_concept
-from erase.runner import judge_of
+from erase.evaluate.pictures.clip import ClipJudge, wilson_share
+from erase.evaluate.pictures.generation import EvaluationConfig, draw_evaluation, judge_drawn
+from erase.models.opening import Model, load_model
+from erase.prompts.catalogue import Concept
+from erase.prompts.request import EraseRequest, expand, find_concept
+from erase.runs.erase import judge_of
+from erase.support.pictures import save_grid
 
 ORACLES = {"ghost": ["ghost"], "ink": ["ink style"], "weapons": ["dagger", "bomb"]}
 RESULTS = Path(__file__).parent / "results" / "oracles.json"
@@ -46,7 +46,7 @@ def measured(
     labels, names = prompts.labels[kind], {concept.name for concept in concepts}
     elsewhere = judge.classify(judge.embed(drawn.pictures[drawn.forget_count :]), kind, labels)
     return judge_drawn(drawn, judge, prompts.labels) | {
-        "concept_seen_elsewhere": proportion([name in names for name in elsewhere]),
+        "concept_seen_elsewhere": wilson_share([name in names for name in elsewhere]),
         "chance": 1 / len(labels),
     }
 

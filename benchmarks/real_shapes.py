@@ -22,19 +22,19 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from emoji.tokenizer import build_tokenizer
 from family_memory import SDXL
 from salun_step import build_pipeline
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from erase.bundled.recipe_tokenizer import build_tokenizer
-from erase.catalogue import Sampling
-from erase.erasure import Erasure
+from erase.erasure.erasure import Erasure
 from erase.methods import methods
 from erase.methods.projection import ProjectionConfig
 from erase.methods.salun import SalUnConfig
-from erase.request import EraseRequest, expand
-from erase.tasks.diffusion import DiffusionTask, DiffusionTaskConfig
-from erase.training_config import TrainingConfig
+from erase.prompts.catalogue import Sampling
+from erase.prompts.request import EraseRequest, expand
+from erase.tasks.diffusion.task import DiffusionTask, DiffusionTaskConfig
+from erase.training.config import TrainingConfig
 
 TRAINING = TrainingConfig(2, gradient_checkpointing=True)
 CONFIGS = {
@@ -88,7 +88,7 @@ def run_case(model: str, method: str) -> str:
     )  # fmt: skip
     prompts = expand(EraseRequest(["ghost"], retain=["pizza"]), None)
     task = DiffusionTask(pipeline, prompts, Sampling(1, 7.5), config)
-    task.for_redirection().prepare()
+    task.with_redirection_pictures().prepare()
     before, started = resident("VmRSS"), time.perf_counter()
     erasure = methods()[method](task, CONFIGS[method])
     seconds, peak = time.perf_counter() - started, resident("VmHWM")

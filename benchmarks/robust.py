@@ -17,17 +17,17 @@ from ledger import Ledger
 from erase.attacks import attacks
 from erase.attacks.concept_inversion import ConceptInversionConfig
 from erase.attacks.prefix import PrefixConfig
-from erase.catalogue import Concept
-from erase.evaluate.clip import proportion
-from erase.evaluate.generation import (
+from erase.evaluate.pictures.clip import wilson_share
+from erase.evaluate.pictures.generation import (
     ACCURACIES,
     EvaluationConfig,
     draw_evaluation,
     judge_drawn,
 )
-from erase.request import EraseRequest, expand
-from erase.runner import judge_of
-from erase.tasks.diffusion import DiffusionTaskConfig
+from erase.prompts.catalogue import Concept
+from erase.prompts.request import EraseRequest, expand
+from erase.runs.erase import judge_of
+from erase.tasks.diffusion.task import DiffusionTaskConfig
 
 RESULTS = Path(__file__).parent / "results" / "robust.json"
 ATTACKS = {
@@ -62,7 +62,7 @@ def run_row(bench: Bench, method: str, adversary: int, seed: int) -> dict[str, A
         metrics = judge_drawn(drawn, bench.judge, prompts.labels)
         target = dataclasses.replace(target_of(bench, seed), pipeline=pipeline)
         hits = {
-            name: proportion(attacks()[attack](target, config).hits)
+            name: wilson_share(attacks()[attack](target, config).hits)
             for name, (attack, config) in ATTACKS.items()
         }
     return {"seconds": seconds, "attacks": hits} | {name: metrics[name] for name in ACCURACIES}

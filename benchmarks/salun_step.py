@@ -13,16 +13,16 @@ import time
 import torch
 from core_ratios import SD15, resident
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from emoji.tokenizer import build_tokenizer
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from erase.bundled.recipe_tokenizer import build_tokenizer
-from erase.catalogue import Sampling
 from erase.methods import methods
 from erase.methods.salun import SalUnConfig
 from erase.methods.salun_lora import SalUnLoRAConfig
-from erase.request import EraseRequest, expand
-from erase.tasks.diffusion import DiffusionTask, DiffusionTaskConfig
-from erase.training import TrainingConfig
+from erase.prompts.catalogue import Sampling
+from erase.prompts.request import EraseRequest, expand
+from erase.tasks.diffusion.task import DiffusionTask, DiffusionTaskConfig
+from erase.training.loop import TrainingConfig
 
 STEPS = 3
 TRAINING = TrainingConfig(max_train_steps=STEPS)
@@ -71,7 +71,7 @@ def run_case(case: str) -> str:
     )
     prompts = expand(EraseRequest(["ghost"], retain=["pizza"]), None)
     task = DiffusionTask(build_pipeline(), prompts, Sampling(1, 7.5), task_config)
-    task.for_redirection().prepare()
+    task.with_redirection_pictures().prepare()
     before = resident("VmRSS")
     marks: list[float] = []
     plain = task.redirected_loss

@@ -17,16 +17,16 @@ from pathlib import Path
 
 import torch
 
-from erase.checkpoint import latest_checkpoint
 from erase.core.delta import Delta, SparseDelta
-from erase.erasure import Erasure
+from erase.erasure.erasure import Erasure
+from erase.erasure.weights import DELTAS
 from erase.methods import get_method
 from erase.methods.salun import SalUnConfig
-from erase.models import load_model
-from erase.request import EraseRequest, expand
-from erase.tasks.diffusion import DiffusionTask, DiffusionTaskConfig
-from erase.training_config import TrainingConfig
-from erase.weights import DELTAS
+from erase.models.opening import load_model
+from erase.prompts.request import EraseRequest, expand
+from erase.tasks.diffusion.task import DiffusionTask, DiffusionTaskConfig
+from erase.training.checkpoint import latest_checkpoint
+from erase.training.config import TrainingConfig
 
 CONCEPT, PICTURES, GENERATION_STEPS, CHECKPOINT_EVERY = "ghost", 16, 10, 4
 PORT = "29541"

@@ -18,11 +18,10 @@ from timm.models.resnet import BasicBlock, ResNet
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from erase.classifiers import FitConfig, fit
-from erase.datasets import in_memory, load_data
-from erase.evaluate.classification import outputs_of
 from erase.methods.projection import ProjectionConfig, projection
-from erase.tasks.classification import ALL, ClassificationTask
+from erase.tasks.classification.datasets import in_memory, load_data
+from erase.tasks.classification.fit import FitConfig, fit, outputs_of
+from erase.tasks.classification.task import ALL, ClassificationTask
 
 WHOLE = "resnet18"
 FORGET_ALPHA, RETAIN_ALPHA, SAMPLES, REPEATS = 3.0, 100.0, 1024, 3
@@ -32,7 +31,7 @@ def two_svds(task: ClassificationTask) -> None:
     """W (I - P_f + P_f P_r)^T for every layer of the task's model, in place."""
     stacked: dict[tuple[str, str], list[Tensor]] = {}
     for which in ("forget", "retain"):
-        task.listen(
+        task.record_inputs(
             which, ALL,
             lambda site, rows, _, which=which: stacked.setdefault((which, site), []).append(rows),
             SAMPLES,

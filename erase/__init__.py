@@ -3,24 +3,24 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from erase.algebra import compose, difference, export_lora, interference, merge, scale
-from erase.erasure import AppliedErasure, Erasure
+from erase.erasure.algebra import compose, difference, export_lora, interference, merge, scale
+from erase.erasure.erasure import AppliedErasure, Erasure
 from erase.methods import methods
-from erase.models import load_model
-from erase.request import EraseRequest
-from erase.tasks.classification import ClassificationTask
+from erase.models.opening import load_model
+from erase.prompts.request import EraseRequest
+from erase.tasks.classification.task import ClassificationTask
 
 if TYPE_CHECKING:
-    from erase.classification_runner import ClassificationRun, ClassifierConfig, classify
-    from erase.runner import RunConfig, run
+    from erase.runs.classify import ClassificationRun, ClassifierConfig, classify
+    from erase.runs.erase import RunConfig, run
 
 # Judges and plots come with these, and take over a second, so they wait until they are asked for.
 _RUNNERS = {
-    "ClassificationRun": "classification_runner",
-    "ClassifierConfig": "classification_runner",
-    "classify": "classification_runner",
-    "RunConfig": "runner",
-    "run": "runner",
+    "ClassificationRun": "runs.classify",
+    "ClassifierConfig": "runs.classify",
+    "classify": "runs.classify",
+    "RunConfig": "runs.erase",
+    "run": "runs.erase",
 }
 
 __all__ = [

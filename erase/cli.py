@@ -8,24 +8,24 @@ from pathlib import Path
 
 from jsonargparse import Namespace
 
-from erase import commands
 from erase.app import main as serve_app
 from erase.app.settings import AppConfig
-from erase.attack_runner import AttackRun, attack_table, run_attacks
 from erase.attacks import attacks
-from erase.calibration_runner import calibrated
-from erase.classification_runner import ClassificationRun, choose_forget_set, classify
 from erase.cli_parsers import build_parser
-from erase.evaluate.classification_report import gap_table
-from erase.evaluate.report import summary_table
-from erase.evaluation_runner import PictureEvaluation, evaluate, figure_lines, rescore
-from erase.forget_sets import write_indices
+from erase.evaluate.classifiers.report import gap_table
+from erase.evaluate.pictures.report import summary_table
 from erase.methods import get_method
-from erase.plan import plan
-from erase.protocols import Protocol, run_protocol
-from erase.request import PLAIN_TEMPLATES, EraseRequest
-from erase.runner import RunConfig, prepared, run
-from erase.training import TrainingStopped
+from erase.prompts.request import PLAIN_TEMPLATES, EraseRequest
+from erase.runs import artefacts
+from erase.runs.attack import AttackRun, attack_table, run_attacks
+from erase.runs.calibrated import calibrated
+from erase.runs.classify import ClassificationRun, choose_forget_set, classify
+from erase.runs.erase import RunConfig, prepared, run
+from erase.runs.evaluate import PictureEvaluation, evaluate, figure_lines, rescore
+from erase.runs.measure import BenchmarkProtocol, run_protocol
+from erase.runs.plan import plan
+from erase.tasks.classification.forget_sets import write_indices
+from erase.training.loop import TrainingStopped
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -105,8 +105,10 @@ def _evaluate(options: Namespace) -> str:
 
 
 def _protocol(options: Namespace) -> str:
-    names = [field.name for field in dataclasses.fields(Protocol)]
-    report = run_protocol(Protocol(**{name: options[name] for name in names}), options.output)
+    names = [field.name for field in dataclasses.fields(BenchmarkProtocol)]
+    report = run_protocol(
+        BenchmarkProtocol(**{name: options[name] for name in names}), options.output
+    )
     return f"{figure_lines(report)}\nreport: {Path(options.output) / 'evaluation.json'}"
 
 
@@ -150,7 +152,7 @@ def _app(options: Namespace) -> str:
 
 
 def _default_output(request: EraseRequest, method: str) -> str:
-    names = "+".join(name.strip().lower().replace(" ", "-") for name in request.concepts)
+    names = "+".compose(name.strip().lower().replace(" ", "-") for name in request.concepts)
     return f"out/{names}-{method}".replace("..", "")
 
 
@@ -163,10 +165,10 @@ COMMANDS: dict[str, Callable[[Namespace], str]] = {
     "classify": _classify,
     "forget-set": _forget_set,
     "calibrate": _calibrate,
-    "inspect": lambda options: commands.inspect(options.folders),
-    "compose": lambda options: commands.join(options.folders, options.output, options.sum),
-    "export": lambda options: commands.export(
+    "inspect": lambda options: artefacts.inspect(options.folders),
+    "compose": lambda options: artefacts.compose(options.folders, options.output, options.sum),
+    "export": lambda options: artefacts.export(
         options.folder, options.output, options.model, options.lora_rank, options.format
     ),
-    "families": lambda options: commands.families(),
+    "families": lambda options: artefacts.families(),
 }

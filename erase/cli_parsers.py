@@ -4,16 +4,16 @@ from jsonargparse import ActionConfigFile, ArgumentParser
 
 from erase.app.settings import AppConfig
 from erase.attacks import attacks
-from erase.classification_runner import ClassifierConfig
-from erase.commands import Format
-from erase.evaluate.generation import EvaluationConfig
-from erase.evaluation_runner import PictureEvaluation
-from erase.forget_sets import Tail, Unit
+from erase.evaluate.pictures.generation import EvaluationConfig
 from erase.methods import methods
-from erase.protocols import Protocol
-from erase.request import Redirect
-from erase.tasks.classification import ClassificationTaskConfig
-from erase.tasks.diffusion import DiffusionTaskConfig
+from erase.prompts.request import Redirect
+from erase.runs.artefacts import Format
+from erase.runs.classify import ClassifierConfig
+from erase.runs.evaluate import PictureEvaluation
+from erase.runs.measure import BenchmarkProtocol
+from erase.tasks.classification.forget_sets import Tail, Unit
+from erase.tasks.classification.task import ClassificationTaskConfig
+from erase.tasks.diffusion.task import DiffusionTaskConfig
 
 
 def build_parser() -> ArgumentParser:
@@ -137,7 +137,7 @@ def _evaluate_parser() -> ArgumentParser:
 def _protocol_parser() -> ArgumentParser:
     parser = ArgumentParser(description="Draw a protocol's prompts and measure the pictures.")
     parser.add_argument("--config", action=ActionConfigFile, help="of configs/protocols, e.g.")
-    parser.add_class_arguments(Protocol)
+    parser.add_class_arguments(BenchmarkProtocol)
     parser.add_argument("--output", type=str, required=True, help="a new folder")
     return parser
 

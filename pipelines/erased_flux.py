@@ -2,7 +2,7 @@
 
 from diffusers import FluxPipeline
 
-from erase.loading import ErasureLoaderMixin
+from erase.erasure.loading import ErasureLoaderMixin
 
 
 class ErasedFluxPipeline(ErasureLoaderMixin, FluxPipeline):

@@ -2,7 +2,7 @@
 
 from diffusers import StableDiffusionPipeline
 
-from erase.loading import ErasureLoaderMixin
+from erase.erasure.loading import ErasureLoaderMixin
 
 
 class ErasedStableDiffusionPipeline(ErasureLoaderMixin, StableDiffusionPipeline):

@@ -2,7 +2,7 @@
 
 from diffusers import StableDiffusion3Pipeline
 
-from erase.loading import ErasureLoaderMixin
+from erase.erasure.loading import ErasureLoaderMixin
 
 
 class ErasedStableDiffusion3Pipeline(ErasureLoaderMixin, StableDiffusion3Pipeline):

@@ -2,7 +2,7 @@
 
 from diffusers import StableDiffusionXLPipeline
 
-from erase.loading import ErasureLoaderMixin
+from erase.erasure.loading import ErasureLoaderMixin
 
 
 class ErasedStableDiffusionXLPipeline(ErasureLoaderMixin, StableDiffusionXLPipeline):

@@ -8,18 +8,18 @@ import json
 from pathlib import Path
 
 import torch
+from emoji.canvas import EmojiCanvas, random_placement
+from emoji.diffusion import build_catalogue
+from emoji.judge import strong_pictures
 from torch import Tensor
 
 from erase.bundled import EMOJI, JUDGE
-from erase.bundled.canvas import EmojiCanvas, random_placement
-from erase.bundled.recipe_diffusion import build_catalogue
-from erase.bundled.recipe_judge import strong_pictures
-from erase.catalogue import Sampling
-from erase.evaluate.clip import ClipJudge, proportion
-from erase.models import load_model
-from erase.pictures import save_grid
-from erase.runner import judge_templates
-from erase.tasks.sampling import draw
+from erase.evaluate.pictures.clip import ClipJudge, wilson_share
+from erase.models.opening import load_model
+from erase.prompts.catalogue import Sampling
+from erase.runs.erase import judge_templates
+from erase.support.pictures import save_grid
+from erase.tasks.diffusion.sampling import draw
 
 HELD_OUT_SEED = 424_242
 FIRST_SEED = 9_000_000
@@ -31,8 +31,8 @@ def accuracies(judge: ClipJudge, pictures: Tensor, canvas: EmojiCanvas) -> dict[
     objects = judge.classify(embeddings, "object", canvas.objects)
     styles = judge.classify(embeddings, "style", canvas.styles)
     return {
-        "object": proportion([s == c.object for s, c in zip(objects, canvas.cells, strict=True)]),
-        "style": proportion([s == c.style for s, c in zip(styles, canvas.cells, strict=True)]),
+        "object": wilson_share([s == c.object for s, c in zip(objects, canvas.cells, strict=True)]),
+        "style": wilson_share([s == c.style for s, c in zip(styles, canvas.cells, strict=True)]),
     }
 
 

@@ -7,11 +7,11 @@ diffusion stage takes --objects, --exclude-objects and --exclude-styles for retr
 import argparse
 from pathlib import Path
 
-from erase.bundled.canvas import EmojiCanvas
-from erase.bundled.recipe_diffusion import train_diffusion
-from erase.bundled.recipe_judge import train_judge
-from erase.bundled.recipe_loop import Schedule
-from erase.bundled.recipe_vae import train_vae
+from emoji.canvas import EmojiCanvas
+from emoji.diffusion import train_diffusion
+from emoji.judge import train_judge
+from emoji.loop import Schedule
+from emoji.vae import train_vae
 
 BUNDLED = Path(__file__).parent.parent / "erase" / "bundled"
 

@@ -11,11 +11,12 @@ distances to them. Every part goes on from its newest checkpoint; those that sta
 import argparse
 from pathlib import Path
 
+from emoji.canvas import EmojiCanvas
+from emoji.diffusion import train_diffusion
+from emoji.loop import Schedule
+
 from erase.bundled import EMOJI
-from erase.bundled.canvas import EmojiCanvas
-from erase.bundled.recipe_diffusion import train_diffusion
-from erase.bundled.recipe_loop import Schedule
-from erase.catalogue import FILE, Catalogue
+from erase.prompts.catalogue import FILE, Catalogue
 
 ORACLES = {"ghost": ["ghost"], "ink": ["ink"], "weapons": ["dagger", "bomb"]}
 STEPS = {"ghost": 3_000, "ink": 2_000, "weapons": 2_000}

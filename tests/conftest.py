@@ -17,16 +17,16 @@ from diffusers import (
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
+from emoji.tokenizer import build_tokenizer
 from torch import nn
 from torch.utils.data import TensorDataset
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from erase.bundled.recipe_tokenizer import build_tokenizer
-from erase.catalogue import Catalogue, Finetuning, Sampling
-from erase.datasets import load_data
-from erase.request import EraseRequest, expand
-from erase.tasks.classification import ClassificationTask
-from erase.tasks.diffusion import DiffusionTask, DiffusionTaskConfig
+from erase.prompts.catalogue import Catalogue, Finetuning, Sampling
+from erase.prompts.request import EraseRequest, expand
+from erase.tasks.classification.datasets import load_data
+from erase.tasks.classification.task import ClassificationTask
+from erase.tasks.diffusion.task import DiffusionTask, DiffusionTaskConfig
 
 CATALOGUE = Catalogue(
     objects=["ghost", "skull", "pizza", "rocket"],

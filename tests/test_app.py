@@ -26,10 +26,10 @@ from erase.app.studio import Studio, shown
 from erase.app.visitors import Made, Visitors
 from erase.bundled import EMOJI
 from erase.core.fingerprint import module_fingerprint
-from erase.erasure import Erasure
+from erase.erasure.erasure import Erasure
 from erase.methods import methods
-from erase.progress import Bar
-from erase.training_config import WATCHING
+from erase.support.progress import Bar
+from erase.training.config import WATCHING
 
 GHOST = "ghost, projection"
 PROMPT = "a ghost in noto style"

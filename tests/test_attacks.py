@@ -6,8 +6,14 @@ from conftest import CATALOGUE, build_tiny_pipeline
 from test_erasure import changed, snapshot
 
 from erase.attacks import attacks
-from erase.attacks.base import PLACEHOLDER, Target, encoded, remembered, standing_for
-from erase.request import EraseRequest, expand
+from erase.attacks.base import (
+    PLACEHOLDER,
+    Target,
+    encode_text,
+    placeholder_embeddings,
+    predict_base,
+)
+from erase.prompts.request import EraseRequest, expand
 
 QUICK = {"steps": 3, "every": 2, "batch_size": 2, "population": 6, "generations": 2, "tokens": 3}
 
@@ -23,7 +29,7 @@ def target() -> Target:
         return [bool(picture.mean() > 0.5) for picture in found]
 
     benign = ["a pizza", "a skull"], 1 - pictures[:2]
-    memory = remembered(pipeline, pictures, [prompt.text for prompt in prompts], 0)
+    memory = predict_base(pipeline, pictures, [prompt.text for prompt in prompts], 0)
     return Target(pipeline, prompts, pictures, shows, CATALOGUE.sampling, benign, memory)
 
 
@@ -48,5 +54,5 @@ def test_placeholders_read_as_the_vectors_they_stand_for(target):
     table = pipeline.text_encoder.get_input_embeddings().weight
     numbers = pipeline.tokenizer("ghost pizza", add_special_tokens=False).input_ids
     text = " ".join([PLACEHOLDER] * len(numbers))
-    with standing_for(pipeline, table[numbers]):
-        assert torch.equal(encoded(pipeline, [text]), encoded(pipeline, ["ghost pizza"]))
+    with placeholder_embeddings(pipeline, table[numbers]):
+        assert torch.equal(encode_text(pipeline, [text]), encode_text(pipeline, ["ghost pizza"]))

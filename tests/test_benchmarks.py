@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 from conftest import CATALOGUE, build_tiny_pipeline
+from observation import Observation
 
 from erase.bundled import JUDGE
-from erase.catalogue import Concept
-from erase.evaluate.clip import ClipJudge
-from erase.evaluate.oracle import Observation
-from erase.models import load_model
+from erase.evaluate.pictures.clip import ClipJudge
+from erase.models.opening import load_model
+from erase.prompts.catalogue import Concept
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 

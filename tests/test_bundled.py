@@ -4,16 +4,16 @@ import sys
 
 import pytest
 import torch
+from emoji.canvas import EmojiCanvas, caption, random_placement
+from emoji.diffusion import build_catalogue
 from safetensors.torch import load_file
 
 from erase.bundled import EMOJI, FOLDER, JUDGE
-from erase.bundled.canvas import EmojiCanvas, caption, random_placement
-from erase.bundled.recipe_diffusion import build_catalogue
-from erase.catalogue import Catalogue
-from erase.evaluate.clip import ClipJudge
-from erase.models import load_model
-from erase.runner import judge_templates
-from erase.tasks.sampling import draw
+from erase.evaluate.pictures.clip import ClipJudge
+from erase.models.opening import load_model
+from erase.prompts.catalogue import Catalogue
+from erase.runs.erase import judge_templates
+from erase.tasks.diffusion.sampling import draw
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ from erase.methods import methods
 from erase.methods.boundary import BoundaryExpandConfig
 from erase.methods.gradient_ascent import GradientAscentConfig
 from erase.methods.ssd import SSDConfig
-from erase.tasks.classification import ClassificationTask, ClassificationTaskConfig
-from erase.training import TrainingConfig
+from erase.tasks.classification.task import ClassificationTask, ClassificationTaskConfig
+from erase.training.loop import TrainingConfig
 
 FORGOTTEN = 3
 

@@ -10,13 +10,13 @@ from torch import nn
 
 from erase.core.projection import discriminative
 from erase.core.subspace import SubspaceFitter
-from erase.erasure import Erasure
+from erase.erasure.erasure import Erasure
 from erase.methods import methods
 from erase.methods.influence import solve_fisher
 from erase.methods.last_layers import LastLayersConfig
 from erase.methods.projection import ProjectionConfig
 from erase.methods.ssd import SSDConfig, dampening
-from erase.training import TrainingConfig
+from erase.training.loop import TrainingConfig
 
 
 def test_dampening_with_an_infinite_threshold_changes_nothing():

@@ -9,9 +9,9 @@ import pytest
 from conftest import CATALOGUE, build_tiny_pipeline, launch_two
 
 from erase.bundled import JUDGE
-from erase.checkpoint import latest_checkpoint
 from erase.cli import main
-from erase.erasure import Erasure
+from erase.erasure.erasure import Erasure
+from erase.training.checkpoint import latest_checkpoint
 
 BRISK = [
     "--task.forget_pictures=2",
@@ -229,7 +229,7 @@ def test_a_failure_in_the_evaluation_leaves_a_checkpoint_and_nothing_else(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("erase.runner.judge_drawn", fail)
+        patch.setattr("erase.runs.erase.judge_drawn", fail)
         assert erase_run(tiny_model, tmp_path / "out", "--concept", "ghost") == 130
     left = {path.name for path in tmp_path.iterdir()} - {"tiny"}
     assert len(left) == 1

@@ -21,14 +21,14 @@ from test_erasure import changed
 from tiny_families import SIDE, build_family
 from torch import nn
 
-from erase.algebra import low_rank
 from erase.core.mask import Mask
-from erase.erasure import Erasure
+from erase.erasure.algebra import low_rank
+from erase.erasure.erasure import Erasure
+from erase.erasure.weights import LORA
 from erase.methods import methods
 from erase.methods.projection import ProjectionConfig
-from erase.tasks.classification import ClassificationTask
-from erase.tasks.diffusion import DiffusionTask
-from erase.weights import LORA
+from erase.tasks.classification.task import ClassificationTask
+from erase.tasks.diffusion.task import DiffusionTask
 
 COMPONENTS = {
     "unet": ("unet",),

@@ -13,11 +13,11 @@ from tiny_families import build_family
 
 from erase.methods import methods
 from erase.methods.salun import SalUnConfig
-from erase.models import load_model
-from erase.request import EraseRequest, expand
-from erase.tasks.diffusion import DiffusionTask, DiffusionTaskConfig
-from erase.tasks.noising import FlowNoising
-from erase.training import TrainingConfig
+from erase.models.opening import load_model
+from erase.prompts.request import EraseRequest, expand
+from erase.tasks.diffusion.noising import FlowNoising
+from erase.tasks.diffusion.task import DiffusionTask, DiffusionTaskConfig
+from erase.training.loop import TrainingConfig
 
 SMALL = DiffusionTaskConfig(forget_pictures=4, retain_pictures=4, generation_steps=2, batch_size=2)
 
@@ -135,7 +135,7 @@ def test_fused_attention_is_refused(tiny_pipeline):
 
 def test_anchor_pictures_go_with_forget_prompts(tiny_pipeline):
     task = build_task(tiny_pipeline)
-    anchors = task.picturing_anchors()
+    anchors = task.with_anchor_pictures()
     own, other = (next(iter(t.forget_batches(0))) for t in (task, anchors))
     assert own.prompts == other.prompts
     assert not torch.equal(own.latents, other.latents)
@@ -154,17 +154,17 @@ def test_random_redirects_differ_from_prompt_to_prompt_and_repeat_with_the_seed(
 
 def test_robust_training_learns_against_words_that_bring_the_concept_back(tiny_pipeline):
     task = build_task(tiny_pipeline, adversary_steps=4, adversary_reach=20.0)
-    mixed = next(iter(task.for_redirection().forget_batches(0)))
+    mixed = next(iter(task.with_redirection_pictures().forget_batches(0)))
     assert mixed.shows.any()
     assert not mixed.shows.all()
 
     def errors(steps):
-        with task._model.beset(mixed, steps, 20.0) as prompts, torch.no_grad():
+        with task._model.adversarial_prompts(mixed, steps, 20.0) as prompts, torch.no_grad():
             return task._model.errors(mixed, task._model.denoise(mixed, task.condition(prompts)))
 
     shows = mixed.shows
     assert errors(4)[shows].sum() < errors(0)[shows].sum()  # without a step words are at random
-    with task._model.beset(mixed, 4, 20.0) as prompts:
+    with task._model.adversarial_prompts(mixed, 4, 20.0) as prompts:
         known = task._model.denoise(mixed, task.condition(prompts))
     assert torch.equal(task.predict(mixed, mixed.prompts), known)
     plain = task._model.denoise(mixed, task.condition(mixed.prompts))
@@ -191,7 +191,7 @@ def test_listening_hears_every_site_of_a_target(tiny_pipeline):
     task = build_tiny_task(tiny_pipeline, ("unet", "text_encoder"))
     for target in task.targets:
         heard = {}
-        task.listen("forget", target, lambda s, rows, g, h=heard: h.setdefault(s, rows), 2)
+        task.record_inputs("forget", target, lambda s, rows, g, h=heard: h.setdefault(s, rows), 2)
         sites, parameters = task.sites(target), task.editable()
         assert heard.keys() == sites.keys()
         for site, names in sites.items():

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from erase.core.delta import DenseDelta, SparseDelta, difference
 from erase.core.fingerprint import fingerprint
 from erase.core.mask import build_mask
-from erase.erasure import Erasure
+from erase.erasure.erasure import Erasure
 
 
 def make_erasure(pipeline, scale: float = 0.1) -> Erasure:

@@ -6,7 +6,7 @@ from skimage.data import astronaut, chelsea, coffee
 
 from erase.bundled import JUDGE
 from erase.cli import main
-from erase.evaluate.nudity import NudityDetector, count, read_detections
+from erase.evaluate.pictures.nudity import NudityDetector, count, read_detections
 
 JUDGED = ["--judge", f"local-dir:{JUDGE}"]
 

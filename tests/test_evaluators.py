@@ -5,9 +5,9 @@ from PIL import Image
 from skimage.data import astronaut
 
 from erase.bundled import JUDGE
-from erase.evaluate.clip import ClipJudge
-from erase.evaluate.fidelity import frechet, frechet_distance, kernel, kernel_distance
-from erase.evaluate.nudity import (
+from erase.evaluate.pictures.clip import ClipJudge
+from erase.evaluate.pictures.fidelity import frechet, frechet_distance, kernel, kernel_distance
+from erase.evaluate.pictures.nudity import (
     HIDDEN_SCORE,
     NudityDetector,
     blurred,

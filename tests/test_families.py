@@ -4,9 +4,9 @@ from conftest import build_tiny_task
 from PIL import Image
 from tiny_families import BUILDERS, SIDE, build_family
 
-from erase.tasks.diffusion import DiffusionTask
-from erase.tasks.families import FLUX_GUIDANCE, family_of
-from erase.tasks.sampling import draw
+from erase.models.family import FLUX_GUIDANCE, family_of
+from erase.tasks.diffusion.sampling import draw
+from erase.tasks.diffusion.task import DiffusionTask
 
 
 @pytest.fixture(params=BUILDERS)

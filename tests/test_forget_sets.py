@@ -3,23 +3,22 @@ import copy
 import pytest
 import torch
 from conftest import CATALOGUE, build_digits_task, digits
+from observation import prompt_losses, worst_concepts
 from PIL import Image
 
-from erase.datasets import load_data
-from erase.forget_sets import (
+from erase.methods import get_method
+from erase.prompts.request import EraseRequest, expand
+from erase.tasks.classification.datasets import load_data
+from erase.tasks.classification.forget_sets import (
     chooser,
     losses_of,
-    prompt_losses,
     read_indices,
     select,
     worst_case,
     worst_classes,
-    worst_concepts,
     write_indices,
 )
-from erase.methods import get_method
-from erase.request import EraseRequest, expand
-from erase.tasks.diffusion import DiffusionTask, DiffusionTaskConfig
+from erase.tasks.diffusion.task import DiffusionTask, DiffusionTaskConfig
 
 
 def test_the_selection_minimises_the_sum_of_losses():

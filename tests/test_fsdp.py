@@ -16,13 +16,13 @@ from safetensors.torch import load_file, save_file
 from test_contract import PICTURES, SAMPLES, brisk, build_host, erase_tiny, task_around
 
 from erase.core.shards import in_shards
-from erase.erasure import Erasure
-from erase.fsdp import sharded
+from erase.erasure.erasure import Erasure
 from erase.methods import methods
-from erase.progress import listening
-from erase.training import TrainingStopped
-from erase.training_config import TrainingConfig
-from erase.training_watch import require_runnable
+from erase.support.progress import on_progress
+from erase.training.config import TrainingConfig
+from erase.training.fsdp import sharded
+from erase.training.loop import TrainingStopped
+from erase.training.watch import require_runnable
 
 FSDP = Path(__file__).parent.parent / "configs" / "accelerate" / "fsdp.yaml"
 TRAINED = {name for name, method in methods().items() if hasattr(method.config(), "training")}
@@ -53,7 +53,7 @@ def stopped_and_gone_on(folder: Path) -> Erasure:
             os.kill(os.getpid(), signal.SIGTERM)
 
     kept = {"checkpoints": str(folder), "checkpointing_steps": 1, **VARIANTS["averaged"]}
-    with listening(stop), pytest.raises(TrainingStopped):
+    with on_progress(stop), pytest.raises(TrainingStopped):
         salun(**kept)
     return salun(**kept)
 
@@ -68,7 +68,7 @@ def check_that_weights_lie_in_shards():
         return made
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("erase.fsdp.deepcopy", remembered)
+        patch.setattr("erase.training.fsdp.deepcopy", remembered)
         with sharded(task, task.parameters()) as shards:
             assert whole
             assert not any(parameter() is not None for parameter in whole)

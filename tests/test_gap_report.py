@@ -4,16 +4,17 @@ import json
 import pytest
 import torch
 from conftest import build_digits_task, digits
+from intervals import mean_interval
 from torch import nn
 
-from erase.calibrate import calibrate, hold_out
-from erase.classifiers import FitConfig, fit
 from erase.cli import main
-from erase.datasets import load_data
-from erase.evaluate.classification import Split, gap_report, mean_interval, verdict
+from erase.evaluate.classifiers.gaps import Split, gap_report, verdict
 from erase.methods import methods
 from erase.methods.gradient_ascent import GradientAscentConfig
-from erase.training import TrainingConfig
+from erase.runs.calibrate import calibrate, hold_out
+from erase.tasks.classification.datasets import load_data
+from erase.tasks.classification.fit import FitConfig, fit
+from erase.training.loop import TrainingConfig
 
 
 @pytest.fixture(scope="module")

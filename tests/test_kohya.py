@@ -3,8 +3,8 @@ import torch
 from safetensors.torch import load_file
 from test_contract import draw_ghost, erase_tiny
 
-from erase.erasure import Erasure
-from erase.kohya import KOHYA, export_kohya
+from erase.erasure.erasure import Erasure
+from erase.erasure.kohya import KOHYA, export_kohya
 
 PREFIXES = {
     "sd": {"unet": "lora_unet", "text_encoder": "lora_te"},

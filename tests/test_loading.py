@@ -19,7 +19,7 @@ from test_contract import draw_ghost, erase_tiny, tensors
 from test_erasure import changed
 from tiny_families import build_family
 
-from erase.erasure import Erasure
+from erase.erasure.erasure import Erasure
 
 KINDS = {
     "sd1": ErasedStableDiffusionPipeline,

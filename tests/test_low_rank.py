@@ -8,12 +8,12 @@ from safetensors.torch import load_file
 from test_contract import draw_ghost
 from test_erasure import changed, snapshot
 
-from erase.erasure import Erasure
+from erase.erasure.erasure import Erasure
 from erase.methods.projection import ProjectionConfig, projection
 from erase.methods.uce import UCEConfig, shared_edit, uce
-from erase.request import EraseRequest, expand
-from erase.tasks.diffusion import DiffusionTask, DiffusionTaskConfig
-from erase.tasks.tokens import paired_positions
+from erase.models.tokens import paired_positions
+from erase.prompts.request import EraseRequest, expand
+from erase.tasks.diffusion.task import DiffusionTask, DiffusionTaskConfig
 
 PLAIN = """
 import sys

@@ -3,9 +3,9 @@ import torch
 from conftest import CATALOGUE
 
 from erase.bundled import JUDGE
-from erase.catalogue import Concept
-from erase.evaluate.clip import ClipJudge
-from erase.evaluate.matrix import Matrix, canvas_matrix, save_heat_maps, ua_ira_cra
+from erase.evaluate.pictures.clip import ClipJudge
+from erase.evaluate.pictures.matrix import Matrix, canvas_matrix, save_heat_maps, ua_ira_cra
+from erase.prompts.catalogue import Concept
 
 OBJECTS = torch.tensor([[1, 0], [1, 1], [0, 1]]).bool()
 STYLES = torch.tensor([[1, 1], [0, 1], [1, 1]]).bool()

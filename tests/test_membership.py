@@ -3,7 +3,7 @@ import pytest
 import torch
 from sklearn.svm import SVC
 
-from erase.evaluate.membership import (
+from erase.evaluate.classifiers.membership import (
     logit_scaled,
     mia_efficacy,
     true_class_confidence,

@@ -3,20 +3,22 @@ import dataclasses
 import pytest
 import torch
 from conftest import CATALOGUE, build_tiny_pipeline
+from observation import CaptionedPictures, Observation, distance_to_oracle, observe
 
 from erase.bundled import JUDGE
-from erase.evaluate.clip import ClipJudge
-from erase.evaluate.generation import EvaluationConfig
-from erase.evaluate.oracle import Captioned, Observation, distance_to_oracle, observe
-from erase.request import EraseRequest, expand
+from erase.evaluate.pictures.clip import ClipJudge
+from erase.evaluate.pictures.generation import EvaluationConfig
+from erase.prompts.request import EraseRequest, expand
 
 
 def seen(pipeline, **config) -> Observation:
     prompts = expand(EraseRequest(["ghost"]), CATALOGUE)
     generator = torch.Generator().manual_seed(0)
     real = {
-        "forget": Captioned(torch.rand(3, 3, 16, 16, generator=generator), ["a ghost"] * 3),
-        "retain": Captioned(torch.rand(2, 3, 16, 16, generator=generator), ["a pizza", "a skull"]),
+        "forget": CaptionedPictures(torch.rand(3, 3, 16, 16, generator=generator), ["a ghost"] * 3),
+        "retain": CaptionedPictures(
+            torch.rand(2, 3, 16, 16, generator=generator), ["a pizza", "a skull"]
+        ),
     }
     evaluation = EvaluationConfig(**{"forget_pictures": 4, "retain_pictures": 4} | config)
     return observe(

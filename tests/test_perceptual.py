@@ -4,7 +4,7 @@ from PIL import Image
 from torchvision.models import SqueezeNet1_1_Weights, squeezenet1_1
 from torchvision.transforms.functional import to_pil_image
 
-from erase.evaluate.perceptual import Perceptual
+from erase.evaluate.pictures.perceptual import Perceptual
 
 
 @pytest.fixture

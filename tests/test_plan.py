@@ -8,10 +8,10 @@ from erase.cli import main
 from erase.cli_parsers import build_parser
 from erase.methods import methods
 from erase.methods.salun import SalUnConfig
-from erase.models import Model
-from erase.plan import plan
-from erase.request import PLAIN_TEMPLATES, EraseRequest, expand
-from erase.runner import RunConfig
+from erase.models.opening import Model
+from erase.prompts.request import PLAIN_TEMPLATES, EraseRequest, expand
+from erase.runs.erase import RunConfig
+from erase.runs.plan import plan
 
 
 def planned(pipeline, method, **options) -> str:

@@ -12,8 +12,8 @@ from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 from erase.bundled import JUDGE
 from erase.cli import main
 from erase.cli_parsers import build_parser
-from erase.evaluate.classifier_judge import OTHER, ClassifierJudge, open_judge
-from erase.protocols import PromptFile, read_prompts
+from erase.evaluate.pictures.classifier_judge import OTHER, ClassifierJudge, open_judge
+from erase.runs.measure import PromptFile, read_prompts
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs" / "protocols").glob("*.yaml"))
 QUICK = ["--drawing.steps", "2", "--evaluation.judge", f"local-dir:{JUDGE}"]

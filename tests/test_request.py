@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 from conftest import CATALOGUE
 
-from erase.request import EraseRequest, expand, find_concept, sample
+from erase.prompts.request import EraseRequest, expand, find_concept, sample
 
 
 def test_an_object_is_forgotten_in_every_style_and_by_its_synonyms():

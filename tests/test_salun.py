@@ -8,13 +8,13 @@ from conftest import build_digits_task, build_tiny_pipeline, build_tiny_task
 from test_erasure import changed, snapshot
 from torch import nn
 
-from erase.checkpoint import latest_checkpoint
 from erase.core.mask import build_mask
 from erase.core.saliency import accumulate
 from erase.methods.salun import SalUnConfig, saliency, salun
 from erase.methods.salun_lora import SalUnLoRAConfig, salun_lora
 from erase.methods.salun_soft import SalUnSoftConfig, salun_soft
-from erase.training import TrainingConfig, TrainingStopped, step_seed, train
+from erase.training.checkpoint import latest_checkpoint
+from erase.training.loop import TrainingConfig, TrainingStopped, step_seed, train
 
 BRISK = TrainingConfig(
     max_train_steps=4, learning_rate=1e-2, adam_weight_decay=0.1, checkpointing_steps=2

@@ -2,8 +2,8 @@ import torch
 from conftest import build_tiny_pipeline
 from transformers import CLIPImageProcessor
 
-from erase.catalogue import Sampling
-from erase.tasks.sampling import draw
+from erase.prompts.catalogue import Sampling
+from erase.tasks.diffusion.sampling import draw
 
 
 class Blackener(torch.nn.Module):

@@ -4,7 +4,7 @@ import torch
 from sklearn.linear_model import LinearRegression
 from torch import nn
 
-from erase.core.activations import listening
+from erase.core.activations import capture_inputs
 from erase.core.projection import (
     RIDGE,
     contrastive,
@@ -167,7 +167,7 @@ def test_of_a_forget_space_within_the_retain_space_nothing_is_removed():
 def test_rows_are_what_the_weight_multiplies(layer):
     shape = (5, 6) if isinstance(layer, nn.Linear) else (2, 3, 8, 8)
     heard = []
-    with listening({"layer": layer}, lambda name, rows: heard.append(rows)):
+    with capture_inputs({"layer": layer}, lambda name, rows: heard.append(rows)):
         output = layer(torch.randn(shape))
     by_hand = heard[0] @ layer.weight.flatten(1).T + layer.bias
     if isinstance(layer, nn.Conv2d):

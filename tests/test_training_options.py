@@ -7,11 +7,11 @@ from conftest import build_digits_task, build_tiny_pipeline, build_tiny_task
 from PIL import Image
 from test_salun import BRISK, same_bytes
 
-from erase.checkpoint import latest_checkpoint
 from erase.methods import methods
 from erase.methods.salun import SalUnConfig, salun
-from erase.training import finetune, step_seed
-from erase.training_config import TrainingConfig
+from erase.training.checkpoint import latest_checkpoint
+from erase.training.config import TrainingConfig
+from erase.training.loop import finetune, step_seed
 
 PLAIN = TrainingConfig(2, 1e-2)
 

@@ -20,6 +20,7 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from emoji.tokenizer import build_tokenizer
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
@@ -29,8 +30,6 @@ from transformers import (
     T5EncoderModel,
     T5Tokenizer,
 )
-
-from erase.bundled.recipe_tokenizer import build_tokenizer
 
 SIDE, WIDTH, T5_WIDTH = 16, 16, 32
 tokenizer = cache(build_tokenizer)

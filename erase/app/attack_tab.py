@@ -14,8 +14,8 @@ from erase.app.forms import options_form
 from erase.app.jobs import Progress, Tell, followed
 from erase.app.options import with_options
 from erase.app.settings import require_within
-from erase.attack_runner import AttackRun, attack_table, run_attacks
 from erase.attacks import attacks
+from erase.runs.attack import AttackRun, attack_table, run_attacks
 
 EMPTY = "Choose an erasure and an attack. What comes back will stand here."
 LEAST, FIRST = 4, 8

@@ -11,11 +11,11 @@ from erase.app.figures import markdown_table, note, protocol_of
 from erase.app.forms import options_form
 from erase.app.jobs import Progress, followed
 from erase.app.options import with_options
-from erase.classification_runner import ClassificationRun, ClassifierConfig, classify
-from erase.classifiers import FitConfig
-from erase.evaluate.classification_report import gap_table
+from erase.evaluate.classifiers.report import gap_table
 from erase.methods import get_method, serving
-from erase.tasks.classification import ClassificationTask
+from erase.runs.classify import ClassificationRun, ClassifierConfig, classify
+from erase.tasks.classification.fit import FitConfig
+from erase.tasks.classification.task import ClassificationTask
 
 PICTURES = {
     "gaps.png": "Points from a model retrained without the class",

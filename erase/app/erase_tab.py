@@ -17,14 +17,14 @@ from erase.app.options import with_options
 from erase.app.settings import require_short, require_within
 from erase.app.studio import shown
 from erase.app.visitors import Made, Visitor
-from erase.erasure import CARD, Erasure
-from erase.evaluate.generation import EvaluationConfig
+from erase.erasure.erasure import CARD, Erasure
+from erase.erasure.weights import LORA
+from erase.evaluate.pictures.generation import EvaluationConfig
 from erase.methods import get_method, serving
-from erase.models import BUNDLED
-from erase.request import EraseRequest, expand
-from erase.runner import RunConfig, run
-from erase.tasks.diffusion import DiffusionTask
-from erase.weights import LORA
+from erase.models.opening import BUNDLED
+from erase.prompts.request import EraseRequest, expand
+from erase.runs.erase import RunConfig, run
+from erase.tasks.diffusion.task import DiffusionTask
 
 LOOK_EVERY, LOOK_SEED, LEAST_PICTURES = 10, 0, 4
 WAITING = "Nothing is being erased. A report will stand here."

@@ -11,8 +11,8 @@ from erase.app.context import LINE, Context, plainly
 from erase.app.figures import figure, note
 from erase.app.jobs import Progress, Tell, followed
 from erase.app.visitors import Made
-from erase.evaluate.matrix import canvas_matrix, save_heat_maps, ua_ira_cra
-from erase.request import find_concept
+from erase.evaluate.pictures.matrix import canvas_matrix, save_heat_maps, ua_ira_cra
+from erase.prompts.request import find_concept
 
 COLUMNS = ["erasure", "method", "UA", "IRA", "CRA", "n forget", "n retain", "seconds", "MB"]
 EMPTY = "Nothing is measured yet; erase something, and its figures will stand here."

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from erase.card import columns, metric_rows
+from erase.evaluate.tables import columns, metric_rows
 
 
 def figure(text: str, protocol: str) -> str:

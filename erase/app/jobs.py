@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from erase.progress import listening
+from erase.support.progress import on_progress
 
 FINISHED = object()
 
@@ -77,7 +77,7 @@ def followed(
 
     def worker() -> None:
         try:
-            with listening(listener):
+            with on_progress(listener):
                 told.put((FINISHED, work(told.put), None))
         except BaseException as error:
             told.put((FINISHED, None, error))

@@ -9,8 +9,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from docstring_parser import parse_from_object
 
 from erase.app.settings import Limits
-from erase.calibrate import with_setting
-from erase.training_config import WATCHING
+from erase.runs.calibrate import with_setting
+from erase.training.config import WATCHING
 
 
 @dataclass(frozen=True)

@@ -11,16 +11,16 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
-from erase.algebra import compose, scale
 from erase.app.settings import AppConfig, Limits, require_short, require_within
 from erase.app.visitors import Made
-from erase.catalogue import Sampling
-from erase.erasure import Erasure
-from erase.evaluate.clip import ClipJudge
-from erase.evaluate.nudity import EXPOSED, NudityDetector, blurred
-from erase.models import Model, default_judge, load_model
-from erase.runner import judge_of
-from erase.tasks.sampling import draw
+from erase.erasure.algebra import compose, scale
+from erase.erasure.erasure import Erasure
+from erase.evaluate.pictures.clip import ClipJudge
+from erase.evaluate.pictures.nudity import EXPOSED, NudityDetector, blurred
+from erase.models.opening import Model, default_judge, load_model
+from erase.prompts.catalogue import Sampling
+from erase.runs.erase import judge_of
+from erase.tasks.diffusion.sampling import draw
 
 MOST_STRENGTH, KEPT_PICTURES, SHOWN_SIDE = 1.5, 64, 384
 LARGEST_SEED = 2**31 - 1

@@ -13,7 +13,7 @@ from typing import Any
 from PIL import Image
 
 from erase.app.settings import Limits
-from erase.erasure import Erasure
+from erase.erasure.erasure import Erasure
 
 
 @dataclass

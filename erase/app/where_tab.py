@@ -5,18 +5,12 @@ from pathlib import Path
 
 import gradio as gr
 
-from erase.algebra import interference
 from erase.app.context import LINE, Context, plainly
 from erase.app.figures import markdown_table, note
 from erase.app.visitors import Made, Visitor
-from erase.erasure import find_weight
-from erase.evaluate.layers import (
-    block_table,
-    blocks_of,
-    changes_of,
-    save_change_chart,
-    save_chart,
-)
+from erase.core.names import find_weight
+from erase.erasure.algebra import interference
+from erase.evaluate.layers import block_table, blocks_of, changes_of, save_change_chart, save_chart
 
 CLOSEST = 12
 EMPTY = "Choose an erasure, and another to see how they meet."

@@ -11,19 +11,19 @@ from diffusers import StableDiffusionPipeline
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from erase.catalogue import Sampling
-from erase.request import Prompt
-from erase.tasks.conditioned import latents_of
-from erase.tasks.noising import DiffusionBatch, noising_of
-from erase.tasks.sampling import draw
-from erase.tasks.tokens import padded_tokens
+from erase.models.tokens import padded_tokens
+from erase.prompts.catalogue import Sampling
+from erase.prompts.request import Prompt
+from erase.tasks.diffusion.denoiser import latents_of
+from erase.tasks.diffusion.noising import DiffusionBatch, noising_of
+from erase.tasks.diffusion.sampling import draw
 
 PLACEHOLDER, CHUNK = "~", 8
 Shows = Callable[[Tensor, Sequence[Prompt]], list[bool]]
 
 
 @dataclass(frozen=True)
-class Memory:
+class BasePredictions:
     """What the base predicts of noised pictures of the concept under their prompts.
 
     noisy, predictions: [n, C, h, w]; timesteps [n].
@@ -50,7 +50,7 @@ class Target:
     shows: Shows
     sampling: Sampling
     benign: tuple[Sequence[str], Tensor]
-    memory: Memory
+    memory: BasePredictions
     seed: int = 0
 
     @property
@@ -102,9 +102,9 @@ class Outcome:
 
 
 @torch.no_grad()
-def remembered(
+def predict_base(
     base: StableDiffusionPipeline, pictures: Tensor, texts: Sequence[str], seed: int, each: int = 4
-) -> Memory:
+) -> BasePredictions:
     """What the base predicts of every picture at `each` random time steps, under its text."""
     generator = torch.Generator().manual_seed(seed)
     noising, latents = noising_of(base.scheduler), latents_of(base, pictures).repeat(each, 1, 1, 1)
@@ -112,10 +112,11 @@ def remembered(
     timesteps = noising.draw_timesteps(len(latents), generator).to(latents.device)
     noisy = noising.noisy(DiffusionBatch(latents, noise, timesteps, [], []))
     parts = (
-        part.split(CHUNK) for part in (noisy, timesteps, encoded(base, texts).repeat(each, 1, 1))
+        part.split(CHUNK)
+        for part in (noisy, timesteps, encode_text(base, texts).repeat(each, 1, 1))
     )
     found = [base.unet(*part).sample for part in zip(*parts, strict=True)]
-    return Memory(noisy, timesteps, torch.cat(found))
+    return BasePredictions(noisy, timesteps, torch.cat(found))
 
 
 def denoising_loss(
@@ -137,19 +138,19 @@ def denoising_loss(
     noise = torch.randn(latents.shape, generator=generator)
     timesteps = noising.draw_timesteps(len(texts), generator)
     batch = DiffusionBatch(latents, noise, timesteps, list(texts), [])
-    states = encoded(target.pipeline, texts)
+    states = encode_text(target.pipeline, texts)
     found = target.pipeline.unet(noising.noisy(batch), timesteps, states).sample
     return F.mse_loss(found, noising.target(batch))
 
 
-def encoded(pipeline: StableDiffusionPipeline, texts: Sequence[str]) -> Tensor:
+def encode_text(pipeline: StableDiffusionPipeline, texts: Sequence[str]) -> Tensor:
     """What cross-attention reads of the texts, with gradients: [N, tokens, width]."""
     tokens = padded_tokens(pipeline.tokenizer, texts)
     return pipeline.text_encoder(tokens.to(pipeline.text_encoder.device))[0]
 
 
 @contextmanager
-def standing_for(pipeline: StableDiffusionPipeline, vectors: Tensor) -> Iterator[None]:
+def placeholder_embeddings(pipeline: StableDiffusionPipeline, vectors: Tensor) -> Iterator[None]:
     """While in force, the k placeholders of every text read as these vectors [k, width]."""
     (number,) = pipeline.tokenizer(PLACEHOLDER, add_special_tokens=False).input_ids
 
@@ -168,7 +169,7 @@ def standing_for(pipeline: StableDiffusionPipeline, vectors: Tensor) -> Iterator
 
 
 @contextmanager
-def frozen(pipeline: StableDiffusionPipeline) -> Iterator[None]:
+def without_gradients(pipeline: StableDiffusionPipeline) -> Iterator[None]:
     """While in force, no weight of UNet and text encoder asks for gradients."""
     weights = [*pipeline.unet.parameters(), *pipeline.text_encoder.parameters()]
     flags = [weight.requires_grad for weight in weights]

@@ -10,11 +10,11 @@ from erase.attacks.base import (
     Outcome,
     Target,
     denoising_loss,
-    frozen,
-    standing_for,
+    placeholder_embeddings,
+    without_gradients,
 )
-from erase.checks import require_positive
-from erase.progress import Bar
+from erase.support.checks import require_positive
+from erase.support.progress import Bar
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def concept_inversion(target: Target, config: ConceptInversionConfig) -> Outcome
     start = table.detach().mean(0).repeat(config.vectors, 1)
     vectors = start.clone().requires_grad_()
     optimizer = torch.optim.AdamW([vectors], config.learning_rate, weight_decay=0.0)
-    with frozen(pipeline), standing_for(pipeline, vectors):
+    with without_gradients(pipeline), placeholder_embeddings(pipeline, vectors):
         for _ in Bar(range(config.steps), desc="concept inversion", unit="step"):
             texts = [f"a {words}"] * len(target.latents)
             loss = denoising_loss(target, texts, config.batch_size, generator)

@@ -6,8 +6,8 @@ import torch
 from diffusers import DDIMInverseScheduler, DDIMScheduler
 
 from erase.attacks import register
-from erase.attacks.base import Outcome, Target, encoded
-from erase.checks import require_positive
+from erase.attacks.base import Outcome, Target, encode_text
+from erase.support.checks import require_positive
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def latent_inversion(target: Target, config: LatentInversionConfig) -> Outcome:
     """
     pipeline, count = target.pipeline, len(target.prompts)
     latents = target.latents[torch.arange(count) % len(target.latents)]
-    states = encoded(pipeline, [""] * count)
+    states = encode_text(pipeline, [""] * count)
     settings = pipeline.scheduler.config
     for kind in (DDIMInverseScheduler, DDIMScheduler):
         scheduler = kind.from_config(settings)

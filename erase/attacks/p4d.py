@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from erase.attacks import register
-from erase.attacks.base import PLACEHOLDER, Outcome, Target, encoded, standing_for
-from erase.attacks.tokens import TokenSearch, searched, words_of
+from erase.attacks.base import PLACEHOLDER, Outcome, Target, encode_text, placeholder_embeddings
+from erase.attacks.tokens import TokenSearch, search_tokens, words_of
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,12 @@ def p4d(target: Target, config: P4DConfig) -> Outcome:
 
     def loss() -> Tensor:
         rows = torch.randint(len(memory.noisy), (config.batch_size,), generator=generator)
-        states = encoded(pipeline, [text] * config.batch_size)
+        states = encode_text(pipeline, [text] * config.batch_size)
         found = pipeline.unet(memory.noisy[rows], memory.timesteps[rows], states).sample
         return F.mse_loss(found, memory.predictions[rows])
 
-    vectors = searched(pipeline, config, generator, loss)
-    with standing_for(pipeline, vectors), torch.no_grad():
+    vectors = search_tokens(pipeline, config, generator, loss)
+    with placeholder_embeddings(pipeline, vectors), torch.no_grad():
         pictures = target.drawn([text] * len(target.prompts), "p4d")
     passes = config.steps * config.batch_size + target.drawing_passes
     words = words_of(pipeline, vectors) if config.hard else []

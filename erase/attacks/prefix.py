@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 
 from erase.attacks import register
-from erase.attacks.base import PLACEHOLDER, Outcome, Target, denoising_loss, standing_for
-from erase.attacks.tokens import TokenSearch, searched, words_of
+from erase.attacks.base import PLACEHOLDER, Outcome, Target, denoising_loss, placeholder_embeddings
+from erase.attacks.tokens import TokenSearch, search_tokens, words_of
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,11 @@ def prefix(target: Target, config: PrefixConfig) -> Outcome:
     pipeline = target.pipeline
     generator = torch.Generator().manual_seed(target.seed)
     texts = [f"{' '.join([PLACEHOLDER] * config.tokens)} {p.text}" for p in target.prompts]
-    vectors = searched(
+    vectors = search_tokens(
         pipeline, config, generator,
         lambda: denoising_loss(target, texts, config.batch_size, generator),
     )  # fmt: skip
-    with standing_for(pipeline, vectors), torch.no_grad():
+    with placeholder_embeddings(pipeline, vectors), torch.no_grad():
         pictures = target.drawn(texts, "prefix")
     passes = config.steps * config.batch_size + target.drawing_passes
     words = words_of(pipeline, vectors) if config.hard else []

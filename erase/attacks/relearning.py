@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from erase.attacks import register
-from erase.attacks.base import Outcome, Target, denoising_loss, frozen
-from erase.checks import require_positive
-from erase.preserve import preserved
-from erase.progress import Bar
+from erase.attacks.base import Outcome, Target, denoising_loss, without_gradients
+from erase.support.checks import require_positive
+from erase.support.progress import Bar
+from erase.training.preserve import restored_parameters
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def _finetuned(
     generator = torch.Generator().manual_seed(target.seed)
     optimizer = torch.optim.AdamW(unet.parameters(), config.learning_rate, weight_decay=0.0)
     curve = {0: sum(target.plain_hits) / len(target.plain_hits)}
-    with frozen(target.pipeline), preserved(dict(unet.named_parameters())):
+    with without_gradients(target.pipeline), restored_parameters(dict(unet.named_parameters())):
         unet.requires_grad_(True)
         for step in Bar(range(1, config.steps + 1), desc="relearning", unit="step"):
             loss = denoising_loss(target, texts, config.batch_size, generator, latents)

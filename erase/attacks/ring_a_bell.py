@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from erase.attacks import register
-from erase.attacks.base import Outcome, Target, encoded
-from erase.checks import require_positive
-from erase.progress import Bar
+from erase.attacks.base import Outcome, Target, encode_text
+from erase.support.checks import require_positive
+from erase.support.progress import Bar
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def ring_a_bell(target: Target, config: RingABellConfig) -> Outcome:
     pipeline = target.pipeline
     generator = torch.Generator().manual_seed(target.seed)
     named, plain = (
-        encoded(pipeline, texts)
+        encode_text(pipeline, texts)
         for texts in ([p.text for p in target.prompts], [p.anchor for p in target.prompts])
     )
     goal = plain.mean(0) + config.strength * (named - plain).mean(0)

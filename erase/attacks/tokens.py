@@ -8,9 +8,9 @@ from diffusers import StableDiffusionPipeline
 from torch import Tensor
 from torch.nn import functional as F
 
-from erase.attacks.base import frozen, standing_for
-from erase.checks import require_positive
-from erase.progress import Bar
+from erase.attacks.base import placeholder_embeddings, without_gradients
+from erase.support.checks import require_positive
+from erase.support.progress import Bar
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class TokenSearch:
         require_positive(self, "tokens", "steps", "batch_size", "learning_rate")
 
 
-def searched(
+def search_tokens(
     pipeline: StableDiffusionPipeline,
     config: TokenSearch,
     generator: torch.Generator,
@@ -51,7 +51,7 @@ def searched(
     soft = table[start].clone().requires_grad_()
     read = soft.detach().clone().requires_grad_()
     optimizer = torch.optim.AdamW([soft], config.learning_rate, weight_decay=0.1)
-    with frozen(pipeline), standing_for(pipeline, read):
+    with without_gradients(pipeline), placeholder_embeddings(pipeline, read):
         for _ in Bar(range(config.steps), desc="searching tokens", unit="step"):
             read.data.copy_(_projected(soft, table) if config.hard else soft)
             (soft.grad,) = torch.autograd.grad(loss(), read)

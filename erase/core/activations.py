@@ -8,16 +8,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Listener = Callable[[str, Tensor], None]
+InputCallback = Callable[[str, Tensor], None]
 MOST_ROWS = 4096
 
 
 @contextmanager
-def listening(layers: Mapping[str, nn.Module], hear: Listener) -> Iterator[None]:
-    """While in force, `hear(name, rows [n, d])` is called with every input of every layer."""
+def capture_inputs(layers: Mapping[str, nn.Module], callback: InputCallback) -> Iterator[None]:
+    """While in force, `callback(name, rows [n, d])` is called with every input of every layer."""
 
     def report(name: str, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        hear(name, as_rows(layer, inputs[0]))
+        callback(name, as_rows(layer, inputs[0]))
 
     handles = [
         layer.register_forward_pre_hook(partial(report, name)) for name, layer in layers.items()

@@ -1,7 +1,7 @@
 """What an erasure adds to one weight tensor, in the form that is smallest to keep."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -89,14 +89,14 @@ class DenseDelta:
 class LowRankDelta:
     """The product up @ down: a LoRA's B and A at scale 1.
 
-    up [out, k] and down [k, in], or [out, k, 1, 1] and [k, in, h, w] for a convolution. `reads`
-    [k, in flattened] is there if the change is a projection's, up = -W reads^T, so that it can be
-    composed with other changes of W in order.
+    up [out, k] and down [k, in], or [out, k, 1, 1] and [k, in, h, w] for a convolution.
+    `input_basis` [k, in flattened] is there if the change is a projection's, up = -W basis^T, so
+    that it can be composed with other changes of W in order.
     """
 
     up: Tensor
     down: Tensor
-    reads: Tensor | None = None
+    input_basis: Tensor | None = None
 
     @property
     def shape(self) -> torch.Size:
@@ -163,3 +163,72 @@ def read_delta(parts: Mapping[str, Tensor]) -> Delta:
     if "mask" in parts:
         return SparseDelta(unpack_bits(parts["mask"], parts["shape"].tolist()), parts["values"])
     return DenseDelta(parts["values"])
+
+
+def scale_delta(delta: Delta, factor: float) -> Delta:
+    """`factor` times the change."""
+    if isinstance(delta, LowRankDelta):
+        input_basis = None if delta.input_basis is None else factor * delta.input_basis
+        return LowRankDelta(factor * delta.up, delta.down, input_basis)
+    return replace(delta, values=factor * delta.values)
+
+
+def add_deltas(one: Delta, other: Delta) -> Delta:
+    """Both changes of the same weight: low rank, sparse or dense, as they allow."""
+    if isinstance(one, LowRankDelta) and isinstance(other, LowRankDelta):
+        return LowRankDelta(torch.cat([one.up, other.up], 1), torch.cat([one.down, other.down]))
+    total = one.dense() + other.dense()
+    if isinstance(one, SparseDelta) and isinstance(other, SparseDelta):
+        either = one.mask | other.mask
+        return SparseDelta(either, total[either])
+    return DenseDelta(total)
+
+
+def compose_deltas(first: Delta, second: Delta) -> Delta:
+    """The change that `first` and then `second` make of a weight W.
+
+    A projection applies to what the first left: W (I - P1) (I - P2), and two are one again. Any
+    other change is the same whatever it is added to.
+    """
+    if not isinstance(second, LowRankDelta) or second.input_basis is None:
+        return add_deltas(first, second)
+    if isinstance(first, LowRankDelta):
+        passed = first.up.flatten(1) @ (first.down.flatten(1) @ second.input_basis.T)
+    else:
+        passed = first.dense().flatten(1) @ second.input_basis.T
+    up = (second.up.flatten(1) - passed).view_as(second.up)
+    both = add_deltas(first, LowRankDelta(up, second.down))
+    if not isinstance(first, LowRankDelta) or first.input_basis is None:
+        return both
+    then = second.input_basis - (second.input_basis @ first.down.flatten(1).T) @ first.input_basis
+    return replace(both, input_basis=torch.cat([first.input_basis, then]))
+
+
+def truncate_delta(delta: Delta, rank: int) -> LowRankDelta:
+    """The nearest change of at most this rank (Eckart and Young), as two factors of equal size."""
+    if isinstance(delta, LowRankDelta) and delta.rank <= rank:
+        return delta
+    shape = delta.shape
+    left, singular, right = torch.linalg.svd(delta.dense().flatten(1), full_matrices=False)
+    root = singular[:rank].sqrt()
+    up, down = left[:, :rank] * root, root[:, None] * right[:rank]
+    return LowRankDelta(
+        up.reshape(len(up), -1, *[1] * (len(shape) - 2)), down.reshape(-1, *shape[1:])
+    )
+
+
+def cosine(one: Delta, other: Delta) -> float:
+    """The cosine of the angle between two changes of the same weight, as vectors."""
+    first, second = one.dense().flatten(), other.dense().flatten()
+    return float(first @ second / (first.norm() * second.norm()).clamp_min(1e-30))
+
+
+def largest_principal_cosine(one: LowRankDelta, other: LowRankDelta) -> float:
+    """How near the closest directions come that two low-rank changes read: 1 if they share one."""
+    first, second = (_row_space(delta.down.flatten(1)) for delta in (one, other))
+    return float(torch.linalg.matrix_norm(first.T @ second, ord=2))
+
+
+def _row_space(rows: Tensor) -> Tensor:
+    left, singular, _ = torch.linalg.svd(rows.T.double(), full_matrices=False)
+    return left[:, singular > 1e-6 * singular.max()]

@@ -5,14 +5,14 @@ from collections.abc import Iterable
 
 from torch import Tensor, nn
 
-from erase.core.shards import whole
+from erase.core.shards import full_tensor
 
 DIGITS = 16
 
 
 def fingerprint(tensor: Tensor) -> str:
     """16 hex digits of the SHA-256 of the values in float16, alike for any wider copy of them."""
-    values = whole(tensor.detach()).half().cpu().contiguous().numpy()
+    values = full_tensor(tensor.detach()).half().cpu().contiguous().numpy()
     return hashlib.sha256(values.tobytes()).hexdigest()[:DIGITS]
 
 

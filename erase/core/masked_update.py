@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from erase.core.mask import Mask
-from erase.core.shards import laid_out_as
+from erase.core.shards import distributed_like
 
 
 class MaskedUpdate:
@@ -29,7 +29,7 @@ class MaskedUpdate:
     ):
         self._optimizer = optimizer
         self._entries = [
-            (parameter, laid_out_as(mask.tensors[name], parameter), originals[name])
+            (parameter, distributed_like(mask.tensors[name], parameter), originals[name])
             for name, parameter in parameters.items()
         ]
         self._handles: list[torch.utils.hooks.RemovableHandle] = []

@@ -7,7 +7,7 @@ from typing import TypeVar
 Value = TypeVar("Value")
 
 
-def matching(
+def filter_names(
     tensors: Mapping[str, Value], include: Sequence[str] = ("*",), exclude: Sequence[str] = ()
 ) -> dict[str, Value]:
     """Those whose name fits a pattern of `include` and none of `exclude`, as in `*attn2*`."""

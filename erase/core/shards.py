@@ -9,12 +9,12 @@ def in_shards(tensor: Tensor) -> bool:
     return hasattr(tensor, "full_tensor")
 
 
-def whole(tensor: Tensor) -> Tensor:
+def full_tensor(tensor: Tensor) -> Tensor:
     """The tensor in one piece; every process has to ask for one that lies in shards."""
     return tensor.full_tensor() if in_shards(tensor) else tensor
 
 
-def laid_out_as(tensor: Tensor, reference: Tensor) -> Tensor:
+def distributed_like(tensor: Tensor, reference: Tensor) -> Tensor:
     """The whole `tensor` on the device of `reference`, and in shards if that is."""
     tensor = tensor.to(reference.device)
     if not in_shards(reference):
@@ -26,6 +26,6 @@ def laid_out_as(tensor: Tensor, reference: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def fill(tensor: Tensor, values: Tensor) -> None:
+def copy_full_(tensor: Tensor, values: Tensor) -> None:
     """Put whole values into a tensor, in shards or not."""
-    tensor.copy_(laid_out_as(values, tensor) if in_shards(tensor) else values)
+    tensor.copy_(distributed_like(values, tensor) if in_shards(tensor) else values)

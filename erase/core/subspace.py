@@ -63,17 +63,19 @@ class Subspace:
         """
         if self.gram is not None:
             moment = self.gram / self.gram.trace().clamp(min=TINY)
-            return _solved((alpha - 1) * moment, alpha * moment), torch.eye(len(moment)).double()
+            return _solve_shifted((alpha - 1) * moment, alpha * moment), torch.eye(
+                len(moment)
+            ).double()
         share, inner = self._inner(alpha)
-        return alpha * share * self.rows.T, _solved(inner, self.rows)
+        return alpha * share * self.rows.T, _solve_shifted(inner, self.rows)
 
     def scale(self, inputs: Tensor, alpha: float) -> Tensor:
         """The same projection of inputs [d, n]."""
         if self.gram is not None:
             moment = self.gram / self.gram.trace().clamp(min=TINY)
-            return _solved((alpha - 1) * moment, alpha * (moment @ inputs))
+            return _solve_shifted((alpha - 1) * moment, alpha * (moment @ inputs))
         share, inner = self._inner(alpha)
-        return alpha * share * (self.rows.T @ _solved(inner, self.rows @ inputs))
+        return alpha * share * (self.rows.T @ _solve_shifted(inner, self.rows @ inputs))
 
     def _inner(self, alpha: float) -> tuple[Tensor, Tensor]:
         """1 / |X|^2, and (alpha - 1) X X^T / |X|^2 [count, count]."""
@@ -90,14 +92,14 @@ class Subspace:
         cross = torch.outer(self.means.mean((0, 1)), centre)
         return self.moment() - cross - cross.T + torch.outer(centre, centre)
 
-    def holding(self, share: float) -> Tensor:
+    def top_energy_basis(self, share: float) -> Tensor:
         """As few of the strongest directions [d, k] as hold this share of the energy; all for 1."""
         basis, energies = self.axes
         reached = energies.cumsum(0) / energies.sum()
         return basis[:, : int((reached < share).sum()) + 1]
 
 
-def _solved(matrix: Tensor, right: Tensor) -> Tensor:
+def _solve_shifted(matrix: Tensor, right: Tensor) -> Tensor:
     """(A + 1)^-1 B of a symmetric A whose eigenvalues lie above -1."""
     shifted = matrix + torch.eye(len(matrix), dtype=matrix.dtype)
     return torch.cholesky_solve(right, torch.linalg.cholesky(shifted))

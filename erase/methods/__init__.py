@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from erase.core.fingerprint import fingerprint
-from erase.erasure import Erasure, find_weight
+from erase.core.names import find_weight
+from erase.erasure.erasure import Erasure
 from erase.tasks.base import Task
-from erase.training_watch import require_runnable
+from erase.training.watch import require_runnable
 
 MethodFunction = Callable[[Task, Any], Erasure]
 

@@ -4,10 +4,10 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from erase.erasure import Erasure
+from erase.erasure.erasure import Erasure
 from erase.methods import register
-from erase.tasks.classification import ClassificationBatch, ClassificationTask
-from erase.training import TrainingConfig, finetune
+from erase.tasks.classification.task import ClassificationBatch, ClassificationTask
+from erase.training.loop import TrainingConfig, finetune
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 
 from erase.core.delta import DenseDelta
-from erase.erasure import Erasure
+from erase.erasure.erasure import Erasure
 from erase.methods import register
-from erase.tasks.classification import ClassificationTask
+from erase.tasks.classification.task import ClassificationTask
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from erase.checks import require_positive
-from erase.erasure import Erasure
+from erase.erasure.erasure import Erasure
 from erase.methods import register
-from erase.tasks.classification import ClassificationBatch, ClassificationTask
-from erase.training import TrainingConfig, finetune
+from erase.support.checks import require_positive
+from erase.tasks.classification.task import ClassificationBatch, ClassificationTask
+from erase.training.loop import TrainingConfig, finetune
 
 
 @dataclass(frozen=True)

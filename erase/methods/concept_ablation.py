@@ -4,11 +4,11 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from erase.erasure import Erasure
+from erase.erasure.erasure import Erasure
 from erase.methods import register
 from erase.tasks.base import Batch
-from erase.tasks.diffusion import DiffusionTask
-from erase.training import TrainingConfig, finetune
+from erase.tasks.diffusion.task import DiffusionTask
+from erase.training.loop import TrainingConfig, finetune
 
 
 @dataclass(frozen=True)
@@ -37,4 +37,4 @@ def concept_ablation(task: DiffusionTask, config: ConceptAblationConfig) -> Eras
         distilled = task.redirected_loss(pictures, base)
         return distilled + config.retain_weight * task.divergence(retain, base)
 
-    return Erasure(finetune(task.picturing_anchors(), step_loss, config.training))
+    return Erasure(finetune(task.with_anchor_pictures(), step_loss, config.training))

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from erase.core.patterns import matching
-from erase.erasure import Erasure
+from erase.core.patterns import filter_names
+from erase.erasure.erasure import Erasure
 from erase.methods import register
 from erase.tasks.base import Batch
-from erase.tasks.diffusion import DiffusionTask
-from erase.training import TrainingConfig, finetune
+from erase.tasks.diffusion.task import DiffusionTask
+from erase.training.loop import TrainingConfig, finetune
 
 Variant = Literal["x", "x_strict", "u", "all"]
 
@@ -70,7 +70,7 @@ def _part(task: DiffusionTask, variant: Variant) -> dict[str, nn.Parameter]:
         "u": ((f"{family.denoiser}.*",), family.attention),
         "all": (("*",), ()),
     }
-    chosen = matching(task.editable(), *patterns[variant])
+    chosen = filter_names(task.editable(), *patterns[variant])
     if not chosen:
         raise ValueError(f"The variant {variant} trains none of {', '.join(task.components)}; "
                          f"let the {family.denoiser} change, or choose variant all.")  # fmt: skip

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass, field
 
-from erase.erasure import Erasure
+from erase.erasure.erasure import Erasure
 from erase.methods import register
 from erase.tasks.base import Task
-from erase.training import TrainingConfig, finetune
+from erase.training.loop import TrainingConfig, finetune
 
 
 @dataclass(frozen=True)

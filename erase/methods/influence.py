@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector
 
-from erase.checks import require_positive
 from erase.core.delta import difference
-from erase.erasure import Erasure
+from erase.erasure.erasure import Erasure
 from erase.methods import register
-from erase.preserve import only_trainable, preserved
-from erase.tasks.classification import ClassificationBatch, ClassificationTask
-from erase.training import step_seed
+from erase.support.checks import require_positive
+from erase.tasks.classification.task import ClassificationBatch, ClassificationTask
+from erase.training.loop import step_seed
+from erase.training.preserve import only_trainable, restored_parameters
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def influence(task: ClassificationTask, config: InfluenceConfig) -> Erasure:
         curvature = torch.stack([_gradient(task, batch) for batch in retained])
     influence_of_forget = forget / len(task.retain)
     change = config.step * solve_fisher(curvature, influence_of_forget, config.damping)
-    with preserved(weights) as before, torch.no_grad():
+    with restored_parameters(weights) as before, torch.no_grad():
         parts = change.split([weight.numel() for weight in weights.values()])
         for weight, part in zip(weights.values(), parts, strict=True):
             weight.add_(part.view_as(weight))

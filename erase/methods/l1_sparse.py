@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from erase.core.delta import difference
-from erase.erasure import Erasure
+from erase.erasure.erasure import Erasure
 from erase.methods import register
-from erase.preserve import only_trainable, preserved
 from erase.tasks.base import Batch, Task
-from erase.training import TrainingConfig, train
+from erase.training.loop import TrainingConfig, train
+from erase.training.preserve import only_trainable, restored_parameters
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def l1_sparse(task: Task, config: L1SparseConfig) -> Erasure:
     def step_loss(forget: Batch, retain: Batch, progress: float) -> Tensor:
         return task.loss(retain)
 
-    with preserved(weights) as before, only_trainable(task, weights):
+    with restored_parameters(weights) as before, only_trainable(task, weights):
         zeros = {name: torch.zeros_like(weight) for name, weight in weights.items()}
         train(task, step_loss, config.training, None, weights, config.penalty, zeros)
         return Erasure(difference(before, weights))

@@ -4,13 +4,13 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from erase.checks import require_positive
 from erase.core.delta import difference
-from erase.erasure import Erasure
+from erase.erasure.erasure import Erasure
 from erase.methods import register
-from erase.preserve import only_trainable, preserved
-from erase.tasks.classification import ClassificationTask
-from erase.training import StepLoss, TrainingConfig, finetune, train
+from erase.support.checks import require_positive
+from erase.tasks.classification.task import ClassificationTask
+from erase.training.loop import StepLoss, TrainingConfig, finetune, train
+from erase.training.preserve import only_trainable, restored_parameters
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def eu_k(task: ClassificationTask, config: LastLayersConfig) -> Erasure:
     """Exact unlearning of the last k layers: as they are before any training, then trained."""
     chosen = _parameters(task, config.layers)
     fresh = task.untrained().parameters()
-    with preserved(chosen) as before, only_trainable(task, chosen):
+    with restored_parameters(chosen) as before, only_trainable(task, chosen):
         for name, parameter in chosen.items():
             parameter.data.copy_(fresh[name])
         train(task, _retain_loss(task), config.training, parameters=chosen)

@@ -6,7 +6,6 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from erase.checks import require_lists, require_positive
 from erase.core.delta import LowRankDelta
 from erase.core.projection import (
     Projection,
@@ -17,9 +16,10 @@ from erase.core.projection import (
     oblique,
 )
 from erase.core.subspace import Subspace, SubspaceFitter
-from erase.erasure import Erasure
+from erase.erasure.erasure import Erasure
 from erase.methods import register
-from erase.sharing import everyones
+from erase.support.checks import require_lists, require_positive
+from erase.support.distributed import all_gather
 from erase.tasks.base import SetName, Task
 
 # Rank (0: all) and strength of each space where the config leaves them open.
@@ -119,12 +119,12 @@ def activation_spaces(
     """The space of what each of the target's places reads while the model runs over a set."""
     fitters: dict[str, SubspaceFitter] = {}
 
-    def hear(site: str, rows: Tensor, group: str) -> None:
+    def callback(site: str, rows: Tensor, group: str) -> None:
         fitter = fitters.setdefault(site, SubspaceFitter(rows.shape[-1]))
         fitter.update(rows, group)
 
-    task.listen(which, target, hear, config.samples)
-    first, *others = everyones(fitters)
+    task.record_inputs(which, target, callback, config.samples)
+    first, *others = all_gather(fitters)
     for site, fitter in (pair for other in others for pair in other.items()):
         first[site] = first[site].merge(fitter) if site in first else fitter
     return {site: fitter.fit() for site, fitter in first.items()}
@@ -144,20 +144,20 @@ def _space(forget: Subspace, retain: Subspace, config: ProjectionConfig) -> Proj
             scaled = discriminative(forget, retain, config.forget_alpha, config.retain_alpha)
             return scaled.truncated(rank * groups)
         case "null_space":
-            return null_space(forget, retain.holding(config.retain_energy), rank * groups)
+            return null_space(forget, retain.top_energy_basis(config.retain_energy), rank * groups)
 
 
 def _deltas(
     weights: Mapping[str, Tensor], removed: Projection, strength: float
 ) -> dict[str, LowRankDelta]:
     """The change of every weight that reads one place."""
-    reads, deltas = strength * removed.left.T.float().contiguous(), {}
+    input_basis, deltas = strength * removed.left.T.float().contiguous(), {}
     for name, weight in weights.items():
         up, down = removed.edit(weight, strength)
         kernel = weight.shape[1:]
         deltas[name] = LowRankDelta(
             up.float().reshape(len(up), -1, *[1] * (len(kernel) - 1)).contiguous(),
             down.float().reshape(-1, *kernel).contiguous(),
-            reads,
+            input_basis,
         )
     return deltas

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from erase.checks import require_positive
-from erase.erasure import Erasure
+from erase.erasure.erasure import Erasure
 from erase.methods import register
 from erase.methods.uce import UCEConfig, edit_deltas, editing_tokens, shared_edit
-from erase.tasks.diffusion import DiffusionTask
-from erase.tasks.places import TEXT
+from erase.support.checks import require_positive
+from erase.tasks.diffusion.places import TEXT
+from erase.tasks.diffusion.task import DiffusionTask
 
 
 @dataclass(frozen=True)
@@ -54,12 +54,12 @@ def _edit_in_rounds(
     sources, targets = tokens, wanted
     for _ in range(config.rounds):
         up, down = shared_edit(sources, targets, kept, config.uce)
-        derived = reviving_tokens(weights, up @ down, tokens, config.embedding_weight)
+        derived = adversarial_tokens(weights, up @ down, tokens, config.embedding_weight)
         sources, targets = torch.cat([sources, derived]), torch.cat([targets, wanted])
     return shared_edit(sources, targets, kept, config.uce)
 
 
-def reviving_tokens(
+def adversarial_tokens(
     weights: Sequence[Tensor], edit: Tensor, tokens: Tensor, embedding_weight: float
 ) -> Tensor:
     """The x [n, d] that minimise sum |W (I + M) x - W c|^2 + weight |x|^2, scaled, for tokens c."""

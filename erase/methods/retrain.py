@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass, replace
 
-from erase.classifiers import fit
 from erase.core.delta import difference
-from erase.erasure import Erasure
+from erase.erasure.erasure import Erasure
 from erase.methods import register
-from erase.tasks.classification import ClassificationTask
+from erase.tasks.classification.fit import fit
+from erase.tasks.classification.task import ClassificationTask
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,13 @@ from torch import Tensor
 from erase.core.fingerprint import combined
 from erase.core.mask import Mask, Scope, Selection, build_mask
 from erase.core.saliency import Estimator, accumulate, fisher_ratio
-from erase.erasure import Erasure
+from erase.erasure.erasure import Erasure
 from erase.methods import register
-from erase.preserve import only_trainable
-from erase.sharing import mine, total
+from erase.support.distributed import all_reduce_sum, shard_of
 from erase.tasks.base import Batch, Task
-from erase.training import StepLoss, TrainingConfig, filled, finetune, step_seed
-from erase.training_watch import checkpointed_activations
+from erase.training.loop import StepLoss, TrainingConfig, finetune, step_seed, with_defaults
+from erase.training.preserve import only_trainable
+from erase.training.watch import checkpointed_activations
 
 Teacher = Literal["frozen", "current"]
 
@@ -64,8 +64,8 @@ def salun(task: Task, config: SalUnConfig) -> Erasure:
     """
     mask, facts = _mask_of(task, config)
     loss = relabelling_loss(task, config.teacher, config.retain_weight)
-    training = anchored(config.training, task, config.teacher)
-    deltas = finetune(task.for_redirection(), loss, training, mask)
+    training = settings_for_teacher(config.training, task, config.teacher)
+    deltas = finetune(task.with_redirection_pictures(), loss, training, mask)
     return Erasure(deltas, {"mask": facts})
 
 
@@ -82,12 +82,12 @@ def relabelling_loss(task: Task, teacher: Teacher, retain_weight: float | None =
     return loss
 
 
-def anchored(training: TrainingConfig, task: Task, teacher: Teacher) -> TrainingConfig:
+def settings_for_teacher(training: TrainingConfig, task: Task, teacher: Teacher) -> TrainingConfig:
     """The training with the rate and steps that the teacher allows, where it leaves them open."""
     known = task.finetuning
     if teacher == "current":
-        return filled(training, known.learning_rate, known.steps)
-    return filled(training, known.anchored_rate, known.anchored_steps)
+        return with_defaults(training, known.learning_rate, known.steps)
+    return with_defaults(training, known.anchored_rate, known.anchored_steps)
 
 
 def saliency(task: Task, estimator: str) -> dict[str, Tensor]:
@@ -95,12 +95,12 @@ def saliency(task: Task, estimator: str) -> dict[str, Tensor]:
     parameters, seed = task.parameters(), step_seed(task.seed, -1)
     one_set = "fisher" if estimator == "fisher_ratio" else estimator
     with only_trainable(task, parameters):
-        losses = (task.saliency_loss(batch) for batch in mine(task.forget_batches(seed)))
-        forget = accumulate(parameters, losses, one_set, total)
+        losses = (task.saliency_loss(batch) for batch in shard_of(task.forget_batches(seed)))
+        forget = accumulate(parameters, losses, one_set, all_reduce_sum)
         if estimator != "fisher_ratio":
             return forget
-        losses = (task.saliency_loss(batch) for batch in mine(task.retain_batches(seed + 1)))
-        return fisher_ratio(forget, accumulate(parameters, losses, one_set, total))
+        losses = (task.saliency_loss(batch) for batch in shard_of(task.retain_batches(seed + 1)))
+        return fisher_ratio(forget, accumulate(parameters, losses, one_set, all_reduce_sum))
 
 
 def _mask_of(task: Task, config: SalUnConfig) -> tuple[Mask, dict[str, Any]]:
@@ -132,10 +132,10 @@ def _mask_of(task: Task, config: SalUnConfig) -> tuple[Mask, dict[str, Any]]:
 def _facts(mask: Mask, scores: Mapping[str, Tensor]) -> dict[str, Any]:
     """Counts, in all and by layer, and each layer's share of the saliency where it is known."""
     sums = {name: float(score.cpu().double().sum()) for name, score in scores.items()}
-    total = sum(sums.values()) or 1.0
+    all_reduce_sum = sum(sums.values()) or 1.0
     layers = {
         name: {"kept": int(kept.sum()), "of": kept.numel()} for name, kept in mask.tensors.items()
     }
     for name, of_layer in sums.items():
-        layers[name]["saliency_share"] = round(of_layer / total, 6)
+        layers[name]["saliency_share"] = round(of_layer / all_reduce_sum, 6)
     return {"kept": mask.kept, "of": mask.total, "layers": layers}

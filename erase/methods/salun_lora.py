@@ -9,18 +9,18 @@ import torch
 from peft import LoraConfig, LoraModel
 from torch import nn
 
-from erase.checks import require_positive
 from erase.core.activations import projectable_layers
 from erase.core.delta import LowRankDelta, require_finite
 from erase.core.mask import build_mask
-from erase.erasure import Erasure
+from erase.core.names import lora_holds
+from erase.erasure.erasure import Erasure
 from erase.methods import register
-from erase.methods.salun import Teacher, anchored, relabelling_loss, saliency
-from erase.preserve import only_trainable, preserved
+from erase.methods.salun import Teacher, relabelling_loss, saliency, settings_for_teacher
+from erase.support.checks import require_positive
 from erase.tasks.base import Task
-from erase.training import TrainingConfig, train
-from erase.training_watch import checkpointed_activations
-from erase.weights import lora_holds
+from erase.training.loop import TrainingConfig, train
+from erase.training.preserve import only_trainable, restored_parameters
+from erase.training.watch import checkpointed_activations
 
 ADAPTER = "erase"
 
@@ -55,16 +55,16 @@ def salun_lora(task: Task, config: SalUnLoRAConfig) -> Erasure:
 
     A layer's rank is `rank` times its share of salient weights over the largest such share.
     """
-    task.for_redirection().prepare()
+    task.with_redirection_pictures().prepare()
     with checkpointed_activations(task, config.training.gradient_checkpointing):
         ranks = _ranks(task, config)
     loss = relabelling_loss(task, config.teacher, config.retain_weight)
-    training = anchored(config.training, task, config.teacher)
+    training = settings_for_teacher(config.training, task, config.teacher)
     everything = task.parameters()
     # The outer contexts give back what injection and a resumed checkpoint do to the base.
     with (
         torch.random.fork_rng(),
-        preserved(everything),
+        restored_parameters(everything),
         only_trainable(task, {}),
         _adapters(task, ranks) as factors,
     ):
@@ -74,7 +74,7 @@ def salun_lora(task: Task, config: SalUnLoRAConfig) -> Erasure:
             for side, factor in zip(("down", "up"), pair, strict=True)
         }
         with only_trainable(task, parameters):
-            train(task.for_redirection(), loss, training, parameters=parameters)
+            train(task.with_redirection_pictures(), loss, training, parameters=parameters)
         deltas = {
             f"{name}.weight": LowRankDelta(up.detach().cpu().clone(), down.detach().cpu().clone())
             for name, (down, up) in factors.items()

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass, field
 
-from erase.erasure import Erasure
+from erase.erasure.erasure import Erasure
 from erase.methods import register
-from erase.methods.salun import Teacher, anchored, relabelling_loss
+from erase.methods.salun import Teacher, relabelling_loss, settings_for_teacher
 from erase.tasks.base import Task
-from erase.training import TrainingConfig, finetune
+from erase.training.loop import TrainingConfig, finetune
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class SalUnSoftConfig:
 def salun_soft(task: Task, config: SalUnSoftConfig) -> Erasure:
     """SalUn's objective plus a falling l1 penalty on the change (Fan et al., ICLR 2024)."""
     loss = relabelling_loss(task, config.teacher, config.retain_weight)
-    training = anchored(config.training, task, config.teacher)
-    deltas = finetune(task.for_redirection(), loss, training, sparsity=config.sparsity)
+    training = settings_for_teacher(config.training, task, config.teacher)
+    deltas = finetune(task.with_redirection_pictures(), loss, training, sparsity=config.sparsity)
     total = sum(parameter.numel() for parameter in task.parameters().values())
     changed = sum(int(delta.dense().count_nonzero()) for delta in deltas.values())
     return Erasure(deltas, {"mask": {"kept": changed, "of": total}})

@@ -5,13 +5,13 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from erase.core.saliency import accumulate
-from erase.erasure import Erasure
+from erase.erasure.erasure import Erasure
 from erase.methods import register
 from erase.methods.salun import relabelling_loss
-from erase.preserve import only_trainable
-from erase.sharing import mine, total
+from erase.support.distributed import all_reduce_sum, shard_of
 from erase.tasks.base import Batch, Task
-from erase.training import TrainingConfig, finetune, step_seed
+from erase.training.loop import TrainingConfig, finetune, step_seed
+from erase.training.preserve import only_trainable
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def selective_amnesia(task: Task, config: SelectiveAmnesiaConfig) -> Erasure:
     weights = task.parameters()
     with only_trainable(task, weights):
         batches = task.retain_batches(step_seed(task.seed, -1))
-        fisher = accumulate(weights, map(task.loss, mine(batches)), "fisher", total)
+        fisher = accumulate(weights, map(task.loss, shard_of(batches)), "fisher", all_reduce_sum)
     whole = sum(float(scores.double().sum()) for scores in fisher.values())
     mean = whole / sum(scores.numel() for scores in fisher.values())
     start = {name: weight.detach().clone() for name, weight in weights.items()}

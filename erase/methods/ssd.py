@@ -7,14 +7,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from erase.checks import require_positive
 from erase.core.delta import difference
 from erase.core.saliency import Estimator, accumulate
-from erase.erasure import Erasure
+from erase.erasure.erasure import Erasure
 from erase.methods import register
-from erase.preserve import only_trainable, preserved
-from erase.tasks.classification import ClassificationBatch, ClassificationTask
-from erase.training import step_seed
+from erase.support.checks import require_positive
+from erase.tasks.classification.task import ClassificationBatch, ClassificationTask
+from erase.training.loop import step_seed
+from erase.training.preserve import only_trainable, restored_parameters
 
 Loss = Callable[[ClassificationBatch], Tensor]
 
@@ -66,7 +66,7 @@ def _dampened(
     forget = _importance(task, task.forget_batches(seed), loss, estimator)
     overall = _importance(task, task.training_batches(seed + 1), loss, estimator)
     weights = task.parameters()
-    with preserved(weights) as before, torch.no_grad():
+    with restored_parameters(weights) as before, torch.no_grad():
         for name, weight in weights.items():
             weight.mul_(dampening(forget[name], overall[name], config))
         return Erasure(difference(before, weights))

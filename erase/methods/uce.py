@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from erase.checks import require_positive
 from erase.core.delta import LowRankDelta
-from erase.erasure import Erasure
+from erase.erasure.erasure import Erasure
 from erase.methods import register
-from erase.request import sample
-from erase.tasks.diffusion import DiffusionTask
-from erase.tasks.places import TEXT
+from erase.prompts.request import sample
+from erase.support.checks import require_positive
+from erase.tasks.diffusion.places import TEXT
+from erase.tasks.diffusion.task import DiffusionTask
 
 
 @dataclass(frozen=True)

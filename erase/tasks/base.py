@@ -6,10 +6,10 @@ from typing import Any, Literal, Protocol, Self
 
 from torch import Tensor, nn
 
-from erase.catalogue import Finetuning
+from erase.prompts.catalogue import Finetuning
 
 SetName = Literal["forget", "retain"]
-Listener = Callable[[str, Tensor, str], None]
+InputCallback = Callable[[str, Tensor, str], None]
 
 
 class Batch(Protocol):
@@ -70,20 +70,22 @@ class Task(Protocol):
     def sites(self, target: str) -> dict[str, list[str]]:
         """The places where a target's weights read, and which editable weights read there."""
 
-    def listen(self, which: SetName, target: str, hear: Listener, samples: int) -> None:
-        """Run over at most `samples` of a set; `hear(site, read, group)` what is read.
+    def record_inputs(
+        self, which: SetName, target: str, callback: InputCallback, samples: int
+    ) -> None:
+        """Run over at most `samples` of a set; `callback(site, read, group)` what is read.
 
         That is rows [n, d], or [n, p, d] where the same p positions are read of every sample. Of
         several processes each hears its share of the samples.
         """
 
-    def for_redirection(self) -> "Task":
+    def with_redirection_pictures(self) -> "Task":
         """The same task, its forget batches being what `redirected_loss` is best taught on."""
 
     def frozen_copy(self) -> "Task":
         """The same task around a copy of the model as it is now, without gradients."""
 
-    def standing_in(self, modules: Mapping[str, nn.Module]) -> AbstractContextManager[None]:
+    def replaced_modules(self, modules: Mapping[str, nn.Module]) -> AbstractContextManager[None]:
         """While in force, `modules` do the work of the components of their names."""
 
     def preview(self) -> Tensor:

@@ -1,0 +1,1 @@
+"""The artefact: weights, recipe, card, algebra, loading and exports."""

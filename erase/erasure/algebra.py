@@ -1,0 +1,180 @@
+"""Erasures as things to scale, merge, compose, subtract and compare."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from erase.core.delta import (
+    Delta,
+    LowRankDelta,
+    SparseDelta,
+    add_deltas,
+    compose_deltas,
+    cosine,
+    largest_principal_cosine,
+    scale_delta,
+    truncate_delta,
+)
+from erase.core.names import lora_holds
+from erase.erasure.erasure import Erasure
+
+
+def scale(erasure: Erasure, factor: float) -> Erasure:
+    """The erasure at another strength."""
+    deltas = {name: scale_delta(delta, factor) for name, delta in erasure.deltas.items()}
+    return Erasure(deltas, _joint_recipe([erasure], "scale", factor=factor))
+
+
+def merge(erasures: Sequence[Erasure]) -> Erasure:
+    """The sum of all changes: what stacked LoRAs do; the order plays no part."""
+    return _fold(erasures, add_deltas, "merge")
+
+
+def compose(erasures: Sequence[Erasure]) -> Erasure:
+    """The changes one after the other: a projection applies to what those before it left."""
+    return _fold(erasures, compose_deltas, "compose")
+
+
+def difference(one: Erasure, other: Erasure) -> Erasure:
+    """What turns a model with `other` in force into one with `one`.
+
+    Its base is the model with `other`, whose fingerprints nobody has taken.
+    """
+    change = _fold([one, scale(other, -1.0)], add_deltas, "difference")
+    change.recipe["base"]["fingerprints"] = {}
+    change.recipe["request"] = {"concepts": one.recipe.get("request", {}).get("concepts", [])}
+    return change
+
+
+def low_rank(erasure: Erasure, rank: int) -> Erasure:
+    """The nearest erasure that is a stock LoRA of at most this rank, with its measured error.
+
+    A LoRA holds no biases, norms or embeddings: the recipe's `truncation` lists what it leaves out
+    and gives the relative error |D - D'| / |D| of the whole change D.
+    """
+    kept = {
+        name: truncate_delta(delta, rank)
+        for name, delta in erasure.deltas.items()
+        if _fits_lora(name, delta)
+    }
+    if not kept:
+        raise ValueError("This erasure changes no layer that a LoRA can hold; export a pipeline.")
+    lost = total = 0.0
+    for name, delta in erasure.deltas.items():
+        change = delta.dense()
+        rest = change - kept[name].dense() if name in kept else change
+        lost, total = lost + float(rest.square().sum()), total + float(change.square().sum())
+    error = round((lost / total) ** 0.5, 6)
+    left_out = sorted(set(erasure.deltas) - set(kept))
+    recipe = {"truncation": {"rank": rank, "relative_error": error, "left_out": left_out}}
+    return Erasure(dict(kept), erasure.recipe | recipe)
+
+
+def largest_rank(erasure: Erasure) -> int:
+    """The largest rank of its changes; ValueError unless all are of low rank."""
+    deltas = erasure.deltas.values()
+    if not all(isinstance(delta, LowRankDelta) for delta in deltas):
+        raise ValueError("This erasure is no LoRA; give --lora_rank, to cut it to one.")
+    return max(delta.rank for delta in deltas)
+
+
+def require_loader(erasure: Erasure) -> None:
+    """Raise ValueError if the base's pipeline loads no LoRA."""
+    if not erasure.recipe.get("base", {}).get("loads_lora", True):
+        raise ValueError("Pipelines of this family load no LoRA; export a pipeline.")
+
+
+def export_lora(erasure: Erasure, folder: str | Path, rank: int) -> float:
+    """Write a stock LoRA of at most this rank; the relative error of what that leaves out.
+
+    It is 0, to rounding, for low-rank erasures of that rank and less. Raises ValueError for
+    pipelines that load no LoRA.
+    """
+    require_loader(erasure)
+    lora = low_rank(erasure, rank)
+    lora.save_pretrained(folder)
+    return lora.recipe["truncation"]["relative_error"]
+
+
+def _fits_lora(name: str, delta: Delta) -> bool:
+    return isinstance(delta, LowRankDelta) or (lora_holds(name) and len(delta.shape) in (2, 4))
+
+
+def interference(one: Erasure, other: Erasure) -> list[dict[str, Any]]:
+    """How two erasures meet, tensor by tensor: a row for each that both change.
+
+    `cosine` of the changes; `undone`, the share of the first that the second takes back;
+    `overlap`, the share of the smaller mask that lies in the larger, beside what chance gives;
+    `principal_cosine` of the directions two low-rank changes read. Raises ValueError for erasures
+    of different bases.
+    """
+    _check_same_base([one, other])
+    return [
+        {"tensor": name, **pair_interference(delta, other.deltas[name])}
+        for name, delta in one.deltas.items()
+        if name in other.deltas
+    ]
+
+
+def pair_interference(one: Delta, other: Delta) -> dict[str, float]:
+    """How two changes of one tensor meet; what `interference` tells of each."""
+    angle = cosine(one, other)
+    ratio = float(other.dense().norm() / one.dense().norm())
+    facts = {"cosine": angle, "undone": max(0.0, -angle * ratio)}
+    if isinstance(one, SparseDelta) and isinstance(other, SparseDelta):
+        smaller, larger = sorted((one.mask, other.mask), key=lambda mask: int(mask.sum()))
+        facts["overlap"] = float((smaller & larger).sum() / smaller.sum())
+        facts["overlap_by_chance"] = float(larger.double().mean())
+    if isinstance(one, LowRankDelta) and isinstance(other, LowRankDelta):
+        facts["principal_cosine"] = largest_principal_cosine(one, other)
+    return {key: round(value, 4) for key, value in facts.items()}
+
+
+def _fold(
+    erasures: Sequence[Erasure], join: Callable[[Delta, Delta], Delta], operation: str
+) -> Erasure:
+    _check_same_base(erasures)
+    deltas: dict[str, Delta] = {}
+    for erasure in erasures:
+        for name, delta in erasure.deltas.items():
+            deltas[name] = join(deltas[name], delta) if name in deltas else delta
+    return Erasure(deltas, _joint_recipe(erasures, operation))
+
+
+def _check_same_base(erasures: Sequence[Erasure]) -> None:
+    seen: dict[str, Any] = {}
+    for erasure in erasures:
+        shapes = {name: delta.shape for name, delta in erasure.deltas.items()}
+        fingerprints = erasure.recipe.get("base", {}).get("fingerprints", {})
+        for name in shapes:
+            facts = shapes[name], fingerprints.get(name)
+            shape, fingerprint = seen.setdefault(name, facts)
+            other_values = None not in (fingerprint, facts[1]) and fingerprint != facts[1]
+            if shape != shapes[name] or other_values:
+                raise ValueError(
+                    f"The erasures were made for different bases ({name} differs); "
+                    "join only erasures of one base."
+                )
+
+
+def _joint_recipe(erasures: Sequence[Erasure], operation: str, **facts: Any) -> dict[str, Any]:
+    """The bases' fingerprints together, all concepts, and the parts' recipes without reports."""
+    bases = [erasure.recipe.get("base", {}) for erasure in erasures]
+    fingerprints = {k: v for base in bases for k, v in base.get("fingerprints", {}).items()}
+    concepts = [
+        concept
+        for erasure in erasures
+        for concept in erasure.recipe.get("request", {}).get("concepts", [])
+    ]
+    parts = [
+        {key: value for key, value in erasure.recipe.items() if key not in ("base", "report")}
+        for erasure in erasures
+    ]
+    about = {k: v for base in bases for k, v in base.items() if k != "fingerprints"}
+    return {
+        "base": {"model": "its base"} | about | {"fingerprints": fingerprints},
+        "request": {"concepts": list(dict.fromkeys(concepts))},
+        "method": operation,
+        "parts": parts,
+        **facts,
+    }

@@ -1,0 +1,172 @@
+"""The Erasure: a named set of weight deltas and the recipe that made them."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+from huggingface_hub import HfApi
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from erase.core.delta import Delta
+from erase.core.fingerprint import fingerprint
+from erase.core.names import find_weight
+from erase.erasure.card import render_card
+from erase.erasure.weights import DELTAS, LORA, PROJECTIONS, read_deltas, shared_bases, write_deltas
+from erase.prompts.catalogue import FILE as CATALOGUE
+from erase.support.files import replaced_folder
+
+SCHEMA = 1
+RECIPE, CARD = "erasure.json", "README.md"
+FILES = (RECIPE, CARD, LORA, DELTAS, PROJECTIONS)
+
+
+@dataclass
+class Erasure:
+    """Deltas by canonical tensor name (`unet.conv_in.weight`) and a JSON-ready recipe.
+
+    `recipe` holds `base` (model, fingerprints), `request`, `method`, `config`, `versions` and,
+    once measured, `report`.
+    """
+
+    deltas: dict[str, Delta]
+    recipe: dict[str, Any] = field(default_factory=dict)
+
+    def apply(
+        self,
+        components: Mapping[str, nn.Module],
+        scale: float = 1.0,
+        allow_other_base: bool = False,
+    ) -> "AppliedErasure":
+        """Add `scale` times the deltas to the components' weights, until reverted.
+
+        Raises ValueError, before anything is touched, if a tensor is missing, has another shape,
+        or (unless `allow_other_base`) other values than the base this erasure was made for.
+        """
+        weights = {name: find_weight(components, name) for name in self.deltas}
+        self._check_base(weights, allow_other_base)
+        return AppliedErasure(self.deltas, weights, scale)
+
+    def _check_base(self, weights: Mapping[str, Tensor], allow_other_base: bool) -> None:
+        fingerprints = self.recipe.get("base", {}).get("fingerprints", {})
+        for name, weight in weights.items():
+            if weight.shape != self.deltas[name].shape:
+                raise ValueError(
+                    f"{name} has shape {list(weight.shape)} in this model and "
+                    f"{list(self.deltas[name].shape)} in the erasure; load its own base."
+                )
+            if allow_other_base or name not in fingerprints:
+                continue
+            if fingerprint(weight) != fingerprints[name]:
+                raise ValueError(
+                    f"{name} differs from the base this erasure was made for; load that base, or "
+                    "pass allow_other_base=True to apply it all the same."
+                )
+
+    @property
+    def base_model(self) -> str:
+        """The name of the model it was made for; ValueError if nobody has noted it."""
+        if "model" not in self.recipe.get("base", {}):
+            raise ValueError("The erasure does not say for which model it was made; name --model.")
+        return self.recipe["base"]["model"]
+
+    @property
+    def nbytes(self) -> int:
+        """The size of its tensors, as written."""
+        parts = [t for delta in self.deltas.values() for t in delta.tensors().values()]
+        return sum(tensor.nbytes for tensor in [*parts, *shared_bases(self.deltas)[0].values()])
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write weights, recipe and card to `folder`, whole or not at all."""
+        with replaced_folder(Path(folder), FILES) as partial:
+            self.write(partial)
+
+    def write(self, folder: Path) -> Path:
+        """Write the three files into an existing folder; the path of the weights."""
+        stock = self.recipe.get("base", {}).get("loads_lora", True)
+        path = write_deltas(self.deltas, folder, stock)
+        record = {"schema": SCHEMA, **self.recipe}
+        (folder / RECIPE).write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
+        (folder / CARD).write_text(render_card(record, len(self.deltas), path.name == LORA))
+        return path
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> "Erasure":
+        """Read an erasure folder; raises ValueError naming the folder if it is not a whole one."""
+        folder = Path(folder)
+        try:
+            record = json.loads((folder / RECIPE).read_text())
+            deltas = read_deltas(folder)
+        except (OSError, json.JSONDecodeError, SafetensorError) as error:
+            raise ValueError(f"{folder} is not a readable erasure folder ({error}); give a folder "
+                             "that save_pretrained wrote.") from error  # fmt: skip
+        if record.pop("schema", None) != SCHEMA:
+            raise ValueError(f"{folder} has another schema than {SCHEMA}; update diffusers-erase.")
+        return cls(deltas, record)
+
+    def export_pipeline(self, pipeline: DiffusionPipeline, folder: str | Path) -> None:
+        """Write the erased pipeline as a stock folder that plain diffusers opens.
+
+        The concepts the base is known to draw go along. Raises ValueError if the folder holds
+        anything.
+        """
+        source = pipeline.name_or_path
+        with replaced_folder(Path(folder)) as partial, self.apply(pipeline.components):
+            pipeline.save_pretrained(partial)
+            if source and (Path(source) / CATALOGUE).is_file():
+                shutil.copy(Path(source) / CATALOGUE, partial)
+
+    def push_to_hub(self, repository: str, private: bool = False) -> str:
+        """Publish the folder as a model repository of the Hugging Face hub; its address."""
+        with tempfile.TemporaryDirectory() as parent:
+            folder = Path(parent) / "erasure"
+            self.save_pretrained(folder)
+            hub = HfApi()
+            address = hub.create_repo(repository, private=private, exist_ok=True)
+            hub.upload_folder(repo_id=address.repo_id, folder_path=folder)
+        return str(address)
+
+
+class AppliedErasure:
+    """An erasure in force; `revert` puts the very same bits back, as does leaving its context.
+
+    `originals` are the base's own values of the tensors it changes, by name.
+    """
+
+    def __init__(self, deltas: Mapping[str, Delta], weights: Mapping[str, Tensor], scale: float):
+        self._weights = weights
+        self.originals = {name: weight.detach().clone() for name, weight in weights.items()}
+        try:
+            self._add(deltas, scale)
+        except BaseException:
+            self.revert()
+            raise
+
+    @torch.no_grad()
+    def _add(self, deltas: Mapping[str, Delta], scale: float) -> None:
+        for name, weight in self._weights.items():
+            weight.copy_(weight + scale * deltas[name].dense().to(weight.device))
+
+    @torch.no_grad()
+    def revert(self) -> None:
+        """Restore every weight bit for bit."""
+        for name, original in self.originals.items():
+            self._weights[name].copy_(original)
+
+    def __enter__(self) -> "AppliedErasure":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.revert()

@@ -1,0 +1,155 @@
+"""Loading erasures into a pipeline, the way diffusers' own mixins load adapters."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import cpu_offload
+from accelerate.hooks import AlignDevicesHook, remove_hook_from_module
+from huggingface_hub import snapshot_download
+from torch import Tensor, nn
+
+from erase.core.names import find_weight
+from erase.erasure.algebra import compose, scale
+from erase.erasure.erasure import FILES, Erasure
+from erase.models.family import family_of, with_components
+
+
+class ErasureLoaderMixin:
+    """Adds erasures, by name, to the weights of the pipeline it is mixed into.
+
+    Several are composed in the order they were loaded, each at its own scale, so that projections
+    apply to what those before them left. The base's own values of what they change are kept in
+    memory; `unload_erasure` puts them back bit for bit. `save_pretrained` writes the weights as
+    they are, as a folder of the stock class.
+    """
+
+    _loaded: Mapping[str, tuple[Erasure, float]] = {}
+    _originals: Mapping[str, Tensor] = {}
+
+    def load_erasure(
+        self,
+        source: str | Path,
+        adapter_name: str = "default",
+        scale: float = 1.0,
+        allow_other_base: bool = False,
+        **hub_options: Any,
+    ) -> None:
+        """Load an erasure folder or a hub repository, and put it in force at a scale.
+
+        `hub_options` are snapshot_download's, such as `revision` and `token`. Raises ValueError for
+        a name that is taken, for what is no erasure, and for one made for other weights, unless
+        `allow_other_base`; the pipeline stays as it was then.
+        """
+        if adapter_name in self._loaded:
+            raise ValueError(
+                f"An erasure named {adapter_name} is loaded; unload it, or give another name."
+            )
+        erasure = Erasure.from_pretrained(_folder_of(source, hub_options))
+        if allow_other_base:
+            erasure.recipe.get("base", {}).pop("fingerprints", None)
+        with self._at_hand():
+            with self._base_restored():
+                erasure.apply(self.components, scale, allow_other_base).revert()
+            self._put_in_force({**self._loaded, adapter_name: (erasure, scale)})
+
+    def set_erasure_scale(self, scale: float, adapter_name: str = "default") -> None:
+        """Put a loaded erasure in force at another scale: 0 is the base, 1 as it was made."""
+        erasure, _ = self._loaded[self._known(adapter_name)]
+        with self._at_hand():
+            self._put_in_force({**self._loaded, adapter_name: (erasure, scale)})
+
+    def unload_erasure(self, adapter_name: str | None = None) -> None:
+        """Take one erasure back, or all: what is left then is the base, bit for bit."""
+        gone = list(self._loaded) if adapter_name is None else [self._known(adapter_name)]
+        with self._at_hand():
+            self._put_in_force({n: one for n, one in self._loaded.items() if n not in gone})
+
+    def fuse_erasure(self) -> None:
+        """Make all that is in force permanent and free the base's own values."""
+        self._loaded, self._originals = {}, {}
+
+    def list_erasures(self) -> dict[str, float]:
+        """Scales by name, in the order the erasures were loaded."""
+        return {name: scale for name, (_, scale) in self._loaded.items()}
+
+    def save_pretrained(self, save_directory: str | Path, *args: Any, **options: Any) -> None:
+        """Write the weights as they are, as a pipeline of the stock class."""
+        stock = with_components(self, family_of(self).pipeline)
+        with self._at_hand():
+            stock.save_pretrained(save_directory, *args, **options)
+
+    def _known(self, adapter_name: str) -> str:
+        if adapter_name not in self._loaded:
+            known = ", ".join(self._loaded) or "none"
+            raise ValueError(f"No erasure named {adapter_name} is loaded, of {known}; load it.")
+        return adapter_name
+
+    def _put_in_force(self, wanted: Mapping[str, tuple[Erasure, float]]) -> None:
+        parts = [scale(erasure, factor) for erasure, factor in wanted.values()]
+        joint = compose(parts) if len(parts) > 1 else next(iter(parts), None)
+        before = self._loaded
+        self._restore()
+        self._loaded, self._originals = {}, {}
+        try:
+            if joint:
+                self._originals = joint.apply(self.components, allow_other_base=True).originals
+        except BaseException:
+            if before is not wanted:
+                self._put_in_force(before)
+            raise
+        self._loaded = wanted
+
+    @torch.no_grad()
+    def _restore(self) -> None:
+        # Found anew each time, since offloading puts other parameters in their place.
+        for name, original in self._originals.items():
+            find_weight(self.components, name).copy_(original)
+
+    @contextmanager
+    def _base_restored(self) -> Iterator[None]:
+        """While in force, the weights are the base's own."""
+        self._restore()
+        try:
+            yield
+        finally:
+            self._put_in_force(self._loaded)
+
+    @contextmanager
+    def _at_hand(self) -> Iterator[None]:
+        """While in force, sequential offloading, which keeps weights outside modules, is off."""
+        modules = [m for m in self.components.values() if isinstance(m, nn.Module)]
+        devices = [(m, _sequential_device(m)) for m in modules]
+        offloaded = [(module, device) for module, device in devices if device is not None]
+        try:
+            for module, _ in offloaded:
+                remove_hook_from_module(module, recurse=True)
+            yield
+        finally:
+            for module, device in offloaded:
+                cpu_offload(module, device, offload_buffers=len(module._parameters) > 0)
+
+
+def _sequential_device(module: nn.Module) -> torch.device | None:
+    """Where a sequentially offloaded module computes; none for any other."""
+    for part in module.modules():
+        hook = getattr(part, "_hf_hook", None)
+        for one in getattr(hook, "hooks", [hook]):
+            if isinstance(one, AlignDevicesHook) and one.offload:
+                return torch.device(one.execution_device)
+    return None
+
+
+def _folder_of(source: str | Path, hub_options: Mapping[str, Any]) -> Path:
+    """The folder itself, or what was downloaded of the hub repository of this name."""
+    if Path(source).is_dir():
+        return Path(source)
+    try:
+        return Path(snapshot_download(str(source), allow_patterns=list(FILES), **hub_options))
+    except Exception as error:
+        raise ValueError(
+            f"{source} is no folder and could not be downloaded ({error}); give a folder that "
+            "save_pretrained wrote, or a hub repository you can reach."
+        ) from error

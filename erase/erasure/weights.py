@@ -1,0 +1,140 @@
+"""The weights file of an Erasure: a stock LoRA when every delta is low rank, else our deltas."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from erase.core.delta import Delta, LowRankDelta, read_delta
+from erase.core.names import TEXT_MODEL, lora_holds
+
+LORA, DELTAS = "pytorch_lora_weights.safetensors", "deltas.safetensors"
+PROJECTIONS = "projections.safetensors"
+OWN = "down"
+LORA_PARTS = {"up": "lora_B", "down": "lora_A"}
+
+
+def write_deltas(deltas: Mapping[str, Delta], folder: Path, loads_lora: bool = True) -> Path:
+    """Write one file; a LoRA one is what diffusers' `load_lora_weights(folder)` looks for.
+
+    Pipelines that load no LoRA get none. The axes that projections take out go beside it, so that
+    they can be composed in order.
+    """
+    fitting = [isinstance(delta, LowRankDelta) and lora_holds(n) for n, delta in deltas.items()]
+    low_rank = loads_lora and bool(fitting) and all(fitting)
+    parts = {
+        f"{name}:{part}": tensor.contiguous()
+        for name, delta in deltas.items()
+        for part, tensor in delta.tensors().items()
+    }
+    path = folder / (LORA if low_rank else DELTAS)
+    save_file(lora_tensors(deltas) if low_rank else parts, path, metadata={"format": "pt"})
+    _write_bases(deltas, folder)
+    return path
+
+
+def read_deltas(folder: Path) -> dict[str, Delta]:
+    """Read either file back."""
+    if (folder / LORA).exists():
+        parts = {_delta_key(key): tensor for key, tensor in load_file(folder / LORA).items()}
+    else:
+        parts = load_file(folder / DELTAS)
+    grouped: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in parts.items():
+        name, part = key.rsplit(":", 1)
+        grouped.setdefault(name, {})[part] = tensor
+    deltas = {name: read_delta(group) for name, group in grouped.items()}
+    input_basis = _read_bases(folder, deltas)
+    return {
+        name: replace(delta, input_basis=input_basis[name]) if name in input_basis else delta
+        for name, delta in deltas.items()
+        if not _is_filler(delta)
+    }
+
+
+def shared_bases(deltas: Mapping[str, Delta]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The input bases of all deltas, one tensor for all that are alike, and which delta has which.
+
+    Where they are the delta's own `down` factor they go by that name, and need no tensor.
+    """
+    tensors: dict[str, Tensor] = {}
+    read_by: dict[str, str] = {}
+    for name, delta in deltas.items():
+        input_basis = getattr(delta, "input_basis", None)
+        if input_basis is None:
+            continue
+        if torch.equal(input_basis, delta.down.flatten(1)):
+            read_by[name] = OWN
+            continue
+        alike = (key for key, other in tensors.items() if torch.equal(other, input_basis))
+        read_by[name] = next(alike, str(len(tensors)))
+        tensors.setdefault(read_by[name], input_basis.contiguous())
+    return tensors, read_by
+
+
+def _write_bases(deltas: Mapping[str, Delta], folder: Path) -> None:
+    tensors, names = shared_bases(deltas)
+    if names:
+        # One entry, for the order of several in the file is random.
+        save_file(tensors, folder / PROJECTIONS, metadata={"read_by": json.dumps(names)})
+
+
+def _read_bases(folder: Path, deltas: Mapping[str, Delta]) -> dict[str, Tensor]:
+    if not (folder / PROJECTIONS).exists():
+        return {}
+    with safe_open(folder / PROJECTIONS, "pt") as stored:
+        tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
+        read_by = json.loads(stored.metadata()["read_by"])
+    return {
+        name: deltas[name].down.flatten(1) if key == OWN else tensors[key]
+        for name, key in read_by.items()
+    }
+
+
+def lora_tensors(deltas: Mapping[str, LowRankDelta]) -> dict[str, Tensor]:
+    """The tensors of a LoRA file in diffusers' own names, which plain diffusers loads."""
+    parts = {
+        _lora_key(name, part): tensor.contiguous()
+        for name, delta in deltas.items()
+        for part, tensor in delta.tensors().items()
+    }
+    return parts | _fillers(deltas)
+
+
+def _fillers(deltas: Mapping[str, LowRankDelta]) -> dict[str, Tensor]:
+    # Diffusers finds a text encoder's LoRA by its attention layers only, so one that edits nothing
+    # but the MLP gets an attention layer that changes nothing.
+    fillers = {}
+    for component in {name.split(".")[0] for name in deltas}:
+        names = [name for name in deltas if name.startswith(f"{component}.")]
+        mlp = next((name for name in names if ".mlp." in name), None)
+        if mlp and not any(".self_attn." in name for name in names):
+            layer, linear = mlp.split(".mlp.")
+            width = deltas[mlp].shape[linear.startswith("fc1")]
+            query = f"{layer}.self_attn.q_proj.weight"
+            fillers[_lora_key(query, "down")] = torch.zeros(1, width)
+            fillers[_lora_key(query, "up")] = torch.zeros(width, 1)
+    return fillers
+
+
+def _is_filler(delta: Delta) -> bool:
+    return isinstance(delta, LowRankDelta) and not delta.up.any()
+
+
+def _lora_key(name: str, part: str) -> str:
+    component, path = name.removesuffix(".weight").split(".", 1)
+    if component.startswith("text_encoder"):
+        path = TEXT_MODEL + path
+    return f"{component}.{path}.{LORA_PARTS[part]}.weight"
+
+
+def _delta_key(key: str) -> str:
+    module, side, _ = key.rsplit(".", 2)
+    component, path = module.split(".", 1)
+    part = next(part for part, name in LORA_PARTS.items() if name == side)
+    return f"{component}.{path.removeprefix(TEXT_MODEL)}.weight:{part}"

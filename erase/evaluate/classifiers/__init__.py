@@ -1,0 +1,1 @@
+"""How far an unlearned classifier is from a retrained one."""

@@ -1,0 +1,209 @@
+"""One report of how far an unlearned classifier is from one retrained without the forget set."""
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from erase.evaluate.classifiers.membership import (
+    logit_scaled,
+    mia_efficacy,
+    true_class_confidence,
+    u_lira,
+)
+from erase.tasks.classification.fit import BATCH, Outputs, logits_of, outputs_of
+
+GAPS = ("forget_accuracy", "retain_accuracy", "test_accuracy", "mia_efficacy")
+RELEARN_RATE, RELEARN_LIMIT, RELEARNED = 1e-4, 200, 0.95
+CLOSE = 2.0
+
+
+@dataclass(frozen=True)
+class Split:
+    """A training set's forget and retain indices, and a test set."""
+
+    train: Dataset
+    forget: Sequence[int]
+    retain: Sequence[int]
+    test: Dataset
+
+
+@dataclass(frozen=True)
+class Shadows:
+    """Scaled confidences [k, n] in the forget set of k unlearned and k retrained shadow models."""
+
+    unlearned: Tensor
+    retrained: Tensor
+
+
+@dataclass(frozen=True)
+class _SplitOutputs:
+    """One model's outputs on the three sets."""
+
+    forget: Outputs
+    retain: Outputs
+    test: Outputs
+
+
+def gap_report(
+    original: nn.Module,
+    retrained: nn.Module,
+    unlearned: nn.Module,
+    split: Split,
+    seconds: float | None = None,
+    shadows: Shadows | None = None,
+) -> dict[str, Any]:
+    """All figures of the three models, the unlearned one's gaps to Retrain, and a verdict.
+
+    Accuracies and MIA-efficacy are in per cent, gaps in points. Test accuracy leaves out classes
+    that are forgotten as a whole, whose own is `forgotten_class_test_accuracy`. KL is from Retrain,
+    in nats a sample, on the forget set, agreement the share of equal answers there. The probe is
+    a logistic regression on the test set's features, scored on the forget set. `relearning_steps`
+    are Adam steps (1e-4, batches of 256, at most 200) until 95 % of the original's forget accuracy,
+    looked at after every pass through the forget set.
+    ToW is the product of 1 - gap over forget, retain and test accuracy (Zhao et al., NeurIPS 2024).
+    U-LiRA is there if shadows are.
+    """
+    return Reference(original, retrained, split).report(unlearned, seconds, shadows)
+
+
+class Reference:
+    """The original and Retrain, measured once for any number of unlearned models beside them."""
+
+    def __init__(self, original: nn.Module, retrained: nn.Module, split: Split):
+        self._split = split
+        views = {
+            "original": _outputs_on_splits(original, split),
+            "retrained": _outputs_on_splits(retrained, split),
+        }
+        self._oracle = views["retrained"]
+        self._goal = RELEARNED * views["original"].forget.accuracy()
+        models = {"original": original, "retrained": retrained}
+        self.rows = {name: self._figures(models[name], view) for name, view in views.items()}
+
+    def report(
+        self, unlearned: nn.Module, seconds: float | None = None, shadows: Shadows | None = None
+    ) -> dict[str, Any]:
+        """What `gap_report` returns."""
+        view = _outputs_on_splits(unlearned, self._split)
+        rows = self.rows | {"unlearned": self._figures(unlearned, view)}
+        gaps = {key: rows["unlearned"][key] - rows["retrained"][key] for key in GAPS}
+        return {
+            **rows,
+            "gaps": gaps,
+            "average_gap": sum(map(abs, gaps.values())) / len(gaps),
+            "tow": math.prod(1 - abs(gaps[key]) / 100 for key in GAPS[:3]),
+            "seconds": seconds,
+            "n": {"forget": len(self._split.forget), "retain": len(self._split.retain)},
+            "verdict": verdict(rows),
+        } | ({"u_lira": self._likelihood_ratios(view, shadows)} if shadows else {})
+
+    def _likelihood_ratios(self, view: _SplitOutputs, shadows: Shadows) -> dict[str, Any]:
+        known = (shadows.unlearned, shadows.retrained)
+        asked = (scaled_confidence(one.forget) for one in (view, self._oracle))
+        return asdict(u_lira(*known, *asked))
+
+    def _figures(self, model: nn.Module, view: _SplitOutputs) -> dict[str, float]:
+        return _figures(model, view, self._oracle, self._split, self._goal)
+
+
+def scaled_confidence(outputs: Outputs) -> Tensor:
+    """What U-LiRA compares, of every sample [n]."""
+    return logit_scaled(outputs.logits, outputs.labels)
+
+
+def gap_figures(model: nn.Module, split: Split) -> dict[str, float]:
+    """What the average gap is of: the three accuracies and MIA-efficacy, in per cent."""
+    return _main_figures(_outputs_on_splits(model, split))
+
+
+def _main_figures(view: _SplitOutputs) -> dict[str, float]:
+    forget, retain, test = (
+        true_class_confidence(o.logits, o.labels) for o in (view.forget, view.retain, view.test)
+    )
+    kept = torch.isin(view.test.labels, view.retain.labels)
+    return {
+        "forget_accuracy": view.forget.accuracy(),
+        "retain_accuracy": view.retain.accuracy(),
+        "test_accuracy": view.test.accuracy(kept),
+        "mia_efficacy": 100 * mia_efficacy(retain, test[kept], forget),
+    }
+
+
+def _outputs_on_splits(model: nn.Module, split: Split) -> _SplitOutputs:
+    forget, retain = (Subset(split.train, list(part)) for part in (split.forget, split.retain))
+    return _SplitOutputs(*(outputs_of(model, part) for part in (forget, retain, split.test)))
+
+
+def _figures(
+    model: nn.Module, view: _SplitOutputs, oracle: _SplitOutputs, split: Split, goal: float
+) -> dict[str, float]:
+    gone = ~torch.isin(view.test.labels, view.retain.labels)
+    ours, theirs = (v.forget.logits.log_softmax(1) for v in (view, oracle))
+    figures = {
+        **_main_figures(view),
+        "kl_to_retrained": float(F.kl_div(ours, theirs, reduction="batchmean", log_target=True)),
+        "agreement": 100 * float((ours.argmax(1) == theirs.argmax(1)).double().mean()),
+        "probe_accuracy": probe_accuracy(view.test, view.forget),
+        "relearning_steps": relearning_steps(model, Subset(split.train, list(split.forget)), goal),
+    }
+    if gone.any():
+        figures["forgotten_class_test_accuracy"] = view.test.accuracy(gone)
+    return figures
+
+
+def probe_accuracy(learnt_on: Outputs, scored_on: Outputs) -> float:
+    """Accuracy, in per cent, of a linear classifier on frozen features."""
+    probe = LogisticRegression(max_iter=500)
+    scale = learnt_on.features.std().clamp_min(1e-12)
+    probe.fit((learnt_on.features / scale).numpy(), learnt_on.labels.numpy())
+    return 100 * float(probe.score((scored_on.features / scale).numpy(), scored_on.labels.numpy()))
+
+
+def relearning_steps(model: nn.Module, forget: Dataset, goal: float) -> int:
+    """Adam steps on batches of the forget set until its accuracy is `goal` per cent, or 200."""
+    learner = copy.deepcopy(model).eval()
+    optimizer = torch.optim.Adam(learner.parameters(), RELEARN_RATE)
+    generator = torch.Generator().manual_seed(0)
+    loader = DataLoader(forget, BATCH, shuffle=True, generator=generator)
+    parameter, steps = next(learner.parameters()), 0
+    while outputs_of(learner, forget).accuracy() < goal:
+        for inputs, labels in loader:
+            if steps == RELEARN_LIMIT:
+                return steps
+            logits = logits_of(learner, inputs.to(parameter.device, parameter.dtype))
+            optimizer.zero_grad()
+            F.cross_entropy(logits, labels.to(parameter.device)).backward()
+            optimizer.step()
+            steps += 1
+    return steps
+
+
+def verdict(rows: Mapping[str, Mapping[str, float]]) -> str:
+    """One sentence on an unlearned model beside the original and Retrain; 2 points are near."""
+    ours, retrained, original = (rows[name] for name in ("unlearned", "retrained", "original"))
+    gaps = {key: ours[key] - retrained[key] for key in GAPS}
+    said = []
+    if gaps["forget_accuracy"] > CLOSE:
+        same = abs(ours["forget_accuracy"] - original["forget_accuracy"]) <= CLOSE
+        said.append(
+            "indistinguishable from the original on the forget set" if same else "under-forgets"
+        )
+    elif gaps["forget_accuracy"] < -CLOSE:
+        said.append("over-forgets")
+    if min(gaps["retain_accuracy"], gaps["test_accuracy"]) < -CLOSE:
+        said.append("damages what should stay")
+    elif max(gaps["retain_accuracy"], gaps["test_accuracy"]) > CLOSE:
+        said.append("fits what stays better than Retrain")
+    if gaps["mia_efficacy"] > CLOSE:
+        said.append("its forget set looks less like training data than Retrain's")
+    elif gaps["mia_efficacy"] < -CLOSE:
+        said.append("its forget set still looks like training data")
+    return "; ".join(said) or f"within {CLOSE:g} points of Retrain in accuracies and MIA-efficacy"

@@ -1,0 +1,149 @@
+"""The report of one unlearned classifier: report.json, report.md and its pictures."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from erase.evaluate.classifiers.gaps import GAPS
+from erase.evaluate.layers import CHART, mask_section
+from erase.tasks.classification.fit import logits_of
+
+FILES = ("report.json", "report.md", "gaps.png", "boundary.png", "attribution.png", CHART)
+MODELS = ("original", "retrained", "unlearned")
+GRID, MARGIN = 60, 0.5
+ATTRIBUTION_STEPS = 32
+
+
+def gap_table(report: Mapping[str, Any]) -> str:
+    """Every figure of the three models as a Markdown table, gaps to Retrain beside them."""
+    rows = [
+        "| figure | original | retrained | unlearned | gap |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for key in report["retrained"]:
+        values = [report[name][key] for name in MODELS]
+        cells = " | ".join(f"{value:.2f}" for value in values)
+        rows.append(f"| {key.replace('_', ' ')} | {cells} | {values[2] - values[1]:+.2f} |")
+    counts = ", ".join(f"{count} {name}" for name, count in report["n"].items())
+    return (
+        "\n".join(rows) + f"\n\nAverage gap over {', '.join(GAPS).replace('_', ' ')}: "
+        f"{report['average_gap']:.2f} points; ToW {report['tow']:.3f}. n: {counts}. "
+        f"Verdict: {report['verdict']}." + _shadow_line(report)
+    )
+
+
+def _shadow_line(report: Mapping[str, Any]) -> str:
+    if "u_lira" not in report:
+        return ""
+    found = report["u_lira"]
+    return (
+        f" U-LiRA, {found['shadows']} shadows a side, n {found['n']}: AUC {found['auc']:.3f}, TPR "
+        f"{found['tpr_at_1_percent_fpr']:.3f} at 1 % FPR."
+    )
+
+
+def write_classification_report(
+    report: Mapping[str, Any],
+    models: Mapping[str, nn.Module],
+    examples: tuple[Tensor, Tensor],
+    folder: Path,
+    layers: Mapping[str, Any] | None = None,
+) -> None:
+    """Write the report and its pictures into an existing folder.
+
+    `models` are the original, the retrained and the unlearned one; `examples` a few inputs
+    [n, C, H, W] with their labels [n], forgotten ones first. `layers`, a recipe's `mask.layers`,
+    adds where the mask lies.
+    """
+    (folder / "report.json").write_text(json.dumps(report, indent=2, sort_keys=True) + "\n")
+    save_gap_chart(report, folder / "gaps.png")
+    save_boundaries(models, examples[0], folder / "boundary.png")
+    save_attributions(models, *examples, folder / "attribution.png")
+    text = f"# {report['request']}: {report['method']}\n\n{gap_table(report)}\n\n"
+    text += f"Protocol: {'; '.join(f'{k} {v}' for k, v in report['protocol'].items())}.\n\n"
+    text += "![gaps to Retrain](gaps.png)\n\n"
+    text += "![answers on the plane through a forgotten and two other samples](boundary.png)\n\n"
+    if (folder / "attribution.png").exists():
+        text += "![what the true class' logit rests on](attribution.png)\n"
+    if layers:
+        text += mask_section(layers, folder)
+    (folder / "report.md").write_text(text)
+
+
+def save_gap_chart(report: Mapping[str, Any], path: Path) -> None:
+    """Draw each gap to Retrain as a bar, the original's beside the unlearned model's."""
+    figure = Figure(figsize=(6, 3), layout="constrained")
+    axes, places = figure.add_subplot(), np.arange(len(GAPS))
+    for shift, name in ((-0.2, "original"), (0.2, "unlearned")):
+        gaps = [report[name][key] - report["retrained"][key] for key in GAPS]
+        axes.bar(places + shift, gaps, 0.4, label=name)
+    axes.axhline(0, color="black", linewidth=0.8)
+    axes.set_xticks(places, [key.replace("_", "\n") for key in GAPS])
+    axes.set_ylabel("points from Retrain")
+    axes.legend()
+    FigureCanvasAgg(figure).print_png(str(path))
+
+
+@torch.no_grad()
+def save_boundaries(models: Mapping[str, nn.Module], inputs: Tensor, path: Path) -> None:
+    """Draw each model's answers on the plane through the first three inputs."""
+    origin, right, up = inputs[:3]
+    ticks = torch.linspace(-MARGIN, 1 + MARGIN, GRID)
+    rows, columns = torch.meshgrid(ticks, ticks, indexing="ij")
+    weights = [axis.reshape(-1, *[1] * origin.dim()) for axis in (columns, rows)]
+    points = origin + weights[0] * (right - origin) + weights[1] * (up - origin)
+
+    def draw(axes: Axes, model: nn.Module) -> None:
+        answers = torch.cat([logits_of(model, part).argmax(1) for part in points.split(256)])
+        edges = (-MARGIN, 1 + MARGIN) * 2
+        grid = answers.view(GRID, GRID).cpu()
+        axes.imshow(grid.numpy(), cmap="tab20", vmin=0, vmax=19, origin="lower", extent=edges)
+        axes.plot([0], [0], "kx", label="forgotten")
+        axes.plot([1, 0], [0, 1], "k.", label="retained")
+
+    _panels(models, draw, path)
+
+
+def save_attributions(
+    models: Mapping[str, nn.Module], inputs: Tensor, labels: Tensor, path: Path
+) -> None:
+    """Draw the integrated gradients of the true class' logit for the first input.
+
+    Needs captum (the `explain` extra); without it nothing is drawn.
+    """
+    try:
+        from captum.attr import IntegratedGradients
+    except ImportError:
+        return
+
+    def draw(axes: Axes, model: nn.Module) -> None:
+        gradients = IntegratedGradients(lambda batch: logits_of(model, batch))
+        found = gradients.attribute(
+            inputs[:1], target=int(labels[0]), n_steps=ATTRIBUTION_STEPS
+        ).detach()
+        heat = found[0].sum(0).cpu().numpy()
+        bound = float(abs(heat).max()) or 1.0
+        axes.imshow(heat, cmap="seismic", vmin=-bound, vmax=bound)
+
+    _panels(models, draw, path)
+
+
+def _panels(
+    models: Mapping[str, nn.Module], draw: Callable[[Axes, nn.Module], None], path: Path
+) -> None:
+    figure = Figure(figsize=(3 * len(models), 3.2), layout="constrained")
+    panels: Sequence[Axes] = figure.subplots(1, len(models), squeeze=False)[0]
+    for axes, (name, model) in zip(panels, models.items(), strict=True):
+        draw(axes, model)
+        axes.set_title(name)
+        axes.set_xticks([])
+        axes.set_yticks([])
+    FigureCanvasAgg(figure).print_png(str(path))

@@ -1,0 +1,1 @@
+"""Judges of pictures, and what they measure."""

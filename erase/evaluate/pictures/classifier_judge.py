@@ -1,0 +1,151 @@
+"""A supervised classifier as judge: the classes of ImageNet, or its own."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import timm
+import torch
+from safetensors.torch import load_file
+from timm.data import ImageNetInfo
+from torch import Tensor, nn
+from torchvision import models as vision_models
+from torchvision.transforms import v2
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+from erase.core.fingerprint import module_fingerprint
+from erase.evaluate.pictures.clip import CHUNK, ClipJudge
+from erase.support.checks import first_line
+from erase.tasks.classification.fit import logits_of
+
+OTHER = "another class"
+HOLDERS = ("model_state_dict", "state_dict", "model")
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A classifier, what makes its inputs of pictures in 0..1, and its classes in order."""
+
+    model: nn.Module
+    prepare: Callable[[Tensor], Tensor]
+    classes: Sequence[str]
+
+
+class ClassifierJudge:
+    """A classifier that names the class it gives most to.
+
+    `name` is `timm/ARCHITECTURE` or `torchvision/ARCHITECTURE` with the library's own weights, one
+    of these with `/FILE` for those of a file, or `transformers/` and a folder or hub id. `classes`
+    are the file's classes in order, by default ImageNet's; of several names of a class the first
+    counts. Raises ValueError if it
+    cannot be opened.
+    """
+
+    def __init__(self, name: str, classes: Sequence[str] = ()):
+        library, _, rest = name.partition("/")
+        architecture, _, weights = rest.partition("/")
+        if classes and (library == "transformers" or not weights):
+            raise ValueError(
+                f"{name} has classes of its own; give timm/ARCHITECTURE/FILE for others."
+            )
+        try:
+            if library == "transformers":
+                opened = _open_transformers(rest)
+            else:
+                opened = LIBRARIES[library](architecture, weights, list(classes))
+        except Exception as error:
+            raise ValueError(
+                f"The judge {name} could not be opened ({first_line(error)}); give "
+                "timm/NAME, torchvision/NAME, either with /FILE, or transformers/FOLDER-or-id."
+            ) from error
+        self.name, self.model = name, opened.model.eval()
+        self._prepare, self._classes = opened.prepare, list(opened.classes)
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits of the SHA-256 of the model's weights."""
+        return module_fingerprint(self.model)
+
+    @torch.no_grad()
+    def embed(self, pictures: Tensor) -> Tensor:
+        """Logits [N, classes] of pictures [N, 3, H, W] in 0..1, resized and cropped to its size."""
+        parts = (logits_of(self.model, self._prepare(part)) for part in pictures.split(CHUNK))
+        return torch.cat(list(parts))
+
+    def classify(self, embeddings: Tensor, kind: str, labels: Sequence[str]) -> list[str]:
+        """The label each picture's class has of all classes; none of them is "another class"."""
+        self.require(labels)
+        found = [self._classes[i] for i in embeddings.argmax(1).tolist()]
+        return [name if name in labels else OTHER for name in found]
+
+    def require(self, labels: Sequence[str]) -> None:
+        """Raise ValueError for a label that is no class."""
+        unknown = [label for label in labels if label not in self._classes]
+        if unknown:
+            raise ValueError(f"{self.name} knows no class {unknown[0]}; use its own names.")
+
+
+Judge = ClipJudge | ClassifierJudge
+
+
+def open_judge(name: str, classes: Sequence[str] = ()) -> Judge:
+    """The classifier or open_clip model of this name."""
+    library = name.partition("/")[0]
+    known = (*LIBRARIES, "transformers")
+    return ClassifierJudge(name, classes) if library in known else ClipJudge(name)
+
+
+def _open_timm(architecture: str, weights: str, classes: list[str]) -> Opened:
+    given = {"num_classes": len(classes)} if classes else {}
+    model = timm.create_model(architecture, pretrained=not weights, **given)
+    if weights:
+        model.load_state_dict(_read(Path(weights)))
+    config = timm.data.resolve_model_data_config(model)
+    size, mean, std = (list(config[key]) for key in ("input_size", "mean", "std"))
+
+    def prepare(pictures: Tensor) -> Tensor:
+        resized = v2.functional.resize(pictures, size[1:2], v2.InterpolationMode.BICUBIC)
+        cropped = v2.functional.center_crop(resized, size[1:]).clamp(0, 1)
+        return v2.functional.normalize(cropped, mean, std)
+
+    return Opened(model, prepare, classes or _imagenet_names(model.num_classes))
+
+
+def _open_torchvision(architecture: str, weights: str, classes: list[str]) -> Opened:
+    known = vision_models.get_model_weights(architecture).DEFAULT
+    given = {"num_classes": len(classes)} if classes else {}
+    model = vision_models.get_model(architecture, weights=None if weights else known, **given)
+    if weights:
+        model.load_state_dict(_read(Path(weights)))
+    return Opened(model, known.transforms(antialias=True), classes or known.meta["categories"])
+
+
+def _open_transformers(source: str) -> Opened:
+    model = AutoModelForImageClassification.from_pretrained(source)
+    processor = AutoImageProcessor.from_pretrained(source)
+
+    def prepare(pictures: Tensor) -> Tensor:
+        ready = processor(list(pictures), do_rescale=False, return_tensors="pt")
+        return ready["pixel_values"]
+
+    names = [model.config.id2label[i] for i in range(model.config.num_labels)]
+    return Opened(model, prepare, [name.split(",")[0] for name in names])
+
+
+LIBRARIES = {"timm": _open_timm, "torchvision": _open_torchvision}
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """The weights of a safetensors file, or of a checkpoint that holds them under some name."""
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    stored = torch.load(path, map_location="cpu", weights_only=True)
+    return next((stored[key] for key in HOLDERS if key in stored), stored)
+
+
+def _imagenet_names(count: int) -> list[str]:
+    """The first name of each ImageNet class, or plain numbers for other counts."""
+    if count != 1000:
+        return [str(i) for i in range(count)]
+    known = ImageNetInfo()
+    return [known.index_to_description(i).split(",")[0] for i in range(count)]

@@ -1,0 +1,54 @@
+"""LPIPS between pictures of the same prompts and seeds: how much else changed."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from PIL.Image import Image
+from torchvision.transforms.functional import to_tensor
+
+from erase.support.checks import first_line
+
+Backbone = Literal["alex", "squeeze", "vgg"]
+
+
+class Perceptual:
+    """LPIPS (Zhang et al., CVPR 2018) of every picture to its partner.
+
+    torchmetrics computes it; torchvision's backbone must be at hand or downloadable. Raises
+    ValueError if either is missing.
+    """
+
+    name = "lpips"
+
+    def __init__(self, partners: Sequence[Image], backbone: Backbone = "alex"):
+        self._partners, self._backbone = partners, backbone
+        try:
+            from torchmetrics.image import LearnedPerceptualImagePatchSimilarity
+
+            self._metric = LearnedPerceptualImagePatchSimilarity(backbone, normalize=True)
+        except (ImportError, OSError) as error:
+            raise ValueError(
+                f"LPIPS with {backbone} cannot be opened ({first_line(error)}); install "
+                "torchmetrics, and bring torchvision's weights to the hub cache."
+            ) from error
+
+    def protocol(self) -> dict[str, Any]:
+        """The backbone."""
+        return {"backbone": self._backbone, "partners": len(self._partners)}
+
+    @torch.no_grad()
+    def figures(self, pictures: Sequence[Image], folder: Path) -> dict[str, Any]:
+        """Mean and standard error; ValueError unless there is a partner of its size for each."""
+        if [p.size for p in pictures] != [p.size for p in self._partners]:
+            raise ValueError(
+                f"The {len(pictures)} pictures and their {len(self._partners)} partners differ in "
+                "number or size; draw both with the same prompts."
+            )
+        pairs = zip(pictures, self._partners, strict=True)
+        distances = torch.stack(
+            [self._metric(to_tensor(one)[None], to_tensor(other)[None]) for one, other in pairs]
+        )
+        error = float(distances.std()) / len(distances) ** 0.5 if len(distances) > 1 else None
+        return {"value": float(distances.mean()), "standard_error": error, "n": len(distances)}

@@ -1,0 +1,1 @@
+"""Opening a pipeline, and what a family of pipelines is."""

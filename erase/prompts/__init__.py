@@ -1,0 +1,1 @@
+"""What to forget, and the prompts that say so."""

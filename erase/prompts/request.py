@@ -1,0 +1,275 @@
+"""What to forget: concepts and their anchors, expanded to the prompts that methods train on."""
+
+import difflib
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from erase.prompts.catalogue import Catalogue, Concept, fill
+
+PLAIN_TEMPLATES = ("{concept}", "a picture of {concept}", "a photo of {concept}")
+PLAIN_KIND = "concept"
+Redirect = Literal["anchor", "random"]
+
+
+@dataclass(frozen=True)
+class EraseRequest:
+    """Concepts to forget, what to draw instead, and what must stay.
+
+    concepts: names such as "ghost" or "ink style". anchors: what each is redirected to, one per
+    concept; by default what the catalogue says, or else the concept of its kind half-way round its
+    list, where neighbours tend to look alike. redirect: "random" takes another concept for each
+    prompt instead, as random labels do. retain: what must stay; by default every other concept the
+    model's catalogue lists, and required of models without one. templates: prompts with
+    `{concept}`, for models without a catalogue.
+    """
+
+    concepts: Sequence[str]
+    anchors: Sequence[str] = ()
+    redirect: Redirect = "anchor"
+    retain: Sequence[str] = ()
+    templates: Sequence[str] = PLAIN_TEMPLATES
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("concepts", "anchors", "retain", "templates"):
+            if isinstance(getattr(self, name), str):
+                raise ValueError(f"{name} is one text; give a list of names.")
+        if strange := [text for text in self.templates if "{concept}" not in text]:
+            raise ValueError(f"The template {strange[0]!r} lacks {{concept}}; write it in.")
+        if not self.concepts or not all(name.strip() for name in self.concepts):
+            raise ValueError("The concept is empty; name what to forget, e.g. --concept ghost.")
+        if self.anchors and len(self.anchors) != len(self.concepts):
+            raise ValueError(
+                f"{len(self.anchors)} anchors for {len(self.concepts)} concepts; give one each."
+            )
+        if self.anchors and self.redirect == "random":
+            raise ValueError("Random redirects leave no room for anchors; drop one of the two.")
+        for concept, anchor in zip(self.concepts, self.anchors, strict=False):
+            if concept == anchor:
+                raise ValueError(f"The anchor of {concept} is itself; name something else.")
+        both = set(self.concepts) & set(self.retain)
+        if both:
+            raise ValueError(f"{', '.join(both)} cannot be both forgotten and retained; drop one.")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt, what a judge should see by kind of label, and the kinds that are being erased.
+
+    group: the concept a forget prompt names, else "". anchor: the prompt to answer instead.
+    """
+
+    text: str
+    labels: Mapping[str, str]
+    kinds: tuple[str, ...]
+    group: str = ""
+    anchor: str = ""
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """Prompts that name a forgotten concept, prompts that name none, and the judge's labels."""
+
+    forget: list[Prompt]
+    retain: list[Prompt]
+    labels: Mapping[str, list[str]]
+
+
+def expand(request: EraseRequest, catalogue: Catalogue | None) -> PromptSet:
+    """All prompts of a request, in an order that depends on nothing but the request.
+
+    Raises ValueError for unknown concepts, anchors that do not fit, and an empty retain set.
+    """
+    if catalogue is None:
+        return _expand_plain(request)
+    return _Expansion(request, catalogue).prompts()
+
+
+def _expand_plain(request: EraseRequest) -> PromptSet:
+    if not request.retain:
+        raise ValueError("The retain set is empty; name concepts to keep, e.g. --retain dog car.")
+    rng = random.Random(request.seed)
+    anchors = dict(
+        zip(request.concepts, request.anchors or [""] * len(request.concepts), strict=True)
+    )
+
+    def instead(concept: str) -> str:
+        return anchors[concept] if request.redirect == "anchor" else rng.choice(request.retain)
+
+    forget = [
+        Prompt(
+            template.format(concept=concept),
+            {PLAIN_KIND: concept},
+            (PLAIN_KIND,),
+            concept,
+            template.format(concept=instead(concept)).strip(),
+        )
+        for concept in request.concepts
+        for template in request.templates
+    ]
+    retain = [
+        Prompt(template.format(concept=concept), {PLAIN_KIND: concept}, (PLAIN_KIND,))
+        for concept in request.retain
+        for template in request.templates
+    ]
+    labels = dict.fromkeys([*request.concepts, *request.anchors, *request.retain])
+    return PromptSet(forget, retain, {PLAIN_KIND: list(labels)})
+
+
+class _Expansion:
+    """A request against a catalogue: every object in every style, forgotten or retained."""
+
+    def __init__(self, request: EraseRequest, catalogue: Catalogue):
+        self.catalogue = catalogue
+        self.anchor_of = _anchors_of(request, catalogue)
+        self.kinds = tuple(dict.fromkeys(concept.kind for concept in self.anchor_of))
+        self.kept = {find_concept(name, catalogue) for name in request.retain}
+        self.redirect, self.rng = request.redirect, random.Random(request.seed)
+
+    def prompts(self) -> PromptSet:
+        """Forget prompts of cells with a forgotten part, retain prompts of the others."""
+        forget: list[Prompt] = []
+        retain: list[Prompt] = []
+        for object_ in self.catalogue.concepts("object"):
+            if "style" not in self.kinds:
+                (forget if object_ in self.anchor_of else retain).extend(self._of_object(object_))
+            for style in self.catalogue.concepts("style"):
+                forgotten = object_ in self.anchor_of or style in self.anchor_of
+                (forget if forgotten else retain).extend(self._of_cell(object_, style))
+        if self.kept:
+            names = {concept.name for concept in self.kept}
+            retain = [prompt for prompt in retain if names & set(prompt.labels.values())]
+        if not retain:
+            raise ValueError("The retain set is empty; leave some concept to keep.")
+        labels = {"object": list(self.catalogue.objects), "style": list(self.catalogue.styles)}
+        return PromptSet(forget, retain, labels)
+
+    def _of_cell(self, object_: Concept, style: Concept) -> list[Prompt]:
+        labels = {"object": object_.name, "style": style.name}
+        forgotten = [concept for concept in (object_, style) if concept in self.anchor_of]
+        kinds = tuple(concept.kind for concept in forgotten) or self.kinds
+        return [
+            self._prompt(template, name, object_, style, labels, kinds, forgotten)
+            for name in self._names(object_)
+            for template in self.catalogue.templates
+        ]
+
+    def _of_object(self, object_: Concept) -> list[Prompt]:
+        labels = {"object": object_.name}
+        forgotten = [object_] if object_ in self.anchor_of else []
+        return [
+            self._prompt(
+                template, name, object_, Concept("", "style"), labels, ("object",), forgotten
+            )
+            for name in self._names(object_)
+            for template in self.catalogue.object_templates
+        ]
+
+    def _names(self, object_: Concept) -> list[str]:
+        """A forgotten object is forgotten by its synonyms too; a retained one goes by its name."""
+        synonyms = self.catalogue.synonyms.get(object_.name, [])
+        return [object_.name, *(synonyms if object_ in self.anchor_of else [])]
+
+    def _prompt(
+        self,
+        template: str,
+        name: str,
+        object_: Concept,
+        style: Concept,
+        labels: Mapping[str, str],
+        kinds: tuple[str, ...],
+        forgotten: Sequence[Concept],
+    ) -> Prompt:
+        text = fill(template, name, style.name)
+        if not forgotten:
+            return Prompt(text, labels, kinds)
+        instead = [self._instead(concept).name for concept in (object_, style)]
+        return Prompt(text, labels, kinds, str(forgotten[0]), fill(template, *instead))
+
+    def _instead(self, concept: Concept) -> Concept:
+        if concept not in self.anchor_of or self.redirect == "anchor":
+            return self.anchor_of.get(concept, concept)
+        peers = self.catalogue.concepts(concept.kind)
+        return self.rng.choice([peer for peer in peers if peer not in self.anchor_of])
+
+
+def _anchors_of(request: EraseRequest, catalogue: Catalogue) -> dict[Concept, Concept]:
+    """Each forgotten concept with its anchor: as asked for, or one of its kind from far off."""
+    forgotten = [find_concept(name, catalogue) for name in request.concepts]
+    if len(set(forgotten)) < len(forgotten):
+        raise ValueError("Two of the concepts are the same one; name each once.")
+    anchors = [find_concept(name, catalogue) for name in request.anchors]
+    anchors = anchors or [_default_anchor(concept, forgotten, catalogue) for concept in forgotten]
+    for concept, anchor in zip(forgotten, anchors, strict=True):
+        if anchor in forgotten:
+            raise ValueError(f"The anchor {anchor} is to be forgotten itself; name another.")
+        if anchor.kind != concept.kind:
+            raise ValueError(
+                f"{concept} is of kind {concept.kind} and its anchor {anchor} is not; "
+                f"name another {concept.kind}."
+            )
+    return dict(zip(forgotten, anchors, strict=True))
+
+
+def _default_anchor(concept: Concept, forgotten: list[Concept], catalogue: Catalogue) -> Concept:
+    known = catalogue.anchors.get(str(concept))
+    peers = catalogue.concepts(concept.kind)
+    start = peers.index(concept) + len(peers) // 2
+    ring = [find_concept(known, catalogue)] if known else []
+    ring += [peers[(start + i) % len(peers)] for i in range(len(peers))]
+    anchor = next((peer for peer in ring if peer not in forgotten), None)
+    if anchor is None:
+        raise ValueError(f"Nothing is left to draw instead of {concept}; keep some {concept.kind}.")
+    return anchor
+
+
+def find_concept(name: str, catalogue: Catalogue) -> Concept:
+    """The catalogue's concept called `name`, `NAME style` or by a synonym; ValueError if none."""
+    wanted = name.strip().casefold()
+    known = catalogue.concepts("style") + catalogue.concepts("object")
+    by_name = {concept.name.casefold(): concept for concept in known}
+    by_name |= {str(concept).casefold(): concept for concept in known}
+    by_synonym = {
+        word.casefold(): Concept(object_, "object")
+        for object_, words in catalogue.synonyms.items()
+        for word in words
+    }
+    for names in (by_name, by_synonym):
+        if wanted in names:
+            return names[wanted]
+    near = difflib.get_close_matches(wanted, [*by_name, *by_synonym], n=3, cutoff=0.5)
+    hint = f"did you mean {', '.join(near)}?" if near else "see the model's concepts.json."
+    raise ValueError(f"The model does not know the concept {name!r}; {hint}")
+
+
+def sample(prompts: Sequence[Prompt], count: int, seed: int) -> list[Prompt]:
+    """`count` prompts, evenly over their groups, then over each group's; at least one a group."""
+    rng = random.Random(seed)
+    groups: dict[str, list[Prompt]] = {}
+    for prompt in prompts:
+        groups.setdefault(prompt.group, []).append(prompt)
+    count = max(count, len(groups))
+    shares = [count // len(groups) + (i < count % len(groups)) for i in range(len(groups))]
+    return [
+        prompt
+        for group, share in zip(groups.values(), shares, strict=True)
+        for prompt in _rounds(group, share, rng)
+    ]
+
+
+def _rounds(prompts: Sequence[Prompt], count: int, rng: random.Random) -> list[Prompt]:
+    """Whole shuffled rounds through the prompts, then part of one."""
+    drawn: list[Prompt] = []
+    while len(drawn) < count:
+        drawn += rng.sample(prompts, len(prompts))
+    return drawn[:count]
+
+
+def texts_by_group(prompts: Sequence[Prompt]) -> dict[str, list[str]]:
+    """The prompts' texts by the concept they name."""
+    groups: dict[str, list[str]] = {}
+    for prompt in prompts:
+        groups.setdefault(prompt.group, []).append(prompt.text)
+    return groups

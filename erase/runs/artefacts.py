@@ -1,0 +1,102 @@
+"""What `erase inspect`, `erase compose` and `erase export` do, as text and folders."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from erase.erasure.algebra import compose, export_lora, interference, largest_rank, low_rank, merge
+from erase.core.delta import LowRankDelta
+from erase.erasure.erasure import Erasure
+from erase.evaluate.layers import block_table, blocks_of
+from erase.support.files import check_writable
+from erase.erasure.kohya import export_kohya
+from erase.methods import serving
+from erase.models.opening import load_model
+from erase.tasks.diffusion.task import DiffusionTask
+from erase.models.family import FAMILIES
+
+WORST = 5
+Format = Literal["pipeline", "lora", "comfy"]
+
+
+def inspect(folders: Sequence[str]) -> str:
+    """What each erasure holds and, for several, how each pair interferes."""
+    erasures = {folder: Erasure.from_pretrained(folder) for folder in folders}
+    parts = [f"{folder}\n{_summary(erasure)}" for folder, erasure in erasures.items()]
+    pairs = [(a, b) for i, a in enumerate(folders) for b in folders[i + 1 :]]
+    parts += [f"{a} and {b}\n{_meeting(erasures[a], erasures[b])}" for a, b in pairs]
+    return "\n\n".join(parts)
+
+
+def compose_folders(folders: Sequence[str], output: str, as_sum: bool = False) -> str:
+    """Write the composition of the erasures in the order given, or their sum."""
+    check_writable(Path(output))
+    erasures = [Erasure.from_pretrained(folder) for folder in folders]
+    joint = merge(erasures) if as_sum else compose(erasures)
+    joint.save_pretrained(output)
+    return f"erasure: {output}"
+
+
+def export(
+    folder: str,
+    output: str,
+    model: str = "",
+    lora_rank: int = 0,
+    format: Format = "pipeline",
+) -> str:
+    """Write the erased pipeline, or a LoRA of at most `lora_rank`, 0 for as it is."""
+    if lora_rank < 0:
+        raise ValueError(f"lora_rank is {lora_rank}; give 0 or more.")
+    if lora_rank and format == "pipeline":
+        raise ValueError("A lora_rank is of no use to a pipeline; choose --format lora or comfy.")
+    check_writable(Path(output))
+    erasure = Erasure.from_pretrained(folder)
+    if format == "lora":
+        error = export_lora(erasure, output, lora_rank or largest_rank(erasure))
+        return f"LoRA: {output}\nrelative error: {error}"
+    if format == "comfy":
+        cut = low_rank(erasure, lora_rank) if lora_rank else erasure
+        return f"LoRA: {export_kohya(cut, output)}"
+    base = load_model(model or erasure.base_model)
+    erasure.export_pipeline(base.pipeline, output)
+    return f"pipeline: {Path(output)}"
+
+
+def families() -> str:
+    """The known families: what may change in each, where text enters, and which methods apply."""
+    rows = ["| family | pipeline | may change | text enters at | loads LoRA | methods |"]
+    rows.append("| --- " * 6 + "|")
+    names = ", ".join(serving(DiffusionTask))
+    for family in FAMILIES.values():
+        enters = ", ".join(pattern for patterns in family.enters.values() for pattern in patterns)
+        loads = "yes" if family.loads_lora else "no"
+        cells = (family.name, family.pipeline.__name__, ", ".join(family.components), enters)
+        rows.append(f"| {' | '.join((*cells, loads, names))} |")
+    return "\n".join(rows)
+
+
+def _summary(erasure: Erasure) -> str:
+    recipe = erasure.recipe
+    concepts = ", ".join(recipe.get("request", {}).get("concepts", []))
+    ranks = [delta.rank for delta in erasure.deltas.values() if isinstance(delta, LowRankDelta)]
+    lines = [
+        f"forgets {concepts or 'something'} by {recipe.get('method', 'an unnamed method')}, "
+        f"base {recipe.get('base', {}).get('model', 'unknown')}",
+        f"{len(erasure.deltas)} tensors, {sum(d.count for d in erasure.deltas.values())} weights, "
+        f"{erasure.nbytes / 1e6:.1f} MB" + (f", rank up to {max(ranks)}" if ranks else ""),
+    ]
+    layers = recipe.get("mask", {}).get("layers")
+    return "\n".join([*lines, block_table(blocks_of(layers))] if layers else lines)
+
+
+def _pair_text(one: Erasure, other: Erasure) -> str:
+    rows = interference(one, other)
+    if not rows:
+        return "change no tensor in common"
+    rows = sorted(rows, key=lambda row: -abs(row["cosine"]))
+    mean = sum(abs(row["cosine"]) for row in rows) / len(rows)
+    lines = [f"{len(rows)} tensors in common, mean |cosine| {mean:.3f}; the closest:"]
+    for row in rows[:WORST]:
+        facts = ", ".join(f"{key} {value:.3f}" for key, value in row.items() if key != "tensor")
+        lines.append(f"  {row['tensor']}: {facts}")
+    return "\n".join(lines)

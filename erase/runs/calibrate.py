@@ -1,0 +1,100 @@
+"""One search for every method's main setting, on a validation split of the training data."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+from erase.core.delta import NotFiniteError
+from erase.evaluate.classifiers.gaps import GAPS, Split, gap_figures
+from erase.methods import get_method
+from erase.runs.state import with_checkpoints
+from erase.tasks.classification.task import ClassificationTask
+
+RATE, RATES = "training.learning_rate", (1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+REFUSED = 1e9
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The chosen value of a setting, and every one's average gap to Retrain, in points."""
+
+    method: str
+    setting: str
+    value: float
+    gaps: dict[float, float]
+
+    def __str__(self) -> str:
+        tried = ", ".join(f"{value:g}: {gap:.2f}" for value, gap in self.gaps.items())
+        return f"{self.method}: {self.setting} {self.value:g} of average gaps {tried}"
+
+
+def hold_out(retain: Sequence[int], share: float, seed: int) -> tuple[list[int], list[int]]:
+    """Split the retain set's indices into those to train on and those to validate on."""
+    order = torch.randperm(len(retain), generator=torch.Generator().manual_seed(seed)).tolist()
+    count = max(1, int(share * len(retain)))
+    held = sorted(retain[i] for i in order[:count])
+    return sorted(retain[i] for i in order[count:]), held
+
+
+def calibrate(
+    method: str,
+    task: ClassificationTask,
+    retrained: nn.Module,
+    validation: Dataset,
+    config: Any = None,
+    values: Sequence[float] = (),
+) -> Calibration:
+    """Try the values of the method's own setting and choose the one nearest to `retrained`.
+
+    The setting is the learning rate, or what the config names as `tuned`; six values each by
+    default. Nearest means the smallest average gap of forget, retain and validation accuracy and
+    MIA-efficacy. `validation` is training data that neither the task, its model nor `retrained` has
+    seen; a test set must never be it. Raises ValueError for methods with nothing to set, and if all
+    values are refused.
+    """
+    config = with_checkpoints(config or get_method(method).config(), None)
+    setting, usual = tuned_setting(method, config)
+    split = Split(task.dataset, task.forget, task.retain, validation)
+    goal = gap_figures(retrained, split)
+    gaps = {
+        value: gap_of(method, task, with_setting(config, setting, value), split, goal)
+        for value in values or usual
+    }
+    if min(gaps.values()) == REFUSED:
+        raise ValueError(f"{method} breaks at every {setting} of {list(gaps)}; give others.")
+    return Calibration(method, setting, min(gaps, key=gaps.__getitem__), gaps)
+
+
+def tuned_setting(method: str, config: Any) -> tuple[str, Sequence[float]]:
+    """What is searched and its usual values; ValueError if there is nothing, or no classifier's."""
+    if not issubclass(ClassificationTask, get_method(method).task):
+        raise ValueError(f"The method {method} does not serve classifiers; choose another method.")
+    setting, usual = getattr(config, "tuned", (RATE, RATES))
+    if setting == RATE and not hasattr(config, "training"):
+        raise ValueError(f"The method {method} has nothing to calibrate; choose another method.")
+    return setting, usual
+
+
+def with_setting(config: Any, setting: str, value: Any) -> Any:
+    """The config with another value of a field, which may be a config's in it: "training.steps"."""
+    outer, _, inner = setting.partition(".")
+    value = with_setting(getattr(config, outer), inner, value) if inner else value
+    return dataclasses.replace(config, **{outer: value})
+
+
+def gap_of(
+    method: str, task: ClassificationTask, config: Any, split: Split, goal: dict[str, float]
+) -> float:
+    """The average gap of what the method makes of the task; REFUSED if its numbers break."""
+    try:
+        erasure = get_method(method)(task, config)
+    except NotFiniteError:
+        return REFUSED
+    with erasure.apply(task.components):
+        found = gap_figures(task.components["model"], split)
+    return sum(abs(found[key] - goal[key]) for key in GAPS) / len(GAPS)

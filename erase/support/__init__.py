@@ -1,0 +1,1 @@
+"""Files, pictures, progress, checks, and work that processes share."""

@@ -1,0 +1,48 @@
+"""Passes that processes share: each takes some of the batches, and all learn the sum.
+
+What they ask is an Accelerator, since a bare PartialState does not heed ACCELERATE_USE_CPU.
+"""
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import TypeVar
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object, reduce
+from torch import Tensor
+
+Item = TypeVar("Item")
+
+
+def shard_of(items: Iterable[Item]) -> Iterator[Item]:
+    """Every n-th item of n processes, from this one's place on."""
+    state = Accelerator()
+    return islice(items, state.process_index, None, state.num_processes)
+
+
+def all_reduce_sum(tensor: Tensor) -> Tensor:
+    """The sum over all processes, the same bits on each."""
+    state = Accelerator()
+    if state.num_processes == 1:
+        return tensor
+    return reduce(tensor.to(state.device), "sum").to(tensor.device)
+
+
+def own_device(asked: str) -> str:
+    """The device asked for, or of several processes this one's own; ValueError if that is another.
+
+    It comes before anything is put on a device, so that every process takes its own.
+    """
+    state = Accelerator()
+    if state.num_processes == 1:
+        return asked
+    if torch.device(asked).type != state.device.type:
+        raise ValueError(f"The device is {asked}, but the processes were launched on "
+                         f"{state.device.type}; give --device {state.device.type}.")  # fmt: skip
+    return str(state.device)
+
+
+def all_gather(item: Item) -> list[Item]:
+    """What each process has, in their order."""
+    return gather_object([item]) if Accelerator().num_processes > 1 else [item]

@@ -1,0 +1,133 @@
+"""Training a classifier from scratch: the original, the retrained oracle, attack shadows."""
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+
+from erase.support.checks import require_positive
+from erase.support.progress import Bar
+
+RISE = 0.1  # of all steps
+BATCH = 256  # samples that are looked at together
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """Stochastic gradient descent with a cosine schedule.
+
+    Args:
+        epochs: passes through the data.
+        learning_rate: at its highest, after a rise over the first tenth.
+        momentum: Nesterov's.
+        weight_decay: on all parameters.
+        batch_size: samples of a step.
+    """
+
+    epochs: int = 10
+    learning_rate: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    batch_size: int = 128
+
+    def __post_init__(self) -> None:
+        require_positive(self, "epochs", "learning_rate", "batch_size")
+
+
+def fit(model: nn.Module, dataset: Dataset, config: FitConfig, seed: int = 0) -> nn.Module:
+    """Train `model` in place on (input, label) pairs; order and dropout follow from the seed.
+
+    An epoch leaves out the samples that make no whole batch: a last batch of a few would upset the
+    running statistics of norms. The model comes back in evaluation mode.
+    """
+    loader = DataLoader(
+        dataset, config.batch_size, shuffle=True, drop_last=len(dataset) > config.batch_size,
+        generator=torch.Generator().manual_seed(seed),
+    )  # fmt: skip
+    optimizer = torch.optim.SGD(
+        model.parameters(), config.learning_rate, config.momentum,
+        weight_decay=config.weight_decay, nesterov=config.momentum > 0,
+    )  # fmt: skip
+    steps = config.epochs * len(loader)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, config.learning_rate, max(steps, 2), max(RISE, 2 / max(steps, 2)),
+        cycle_momentum=False,
+    )  # fmt: skip
+    parameter = next(model.parameters())
+    model.train()
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for _ in Bar(range(config.epochs), desc="training", unit="epoch", leave=False):
+            for inputs, labels in loader:
+                inputs = inputs.to(parameter.device, parameter.dtype)
+                loss = F.cross_entropy(logits_of(model, inputs), labels.to(parameter.device))
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+    return model.eval()
+
+
+def logits_of(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+    """The model's logits [B, classes], also where its output holds them as `logits`."""
+    output = model(inputs)
+    return getattr(output, "logits", output)
+
+
+def head_of(model: nn.Module) -> tuple[str, nn.Linear]:
+    """The last linear layer, which gives the logits, and its path; ValueError if there is none."""
+    linear = [pair for pair in model.named_modules() if isinstance(pair[1], nn.Linear)]
+    if not linear:
+        raise ValueError("The model has no linear layer to end in; give one that has.")
+    return linear[-1]
+
+
+def untrained_copy(model: nn.Module) -> nn.Module:
+    """A copy with every layer as before any training; ValueError for one that cannot be reset."""
+    fresh = copy.deepcopy(model)
+    for path, module in fresh.named_modules():
+        reset = getattr(module, "reset_parameters", getattr(module, "_reset_parameters", None))
+        if reset:
+            reset()
+        elif next(module.parameters(recurse=False), None) is not None:
+            raise ValueError(
+                f"The layer {path or 'model'} cannot be reset, so an untrained model would keep "
+                "what it learnt; pass build=, which makes one."
+            )
+    return fresh
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a model says of some samples: logits [n, C], labels [n], the head's inputs [n, d]."""
+
+    logits: Tensor
+    labels: Tensor
+    features: Tensor
+
+    def accuracy(self, rows: Tensor | None = None) -> float:
+        """Share of right answers, in per cent, of all samples or of the chosen ones."""
+        right = self.logits.argmax(1) == self.labels
+        return 100 * float((right if rows is None else right[rows]).double().mean())
+
+
+@torch.no_grad()
+def outputs_of(model: nn.Module, dataset: Dataset) -> Outputs:
+    """Run the model, in evaluation mode, over a whole data set."""
+    model.eval()
+    parameter, features = next(model.parameters()), []
+    handle = head_of(model)[1].register_forward_pre_hook(
+        lambda _, inputs: features.append(inputs[0].flatten(1).cpu())
+    )
+    try:
+        parts = [
+            (logits_of(model, inputs.to(parameter.device, parameter.dtype)).cpu(), labels)
+            for inputs, labels in DataLoader(dataset, BATCH)
+        ]
+    finally:
+        handle.remove()
+    logits, labels = (torch.cat(part) for part in zip(*parts, strict=True))
+    return Outputs(logits, labels, torch.cat(features))

@@ -1,0 +1,151 @@
+"""Which samples to forget: the ones an unlearned model still fits, and those it never fitted."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+
+from erase.tasks.classification.datasets import Data
+from erase.tasks.classification.fit import outputs_of
+
+Tail = Literal["lowest", "highest"]
+Unit = Literal["samples", "balanced", "classes"]
+Choose = Callable[[Tensor], list[int]]
+
+
+def losses_of(model: nn.Module, dataset: Dataset) -> Tensor:
+    """The cross-entropy of every sample [n]."""
+    outputs = outputs_of(model, dataset)
+    return F.cross_entropy(outputs.logits, outputs.labels, reduction="none")
+
+
+def select(
+    losses: Tensor, count: int, tail: Tail = "lowest", classes: Tensor | None = None
+) -> list[int]:
+    """The `count` items of lowest or highest loss, in ascending order of index.
+
+    Items are samples, or prompts, or concepts, whatever the losses [n] are of. With the items'
+    `classes` [n] every class gives its share, the first ones the odd items. Raises ValueError
+    unless 0 < count < n.
+    """
+    if not 0 < count < len(losses):
+        raise ValueError(f"count is {count} of {len(losses)}; leave something to both sets.")
+    groups = [torch.arange(len(losses))] if classes is None else _groups(classes)
+    chosen: list[int] = []
+    for position, group in enumerate(groups):
+        share = count // len(groups) + (position < count % len(groups))
+        ranked = losses[group].argsort(descending=tail == "highest", stable=True)
+        chosen += group[ranked[:share]].tolist()
+    return sorted(chosen)
+
+
+def worst_case(
+    losses: Tensor,
+    unlearn: Callable[[Sequence[int]], nn.Module],
+    dataset: Dataset,
+    choose: Choose,
+    rounds: int = 3,
+) -> list[int]:
+    """The forget set that models unlearned of it still fit best.
+
+    It begins with what `choose` makes of the original's `losses` [n], the lowest. Every round
+    unlearns the present set, adds all samples' losses under the outcome, and chooses again by the
+    sum. `choose` takes the exact optimum of the upper problem for given models, which is linear in
+    the 0/1 weights (Fan et al., ECCV 2024, whose rounds see the last model alone); by the sum, one
+    model's chance fits do not decide. The last choice is not unlearned itself.
+    """
+    chosen = choose(losses)
+    for _ in range(rounds):
+        losses = losses + losses_of(unlearn(chosen), dataset)
+        chosen = choose(losses)
+    return chosen
+
+
+def worst_classes(losses: Tensor, classes: Tensor, count: int = 1) -> list[int]:
+    """The classes of lowest mean loss, lowest first: the class-wise form."""
+    names = classes.unique()
+    means = torch.stack([losses[classes == name].mean() for name in names])
+    return names[means.argsort(stable=True)[:count]].tolist()
+
+
+def chooser(classes: Tensor, count: int, tail: Tail = "lowest", unit: Unit = "samples") -> Choose:
+    """What takes `count` samples, or samples of every class alike, or whole classes, by loss.
+
+    `classes` are the samples' [n]. Raises ValueError for the highest whole classes, and for all
+    or none.
+    """
+    if unit != "classes":
+        return lambda losses: select(losses, count, tail, classes if unit == "balanced" else None)
+    if tail == "highest":
+        raise ValueError("Whole classes are chosen by the lowest loss; leave out tail highest.")
+    known = len(classes.unique())
+    if not 0 < count < known:
+        raise ValueError(f"count is {count} of {known} classes; leave some to both sets.")
+
+    def members(losses: Tensor) -> list[int]:
+        names = torch.tensor(worst_classes(losses, classes, count))
+        return torch.isin(classes, names).nonzero().flatten().tolist()
+
+    return members
+
+
+def write_indices(indices: Sequence[int], path: Path) -> None:
+    """Write a forget set as JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(list(indices)) + "\n")
+    partial.rename(path)
+
+
+def read_indices(path: Path) -> list[int]:
+    """Read a forget set; ValueError if the file holds none."""
+    try:
+        indices = json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is no list of indices ({error}); write one first.") from error
+    if not isinstance(indices, list) or not all(isinstance(i, int) for i in indices):
+        raise ValueError(f"{path} is no list of indices; write one with `erase forget-set`.")
+    return indices
+
+
+def forget_indices(forget: str, data: Data, seed: int) -> list[int]:
+    """The indices a text names: "class:3", "random:0.1", or a JSON file's.
+
+    Raises ValueError if they are none, all, or beyond the training set.
+    """
+    chosen, total = _named(forget, data, seed), len(data.train)
+    if not chosen or len(set(chosen)) == total:
+        raise ValueError(
+            f"The forget set {forget} holds {len(chosen)} of {total} samples; leave some to both."
+        )
+    if not 0 <= min(chosen) <= max(chosen) < total:
+        raise ValueError(f"The forget set {forget} names samples beyond the {total} there are.")
+    return chosen
+
+
+def _named(forget: str, data: Data, seed: int) -> list[int]:
+    kind, _, value = forget.partition(":")
+    if kind not in ("class", "random"):
+        return read_indices(Path(forget))
+    try:
+        number = float(value)
+    except ValueError as error:
+        raise ValueError(
+            f"The forget set {forget!r} has no number; write class:3 or random:0.1."
+        ) from error
+    if kind == "random" and not 0 < number < 1:
+        raise ValueError(f"The forget set {forget!r} is no share; write one such as random:0.1.")
+    if kind == "class":
+        return [i for i, (_, label) in enumerate(data.train) if int(label) == number]
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(data.train), generator=generator)
+    return sorted(order[: int(number * len(data.train))].tolist())
+
+
+def _groups(classes: Tensor) -> list[Tensor]:
+    return [(classes == name).nonzero().flatten() for name in classes.unique()]

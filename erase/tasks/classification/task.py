@@ -1,0 +1,310 @@
+"""Forgetting part of the training set of any classifier."""
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import Dataset, Subset, default_collate
+
+from erase.core.activations import capture_inputs, projectable_layers, weight_name
+from erase.core.fingerprint import combined, fingerprint
+from erase.core.patterns import filter_names
+from erase.prompts.catalogue import Finetuning
+from erase.support.checks import require_lists, require_positive
+from erase.support.distributed import shard_of
+from erase.tasks.base import InputCallback, SetName
+from erase.tasks.classification.fit import FitConfig, fit, head_of, logits_of, untrained_copy
+
+LAST, ALL, HEAD = "last_layers", "layers", "head"
+LAST_SHARE = 0.25
+HELD_OUT_SEED = 7919  # apart from any seed that another model is fitted with
+CHUNK, FIRST = 256, 8
+
+
+@dataclass(frozen=True)
+class ClassificationTaskConfig:
+    """Which weights may change, and how many samples a step sees.
+
+    Args:
+        include: shell patterns of the tensors that may change, as in "model.layer4*".
+        exclude: patterns of those among them that may not.
+        batch_size: samples of either set in a training step.
+        redirect: what a forgotten sample is taught: a random other label, or what a model that was
+            briefly fitted to the retain set alone makes of it, which is near what Retrain will.
+        held_out_epochs: how long that model is fitted, by the original's own recipe; 0 is half as
+            long as the original.
+    """
+
+    include: Sequence[str] = ("*",)
+    exclude: Sequence[str] = ()
+    batch_size: int = 64
+    redirect: Literal["random_label", "held_out"] = "random_label"
+    held_out_epochs: int = 0
+
+    def __post_init__(self) -> None:
+        require_lists(self, "include", "exclude")
+        require_positive(self, "batch_size")
+        if self.held_out_epochs < 0:
+            raise ValueError(f"held_out_epochs is {self.held_out_epochs}; give 0 or more.")
+
+
+@dataclass(frozen=True)
+class ClassificationBatch:
+    """Inputs [B, ...], their labels [B], and what to answer instead: [B], or [B, classes]."""
+
+    inputs: Tensor
+    labels: Tensor
+    answers: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def shard(self, rank: int, world: int) -> "ClassificationBatch":
+        """Every `world`-th sample, from `rank` on."""
+        rows = slice(rank, None, world)
+        return ClassificationBatch(self.inputs[rows], self.labels[rows], self.answers[rows])
+
+
+class ClassificationTask:
+    """The Task of a classifier and the indices it is to forget of its training set.
+
+    `dataset` is map-style and gives (input, label); `model` returns logits [B, classes], or an
+    object that holds them as `logits`. The model stays in evaluation mode, so that the running
+    statistics of its norms, which are no weights, stay as they are. `build` makes an untrained
+    model for the methods that need one; by default all layers are reset, if all can be. `recipe` is
+    how the original was trained, which Retrain repeats. Raises ValueError for indices that do not
+    fit and for an empty forget or retain set.
+    """
+
+    frozen: Mapping[str, nn.Module] = {}
+    draws = False
+    targets: Sequence[str] = (LAST, ALL, HEAD)
+
+    def __init__(
+        self,
+        model: nn.Module,
+        dataset: Dataset,
+        forget: Sequence[int],
+        classes: int,
+        config: ClassificationTaskConfig | None = None,
+        seed: int = 0,
+        learning_rate: float = 1e-3,
+        build: Callable[[], nn.Module] | None = None,
+        recipe: FitConfig | None = None,
+    ):
+        self.components: Mapping[str, nn.Module] = {"model": model.eval()}
+        self._build, self.recipe = build, recipe or FitConfig()
+        self.config = config or ClassificationTaskConfig()
+        self.seed = seed
+        self.finetuning = Finetuning(learning_rate, anchored_rate=learning_rate, retain_weight=1.0)
+        self.dataset, self._classes = dataset, classes
+        chosen = set(forget)
+        if not chosen <= set(range(len(dataset))):
+            raise ValueError(f"The forget set names samples beyond the {len(dataset)} there are.")
+        self.forget = sorted(chosen)
+        self.retain = [index for index in range(len(dataset)) if index not in chosen]
+        if not self.forget or not self.retain:
+            empty = "retain" if self.forget else "forget"
+            raise ValueError(f"The {empty} set is empty; leave samples in both.")
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """The editable tensors, by canonical name such as `model.conv1.weight`."""
+        everything = {
+            f"model.{path}": parameter
+            for path, parameter in self.components["model"].named_parameters()
+        }
+        return filter_names(everything, self.config.include, self.config.exclude)
+
+    def editable(self) -> dict[str, nn.Parameter]:
+        """The same tensors."""
+        return self.parameters()
+
+    def prepare(self) -> None:
+        """Fit the model that stands for never having learnt the forget set, if it is asked."""
+        if self.config.redirect == "held_out":
+            _ = self.held_out
+
+    def forget_batches(self, step_seed: int) -> Iterator[ClassificationBatch]:
+        """One shuffled pass through the forget set."""
+        answers = self.held_out if self.config.redirect == "held_out" else None
+        return self._batches(self.forget, step_seed, answers)
+
+    def retain_batches(self, step_seed: int) -> Iterator[ClassificationBatch]:
+        """One shuffled pass through the retain set."""
+        return self._batches(self.retain, step_seed)
+
+    def training_batches(self, step_seed: int) -> Iterator[ClassificationBatch]:
+        """One shuffled pass through both sets together."""
+        return self._batches(range(len(self.dataset)), step_seed)
+
+    def predict(self, inputs: Tensor) -> Tensor:
+        """Logits [B, classes]."""
+        return logits_of(self.components["model"], inputs)
+
+    def saliency_loss(self, batch: ClassificationBatch) -> Tensor:
+        """Cross-entropy, whose gradient on the forget set is the weights' saliency."""
+        return self.loss(batch)
+
+    def loss(self, batch: ClassificationBatch) -> Tensor:
+        """Cross-entropy with the true labels."""
+        return F.cross_entropy(self.predict(batch.inputs), batch.labels)
+
+    def redirected_loss(
+        self, batch: ClassificationBatch, teacher: "ClassificationTask | None" = None
+    ) -> Tensor:
+        """Cross-entropy with the answers to give instead; no teacher is asked."""
+        return F.cross_entropy(self.predict(batch.inputs), batch.answers)
+
+    def divergence(self, batch: ClassificationBatch, teacher: "ClassificationTask") -> Tensor:
+        """KL divergence of the predictions from the teacher's, in nats a sample."""
+        with torch.no_grad():
+            answer = teacher.predict(batch.inputs).log_softmax(1)
+        ours = self.predict(batch.inputs).log_softmax(1)
+        return F.kl_div(ours, answer, reduction="batchmean", log_target=True)
+
+    def sites(self, target: str) -> dict[str, list[str]]:
+        """The places where a target's weights read, and which editable weights read there."""
+        if target not in self.targets:
+            raise ValueError(f"There is no target {target}; name one of {', '.join(self.targets)}.")
+        layers = self._layers(target).items()
+        return {name: [f"{name}.{weight_name(layer)}"] for name, layer in layers}
+
+    @torch.no_grad()
+    def record_inputs(
+        self, which: SetName, target: str, callback: InputCallback, samples: int
+    ) -> None:
+        """Hear what a target's linear layers and convolutions read of `samples` samples."""
+        indices = self.forget if which == "forget" else self.retain
+        generator = torch.Generator().manual_seed(self.seed)
+        order = torch.randperm(len(indices), generator=generator)[:samples].tolist()
+        with capture_inputs(self._layers(target), lambda site, rows: callback(site, rows, "")):
+            for start in shard_of(range(0, len(order), self.config.batch_size)):
+                rows = order[start : start + self.config.batch_size]
+                self.predict(self._collate([indices[row] for row in rows])[0])
+
+    @contextmanager
+    def replaced_modules(self, modules: Mapping[str, nn.Module]) -> Iterator[None]:
+        """While in force, the module of the name "model" does the work of the model."""
+        own, self.components = self.components, modules
+        try:
+            yield
+        finally:
+            self.components = own
+
+    def with_redirection_pictures(self) -> "ClassificationTask":
+        """This task: its samples are all there is."""
+        return self
+
+    def frozen_copy(self) -> "ClassificationTask":
+        """The same task around a copy of the model as it is now, without gradients."""
+        other = copy.copy(self)
+        model = copy.deepcopy(self.components["model"]).requires_grad_(False)
+        other.components = {"model": model}
+        return other
+
+    def untrained(self, seed: int | None = None) -> "ClassificationTask":
+        """The same task around an untrained model, drawn from the task's or another seed."""
+        with torch.random.fork_rng():
+            torch.manual_seed(self.seed if seed is None else seed)
+            model = self._build() if self._build else untrained_copy(self.components["model"])
+        other = copy.copy(self)
+        parameter = next(self.components["model"].parameters())
+        fresh = model.to(parameter.device, parameter.dtype).eval()
+        other.components = {"model": fresh}
+        return other
+
+    def state(self, model: nn.Module | None = None) -> dict[str, Tensor]:
+        """Parameters and floating-point buffers, of another model if one is given, by name."""
+        tensors = (model or self.components["model"]).state_dict()
+        return {f"model.{name}": t for name, t in tensors.items() if t.is_floating_point()}
+
+    def subset(self, indices: Sequence[int]) -> Subset:
+        """These samples of the training set."""
+        return Subset(self.dataset, list(indices))
+
+    def head(self) -> tuple[str, nn.Linear]:
+        """The last linear layer, which gives the logits, and its canonical name."""
+        name, layer = head_of(self.components["model"])
+        return f"model.{name}", layer
+
+    def forgotten_classes(self) -> list[int]:
+        """The classes whose every sample is to be forgotten."""
+        kept = set(self.labels[self.retain].tolist())
+        return sorted(set(self.labels[self.forget].tolist()) - kept)
+
+    @cached_property
+    def held_out(self) -> Tensor:
+        """Probabilities [n, classes] that a model fitted to the retain set gives the forget set."""
+        seed = self.seed + HELD_OUT_SEED
+        fresh = self.untrained(seed).components["model"]
+        epochs = self.config.held_out_epochs or max(1, self.recipe.epochs // 2)
+        brief = replace(self.recipe, epochs=epochs)
+        fit(fresh, self.subset(self.retain), brief, seed)
+        with torch.no_grad():
+            parts = [
+                logits_of(fresh, self._collate(self.forget[i : i + CHUNK])[0]).softmax(1)
+                for i in range(0, len(self.forget), CHUNK)
+            ]
+        return torch.cat(parts)
+
+    @cached_property
+    def labels(self) -> Tensor:
+        """The labels of the whole training set [n]."""
+        return torch.tensor([int(label) for _, label in self.dataset])
+
+    def fingerprints(self) -> dict[str, str]:
+        """What tells this "base", this "forget set" and this "retain set" from others."""
+        base = combined(fingerprint(tensor) for tensor in self.state().values())
+        first = self._collate(self.forget[:FIRST])
+        shown = map(fingerprint, first)
+        split = combined([str(len(self.dataset)), *shown, *map(str, self.forget)])
+        return {"base": base, "forget set": split, "retain set": split}
+
+    def architecture(self) -> dict[str, Any]:
+        """Any: nothing to tell."""
+        return {}
+
+    def describe(self) -> dict[str, Any]:
+        """The data of the task as JSON, for the recipe."""
+        return {
+            "config": asdict(self.config),
+            "forget": len(self.forget),
+            "retain": len(self.retain),
+            "forget_set": self.fingerprints()["forget set"],
+            "finetuning": asdict(self.finetuning),
+        }
+
+    def _layers(self, target: str) -> dict[str, nn.Module]:
+        """The layers that may change, in order: all, the last quarter, or the last alone."""
+        editable = self.parameters()
+        layers = {
+            name: layer
+            for name, layer in projectable_layers(self.components["model"], "model").items()
+            if f"{name}.{weight_name(layer)}" in editable
+        }
+        count = {ALL: len(layers), LAST: math.ceil(LAST_SHARE * len(layers)), HEAD: 1}[target]
+        return dict(list(layers.items())[max(0, len(layers) - count) :])
+
+    def _batches(
+        self, indices: Sequence[int], step_seed: int, answers: Tensor | None = None
+    ) -> Iterator[ClassificationBatch]:
+        generator = torch.Generator().manual_seed(step_seed)
+        order = torch.randperm(len(indices), generator=generator)
+        for rows in order.split(self.config.batch_size):
+            inputs, labels = self._collate([indices[row] for row in rows.tolist()])
+            # A step of 1 to classes - 1 from the true label, so that it is never drawn itself.
+            steps = torch.randint(1, self._classes, (len(rows),), generator=generator)
+            wrong = (labels + steps.to(labels.device)) % self._classes
+            yield ClassificationBatch(inputs, labels, wrong if answers is None else answers[rows])
+
+    def _collate(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        parameter = next(self.components["model"].parameters())
+        inputs, labels = default_collate([self.dataset[index] for index in indices])
+        return inputs.to(parameter.device, parameter.dtype), labels.to(parameter.device)

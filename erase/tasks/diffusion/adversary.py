@@ -1,0 +1,83 @@
+"""What a model is trained against that forgets: words before a prompt that undo it."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from erase.core.shards import full_tensor
+from erase.support.distributed import all_gather, all_reduce_sum
+
+WORDS, FILLER = 5, "a"
+FIRST = 1  # a CLIP text begins with a token of its own
+
+
+def with_prefix_slots(prompts: Sequence[str]) -> list[str]:
+    """The prompts with room for WORDS words before them."""
+    return [" ".join([FILLER] * WORDS + [prompt]) for prompt in prompts]
+
+
+@contextmanager
+def prefix_embeddings(
+    encoders: Mapping[str, nn.Module], words: Mapping[str, Tensor]
+) -> Iterator[None]:
+    """While in force, prompts that are `with_prefix_slots` read as if they began with these words.
+
+    words: by text encoder, vectors [WORDS, width].
+    """
+
+    def replaced(wanted: Tensor, _: nn.Module, __: tuple, output: Tensor) -> Tensor:
+        wanted = wanted.to(output.dtype).expand(len(output), -1, -1)
+        return torch.cat([output[:, :FIRST], wanted, output[:, FIRST + WORDS :]], 1)
+
+    with ExitStack() as hooks:
+        for name, vectors in words.items():
+            embedding = encoders[name].get_input_embeddings()
+            handle = embedding.register_forward_hook(partial(replaced, vectors))
+            hooks.callback(handle.remove)
+        yield
+
+
+def adversarial_prefix(
+    encoders: Mapping[str, nn.Module],
+    error: Callable[[], Tensor],
+    noise: Tensor,
+    steps: int,
+    reach: float,
+) -> dict[str, Tensor]:
+    """Vectors of words, by text encoder [WORDS, width], under which a whole batch's error is low.
+
+    `error` gives a number, and reads the encoders; processes that share a batch find the same words
+    for all of it. The search begins at words of the vocabulary that hang on the batch's `noise`,
+    and its steps together go as far as `reach` standard deviations of the vocabulary's numbers: the
+    inner problem of adversarial unlearning (AdvUnlearn; Zhang et al., NeurIPS 2024).
+    """
+    tables = {
+        name: full_tensor(encoder.get_input_embeddings().weight.detach())
+        for name, encoder in encoders.items()
+    }
+    seed = all_gather(noise.flatten()[0].float().view(torch.int32).item())[0]
+    words = {name: _random_words(table, seed) for name, table in tables.items()}
+    for _ in range(steps):
+        words = {name: vectors.requires_grad_() for name, vectors in words.items()}
+        with prefix_embeddings(encoders, words):
+            slopes = torch.autograd.grad(error(), list(words.values()))
+        words = {
+            name: vectors.detach() - reach / steps * tables[name].std() * _of_unit_size(slope)
+            for (name, vectors), slope in zip(words.items(), slopes, strict=True)
+        }
+    return words
+
+
+def _random_words(table: Tensor, seed: int) -> Tensor:
+    """Vectors [WORDS, width] of random words."""
+    generator = torch.Generator().manual_seed(seed)
+    return table[torch.randint(len(table), (WORDS,), generator=generator).to(table.device)]
+
+
+def _of_unit_size(slope: Tensor) -> Tensor:
+    """All processes' slope, its root mean square 1."""
+    slope = all_reduce_sum(slope)
+    return slope / slope.square().mean().sqrt().clamp_min(torch.finfo(slope.dtype).tiny)

@@ -1,0 +1,67 @@
+"""Which parts of a pipeline may change, and what training is to draw first."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from erase.models.family import Family
+from erase.support.checks import require_lists, require_positive
+
+MOST_TRAJECTORIES = 64
+
+
+@dataclass(frozen=True)
+class DiffusionTaskConfig:
+    """Which components may change, and the pictures the base draws of either set.
+
+    Args:
+        components: some of the parts that may change: "unet" or "transformer", "text_encoder" and
+            "text_encoder_2". By default all that the pipeline's family has.
+        include: shell patterns of the tensors that may change, as in "*attn2*" or "*". By default
+            training changes what reads the text, such as the UNet's cross-attention and the whole
+            text encoder, and closed forms what they name.
+        exclude: patterns of those among them that may not.
+        forget_pictures: how many pictures of the forget set the base draws to train on.
+        forget_folder: a folder of pictures of the concept to take instead of drawn ones; the
+            forget prompts are their captions, in turn.
+        retain_pictures: how many of the retain set.
+        generation_steps: sampling steps of each of these pictures.
+        size: pixels of a side of all pictures; 0 for as many as the model draws by itself.
+        batch_size: samples of either set in a training step.
+        adversary_steps: robust training; so many gradient steps, each as dear as a training step,
+            find words that bring the concept back when they come before the batch's prompts, and
+            the model learns to forget it after these, wherever it learns on pictures of the
+            concept. 0 trains on the prompts as they are.
+        adversary_reach: how far those steps together may move each number of the words' vectors,
+            in standard deviations of the vocabulary's.
+    """
+
+    components: Sequence[str] = ()
+    include: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+    forget_pictures: int = 32
+    forget_folder: str = ""
+    retain_pictures: int = 96
+    generation_steps: int = 15
+    size: int = 0
+    batch_size: int = 8
+    adversary_steps: int = 0
+    adversary_reach: float = 20.0
+
+    def __post_init__(self) -> None:
+        for name in ("adversary_steps", "size"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; give 0 or more.")
+        require_lists(self, "components", "include", "exclude")
+        require_positive(
+            self, "forget_pictures", "retain_pictures", "generation_steps", "batch_size",
+            "adversary_reach",
+        )  # fmt: skip
+
+    def require_serves(self, family: Family) -> None:
+        """ValueError for what the family's pipelines cannot do."""
+        if self.adversary_steps and not family.encoders:
+            raise ValueError(
+                f"adversary_steps is {self.adversary_steps}, but a pipeline of family "
+                f"{family.name} has no text encoder that may change, in whose words an adversary "
+                "could speak; leave it at 0."
+            )

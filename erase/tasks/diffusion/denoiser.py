@@ -1,0 +1,113 @@
+"""A pipeline's denoiser and text encoders as one function of latents, time and prompts."""
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from diffusers import DiffusionPipeline
+from torch import Tensor, nn
+
+from erase.models.family import POOLED, STATES, Condition, family_of, with_components
+from erase.tasks.diffusion.adversary import adversarial_prefix, prefix_embeddings, with_prefix_slots
+from erase.tasks.diffusion.noising import DiffusionBatch, noising_of
+
+CHUNK = 64  # prompts in a text encoder at once
+
+
+@torch.no_grad()
+def latents_of(pipeline: DiffusionPipeline, pictures: Tensor) -> Tensor:
+    """Latents [n, C, h, w], scaled and shifted as the denoiser knows them, of pictures in 0..1."""
+    vae, shift = pipeline.vae, getattr(pipeline.vae.config, "shift_factor", None) or 0.0
+    means = vae.encode((2 * pictures - 1).to(vae.device, vae.dtype)).latent_dist.mode()
+    return (means - shift) * vae.config.scaling_factor
+
+
+class ConditionedDenoiser:
+    """What the family of a pipeline makes of prompts, for pictures `side` pixels wide."""
+
+    def __init__(self, pipeline: DiffusionPipeline, side: int):
+        self.pipeline, self.family, self.side = pipeline, family_of(pipeline), side
+        self.noising = noising_of(pipeline.scheduler)
+
+    @property
+    def modules(self) -> dict[str, nn.Module]:
+        """Denoiser and text encoders, by component, as far as they may change."""
+        return {name: getattr(self.pipeline, name) for name in self.family.components}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the denoiser is."""
+        return getattr(self.pipeline, self.family.denoiser).device
+
+    def frozen(self) -> "ConditionedDenoiser":
+        """The same around copies of what may change, as it is now, without gradients."""
+        copies = {
+            name: copy.deepcopy(module).requires_grad_(False)
+            for name, module in self.modules.items()
+        }
+        return ConditionedDenoiser(with_components(self.pipeline, **copies), self.side)
+
+    @contextmanager
+    def replaced_modules(self, modules: Mapping[str, nn.Module]) -> Iterator[None]:
+        """While in force, the pipeline works with these modules in place of its own."""
+        own = {name: getattr(self.pipeline, name) for name in modules}
+        try:
+            for name, module in modules.items():
+                setattr(self.pipeline, name, module)
+            yield
+        finally:
+            for name, module in own.items():
+                setattr(self.pipeline, name, module)
+
+    def condition(self, prompts: Sequence[str]) -> Condition:
+        """What the denoiser reads of the prompts."""
+        return self.family.encode(self.pipeline, prompts, self.side)
+
+    def denoise(self, batch: DiffusionBatch, text: Condition) -> Tensor:
+        """The denoiser's output for the batch's noised latents."""
+        noisy = self.noising.noisy(batch)
+        return self.family.denoise(self.pipeline, noisy, batch.timesteps, text)
+
+    def errors(self, batch: DiffusionBatch, found: Tensor) -> Tensor:
+        """The mean squared error of each sample's prediction [B]."""
+        return (found - self.noising.target(batch)).square().flatten(1).mean(1)
+
+    @contextmanager
+    def adversarial_prompts(
+        self, batch: DiffusionBatch, steps: int, reach: float
+    ) -> Iterator[list[str]]:
+        """The batch's prompts after words that bring the concept back in its pictures, in force."""
+        prompts = with_prefix_slots(batch.prompts)
+        encoders = {name: getattr(self.pipeline, name) for name in self.family.encoders}
+        shows = batch.shows.to(self.device)
+
+        def error() -> Tensor:
+            found = self.denoise(batch, self.condition(prompts))
+            return (shows * self.errors(batch, found)).sum()
+
+        with prefix_embeddings(
+            encoders, adversarial_prefix(encoders, error, batch.noise, steps, reach)
+        ):
+            yield prompts
+
+    def readings(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """What is read of the prompts at each place where text enters: [N, tokens, width]."""
+        parts = [self.condition(prompts[i : i + CHUNK]) for i in range(0, len(prompts), CHUNK)]
+        read = {STATES: torch.cat([part.states for part in parts])}
+        if parts[0].pooled is not None:
+            read[POOLED] = torch.cat([part.pooled for part in parts])[:, None]
+        return read
+
+    def redirected_readings(
+        self, prompts: Sequence[str], anchors: Sequence[str]
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """What is read of the prompts at each place, and what of their anchors: both [n, width].
+
+        Tokens are paired as the family says, whole prompts one to one.
+        """
+        read, wanted = self.readings(prompts), self.readings(anchors)
+        states = wanted[STATES]
+        places = self.family.tokens(self.pipeline, prompts, anchors).to(states.device)
+        wanted[STATES] = states.gather(1, places[:, :, None].expand_as(states))
+        return {site: (read[site].flatten(0, 1), wanted[site].flatten(0, 1)) for site in read}

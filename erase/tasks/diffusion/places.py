@@ -1,0 +1,59 @@
+"""Where the weights of a pipeline read what a projection may take out."""
+
+from collections.abc import Callable, Mapping
+
+from torch import nn
+
+from erase.core.activations import projectable_layers
+from erase.core.names import lora_holds
+from erase.core.patterns import filter_names
+from erase.models.family import Family
+
+TEXT = "text"
+TIME_EMBEDDERS = ("time_emb", "timestep_embedder", "guidance_embedder", "resolution_embedder")
+Editable = Callable[[], Mapping[str, nn.Parameter]]
+
+
+class EditSites:
+    """The places of a family's pipeline where weights that `editable` gives read, by target."""
+
+    def __init__(self, family: Family, components: Mapping[str, nn.Module], editable: Editable):
+        self._family, self._components, self._editable = family, components, editable
+
+    @property
+    def targets(self) -> list[str]:
+        """What reads the text itself, each text encoder, all of the denoiser."""
+        parts = {TEXT: self._family.denoiser} | {name: name for name in self._family.encoders}
+        parts[self._family.denoiser] = self._family.denoiser
+        return [target for target, part in parts.items() if part in self._components]
+
+    def sites(self, target: str) -> dict[str, list[str]]:
+        """The places of a target, and which weights read there; ValueError if there are none."""
+        if target not in self.targets:
+            raise ValueError(
+                f"The components {', '.join(self._components)} have no target {target}; choose "
+                f"other components, or of the targets {', '.join(self.targets)}."
+            )
+        if target == TEXT:
+            return self.text_entry_sites()
+        return {name: [f"{name}.weight"] for name in self.layers(target)}
+
+    def text_entry_sites(self) -> dict[str, list[str]]:
+        """The places where text enters the denoiser."""
+        weights = self._editable()
+        read = {site: [*filter_names(weights, p)] for site, p in self._family.enters.items()}
+        if not any(read.values()):
+            raise ValueError(
+                f"No weight of {', '.join(self._components)} that reads the text itself may "
+                "change; widen include, or choose other components."
+            )
+        return {site: names for site, names in read.items() if names}
+
+    def layers(self, component: str) -> dict[str, nn.Module]:
+        """The layers that may change, read something of the prompt, and fit a LoRA."""
+        weights = {name for name in self._editable() if lora_holds(name)}
+        return {
+            name: layer
+            for name, layer in projectable_layers(self._components[component], component).items()
+            if f"{name}.weight" in weights and not any(part in name for part in TIME_EMBEDDERS)
+        }

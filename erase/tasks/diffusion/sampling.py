@@ -1,0 +1,76 @@
+"""Drawing pictures from a pipeline, one seed per picture."""
+
+import inspect
+from collections.abc import Sequence
+from functools import partial
+from typing import Literal
+
+import torch
+from diffusers import DiffusionPipeline
+from torch import Tensor
+
+from erase.models.family import family_of, with_components
+from erase.prompts.catalogue import Sampling
+from erase.support.progress import Bar
+
+OutputType = Literal["pt", "latent"]
+MOST_AT_ONCE, LATENTS_AT_ONCE = 32, 8192
+
+
+def draw(
+    pipeline: DiffusionPipeline,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    sampling: Sampling,
+    output_type: OutputType = "pt",
+    description: str = "drawing",
+) -> Tensor:
+    """Draw one picture a prompt: [N, 3, H, W] in 0..1, or latents [N, C, h, w]; on the CPU.
+
+    Picture i starts from the noise of seed i alone, whatever else is drawn. A safety checker takes
+    no part: what is drawn is to be measured, not shown.
+    """
+    unfiltered, family = _without_filter(pipeline), family_of(pipeline)
+    side = sampling.size or family.side(pipeline)
+    count, drawn = at_once(side // pipeline.vae_scale_factor), []
+    heard = "callback_on_step_end" in inspect.signature(pipeline.__call__).parameters
+    with Bar(total=len(prompts), desc=description, unit="picture") as bar:
+        for start in range(0, len(prompts), count):
+            part = slice(start, start + count)
+            pictures = unfiltered(
+                list(prompts[part]),
+                generator=[torch.Generator().manual_seed(seed) for seed in seeds[part]],
+                num_inference_steps=sampling.steps,
+                guidance_scale=sampling.guidance_scale,
+                output_type=output_type,
+                height=side,
+                width=side,
+                **family.drawing,
+                **({"callback_on_step_end": partial(_tick, bar)} if heard else {}),
+            ).images
+            if output_type == "latent":
+                pictures = family.unpacked(pipeline, pictures, side)
+            drawn.append(pictures.cpu())
+            bar.update(len(pictures))
+    return torch.cat(drawn) if drawn else torch.zeros(0)
+
+
+def _tick(
+    bar: Bar, pipeline: DiffusionPipeline, step: int, timestep: int, tensors: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    # Whoever listens may break off at any step, not only after a picture.
+    bar.update(0)
+    return tensors
+
+
+def at_once(side: int) -> int:
+    """How many pictures to draw together: fewer of large ones. `side` is their latents'."""
+    return max(4, min(MOST_AT_ONCE, LATENTS_AT_ONCE // side**2))
+
+
+def _without_filter(pipeline: DiffusionPipeline) -> DiffusionPipeline:
+    """A second, silent pipeline around the same modules."""
+    none = {"safety_checker": None} if "safety_checker" in pipeline.components else {}
+    bare = with_components(pipeline, **none)
+    bare.set_progress_bar_config(disable=True)
+    return bare

@@ -1,0 +1,87 @@
+"""What every trained method lets one choose, in the words of diffusers' training scripts."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from erase.support.checks import require_choices, require_positive
+
+NOT_NEGATIVE = ("max_train_steps", "learning_rate", "adam_weight_decay", "validation_steps")
+
+WATCHING = (
+    "checkpointing_steps", "checkpoints_total_limit", "checkpoints", "resume_from_checkpoint",
+    "report_to", "validation_steps", "logging_dir",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """AdamW's settings, what is watched, and where to go on from.
+
+    Args:
+        max_train_steps: optimizer steps, each on a batch of the forget and one of the retain set;
+            0 is what the task suggests for its model.
+        learning_rate: AdamW's, at the first step; 0 is what the task suggests for its model.
+        lr_scheduler: "linear" falls to zero at the last step.
+        adam_weight_decay: AdamW's; masked-out weights are safe from it.
+        use_8bit_adam: bitsandbytes' AdamW, where it is installed.
+        max_grad_norm: clips the norm of all masked gradients together.
+        gradient_accumulation_steps: batches of either set whose gradients make up a step.
+        gradient_checkpointing: computes a denoiser's activations anew in the backward pass, which
+            takes less memory and more time.
+        mixed_precision: autocast of the losses.
+        use_ema: ends with the moving average of the weights instead of the last ones.
+        ema_decay: the average's decay a step.
+        checkpointing_steps: steps between two checkpoints.
+        checkpoints_total_limit: how many checkpoints are kept.
+        checkpoints: folder of the resumable state; `erase run` sets it, empty keeps none.
+        resume_from_checkpoint: "latest" goes on from the newest one there, "no" starts anew.
+        report_to: a tracker of losses and learning rates, written to logging_dir or sent to wandb.
+        validation_steps: steps between two looks at what the model draws; 0 for none.
+        logging_dir: folder of the tracker's files and of validation pictures.
+    """
+
+    max_train_steps: int = 0
+    learning_rate: float = 0.0
+    lr_scheduler: Literal["constant", "linear"] = "linear"
+    adam_weight_decay: float = 0.0
+    use_8bit_adam: bool = False
+    max_grad_norm: float = 1.0
+    gradient_accumulation_steps: int = 1
+    gradient_checkpointing: bool = False
+    mixed_precision: Literal["no", "bf16"] = "no"
+    use_ema: bool = False
+    ema_decay: float = 0.99
+    checkpointing_steps: int = 50
+    checkpoints_total_limit: int = 1
+    checkpoints: str = ""
+    resume_from_checkpoint: Literal["latest", "no"] = "latest"
+    report_to: Literal["", "tensorboard", "wandb"] = ""
+    validation_steps: int = 0
+    logging_dir: str = "logs"
+
+    def __post_init__(self) -> None:
+        require_positive(
+            self, "max_grad_norm", "checkpointing_steps", "gradient_accumulation_steps",
+            "checkpoints_total_limit",
+        )  # fmt: skip
+        require_choices(self)
+        for name in NOT_NEGATIVE:
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; give 0 or more.")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay is {self.ema_decay}; give a number in [0, 1).")
+
+
+def without_run_state(config: TrainingConfig) -> TrainingConfig:
+    """The config without what leaves the numbers as they are."""
+    default = TrainingConfig()
+    return replace(config, **{name: getattr(default, name) for name in WATCHING})
+
+
+def with_defaults(config: TrainingConfig, learning_rate: float, steps: int) -> TrainingConfig:
+    """The config with these settings where it leaves them open."""
+    return replace(
+        config,
+        learning_rate=config.learning_rate or learning_rate,
+        max_train_steps=config.max_train_steps or steps,
+    )

@@ -1,0 +1,251 @@
+"""The one training loop: forget and retain batches under a mask, resumable, any process count."""
+
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from types import FrameType
+
+import torch
+from accelerate import Accelerator
+from diffusers.training_utils import EMAModel
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from erase.core.delta import Delta, NotFiniteError, difference
+from erase.core.fingerprint import combined, fingerprint
+from erase.core.mask import Mask
+from erase.core.masked_update import MaskedUpdate, SoftThreshold
+from erase.core.shards import full_tensor, in_shards
+from erase.support.progress import Bar
+from erase.tasks.base import Batch, Task
+from erase.training.checkpoint import Checkpoints
+from erase.training.config import TrainingConfig, with_defaults, without_run_state
+from erase.training.fsdp import gather_full, sharded, shards_asked
+from erase.training.preserve import only_trainable, restored_parameters
+from erase.training.watch import TrainingLog, checkpointed_activations
+
+logger = logging.getLogger(__name__)
+StepLoss = Callable[[Batch, Batch, float], Tensor]
+
+
+class TrainingStopped(Exception):
+    """Training was asked to stop; a checkpoint holds everything done so far."""
+
+
+def finetune(
+    task: Task,
+    step_loss: StepLoss,
+    config: TrainingConfig,
+    mask: Mask | None = None,
+    parameters: Mapping[str, nn.Parameter] | None = None,
+    sparsity: float = 0.0,
+    replicas: bool = False,
+) -> dict[str, Delta]:
+    """What `train` does to the parameters, as deltas; the task keeps its weights, bit for bit.
+
+    Where the launch asks for shards they lie in shards, unless `replicas`, which a `step_loss` asks
+    for that reads weights by itself and not through the task.
+    """
+    chosen = parameters or task.parameters()
+    if shards_asked() and not replicas:
+        task.prepare()
+        with sharded(task, chosen) as shards:
+            train(task, step_loss, config, mask, shards, sparsity)
+            after = gather_full(shards)
+        return difference({name: p.detach() for name, p in chosen.items()}, after, mask)
+    with restored_parameters(chosen) as before, only_trainable(task, chosen):
+        train(task, step_loss, config, mask, chosen, sparsity, before)
+        return difference(before, chosen, mask)
+
+
+def train(
+    task: Task,
+    step_loss: StepLoss,
+    config: TrainingConfig,
+    mask: Mask | None = None,
+    parameters: Mapping[str, nn.Parameter] | None = None,
+    sparsity: float = 0.0,
+    originals: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Minimise `step_loss(forget batch, retain batch, progress)` in place over the parameters.
+
+    Progress is the share of the steps done. `parameters` names some of the task's modules' own, if
+    not all are to change. `sparsity` is the weight, falling to 0, of an l1 penalty on how far they
+    are from `originals`, in steps of the learning rate; these are copies of the parameters as they
+    were (which a mask needs them to be), if the caller gives no others.
+    Each step's batches depend on the task's seed and the step alone; processes take shards of them
+    and average gradients, so that one and two processes agree. Raises NotFiniteError when loss or
+    gradients are not finite, ValueError if the checkpoints are another training's, TrainingStopped
+    after SIGINT or SIGTERM.
+    """
+    task.prepare()
+    config = with_defaults(config, task.finetuning.learning_rate, task.finetuning.steps)
+    watch, parameters = TrainingLog(task, config), parameters or task.parameters()
+    optimizer, steps = _optimizer(parameters, config), config.max_train_steps
+    average = EMAModel(parameters.values(), config.ema_decay) if config.use_ema else None
+    if originals is None and (mask or sparsity):
+        originals = {name: p.detach().clone() for name, p in parameters.items()}
+    shrink = SoftThreshold(parameters, originals) if sparsity else None
+    made_for = _made_for(task, step_loss, config, mask, parameters, sparsity)
+    kept = Checkpoints(config, made_for, task.components, optimizer, average)
+    masked = MaskedUpdate(optimizer, parameters, mask, originals) if mask else nullcontext()
+    able = checkpointed_activations(task, config.gradient_checkpointing)
+    with masked, able, _stop_requested() as stop:
+        for step in _progress(kept.first, steps, watch.accelerator):
+            rate = config.learning_rate * _share_left(config, step)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            loss = _step(task, step_loss, watch.accelerator, optimizer, config, step)
+            if shrink:
+                shrink.step(rate * sparsity * (1 - step / steps))
+            if average:
+                average.step(parameters.values())
+            watch.step(step + 1, {"loss": loss, "learning_rate": rate})
+            stopping = _on_any_process(stop.is_set(), watch.accelerator)
+            due = (step + 1) % config.checkpointing_steps == 0 or step + 1 == steps
+            if due or stopping:
+                kept.save(step + 1, watch.accelerator.is_main_process)
+            if stopping:
+                raise TrainingStopped(_stop_message(step + 1, config))
+    watch.end()
+    if average:
+        average.copy_to(parameters.values())
+
+
+def _optimizer(parameters: Mapping[str, nn.Parameter], config: TrainingConfig) -> Optimizer:
+    """AdamW, or bitsandbytes'."""
+    if not config.use_8bit_adam:
+        return torch.optim.AdamW(
+            parameters.values(), weight_decay=config.adam_weight_decay, fused=True
+        )
+    from bitsandbytes.optim import AdamW8bit
+
+    return AdamW8bit(parameters.values(), weight_decay=config.adam_weight_decay)
+
+
+def _made_for(
+    task: Task,
+    step_loss: StepLoss,
+    config: TrainingConfig,
+    mask: Mask | None,
+    parameters: Mapping[str, nn.Parameter],
+    sparsity: float,
+) -> str:
+    """What tells this training's checkpoints from another's, but for what `step_loss` holds."""
+    if not config.checkpoints:
+        return ""
+    masks = mask.tensors.values() if mask else ()
+    facts = [task.seed, task.describe(), sparsity, without_run_state(config)]
+    parts = [*task.fingerprints().values(), *map(fingerprint, masks), *parameters]
+    parts += [str(fact) for fact in facts]
+    return combined([*parts, step_loss.__module__, step_loss.__qualname__])
+
+
+def _step(
+    task: Task,
+    step_loss: StepLoss,
+    accelerator: Accelerator,
+    optimizer: Optimizer,
+    config: TrainingConfig,
+    step: int,
+) -> float:
+    """One optimizer step; the loss, this process' own."""
+    parts, total = config.gradient_accumulation_steps, 0.0
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    optimizer.zero_grad(set_to_none=True)
+    for part in range(parts):
+        forget, retain = _batches(task, step_seed(task.seed, step * parts + part), accelerator)
+        bfloat16 = config.mixed_precision == "bf16"
+        with torch.autocast(parameters[0].device.type, torch.bfloat16, enabled=bfloat16):
+            loss = step_loss(forget, retain, step / config.max_train_steps)
+        if _on_any_process(not loss.isfinite(), accelerator):
+            raise NotFiniteError(f"The loss is {loss.item()} at step {step}; lower learning_rate.")
+        # Not accelerator.backward, which would scale by the launcher's own settings.
+        (loss / parts).backward()
+        total += loss.item() / parts
+    _average_gradients(parameters, accelerator)
+    norm = full_tensor(nn.utils.clip_grad_norm_(parameters, config.max_grad_norm))
+    if not norm.isfinite():
+        raise NotFiniteError(f"The gradient is {norm.item()} at step {step}; lower learning_rate.")
+    optimizer.step()
+    return total
+
+
+def _batches(task: Task, seed: int, accelerator: Accelerator) -> tuple[Batch, Batch]:
+    """This process' shares of the first forget and retain batches of two passes."""
+    rank, world = accelerator.process_index, accelerator.num_processes
+    forget, retain = task.forget_batches(seed), task.retain_batches(seed + 1)
+    return tuple(_share_of(next(iter(part)), rank, world) for part in (forget, retain))
+
+
+def _share_of(batch: Batch, rank: int, world: int) -> Batch:
+    # Uneven shares would weigh some samples more than one process does.
+    if len(batch) % world:
+        raise ValueError(
+            f"A batch of {len(batch)} cannot be shared evenly by {world} processes; give "
+            "batch_size and the number of pictures multiples of it."
+        )
+    return batch.shard(rank, world)
+
+
+def _average_gradients(parameters: list[nn.Parameter], accelerator: Accelerator) -> None:
+    if accelerator.num_processes > 1:
+        for parameter in parameters:
+            # Shards have been averaged as they were made.
+            if parameter.grad is not None and not in_shards(parameter):
+                parameter.grad = accelerator.reduce(parameter.grad, "mean")
+
+
+def _on_any_process(flag: bool, accelerator: Accelerator) -> bool:
+    """The flag of all processes together, so that they stop at the same step."""
+    if accelerator.num_processes == 1:
+        return flag
+    return accelerator.reduce(torch.tensor(float(flag), device=accelerator.device)).item() > 0
+
+
+def step_seed(seed: int, step: int) -> int:
+    """A seed for one step; even, so that its successor is free for a second stream."""
+    return (seed + 1) * 10_000_000 + 2 * step
+
+
+def _share_left(config: TrainingConfig, step: int) -> float:
+    return 1 - step / config.max_train_steps if config.lr_scheduler == "linear" else 1.0
+
+
+def _progress(first: int, steps: int, accelerator: Accelerator) -> Iterator[int]:
+    if first:
+        logger.warning("Going on from step %d of %d.", first, steps)
+    return Bar(
+        range(first, steps),
+        initial=first,
+        total=steps,
+        desc="erasing",
+        unit="step",
+        disable=not accelerator.is_main_process,
+    )
+
+
+def _stop_message(steps_done: int, config: TrainingConfig) -> str:
+    kept = "run the same again to go on" if config.checkpoints else "no checkpoint was asked for"
+    return f"Stopped after step {steps_done} of {config.max_train_steps}; {kept}."
+
+
+@contextmanager
+def _stop_requested() -> Iterator[threading.Event]:
+    """An event that SIGINT and SIGTERM set, so that a step always ends whole."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        stop.set()
+
+    previous = {s: signal.signal(s, on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

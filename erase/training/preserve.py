@@ -1,0 +1,37 @@
+"""Contexts that borrow a task's weights for training and give them back as they were."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from erase.tasks.base import Task
+
+
+@contextmanager
+def restored_parameters(parameters: Mapping[str, nn.Parameter]) -> Iterator[dict[str, Tensor]]:
+    """Yield copies of the parameters and put them back, bit for bit, on the way out."""
+    originals = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+    try:
+        yield originals
+    finally:
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(originals[name])
+                parameter.grad = None
+
+
+@contextmanager
+def only_trainable(task: Task, parameters: Mapping[str, nn.Parameter]) -> Iterator[None]:
+    """Let `parameters` alone, of all the task's modules hold, require gradients."""
+    chosen = {id(parameter) for parameter in parameters.values()}
+    modules = (*task.components.values(), *task.frozen.values())
+    flags = [(p, p.requires_grad) for module in modules for p in module.parameters()]
+    try:
+        for parameter, _ in flags:
+            parameter.requires_grad_(id(parameter) in chosen)
+        yield
+    finally:
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)

@@ -1,0 +1,88 @@
+"""What may be seen of a training while it goes on: losses in a tracker, pictures in a folder."""
+
+import importlib.util
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from accelerate import Accelerator, DistributedType
+
+from erase.support.pictures import save_grid
+from erase.tasks.base import Task
+from erase.training.config import TrainingConfig
+from erase.training.fsdp import offload_asked, shards_asked
+
+ENGINES = (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
+
+
+def require_runnable(config: TrainingConfig, task: Task) -> None:
+    """Raise ValueError for what this machine, launch or task cannot do of a training's config."""
+    kind = Accelerator().distributed_type
+    if kind in ENGINES:
+        raise ValueError(
+            f"This launch brings an engine of its own ({kind}), under which weights cannot be "
+            "masked; launch with distributed_type FSDP, or MULTI_GPU."
+        )
+    if shards_asked() and offload_asked():
+        raise ValueError(
+            "Shards cannot wait on the CPU here; launch with fsdp_offload_params: false."
+        )
+    if shards_asked() and (config.use_8bit_adam or config.validation_steps):
+        raise ValueError(
+            "Weights in shards are neither drawn with nor trained by 8-bit Adam; leave out "
+            "validation_steps and use_8bit_adam, or launch with distributed_type MULTI_GPU."
+        )
+    needed = {"use_8bit_adam": "bitsandbytes", "report_to": config.report_to}
+    for option, package in needed.items():
+        if getattr(config, option) and importlib.util.find_spec(package) is None:
+            raise ValueError(f"{option} needs {package}, which is not installed; install it, or "
+                             "leave it out.")  # fmt: skip
+    if config.validation_steps and not task.draws:
+        raise ValueError("A classifier draws nothing to look at; leave validation_steps at 0.")
+
+
+class TrainingLog:
+    """Logs a training of a task as its config asks; the first process alone writes."""
+
+    def __init__(self, task: Task, config: TrainingConfig):
+        self._task, self._config = task, config
+        self.accelerator = Accelerator(
+            log_with=config.report_to or None, project_dir=config.logging_dir
+        )
+        if config.report_to:
+            self.accelerator.init_trackers("erase")
+
+    def step(self, done: int, figures: Mapping[str, float]) -> None:
+        """After so many steps."""
+        config = self._config
+        if config.report_to:
+            self.accelerator.log(dict(figures), step=done)
+        looking = config.validation_steps and done % config.validation_steps == 0
+        if looking and self.accelerator.is_main_process:
+            pictures = self._task.preview()
+            folder = Path(config.logging_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            save_grid(pictures, folder / f"validation-{done}.png", len(pictures) // 2)
+
+    def end(self) -> None:
+        """Close the tracker."""
+        if self._config.report_to:
+            self.accelerator.end_training()
+
+
+@contextmanager
+def checkpointed_activations(task: Task, wanted: bool) -> Iterator[None]:
+    """While in force, the task's modules that can compute their activations anew do so."""
+    modules = (*task.components.values(), *task.frozen.values())
+    able = [
+        module for module in modules
+        if wanted and hasattr(module, "enable_gradient_checkpointing")
+        and not module.is_gradient_checkpointing
+    ]  # fmt: skip
+    try:
+        for module in able:
+            module.enable_gradient_checkpointing()
+        yield
+    finally:
+        for module in able:
+            module.disable_gradient_checkpointing()

@@ -1,0 +1,1 @@
+"""How the bundled model, its judge and their drawings are made."""
