@@ -7,12 +7,6 @@ import torch
 from accelerate import cpu_offload
 from conftest import build_tiny_pipeline
 from diffusers import DiffusionPipeline, StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
-from erase.pipelines import (
-    ErasedFluxPipeline,
-    ErasedStableDiffusion3Pipeline,
-    ErasedStableDiffusionPipeline,
-    ErasedStableDiffusionXLPipeline,
-)
 from PIL import Image
 from safetensors.torch import load_file
 from test_contract import draw_ghost, erase_tiny, tensors
@@ -20,6 +14,12 @@ from test_erasure import changed
 from tiny_families import build_family
 
 from erase.erasure.erasure import Erasure
+from erase.pipelines import (
+    ErasedFluxPipeline,
+    ErasedStableDiffusion3Pipeline,
+    ErasedStableDiffusionPipeline,
+    ErasedStableDiffusionXLPipeline,
+)
 
 KINDS = {
     "sd1": ErasedStableDiffusionPipeline,
