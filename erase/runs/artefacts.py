@@ -4,16 +4,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from erase.erasure.algebra import compose, export_lora, interference, largest_rank, low_rank, merge
 from erase.core.delta import LowRankDelta
+from erase.erasure.algebra import compose, export_lora, interference, largest_rank, low_rank, merge
 from erase.erasure.erasure import Erasure
-from erase.evaluate.layers import block_table, blocks_of
-from erase.support.files import check_writable
 from erase.erasure.kohya import export_kohya
+from erase.evaluate.layers import block_table, blocks_of
 from erase.methods import serving
-from erase.models.opening import load_model
-from erase.tasks.diffusion.task import DiffusionTask
 from erase.models.family import FAMILIES
+from erase.models.opening import load_model
+from erase.support.files import check_writable
+from erase.tasks.diffusion.task import DiffusionTask
 
 WORST = 5
 Format = Literal["pipeline", "lora", "comfy"]
@@ -24,7 +24,7 @@ def inspect(folders: Sequence[str]) -> str:
     erasures = {folder: Erasure.from_pretrained(folder) for folder in folders}
     parts = [f"{folder}\n{_summary(erasure)}" for folder, erasure in erasures.items()]
     pairs = [(a, b) for i, a in enumerate(folders) for b in folders[i + 1 :]]
-    parts += [f"{a} and {b}\n{_meeting(erasures[a], erasures[b])}" for a, b in pairs]
+    parts += [f"{a} and {b}\n{_pair_text(erasures[a], erasures[b])}" for a, b in pairs]
     return "\n\n".join(parts)
 
 

@@ -11,15 +11,15 @@ from torch import Tensor
 
 from erase.attacks import attacks
 from erase.attacks.base import Outcome, Shows, Target, predict_base
-from erase.evaluate.tables import interval
 from erase.erasure.erasure import Erasure
 from erase.evaluate.pictures.clip import ClipJudge, wilson_share
-from erase.support.files import check_writable, replaced_folder
+from erase.evaluate.tables import interval
+from erase.models.family import family_of
 from erase.models.opening import Model, load_model
-from erase.support.pictures import save_grid
 from erase.prompts.request import EraseRequest, Prompt, PromptSet, expand, sample
 from erase.runs.erase import judge_of
-from erase.models.family import family_of
+from erase.support.files import check_writable, replaced_folder
+from erase.support.pictures import save_grid
 from erase.tasks.diffusion.sampling import draw
 
 PICTURES_SEED = 6_000_000

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 from torch.utils.data import Subset
 
-from erase.runs.calibrate import Calibration, calibrate, hold_out, tuned_setting
-from erase.runs.classify import ClassificationRun, build_task, data_of, retrained, load_or_train
-from erase.tasks.classification.forget_sets import forget_indices
 from erase.methods import get_method
+from erase.runs.calibrate import Calibration, calibrate, hold_out, tuned_setting
+from erase.runs.classify import ClassificationRun, build_task, data_of, load_or_train, retrained
+from erase.tasks.classification.forget_sets import forget_indices
 
 
 def calibrated(run: ClassificationRun, share: float = 0.1) -> Calibration:

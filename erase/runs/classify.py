@@ -14,17 +14,30 @@ from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
-from erase.tasks.classification.fit import FitConfig, fit
-from erase.tasks.classification.datasets import Data, build_classifier, load_data
 from erase.erasure.erasure import FILES, Erasure
 from erase.evaluate.classifiers.gaps import Shadows, Split, gap_report, scaled_confidence
-from erase.tasks.classification.fit import outputs_of
 from erase.evaluate.classifiers.report import FILES as REPORT_FILES
 from erase.evaluate.classifiers.report import MODELS, gap_table, write_classification_report
-from erase.support.files import check_writable, replaced_folder
-from erase.tasks.classification.forget_sets import Tail, Unit, chooser, forget_indices, losses_of, worst_case
 from erase.methods import get_method
-from erase.runs.state import cleared_if_broken, refuse_another_run, run_digest, state_folder, versions, with_checkpoints
+from erase.runs.state import (
+    cleared_if_broken,
+    refuse_another_run,
+    run_digest,
+    state_folder,
+    versions,
+    with_checkpoints,
+)
+from erase.support.files import check_writable, replaced_folder
+from erase.tasks.classification.datasets import Data, build_classifier, load_data
+from erase.tasks.classification.fit import FitConfig, fit, outputs_of
+from erase.tasks.classification.forget_sets import (
+    Tail,
+    Unit,
+    chooser,
+    forget_indices,
+    losses_of,
+    worst_case,
+)
 from erase.tasks.classification.task import ClassificationTask, ClassificationTaskConfig
 
 RETRAIN_SEED, SHADOW_SEED = 1_000, 100_000

@@ -11,20 +11,33 @@ from typing import Any
 from accelerate import Accelerator
 from diffusers import DiffusionPipeline
 
-from erase.prompts.catalogue import Catalogue, Sampling
 from erase.erasure.erasure import FILES, Erasure
 from erase.evaluate.pictures.clip import ClipJudge
-from erase.evaluate.pictures.generation import FIRST_SEED, EvaluationPictures, EvaluationConfig, draw_evaluation, judge_drawn
-from erase.evaluate.pictures.generation import kernel_distances
+from erase.evaluate.pictures.generation import (
+    FIRST_SEED,
+    EvaluationConfig,
+    EvaluationPictures,
+    draw_evaluation,
+    judge_drawn,
+    kernel_distances,
+)
 from erase.evaluate.pictures.report import FILES as REPORT_FILES
 from erase.evaluate.pictures.report import build_report, write_report
-from erase.support.files import check_writable, replaced_folder
 from erase.evaluate.tables import measured_lines
 from erase.methods import get_method
 from erase.models.opening import Model, default_judge, load_model
+from erase.prompts.catalogue import Catalogue, Sampling
 from erase.prompts.request import EraseRequest, PromptSet, expand
-from erase.runs.state import cleared_if_broken, refuse_another_run, run_digest, state_folder, versions, with_checkpoints
+from erase.runs.state import (
+    cleared_if_broken,
+    refuse_another_run,
+    run_digest,
+    state_folder,
+    versions,
+    with_checkpoints,
+)
 from erase.support.distributed import own_device
+from erase.support.files import check_writable, replaced_folder
 from erase.tasks.diffusion.task import DiffusionTask, DiffusionTaskConfig
 
 OUTPUT_FILES = (*FILES, *REPORT_FILES)

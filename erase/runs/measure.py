@@ -12,16 +12,16 @@ import diffusers
 from huggingface_hub import hf_hub_download
 from torchvision.transforms.functional import to_pil_image
 
-from erase.prompts.catalogue import Sampling
-from erase.support.checks import require_positive
 from erase.erasure.erasure import Erasure
-from erase.evaluate.pictures.accuracy import Accuracy
 from erase.evaluate.base import Evaluator, protocol_hash
+from erase.evaluate.pictures.accuracy import Accuracy
 from erase.evaluate.pictures.classifier_judge import Judge, open_judge
 from erase.evaluate.pictures.folders import Captions
-from erase.runs.evaluate import REPORT, PictureEvaluation, evaluators_of, measured
-from erase.support.files import check_writable, replaced_folder
 from erase.models.opening import Model, load_model
+from erase.prompts.catalogue import Sampling
+from erase.runs.evaluate import REPORT, PictureEvaluation, evaluators_of, measured
+from erase.support.checks import require_positive
+from erase.support.files import check_writable, replaced_folder
 from erase.support.pictures import load_folder
 from erase.tasks.diffusion.sampling import draw
 
