@@ -1,34 +1,87 @@
-"""Progress bars that also tell a listener, who may break the work off by raising."""
+"""Progress bars: one at a time, with the time left of the whole run, told to a callback too."""
 
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 import tqdm.auto
 
 ProgressCallback = Callable[[str, int, int], None]
-_listener: ContextVar[ProgressCallback | None] = ContextVar("listener", default=None)
+_callback: ContextVar[ProgressCallback | None] = ContextVar("callback", default=None)
+_whole: ContextVar["WholeRun | None"] = ContextVar("whole", default=None)
+
+
+class WholeRun:
+    """The parts of a run by what their bars are called, in order, and how much work each is.
+
+    The unit of work is any that is common to all parts.
+    """
+
+    def __init__(self, parts: Mapping[str, float]):
+        self._parts, self._started = dict(parts), time.perf_counter()
+
+    def seconds_left(self, part: str, share: float) -> float | None:
+        """How long the run will still take once `share` of a part is done, at its pace so far."""
+        if part not in self._parts:
+            return None
+        names = list(self._parts)
+        done = sum(self._parts[name] for name in names[: names.index(part)])
+        done += share * self._parts[part]
+        elapsed = time.perf_counter() - self._started
+        return elapsed * (sum(self._parts.values()) - done) / done if done else None
 
 
 class Bar(tqdm.auto.tqdm):
-    """A tqdm bar; the thread's listener hears what it is of, how much is done, and of how much."""
+    """A tqdm bar; the context's callback is told what it is of, how much is done, of how much.
+
+    While another is shown it is not, but the callback is told all the same.
+    """
+
+    def __init__(self, *args: Any, desc: str = "", **options: Any):
+        others = (bar for bar in self._instances if bar is not self)
+        shown = any(not getattr(bar, "disable", True) for bar in others)
+        options["disable"] = bool(options.get("disable")) or shown
+        super().__init__(*args, desc=desc, **options)
+        self.what = desc
 
     def update(self, n: float | None = 1) -> bool | None:
-        """As tqdm's; raises what the listener raises."""
+        """As tqdm's; raises what the callback raises."""
+        if self.disable:
+            self.n += n  # tqdm does not count what it does not show
+        self._tell_whole(n)
         shown = super().update(n)
-        listener = _listener.get()
-        if listener is not None:
-            # A bar that is switched off knows not even what it is of.
-            what = getattr(self, "desc", "").removesuffix(": ")
-            listener(what, int(self.n), int(self.total or 0))
+        callback = _callback.get()
+        if callback is not None:
+            callback(self.what, int(self.n), int(self.total or 0))
         return shown
+
+    def _tell_whole(self, n: float) -> None:
+        whole = _whole.get()
+        if self.disable or whole is None or not self.total:
+            return
+        left = whole.seconds_left(self.what, (self.n + n) / self.total)
+        if left is not None:
+            said = f"whole run {self.format_interval(left)} left"
+            self.set_postfix_str(said, refresh=False)
 
 
 @contextmanager
-def on_progress(listener: ProgressCallback) -> Iterator[None]:
-    """While in force, the bars of this thread tell the listener."""
-    token = _listener.set(listener)
+def on_progress(callback: ProgressCallback) -> Iterator[None]:
+    """While in force, the bars of this context tell the callback."""
+    token = _callback.set(callback)
     try:
         yield
     finally:
-        _listener.reset(token)
+        _callback.reset(token)
+
+
+@contextmanager
+def whole_run(parts: Mapping[str, float]) -> Iterator[None]:
+    """While in force, the bars called as the parts also tell the time left for all of them."""
+    token = _whole.set(WholeRun(parts))
+    try:
+        yield
+    finally:
+        _whole.reset(token)

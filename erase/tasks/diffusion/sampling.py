@@ -34,7 +34,7 @@ def draw(
     side = sampling.size or family.side(pipeline)
     count, drawn = at_once(side // pipeline.vae_scale_factor), []
     heard = "callback_on_step_end" in inspect.signature(pipeline.__call__).parameters
-    with Bar(total=len(prompts), desc=description, unit="picture") as bar:
+    with Bar(total=sampling.steps * len(prompts), desc=description, unit="step") as bar:
         for start in range(0, len(prompts), count):
             part = slice(start, start + count)
             pictures = unfiltered(
@@ -51,15 +51,16 @@ def draw(
             if output_type == "latent":
                 pictures = family.unpacked(pipeline, pictures, side)
             drawn.append(pictures.cpu())
-            bar.update(len(pictures))
+            # Schedulers of higher order take more steps than they are asked for, some no callback.
+            bar.update(sampling.steps * min(start + count, len(prompts)) - bar.n)
     return torch.cat(drawn) if drawn else torch.zeros(0)
 
 
 def _tick(
     bar: Bar, pipeline: DiffusionPipeline, step: int, timestep: int, tensors: dict[str, Tensor]
 ) -> dict[str, Tensor]:
-    # Whoever listens may break off at any step, not only after a picture.
-    bar.update(0)
+    # Whoever is told may break off at any step, not only after a picture.
+    bar.update(len(tensors["latents"]))
     return tensors
 
 
