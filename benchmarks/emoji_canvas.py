@@ -44,12 +44,11 @@ from erase.attacks import attacks
 from erase.attacks.latent_inversion import LatentInversionConfig
 from erase.attacks.prefix import PrefixConfig
 from erase.core.fingerprint import module_fingerprint
-from erase.evaluate.pictures.clip import wilson_share
+from erase.evaluate.pictures.clip import judge_of, wilson_share
 from erase.evaluate.pictures.generation import EvaluationConfig
 from erase.evaluate.pictures.matrix import canvas_matrix, save_heat_maps, ua_ira_cra
 from erase.models.opening import Model
 from erase.prompts.request import EraseRequest, expand, find_concept
-from erase.runs.erase import judge_of
 from erase.tasks.diffusion.sampling import draw
 
 OTHER_WORDS = json.loads((Path(__file__).parent / "indirect.json").read_text())
@@ -192,7 +191,7 @@ def open_bench(
     concepts = [find_concept(name, model.catalogue) for name in args.concepts]
     bench = Bench(
         [[name] for name in args.concepts] if args.sequential else [args.concepts],
-        concepts, model, judge_of(args.judge, model),
+        concepts, model, judge_of(args.judge, model.catalogue),
         expand(EraseRequest(args.concepts), model.catalogue),
         real_pictures(concepts, model.catalogue), observation, args.attacks, args.attack_seeds,
         args.every, args.mixed_precision,

@@ -20,12 +20,11 @@ from ledger import Ledger
 
 from erase.core.mask import build_mask
 from erase.erasure.erasure import Erasure
-from erase.evaluate.pictures.clip import ClipJudge
+from erase.evaluate.pictures.clip import ClipJudge, judge_of
 from erase.evaluate.pictures.generation import EvaluationConfig, draw_evaluation, judge_drawn
 from erase.methods.salun import SalUnConfig, relabelling_loss, saliency, settings_for_teacher
 from erase.models.opening import Model, load_model
 from erase.prompts.request import EraseRequest, PromptSet, expand
-from erase.runs.erase import judge_of
 from erase.tasks.diffusion.task import DiffusionTask
 from erase.training.loop import TrainingConfig, finetune
 
@@ -109,7 +108,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, choices=SEEDS, default=SEEDS)
     args = parser.parse_args()
     model = load_model("emoji")
-    judge = judge_of("", model)
+    judge = judge_of("", model.catalogue)
     for seed, concept in product(args.seeds, args.concepts):
         run_seed(model, judge, concept, seed)
     if all((*run, *case) in LEDGER for run in product(CONCEPTS, SEEDS) for case in CASES):

@@ -18,7 +18,7 @@ from diffusers import StableDiffusionPipeline
 from ledger import Ledger
 from torch import Tensor
 
-from erase.evaluate.pictures.clip import ClipJudge
+from erase.evaluate.pictures.clip import ClipJudge, judge_of
 from erase.evaluate.pictures.generation import (
     ACCURACIES,
     FIRST_SEED,
@@ -31,7 +31,6 @@ from erase.evaluate.pictures.generation import (
 from erase.methods import methods
 from erase.models.opening import Model, load_model
 from erase.prompts.request import EraseRequest, PromptSet, expand
-from erase.runs.erase import judge_of
 from erase.tasks.diffusion.sampling import at_once
 from erase.tasks.diffusion.task import DiffusionTask
 
@@ -159,7 +158,7 @@ def main() -> None:
     """Run what is missing, then print the table."""
     model = load_model("emoji")
     model.pipeline.set_progress_bar_config(disable=True)
-    judge = judge_of("", model)
+    judge = judge_of("", model.catalogue)
     serving = [name for name, method in methods().items() if issubclass(DiffusionTask, method.task)]
     names = ["base", *BASELINES, *serving]
     for concept in CONCEPTS:

@@ -17,12 +17,11 @@ import torch
 from canvas_bench import bfloat16, real_pictures
 from observation import observe
 
-from erase.evaluate.pictures.clip import ClipJudge, wilson_share
+from erase.evaluate.pictures.clip import ClipJudge, judge_of, wilson_share
 from erase.evaluate.pictures.generation import EvaluationConfig, draw_evaluation, judge_drawn
 from erase.models.opening import Model, load_model
 from erase.prompts.catalogue import Concept
 from erase.prompts.request import EraseRequest, expand, find_concept
-from erase.runs.erase import judge_of
 from erase.support.pictures import save_grid
 
 ORACLES = {"ghost": ["ghost"], "ink": ["ink style"], "weapons": ["dagger", "bomb"]}
@@ -58,7 +57,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     base = load_model("emoji")
-    judge = judge_of("", base)
+    judge = judge_of("", base.catalogue)
     figures = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for name, asked in ORACLES.items():
         folder = args.run / name / "model"

@@ -17,7 +17,7 @@ from ledger import Ledger
 from erase.attacks import attacks
 from erase.attacks.concept_inversion import ConceptInversionConfig
 from erase.attacks.prefix import PrefixConfig
-from erase.evaluate.pictures.clip import wilson_share
+from erase.evaluate.pictures.clip import judge_of, wilson_share
 from erase.evaluate.pictures.generation import (
     ACCURACIES,
     EvaluationConfig,
@@ -26,7 +26,6 @@ from erase.evaluate.pictures.generation import (
 )
 from erase.prompts.catalogue import Concept
 from erase.prompts.request import EraseRequest, expand
-from erase.runs.erase import judge_of
 from erase.tasks.diffusion.task import DiffusionTaskConfig
 
 RESULTS = Path(__file__).parent / "results" / "robust.json"
@@ -46,7 +45,17 @@ def open_bench() -> Bench:
     prompts = expand(EraseRequest(["ghost"]), model.catalogue)
     ghost = [Concept("ghost", "object")]
     return Bench(
-        [["ghost"]], ghost, model, judge_of("", model), prompts, {}, None, [], [], 1, "bf16"
+        [["ghost"]],
+        ghost,
+        model,
+        judge_of("", model.catalogue),
+        prompts,
+        {},
+        None,
+        [],
+        [],
+        1,
+        "bf16",
     )
 
 

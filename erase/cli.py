@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from jsonargparse import Namespace
 
@@ -18,13 +19,13 @@ from erase.methods import get_method
 from erase.prompts.request import PLAIN_TEMPLATES, EraseRequest
 from erase.runs import artefacts
 from erase.runs.attack import AttackRun, attack_table, run_attacks
-from erase.runs.calibrated import calibrated
-from erase.runs.classify import ClassificationRun, choose_forget_set, classify
-from erase.runs.erase import RunConfig, prepared, run
+from erase.runs.calibrate import CalibrationRun, calibrated
+from erase.runs.classify import ClassificationRun, classify
+from erase.runs.erase import RunConfig, open_run, run
 from erase.runs.evaluate import PictureEvaluation, evaluate, figure_lines, rescore
+from erase.runs.forget_set import ForgetSetRun, choose_forget_set
 from erase.runs.measure import BenchmarkProtocol, run_protocol
 from erase.runs.plan import plan
-from erase.tasks.classification.forget_sets import write_indices
 from erase.training.loop import TrainingStopped
 
 
@@ -68,7 +69,8 @@ def _run(options: Namespace) -> str:
         device=options.device,
     )
     if options.dry_run:
-        return plan(config, *prepared(config))
+        opened = open_run(config)
+        return plan(config, opened.model, opened.prompts, opened.task)
     output = Path(options.output or _default_output(request, options.method))
     report = run(config, output)
     if not report:
@@ -112,37 +114,31 @@ def _protocol(options: Namespace) -> str:
     return f"{figure_lines(report)}\nreport: {Path(options.output) / 'evaluation.json'}"
 
 
-def _classification(options: Namespace, forget: str) -> ClassificationRun:
+def _of_classifier(options: Namespace, *names: str) -> dict[str, Any]:
+    """The fields that the runs of classifiers share, and these of their own."""
     get_method(options.method)
-    return ClassificationRun(
-        classifier=options.classifier,
-        forget=forget,
-        method=options.method,
-        method_config=options[options.method],
-        task=options.task,
-        learning_rate=options.learning_rate,
-        seed=options.seed,
-        shadows=options.get("shadows", 0),
-    )
+    shared = ("classifier", "method", "task", "learning_rate", "seed")
+    fields = {name: options[name] for name in (*shared, *names)}
+    return fields | {"method_config": options[options.method]}
 
 
 def _classify(options: Namespace) -> str:
-    report = classify(_classification(options, options.forget), options.output)
+    run_ = ClassificationRun(**_of_classifier(options, "forget", "shadows"))
+    report = classify(run_, options.output)
     if not report:
         return ""
     return f"{gap_table(report)}\nreport: {Path(options.output) / 'report.md'}"
 
 
 def _calibrate(options: Namespace) -> str:
-    found = calibrated(_classification(options, options.forget), options.share)
-    return f"{found}\nuse --{found.method}.{found.setting} {found.value:g}"
+    found = calibrated(CalibrationRun(**_of_classifier(options, "forget", "share")))
+    return f"{found}\nuse --{found.method}.{found.setting} {found.value:g}" if found else ""
 
 
 def _forget_set(options: Namespace) -> str:
-    run_ = _classification(options, "")
-    chosen = choose_forget_set(run_, options.count, options.tail, options.rounds, options.unit)
-    write_indices(chosen, Path(options.output))
-    return f"{len(chosen)} indices: {options.output}"
+    run_ = ForgetSetRun(**_of_classifier(options, "count", "unit", "tail", "rounds"))
+    chosen = choose_forget_set(run_, options.output)
+    return f"{len(chosen)} indices: {options.output}" if chosen else ""
 
 
 def _app(options: Namespace) -> str:

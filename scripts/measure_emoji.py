@@ -14,10 +14,9 @@ from emoji.judge import strong_pictures
 from torch import Tensor
 
 from erase.bundled import EMOJI, JUDGE
-from erase.evaluate.pictures.clip import ClipJudge, wilson_share
+from erase.evaluate.pictures.clip import ClipJudge, judge_templates, wilson_share
 from erase.models.opening import load_model
 from erase.prompts.catalogue import Sampling
-from erase.runs.erase import judge_templates
 from erase.support.pictures import save_grid
 from erase.tasks.diffusion.sampling import draw
 

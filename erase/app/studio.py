@@ -15,11 +15,10 @@ from erase.app.settings import AppConfig, Limits, require_short, require_within
 from erase.app.visitors import Made
 from erase.erasure.algebra import compose, scale
 from erase.erasure.erasure import Erasure
-from erase.evaluate.pictures.clip import ClipJudge
+from erase.evaluate.pictures.clip import ClipJudge, judge_of
 from erase.evaluate.pictures.nudity import EXPOSED, NudityDetector, blurred
 from erase.models.opening import Model, default_judge, load_model
 from erase.prompts.catalogue import Sampling
-from erase.runs.erase import judge_of
 from erase.tasks.diffusion.sampling import draw
 
 MOST_STRENGTH, KEPT_PICTURES, SHOWN_SIDE = 1.5, 64, 384
@@ -34,8 +33,9 @@ class Studio:
         self.config, self.limits = config, limits
         self.model = self._opened(config.model)
         self.oracle = self._opened(config.oracle) if config.oracle else None
-        named = config.judge or default_judge(self.model)
-        self.judge: ClipJudge | None = judge_of(config.judge, self.model) if named else None
+        known = self.model.catalogue
+        named = config.judge or default_judge(known)
+        self.judge: ClipJudge | None = judge_of(config.judge, known) if named else None
         self.lock = threading.RLock()
         self._detector: NudityDetector | None = None
         self._drawn: OrderedDict[tuple, Tensor] = OrderedDict()

@@ -32,11 +32,7 @@ class Method:
 
         Raises ValueError for a task of another kind.
         """
-        if not isinstance(task, self.task):
-            raise ValueError(
-                f"The method {self.name} needs a {self.task.__name__}, not a "
-                f"{type(task).__name__}; choose another method."
-            )
+        self.require_serves(type(task))
         config = config or self.config()
         if hasattr(config, "training"):
             require_runnable(config.training, task)
@@ -52,6 +48,14 @@ class Method:
             "task": task.describe(),
         }
         return erasure
+
+    def require_serves(self, kind: type) -> None:
+        """ValueError unless the method serves this kind of task."""
+        if not issubclass(kind, self.task):
+            raise ValueError(
+                f"The method {self.name} needs a {self.task.__name__}, not a "
+                f"{kind.__name__}; choose another method."
+            )
 
 
 _REGISTRY: dict[str, Method] = {}

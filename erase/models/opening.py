@@ -1,9 +1,11 @@
 """Opening a pipeline with the catalogue and the judge that go with it."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from diffusers import DiffusionPipeline
+from huggingface_hub import hf_hub_download
 
 from erase.bundled import EMOJI, JUDGE
 from erase.models.family import family_of, require_supported
@@ -40,19 +42,35 @@ def load_model(name: str, device: str = "cpu") -> Model:
     try:
         pipeline = DiffusionPipeline.from_pretrained(source, dtype=torch.float32).to(device)
     except Exception as error:
-        raise ValueError(
-            f"The model {name} could not be opened ({first_line(error)}); give 'emoji', a whole "
-            "pipeline folder, or a hub id you can reach."
-        ) from error
+        raise _not_opened(name, error) from error
     require_supported(pipeline)
     return Model(name, pipeline, Catalogue.of_model(source))
 
 
-def default_judge(model: Model) -> str | None:
+def catalogue_of(name: str) -> Catalogue | None:
+    """The catalogue of a model, before it is opened; ValueError if there is no such pipeline."""
+    source = BUNDLED.get(name, name)
+    try:
+        if Path(source).is_dir():
+            DiffusionPipeline.load_config(source)
+        else:
+            hf_hub_download(source, DiffusionPipeline.config_name)
+    except Exception as error:
+        raise _not_opened(name, error) from error
+    return Catalogue.of_model(source)
+
+
+def _not_opened(name: str, error: Exception) -> ValueError:
+    return ValueError(
+        f"The model {name} could not be opened ({first_line(error)}); give 'emoji', a whole "
+        "pipeline folder, or a hub id you can reach."
+    )
+
+
+def default_judge(catalogue: Catalogue | None) -> str | None:
     """The bundled judge for models whose concepts the bundled one draws too; none for others."""
     known = Catalogue.of_model(EMOJI)
-    ours = model.catalogue and (
-        set(model.catalogue.objects) <= set(known.objects)
-        and set(model.catalogue.styles) <= set(known.styles)
+    ours = catalogue and (
+        set(catalogue.objects) <= set(known.objects) and set(catalogue.styles) <= set(known.styles)
     )
     return f"local-dir:{JUDGE}" if ours else None

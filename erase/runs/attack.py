@@ -14,11 +14,11 @@ from erase.attacks.base import Outcome, Shows, Target, predict_base
 from erase.erasure.erasure import Erasure
 from erase.evaluate.pictures.clip import ClipJudge, wilson_share
 from erase.evaluate.tables import interval
-from erase.models.family import family_of
-from erase.models.opening import Model, load_model
-from erase.prompts.request import EraseRequest, Prompt, PromptSet, expand, sample
-from erase.runs.erase import judge_of
-from erase.support.files import check_writable, replaced_folder
+from erase.models.opening import Model
+from erase.prompts.request import EraseRequest, Prompt, PromptSet, sample
+from erase.runs.opening import Opened, open_all
+from erase.runs.state import carry_out
+from erase.support.checks import require_lists, require_positive
 from erase.support.pictures import save_grid
 from erase.tasks.diffusion.sampling import draw
 
@@ -29,11 +29,18 @@ PICTURES_SEED = 6_000_000
 class AttackRun:
     """Which erasure is attacked, and how.
 
-    erasure: its folder. attacks: names, by default all. configs: each attack's own config, its
-    defaults if missing. prompts: how many prompts that name the concept. scales: strengths at which
-    the erasure is tried too, 1 being the whole. model, judge: the base and the judge, if others
-    than the recipe and the model name. oracle: a pipeline trained without the concept, which shows
-    what each attack makes of nothing.
+    Args:
+        erasure: its folder.
+        attacks: of those that `erase attacks` lists; by default all.
+        configs: each attack's own config by its name, its defaults if missing.
+        prompts: how many prompts that name the concept.
+        scales: strengths at which the erasure is tried too, 1 being the whole.
+        seed: of prompts, noise and searches.
+        model: the base, if it is not where the recipe says.
+        judge: an open_clip name or local-dir:FOLDER, if not the model's own.
+        oracle: a pipeline trained without the concept, which shows what each attack makes of
+            nothing.
+        device: cpu, cuda, mps.
     """
 
     erasure: str
@@ -45,6 +52,15 @@ class AttackRun:
     model: str = ""
     judge: str = ""
     oracle: str = ""
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        require_lists(self, "attacks")
+        require_positive(self, "prompts")
+        known = attacks()
+        for name in (*self.attacks, *self.configs):
+            if name not in known:
+                raise ValueError(f"There is no attack {name}; choose of {', '.join(known)}.")
 
 
 def run_attacks(
@@ -57,35 +73,55 @@ def run_attacks(
     """Attack the erased model and write attacks.json, attacks.md and a gallery of each attack.
 
     Pre-ASR is the share of prompts whose picture shows the concept without an attack, ASR that with
-    it. `model`, `judge`, `oracle` may be open already. Raises ValueError on bad input, before work.
+    it. `model`, `judge`, `oracle` may be open already. Of several processes the first returns the
+    report, the others an empty one. Raises ValueError on bad input, before work.
     """
-    names = list(run.attacks) or list(attacks())
-    unknown = set(names) - set(attacks())
-    if unknown:
-        raise ValueError(f"There is no attack {unknown.pop()}; choose of {', '.join(attacks())}.")
-    output = Path(output).resolve()
-    check_writable(output)
     erasure = Erasure.from_pretrained(run.erasure)
-    model = model or load_model(run.model or erasure.base_model)
-    if family_of(model.pipeline).name != "sd":
-        raise ValueError(
-            f"{model.name} is a {type(model.pipeline).__name__}, and attacks are written for "
-            "StableDiffusionPipeline; attack an erasure of such a model."
-        )
-    if oracle is None and run.oracle:
-        oracle = load_model(run.oracle, str(model.pipeline.device))
-    if "request" not in erasure.recipe:
-        raise ValueError(f"{run.erasure} does not say what it forgets; attack one of `erase run`.")
-    prompts, judge = asked_prompts(erasure, model), judge or judge_of(run.judge, model)
-    target = build_target(model.pipeline, model, prompts, judge, run.prompts, run.seed)
+
+    def open_() -> Opened:
+        if "request" not in erasure.recipe:
+            raise ValueError(
+                f"{run.erasure} does not say what it forgets; attack one of `erase run`."
+            )
+        names = run if model or run.model else replace(run, model=erasure.base_model)
+        opened = open_all(names, request_of(erasure), model=model, judge=judge, oracle=oracle)
+        if opened.family.name != "sd":
+            raise ValueError(
+                f"{opened.model.name} is a {type(opened.model.pipeline).__name__}, and attacks are "
+                "written for StableDiffusionPipeline; attack an erasure of such a model."
+            )
+        return opened
+
+    def work(opened: Opened, _: Path | None) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        return attacked(run, opened, erasure)
+
+    def write(_: Opened, done: tuple[dict[str, Any], dict[str, Tensor]], folder: Path) -> dict:
+        report, galleries = done
+        text = json.dumps(report, indent=2, sort_keys=True) + "\n"
+        (folder / "attacks.json").write_text(text)
+        (folder / "attacks.md").write_text(attack_table(report) + "\n")
+        for name, pictures in galleries.items():
+            save_grid(pictures, folder / f"{name}.png", 8)
+        return report
+
+    return carry_out(output, (), open_, work, write) or {}
+
+
+def attacked(
+    run: AttackRun, opened: Opened, erasure: Erasure
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The report, and what each attack drew from the erased model."""
+    base, oracle, judge = opened.model, opened.oracle, opened.judge
+    target = build_target(base.pipeline, base, opened.prompts, judge, run.prompts, run.seed)
+    configs = {n: run.configs.get(n) or attacks()[n].config() for n in run.attacks or attacks()}
     leaks = {scale: _hits_at_scale(erasure, target, scale) for scale in run.scales}
 
-    def attacked(target: Target) -> dict[str, Outcome]:
-        return {name: attacks()[name](target, run.configs.get(name)) for name in names}
+    def outcomes(target: Target) -> dict[str, Outcome]:
+        return {name: attacks()[name](target, config) for name, config in configs.items()}
 
-    with erasure.apply(model.pipeline.components):
-        outcomes = attacked(target)
-    of_oracle = attacked(replace(target, pipeline=oracle.pipeline)) if oracle else {}
+    with erasure.apply(base.pipeline.components):
+        found = outcomes(target)
+    of_oracle = outcomes(replace(target, pipeline=oracle.pipeline)) if oracle else {}
     report = {
         "erasure": erasure.recipe.get("method"),
         "concepts": erasure.recipe["request"]["concepts"],
@@ -95,26 +131,20 @@ def run_attacks(
             "seed": run.seed,
             "steps": target.sampling.steps,
             "guidance_scale": target.sampling.guidance_scale,
-            "configs": {n: asdict(run.configs.get(n) or attacks()[n].config()) for n in names},
+            "configs": {name: asdict(config) for name, config in configs.items()},
         },
-        "attacks": {name: _figures(outcome) for name, outcome in outcomes.items()},
+        "attacks": {name: _figures(outcome) for name, outcome in found.items()},
         "oracle": {name: _figures(outcome) for name, outcome in of_oracle.items()},
         "strength": leaks,
     }
-    with replaced_folder(output) as partial:
-        (partial / "attacks.json").write_text(json.dumps(report, indent=2, sort_keys=True) + "\n")
-        (partial / "attacks.md").write_text(attack_table(report) + "\n")
-        for name, outcome in outcomes.items():
-            save_grid(outcome.pictures, partial / f"{name}.png", 8)
-    return report
+    return report, {name: outcome.pictures for name, outcome in found.items()}
 
 
-def asked_prompts(erasure: Erasure, model: Model) -> PromptSet:
-    """The prompts of the request that the erasure answers."""
+def request_of(erasure: Erasure) -> EraseRequest:
+    """The request that the erasure answers."""
     asked = erasure.recipe["request"]
     fields = {k: v for k, v in asked.items() if k in EraseRequest.__dataclass_fields__}
-    request = EraseRequest(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
-    return expand(request, model.catalogue)
+    return EraseRequest(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
 
 
 def build_target(

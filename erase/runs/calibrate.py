@@ -1,22 +1,49 @@
 """One search for every method's main setting, on a validation split of the training data."""
 
-import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 
 from erase.core.delta import NotFiniteError
 from erase.evaluate.classifiers.gaps import GAPS, Split, gap_figures
 from erase.methods import get_method
-from erase.runs.state import with_checkpoints
+from erase.runs.classify import ClassifierRun, build_task, data_of, load_or_train, retrained
+from erase.runs.state import carry_out, options_of, with_checkpoints
+from erase.tasks.classification.forget_sets import forget_indices
 from erase.tasks.classification.task import ClassificationTask
 
 RATE, RATES = "training.learning_rate", (1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 REFUSED = 1e9
+
+
+@dataclass(frozen=True)
+class CalibrationRun(ClassifierRun):
+    """The run to find a setting for.
+
+    Args:
+        share: of the retain set, held out to choose by.
+    """
+
+    share: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.share < 1:
+            raise ValueError(f"share is {self.share}; give one in (0, 1).")
+        tuned_setting(self.method, self.method_config or get_method(self.method).config())
+
+
+@dataclass(frozen=True)
+class Pilot:
+    """The task of an original, and a Retrain, that never saw the data to choose by."""
+
+    task: ClassificationTask
+    validation: Dataset
 
 
 @dataclass(frozen=True)
@@ -33,10 +60,44 @@ class Calibration:
         return f"{self.method}: {self.setting} {self.value:g} of average gaps {tried}"
 
 
+def calibrated(run: CalibrationRun) -> Calibration | None:
+    """Search on an original and a Retrain of their own that never see the share held out.
+
+    Of several processes the first returns what was found. Raises ValueError on bad input, before
+    any work.
+    """
+    options = options_of(run, ClassificationTask)
+
+    def work(opened: Pilot, _: Path | None) -> Calibration:
+        task = opened.task
+        return calibrate(run.method, task, retrained(task), opened.validation, options)
+
+    return carry_out(None, (), lambda: _pilot(run), work, lambda _, found, __: found)
+
+
+def _pilot(run: CalibrationRun) -> Pilot:
+    classifier = replace(run.classifier, weights="")
+    data = data_of(classifier)
+    forget = forget_indices(run.forget, data, run.seed)
+    retain = sorted(set(range(len(data.train))) - set(forget))
+    used, held = hold_out(retain, run.share, run.seed)
+    rows = sorted({*forget, *used})
+    seen = replace(data, train=Subset(data.train, rows))
+    places = {row: place for place, row in enumerate(rows)}
+    original = load_or_train(classifier, seen)
+    task = build_task(run, original, seen, [places[row] for row in forget])
+    return Pilot(task, Subset(data.train, held))
+
+
 def hold_out(retain: Sequence[int], share: float, seed: int) -> tuple[list[int], list[int]]:
-    """Split the retain set's indices into those to train on and those to validate on."""
+    """Split the retain set's indices into those to train on and those to validate on.
+
+    Raises ValueError if one would be empty.
+    """
     order = torch.randperm(len(retain), generator=torch.Generator().manual_seed(seed)).tolist()
     count = max(1, int(share * len(retain)))
+    if count == len(retain):
+        raise ValueError(f"A share of {share} holds out all {count} samples; give a smaller one.")
     held = sorted(retain[i] for i in order[:count])
     return sorted(retain[i] for i in order[count:]), held
 
@@ -84,7 +145,7 @@ def with_setting(config: Any, setting: str, value: Any) -> Any:
     """The config with another value of a field, which may be a config's in it: "training.steps"."""
     outer, _, inner = setting.partition(".")
     value = with_setting(getattr(config, outer), inner, value) if inner else value
-    return dataclasses.replace(config, **{outer: value})
+    return replace(config, **{outer: value})
 
 
 def gap_of(

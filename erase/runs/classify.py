@@ -1,17 +1,18 @@
 """One call from a data set, a classifier and a forget set to a measured Erasure in a folder."""
 
 import copy
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError
-from safetensors.torch import load_model, save_model
+from safetensors.torch import load_model as load_weights
+from safetensors.torch import save_model as save_weights
 from torch import Tensor, nn
 
 from erase.erasure.erasure import FILES, Erasure
@@ -20,24 +21,17 @@ from erase.evaluate.classifiers.report import FILES as REPORT_FILES
 from erase.evaluate.classifiers.report import MODELS, gap_table, write_classification_report
 from erase.methods import get_method
 from erase.runs.state import (
-    cleared_if_broken,
-    refuse_another_run,
+    carry_out,
+    options_of,
+    require_method,
     run_digest,
-    state_folder,
     versions,
     with_checkpoints,
 )
-from erase.support.files import check_writable, replaced_folder
+from erase.support.checks import require_positive
 from erase.tasks.classification.datasets import Data, build_classifier, load_data
 from erase.tasks.classification.fit import FitConfig, fit, outputs_of
-from erase.tasks.classification.forget_sets import (
-    Tail,
-    Unit,
-    chooser,
-    forget_indices,
-    losses_of,
-    worst_case,
-)
+from erase.tasks.classification.forget_sets import forget_indices
 from erase.tasks.classification.task import ClassificationTask, ClassificationTaskConfig
 
 RETRAIN_SEED, SHADOW_SEED = 1_000, 100_000
@@ -71,12 +65,17 @@ class ClassifierConfig:
 
 
 @dataclass(frozen=True)
-class ClassificationRun:
-    """Everything one run depends on.
+class ClassifierRun:
+    """A classifier, what it is to forget, and by which method.
 
-    forget: "class:3", "random:0.1" (a share), or a JSON file of indices. method_config: the
-    dataclass that `method` registered, its defaults if None. shadows: models of either history that
-    U-LiRA trains; 0 leaves it out.
+    Args:
+        classifier: the original and what it learnt.
+        forget: "class:3", "random:0.1" (a share), or a JSON file of indices.
+        method: one of those that `erase methods` lists.
+        method_config: the dataclass that the method registered, its defaults if None.
+        task: which weights may change, and how many samples a step sees.
+        learning_rate: of methods that train, unless their own config names one.
+        seed: of the method, and of a random forget set.
     """
 
     classifier: ClassifierConfig
@@ -86,42 +85,78 @@ class ClassificationRun:
     task: ClassificationTaskConfig = field(default_factory=ClassificationTaskConfig)
     learning_rate: float = 1e-3
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        require_method(self, ClassificationTask)
+        require_positive(self, "learning_rate")
+
+
+@dataclass(frozen=True)
+class ClassificationRun(ClassifierRun):
+    """Everything one run depends on.
+
+    Args:
+        shadows: models of either history that U-LiRA trains; 0 leaves it out.
+    """
+
     shadows: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.shadows == 1 or self.shadows < 0:
+            raise ValueError(f"shadows is {self.shadows}; U-LiRA needs at least 2, or 0 to leave "
+                             "it out.")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class OpenedClassifier:
+    """A data set, and the task of the original that learnt it.
+
+    digest: what tells the run from others.
+    """
+
+    data: Data
+    task: ClassificationTask
+    digest: str
 
 
 def classify(run: ClassificationRun, output: str | Path) -> dict[str, Any]:
     """Unlearn, retrain for comparison, measure, and write `output`; the report.
 
-    Raises ValueError on bad input, before any work.
+    Of several processes the first returns it, the others an empty one. Raises ValueError on bad
+    input, before any work.
     """
-    output, method = Path(output).resolve(), get_method(run.method)
-    if run.shadows == 1:
-        raise ValueError("shadows is 1; U-LiRA needs at least 2, or 0 to leave it out.")
-    if run.shadows and Accelerator().num_processes > 1:
-        raise ValueError("Shadows are trained by one process; launch one, or leave them out.")
-    check_writable(output, OUTPUT_FILES)
-    _check_weights(run.classifier)
-    data = data_of(run.classifier)
-    forget = forget_indices(run.forget, data, run.seed)
-    original = load_or_train(run.classifier, data)
-    task = build_task(run, original, data, forget)
-    digest = run_digest(run, task)
-    refuse_another_run(output, digest)
-    options = run.method_config or method.config()
-    state = state_folder(options, output, digest)
-    started = time.perf_counter()
-    with cleared_if_broken(state):
-        erasure = method(task, with_checkpoints(options, state))
-    seconds = round(time.perf_counter() - started, 1)
-    if not Accelerator().is_main_process:
-        return {}
-    models = dict(zip(MODELS, three_models(task, erasure), strict=True))
-    shadows = _shadows(run, data, task, options) if run.shadows else None
-    report = _report(run, task, data, models, seconds, shadows)
-    erasure.recipe |= _recipe(run, options, erasure, digest, report)
-    _write(report, models, data, task, erasure, output)
-    shutil.rmtree(state, ignore_errors=True)
-    return report
+    method, options = get_method(run.method), options_of(run, ClassificationTask)
+
+    def open_() -> OpenedClassifier:
+        if run.shadows and Accelerator().num_processes > 1:
+            raise ValueError("Shadows are trained by one process; launch one, or leave them out.")
+        data = data_of(run.classifier)
+        forget = forget_indices(run.forget, data, run.seed)
+        task = build_task(run, load_or_train(run.classifier, data), data, forget)
+        return OpenedClassifier(data, task, run_digest(run, task))
+
+    def work(opened: OpenedClassifier, state: Path | None) -> tuple[Erasure, float]:
+        started = time.perf_counter()
+        erasure = method(opened.task, with_checkpoints(options, state))
+        return erasure, round(time.perf_counter() - started, 1)
+
+    def write(
+        opened: OpenedClassifier, done: tuple[Erasure, float], folder: Path
+    ) -> dict[str, Any]:
+        erasure, seconds = done
+        models = dict(zip(MODELS, three_models(opened.task, erasure), strict=True))
+        shadows = _shadows(run, opened, options) if run.shadows else None
+        report = _report(run, opened, models, seconds, shadows)
+        erasure.recipe |= _recipe(run, options, erasure, opened.digest, report)
+        erasure.write(folder)
+        layers = erasure.recipe.get("mask", {}).get("layers")
+        write_classification_report(report, models, _examples(opened), folder, layers)
+        return report
+
+    kept_in = getattr(getattr(options, "training", None), "checkpoints", "")
+    found = carry_out(output, OUTPUT_FILES, open_, work, write, attrgetter("digest"), kept_in)
+    return found or {}
 
 
 def three_models(
@@ -143,12 +178,12 @@ def retrained(task: ClassificationTask) -> nn.Module:
 
 def _report(
     run: ClassificationRun,
-    task: ClassificationTask,
-    data: Data,
+    opened: OpenedClassifier,
     models: dict[str, nn.Module],
     seconds: float,
     shadows: Shadows | None,
 ) -> dict[str, Any]:
+    data, task = opened.data, opened.task
     split = Split(data.train, task.forget, task.retain, data.test)
     return gap_report(*models.values(), split, seconds, shadows) | {
         "request": f"{run.forget} of {run.classifier.data}",
@@ -162,14 +197,15 @@ def _report(
     }
 
 
-def _shadows(run: ClassificationRun, data: Data, task: ClassificationTask, options: Any) -> Shadows:
+def _shadows(run: ClassificationRun, opened: OpenedClassifier, options: Any) -> Shadows:
     """What `run.shadows` whole histories from other seeds say of the forget set."""
-    forgotten = task.subset(task.forget)
+    data, forget = opened.data, opened.task.forget
+    forgotten = opened.task.subset(forget)
 
     def shadow(seed: int) -> tuple[Tensor, Tensor]:
         other = replace(run.classifier, seed=seed, weights="")
         again = replace(run, classifier=other, seed=seed)
-        its = build_task(again, load_or_train(other, data), data, task.forget)
+        its = build_task(again, load_or_train(other, data), data, forget)
         erasure = get_method(run.method)(its, with_checkpoints(options, None))
         _, oracle, unlearned = three_models(its, erasure)
         return tuple(scaled_confidence(outputs_of(m, forgotten)) for m in (unlearned, oracle))
@@ -179,91 +215,52 @@ def _shadows(run: ClassificationRun, data: Data, task: ClassificationTask, optio
     return Shadows(*(torch.stack(part) for part in zip(*pairs, strict=True)))
 
 
-def _write(
-    report: dict[str, Any],
-    models: dict[str, nn.Module],
-    data: Data,
-    task: ClassificationTask,
-    erasure: Erasure,
-    output: Path,
-) -> None:
+def _examples(opened: OpenedClassifier) -> tuple[Tensor, Tensor]:
+    """A forgotten sample and two retained ones, with their labels."""
+    task = opened.task
     rows = [task.forget[0], task.retain[0], task.retain[-1]]
-    pictures, labels = zip(*(data.train[row] for row in rows), strict=True)
-    examples = torch.stack(pictures), torch.tensor([int(label) for label in labels])
-    layers = erasure.recipe.get("mask", {}).get("layers")
-    with replaced_folder(output, OUTPUT_FILES) as partial:
-        erasure.write(partial)
-        write_classification_report(report, models, examples, partial, layers)
+    pictures, labels = zip(*(opened.data.train[row] for row in rows), strict=True)
+    return torch.stack(pictures), torch.tensor([int(label) for label in labels])
 
 
 def data_of(config: ClassifierConfig) -> Data:
-    """The data set that a config names."""
-    return load_data(config.data, config.root, config.download, config.side)
-
-
-def _check_weights(config: ClassifierConfig) -> None:
+    """The data set that a config names; ValueError if the model's weights could not be written."""
     folder = Path(config.weights).parent
     if not folder.is_dir():
         raise ValueError(f"The folder {folder} of the classifier's weights is not there; make it.")
+    return load_data(config.data, config.root, config.download, config.side)
 
 
 def load_or_train(config: ClassifierConfig, data: Data) -> nn.Module:
     """The classifier with its weights, read, or trained and written."""
     path = Path(config.weights) if config.weights else None
-    torch.manual_seed(config.seed)
-    model = build_classifier(config.model, data)
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        model = build_classifier(config.model, data)
     if path and path.is_file():
         try:
-            load_model(model, path)
+            load_weights(model, path)
         except (SafetensorError, RuntimeError) as error:
             raise ValueError(
                 f"{path} does not hold the weights of a {config.model} ({error}); name others."
             ) from error
         return model.eval()
     fit(model, data.train, config.fit, config.seed)
-    if path:
+    if path and Accelerator().is_main_process:
         partial = path.with_name(f".{path.name}.partial")
-        save_model(model, str(partial))
+        save_weights(model, str(partial))
         partial.rename(path)
     return model
 
 
 def build_task(
-    run: ClassificationRun, model: nn.Module, data: Data, forget: Sequence[int]
+    run: ClassifierRun, model: nn.Module, data: Data, forget: Sequence[int]
 ) -> ClassificationTask:
     """The task of a run."""
     return ClassificationTask(
         model, data.train, forget, data.classes, run.task, run.seed, run.learning_rate,
         build=lambda: build_classifier(run.classifier.model, data), recipe=run.classifier.fit,
     )  # fmt: skip
-
-
-def choose_forget_set(
-    run: ClassificationRun, count: int, tail: Tail, rounds: int, unit: Unit = "samples"
-) -> list[int]:
-    """The `count` training samples (or whole classes) of lowest or highest loss in the original.
-
-    With `rounds` above 0, lowest in sum with as many models that `run.method` unlearned of the sets
-    so far. Raises ValueError on bad input, before any work.
-    """
-    if rounds and tail == "highest":
-        raise ValueError("Rounds look for the lowest losses; leave out rounds, or tail highest.")
-    _check_weights(run.classifier)
-    data = data_of(run.classifier)
-    labels = torch.tensor([int(label) for _, label in data.train])
-    choose = chooser(labels, count, tail, unit)
-    original = load_or_train(run.classifier, data)
-    method = get_method(run.method)
-    options = with_checkpoints(run.method_config or method.config(), None)
-
-    def unlearn(indices: Sequence[int]) -> nn.Module:
-        erasure = method(build_task(run, copy.deepcopy(original), data, indices), options)
-        unlearned = copy.deepcopy(original)
-        erasure.apply({"model": unlearned})
-        return unlearned
-
-    losses = losses_of(original, data.train)
-    return worst_case(losses, unlearn, data.train, choose, rounds)
 
 
 def _recipe(

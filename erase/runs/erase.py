@@ -1,15 +1,12 @@
 """One call from a request to a measured Erasure in a folder."""
 
 import platform
-import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
-
-from accelerate import Accelerator
-from diffusers import DiffusionPipeline
 
 from erase.erasure.erasure import FILES, Erasure
 from erase.evaluate.pictures.clip import ClipJudge
@@ -25,19 +22,17 @@ from erase.evaluate.pictures.report import FILES as REPORT_FILES
 from erase.evaluate.pictures.report import build_report, write_report
 from erase.evaluate.tables import measured_lines
 from erase.methods import get_method
-from erase.models.opening import Model, default_judge, load_model
-from erase.prompts.catalogue import Catalogue, Sampling
-from erase.prompts.request import EraseRequest, PromptSet, expand
+from erase.models.opening import Model
+from erase.prompts.request import EraseRequest
+from erase.runs.opening import Opened, open_all
 from erase.runs.state import (
-    cleared_if_broken,
-    refuse_another_run,
+    carry_out,
+    options_of,
+    require_method,
     run_digest,
-    state_folder,
     versions,
     with_checkpoints,
 )
-from erase.support.distributed import own_device
-from erase.support.files import check_writable, replaced_folder
 from erase.tasks.diffusion.task import DiffusionTask, DiffusionTaskConfig
 
 OUTPUT_FILES = (*FILES, *REPORT_FILES)
@@ -47,10 +42,17 @@ OUTPUT_FILES = (*FILES, *REPORT_FILES)
 class RunConfig:
     """Everything one run depends on; equal configs give equal artefacts.
 
-    model: "emoji", a pipeline folder or a hub id. judge: an open_clip name or `local-dir:FOLDER`;
-    by default the bundled judge, for models with a catalogue. oracle: a pipeline trained without
-    the concept, to measure beside base and erased. method_config: the dataclass that `method`
-    registered, its defaults if None.
+    Args:
+        request: what to forget, what to draw instead, and what must stay.
+        model: emoji, a pipeline folder or a hub id.
+        method: one of those that `erase methods` lists.
+        method_config: the dataclass that the method registered, its defaults if None.
+        task: what may change, and the pictures to train on.
+        evaluation: the pictures to judge.
+        judge: an open_clip name or local-dir:FOLDER; by default the bundled judge, for models that
+            draw what it knows.
+        oracle: a pipeline trained without the concept, to measure beside base and erased.
+        device: cpu, cuda, mps.
     """
 
     request: EraseRequest
@@ -64,6 +66,7 @@ class RunConfig:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
+        require_method(self, DiffusionTask)
         counts = self.evaluation.forget_pictures, self.evaluation.retain_pictures
         if self.oracle and min(counts) < 3:
             raise ValueError(f"The distance to an oracle needs 3 pictures of a set, not "
@@ -86,95 +89,72 @@ def run(
     erasure before it is measured. Raises ValueError on bad input, before any work.
     """
     started = time.perf_counter()
-    output = Path(output).resolve()
-    method = get_method(config.method)
-    check_writable(output, OUTPUT_FILES)
-    model, prompts, task = prepared(config, model)
-    if oracle is None and config.oracle:
-        oracle = load_model(config.oracle, own_device(config.device))
-    judge = judge or judge_of(config.judge, model)
-    options = config.method_config or method.config()
-    digest = run_digest(config, task)
-    refuse_another_run(output, digest)
-    state = state_folder(options, output, digest)
-    with cleared_if_broken(state):
-        erasure = method(task, with_checkpoints(options, state))
-    if not Accelerator().is_main_process:
-        return {}
-    erasure.recipe |= _recipe(config, options, erasure, digest)
-    erased(erasure)
-    drawn = _draw_all(config, model, oracle, prompts, erasure)
-    report = build_report(
-        request=asdict(config.request),
-        method=config.method,
-        protocol=_protocol(config, model, oracle, prompts, judge),
-        judged={name: judge_drawn(one, judge, prompts.labels) for name, one in drawn.items()},
-        distances=kernel_distances(drawn, judge) if oracle else None,
-        cost=_cost(erasure, time.perf_counter() - started),
-    )
-    erasure.recipe["report"] = report | {"table": measured_lines(report)}
-    with replaced_folder(output, OUTPUT_FILES) as partial:
-        erasure.write(partial)
-        layers = erasure.recipe.get("mask", {}).get("layers")
-        write_report(report, drawn, partial, layers)
-    shutil.rmtree(state, ignore_errors=True)
-    return report
+    method, options = get_method(config.method), options_of(config, DiffusionTask)
+
+    def open_() -> Opened:
+        opened = open_run(config, model, judge, oracle)
+        return replace(opened, digest=run_digest(config, opened.task))
+
+    def work(opened: Opened, state: Path | None) -> Erasure:
+        return method(opened.task, with_checkpoints(options, state))
+
+    def write(opened: Opened, erasure: Erasure, folder: Path) -> dict[str, Any]:
+        erasure.recipe |= _recipe(config, options, erasure, opened.digest)
+        erased(erasure)
+        drawn = _draw_all(config, opened, erasure)
+        report = _report(config, opened, drawn, erasure, started)
+        erasure.recipe["report"] = report | {"table": measured_lines(report)}
+        erasure.write(folder)
+        write_report(report, drawn, folder, erasure.recipe.get("mask", {}).get("layers"))
+        return report
+
+    kept_in = getattr(getattr(options, "training", None), "checkpoints", "")
+    found = carry_out(output, OUTPUT_FILES, open_, work, write, attrgetter("digest"), kept_in)
+    return found or {}
 
 
-def prepared(
-    config: RunConfig, model: Model | None = None
-) -> tuple[Model, PromptSet, DiffusionTask]:
-    """The model, the prompts of the request, and the task of both; ValueError on bad input."""
-    model = model or load_model(config.model, own_device(config.device))
-    prompts = expand(config.request, model.catalogue)
-    task = DiffusionTask(
-        model.pipeline, prompts, model.sampling, config.task, config.request.seed,
-        finetuning=model.finetuning(prompts),
-    )  # fmt: skip
-    return model, prompts, task
+def open_run(
+    config: RunConfig,
+    model: Model | None = None,
+    judge: ClipJudge | None = None,
+    oracle: Model | None = None,
+) -> Opened:
+    """All that the run works with, but for what is open already; ValueError on bad input."""
+    steps = config.evaluation.steps
+    return open_all(config, config.request, config.task, steps, model, judge, oracle)
 
 
-def _draw_all(
-    config: RunConfig, model: Model, oracle: Model | None, prompts: PromptSet, erasure: Erasure
-) -> dict[str, EvaluationPictures]:
+def _draw_all(config: RunConfig, opened: Opened, erasure: Erasure) -> dict[str, EvaluationPictures]:
     """What base, erased model and oracle draw for the same prompts and seeds."""
 
-    def drawn(pipeline: DiffusionPipeline, name: str) -> EvaluationPictures:
-        sampling = _evaluation_sampling(config, model)
+    def drawn(model: Model, name: str) -> EvaluationPictures:
         return draw_evaluation(
-            pipeline, prompts, sampling, config.evaluation, f"judging the {name}"
-        )
+            model.pipeline, opened.prompts, opened.sampling, config.evaluation,
+            f"judging the {name}",
+        )  # fmt: skip
 
-    both = {"base": drawn(model.pipeline, "base")}
-    with erasure.apply(model.pipeline.components):
-        both["erased"] = drawn(model.pipeline, "erased")
-    return both | ({"oracle": drawn(oracle.pipeline, "oracle")} if oracle else {})
-
-
-def _evaluation_sampling(config: RunConfig, model: Model) -> Sampling:
-    known = model.sampling
-    steps, size = config.evaluation.steps or known.steps, config.task.size or known.size
-    return replace(known, steps=steps, size=size)
+    both = {"base": drawn(opened.model, "base")}
+    with erasure.apply(opened.model.pipeline.components):
+        both["erased"] = drawn(opened.model, "erased")
+    return both | ({"oracle": drawn(opened.oracle, "oracle")} if opened.oracle else {})
 
 
-def judge_of(name: str, model: Model) -> ClipJudge:
-    """The judge of this name, or the model's own; ValueError if it has none."""
-    name = name or default_judge(model)
-    if name is None:
-        raise ValueError(
-            "There is no judge for this model; name one, e.g. --judge ViT-B-32/openai."
-        )
-    return ClipJudge(name, judge_templates(model.catalogue))
-
-
-def judge_templates(catalogue: Catalogue | None) -> dict[str, list[str]]:
-    """Captions to average a label over: every style for objects, every object for styles."""
-    if catalogue is None:
-        return {}
-    return {
-        "object": [catalogue.prompt("{}", style) for style in catalogue.styles],
-        "style": [catalogue.prompt(object_, "{}") for object_ in catalogue.objects],
-    }
+def _report(
+    config: RunConfig,
+    opened: Opened,
+    drawn: Mapping[str, EvaluationPictures],
+    erasure: Erasure,
+    started: float,
+) -> dict[str, Any]:
+    judge, labels = opened.judge, opened.prompts.labels
+    return build_report(
+        request=asdict(config.request),
+        method=config.method,
+        protocol=_protocol(config, opened),
+        judged={name: judge_drawn(one, judge, labels) for name, one in drawn.items()},
+        distances=kernel_distances(drawn, judge) if opened.oracle else None,
+        cost=_cost(erasure, time.perf_counter() - started),
+    )
 
 
 def _recipe(config: RunConfig, options: Any, erasure: Erasure, digest: str) -> dict[str, Any]:
@@ -187,16 +167,14 @@ def _recipe(config: RunConfig, options: Any, erasure: Erasure, digest: str) -> d
     }
 
 
-def _protocol(
-    config: RunConfig, model: Model, oracle: Model | None, prompts: PromptSet, judge: ClipJudge
-) -> dict[str, Any]:
-    sampling = _evaluation_sampling(config, model)
+def _protocol(config: RunConfig, opened: Opened) -> dict[str, Any]:
+    sampling, prompts, judge = opened.sampling, opened.prompts, opened.judge
     return {
         "model": config.model,
-        **({"oracle": oracle.name} if oracle else {}),
+        **({"oracle": opened.oracle.name} if opened.oracle else {}),
         "judge": f"{Path(judge.name).name} {judge.fingerprint}",
         "labels": {kind: len(names) for kind, names in prompts.labels.items()},
-        "scheduler": type(model.pipeline.scheduler).__name__,
+        "scheduler": type(opened.model.pipeline.scheduler).__name__,
         "steps": sampling.steps,
         "guidance_scale": sampling.guidance_scale,
         **({"size": sampling.size} if sampling.size else {}),

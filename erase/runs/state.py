@@ -1,21 +1,83 @@
-"""What tells one run from another, and where its training state lies until it is whole."""
+"""The one life of a run, what tells it from another, and where its training state lies."""
 
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from accelerate import Accelerator
 
 from erase.core.delta import NotFiniteError
 from erase.erasure.erasure import RECIPE, Erasure
+from erase.methods import get_method
+from erase.support.files import check_writable, replaced_folder
 from erase.tasks.base import Task
 from erase.training.config import without_run_state
+from erase.training.watch import require_runnable
 
 LIBRARIES = ("torch", "diffusers", "transformers", "diffusers-erase")
+Opened, Done, Report = TypeVar("Opened"), TypeVar("Done"), TypeVar("Report")
+
+
+def carry_out(
+    output: str | Path | None,
+    files: Sequence[str],
+    open_: Callable[[], Opened],
+    work: Callable[[Opened, Path | None], Done],
+    write: Callable[[Opened, Done, Path], Report],
+    digest_of: Callable[[Opened], str] | None = None,
+    kept_in: str = "",
+) -> Report | None:
+    """Live a run from its first refusal to its last file; what `write` returns.
+
+    `output` must be a new folder, or one of these `files` that a run of the same digest wrote;
+    some runs have none. After that `open_` refuses the rest and resolves what the run needs. `work`
+    is shared by all processes. Where a digest tells runs apart, the training state lies beside
+    `output`, or in `kept_in`, until the run is whole, so that an interrupted one goes on where it
+    stopped. `write` fills a folder that takes the name of `output` on success and goes on failure;
+    the first process alone does, the others return None.
+    """
+    output, state = Path(output).resolve() if output else None, None
+    if output:
+        check_writable(output, files)
+    opened = open_()
+    if output and digest_of:
+        digest = digest_of(opened)
+        refuse_another_run(output, digest)
+        state = Path(kept_in or output.parent) / f".{output.name}.{digest}"
+    with _cleared_if_broken(state):
+        done = work(opened, state)
+    if not Accelerator().is_main_process:
+        return None
+    with replaced_folder(output, files) if output else nullcontext(Path()) as partial:
+        report = write(opened, done, partial)
+    if state:
+        shutil.rmtree(state, ignore_errors=True)
+    return report
+
+
+def require_method(run: Any, kind: type[Task]) -> None:
+    """ValueError if a run's method is unknown, serves no such tasks, or has another's config."""
+    method, given = get_method(run.method), run.method_config
+    method.require_serves(kind)
+    if given is not None and not isinstance(given, method.config):
+        raise ValueError(
+            f"method_config is a {type(given).__name__}, and {run.method} takes a "
+            f"{method.config.__name__}; give that."
+        )
+
+
+def options_of(run: Any, kind: type[Task]) -> Any:
+    """The config of a run's method; ValueError for what this machine or launch cannot do."""
+    options = run.method_config or get_method(run.method).config()
+    if hasattr(options, "training"):
+        require_runnable(options.training, kind)
+    return options
 
 
 def run_digest(config: Any, task: Task) -> str:
@@ -36,12 +98,6 @@ def refuse_another_run(output: Path, digest: str) -> None:
         raise ValueError(f"The output {output} holds another run; name another --output.")
 
 
-def state_folder(options: Any, output: Path, digest: str) -> Path:
-    """Where one run's training state goes: beside `output`, or where its config says."""
-    chosen = getattr(getattr(options, "training", None), "checkpoints", "")
-    return Path(chosen or output.parent) / f".{output.name}.{digest}"
-
-
 def with_checkpoints(options: Any, state: Path | None) -> Any:
     """The method's config with its training state in `state`, or nowhere, if it trains."""
     if not hasattr(options, "training"):
@@ -50,13 +106,14 @@ def with_checkpoints(options: Any, state: Path | None) -> Any:
 
 
 @contextmanager
-def cleared_if_broken(state: Path) -> Iterator[None]:
+def _cleared_if_broken(state: Path | None) -> Iterator[None]:
     """Training state does not outlive a run whose numbers broke, nor does a folder made for it."""
-    had_parent = state.parent.exists()
+    had_parent = state is None or state.parent.exists()
     try:
         yield
     except NotFiniteError:
-        shutil.rmtree(state, ignore_errors=True)
+        if state:
+            shutil.rmtree(state, ignore_errors=True)
         if not had_parent and state.parent.exists() and not any(state.parent.iterdir()):
             state.parent.rmdir()
         raise

@@ -24,6 +24,19 @@ def check_writable(folder: Path, ours: Sequence[str] = ()) -> None:
         raise ValueError(f"The output {folder} exists and holds other things; name a new one.")
 
 
+def check_file_writable(path: Path) -> None:
+    """Raise ValueError if neither the file nor a folder for it can be made."""
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(0, "it is a folder")
+        parent = next(parent for parent in path.absolute().parents if parent.exists())
+        tempfile.TemporaryDirectory(dir=parent).cleanup()
+    except OSError as error:
+        raise ValueError(
+            f"The output {path} cannot be written ({error.strerror}); name another file."
+        ) from error
+
+
 @contextmanager
 def replaced_folder(folder: Path, ours: Sequence[str] = ()) -> Iterator[Path]:
     """Yield an empty folder beside `folder` that takes its name on success and goes on failure.

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from erase.core.fingerprint import module_fingerprint
+from erase.models.opening import default_judge
+from erase.prompts.catalogue import Catalogue
 from erase.support.checks import first_line
 
 CHUNK = 64
@@ -89,6 +91,29 @@ class ClipJudge:
         tokens = self.tokenizer(list(captions)).split(CHUNK)
         with torch.autocast("cpu", enabled=False):
             return torch.cat([self.model.encode_text(part, normalize=True) for part in tokens])
+
+
+def judge_of(name: str, catalogue: Catalogue | None) -> ClipJudge:
+    """The judge of this name, or the one of models that draw such concepts.
+
+    Raises ValueError if there is neither.
+    """
+    name = name or default_judge(catalogue)
+    if name is None:
+        raise ValueError(
+            "There is no judge for this model; name one, e.g. --judge ViT-B-32/openai."
+        )
+    return ClipJudge(name, judge_templates(catalogue))
+
+
+def judge_templates(catalogue: Catalogue | None) -> dict[str, list[str]]:
+    """Captions to average a label over: every style for objects, every object for styles."""
+    if catalogue is None:
+        return {}
+    return {
+        "object": [catalogue.prompt("{}", style) for style in catalogue.styles],
+        "style": [catalogue.prompt(object_, "{}") for object_ in catalogue.objects],
+    }
 
 
 def _open(name: str) -> tuple[nn.Module, nn.Module, open_clip.SimpleTokenizer]:

@@ -79,13 +79,13 @@ def chooser(classes: Tensor, count: int, tail: Tail = "lowest", unit: Unit = "sa
     `classes` are the samples' [n]. Raises ValueError for the highest whole classes, and for all
     or none.
     """
+    if unit == "classes" and tail == "highest":
+        raise ValueError("Whole classes are chosen by the lowest loss; leave out tail highest.")
+    known, what = (len(classes.unique()), unit) if unit == "classes" else (len(classes), "samples")
+    if not 0 < count < known:
+        raise ValueError(f"count is {count} of {known} {what}; leave some to both sets.")
     if unit != "classes":
         return lambda losses: select(losses, count, tail, classes if unit == "balanced" else None)
-    if tail == "highest":
-        raise ValueError("Whole classes are chosen by the lowest loss; leave out tail highest.")
-    known = len(classes.unique())
-    if not 0 < count < known:
-        raise ValueError(f"count is {count} of {known} classes; leave some to both sets.")
 
     def members(losses: Tensor) -> list[int]:
         names = torch.tensor(worst_classes(losses, classes, count))

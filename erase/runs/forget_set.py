@@ -1,0 +1,95 @@
+"""One call from a classifier to the forget set that is hardest or easiest to forget."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from erase.methods import get_method
+from erase.runs.classify import ClassifierRun, build_task, data_of, load_or_train
+from erase.runs.state import carry_out, options_of, with_checkpoints
+from erase.support.files import check_file_writable
+from erase.tasks.classification.datasets import Data
+from erase.tasks.classification.forget_sets import (
+    Choose,
+    Tail,
+    Unit,
+    chooser,
+    losses_of,
+    worst_case,
+    write_indices,
+)
+from erase.tasks.classification.task import ClassificationTask
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForgetSetRun(ClassifierRun):
+    """What to choose, from which classifier's training set, and against which method.
+
+    Args:
+        count: how many of the unit.
+        unit: balanced takes of all classes alike, classes takes whole ones.
+        tail: of the original's loss.
+        rounds: how often the method's worst case is looked for; 0 takes the original's losses.
+    """
+
+    forget: str = field(default="", init=False)  # it is what is looked for
+    count: int
+    unit: Unit = "samples"
+    tail: Tail = "lowest"
+    rounds: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.rounds < 0:
+            raise ValueError(f"rounds is {self.rounds}; give 0 or more.")
+        if self.rounds and self.tail == "highest":
+            raise ValueError(
+                "Rounds look for the lowest losses; leave out rounds, or tail highest."
+            )
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """A data set, the original that learnt it, and what chooses among its samples by their loss."""
+
+    data: Data
+    original: nn.Module
+    choose: Choose
+
+
+def choose_forget_set(run: ForgetSetRun, output: str | Path) -> list[int]:
+    """Write the indices of training samples of lowest or highest loss in the original, as JSON.
+
+    With `rounds` above 0, lowest in sum with as many models that the method unlearned of the sets
+    so far. Raises ValueError on bad input, before any work.
+    """
+    check_file_writable(Path(output))
+    options = with_checkpoints(options_of(run, ClassificationTask), None)
+
+    def open_() -> Candidates:
+        data = data_of(run.classifier)
+        labels = torch.tensor([int(label) for _, label in data.train])
+        choose = chooser(labels, run.count, run.tail, run.unit)
+        return Candidates(data, load_or_train(run.classifier, data), choose)
+
+    def work(opened: Candidates, _: Path | None) -> list[int]:
+        data, original = opened.data, opened.original
+
+        def unlearn(indices: Sequence[int]) -> nn.Module:
+            task = build_task(run, copy.deepcopy(original), data, indices)
+            unlearned = copy.deepcopy(original)
+            get_method(run.method)(task, options).apply({"model": unlearned})
+            return unlearned
+
+        losses = losses_of(original, data.train)
+        return worst_case(losses, unlearn, data.train, opened.choose, run.rounds)
+
+    def write(_: Candidates, chosen: list[int], __: Path) -> list[int]:
+        write_indices(chosen, Path(output))
+        return chosen
+
+    return carry_out(None, (), open_, work, write) or []

@@ -1,0 +1,68 @@
+"""What a run on a pipeline works with, resolved once, before any work."""
+
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from erase.evaluate.pictures.clip import ClipJudge, judge_of
+from erase.models.family import Family
+from erase.models.opening import Model, catalogue_of, load_model
+from erase.prompts.catalogue import Sampling
+from erase.prompts.request import EraseRequest, PromptSet, expand
+from erase.support.distributed import own_device
+from erase.tasks.diffusion.task import DiffusionTask, DiffusionTaskConfig
+
+
+class Names(Protocol):
+    """What a run's config asks to be opened; judge and oracle may be empty."""
+
+    model: str
+    judge: str
+    oracle: str
+    device: str
+
+
+@dataclass(frozen=True)
+class Opened:
+    """The models of a run, its prompts, and how both are used.
+
+    family: the model's. task: its forget and retain sets, with the sampling they are drawn with.
+    sampling: how what is judged is drawn. oracle: a pipeline trained without the concept, if there
+    is one. digest: what tells the run from others, if that is asked.
+    """
+
+    model: Model
+    family: Family
+    prompts: PromptSet
+    task: DiffusionTask
+    sampling: Sampling
+    judge: ClipJudge
+    oracle: Model | None
+    digest: str = ""
+
+
+def open_all(
+    names: Names,
+    request: EraseRequest,
+    task: DiffusionTaskConfig | None = None,
+    steps: int = 0,
+    model: Model | None = None,
+    judge: ClipJudge | None = None,
+    oracle: Model | None = None,
+) -> Opened:
+    """Open what is named and not given; what is judged is drawn in `steps`, 0 for the model's own.
+
+    The request and the judge are refused before the model is opened. Raises ValueError.
+    """
+    catalogue = model.catalogue if model else catalogue_of(names.model)
+    prompts = expand(request, catalogue)
+    judge = judge or judge_of(names.judge, catalogue)
+    model = model or load_model(names.model, own_device(names.device))
+    sets = DiffusionTask(
+        model.pipeline, prompts, model.sampling, task, request.seed,
+        finetuning=model.finetuning(prompts),
+    )  # fmt: skip
+    known = model.sampling
+    sampling = replace(known, steps=steps or known.steps, size=sets.sampling.size)
+    if oracle is None and names.oracle:
+        oracle = load_model(names.oracle, str(model.pipeline.device))
+    return Opened(model, sets.family, prompts, sets, sampling, judge, oracle)

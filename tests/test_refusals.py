@@ -1,0 +1,141 @@
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import open_clip
+import pytest
+from conftest import CATALOGUE, build_tiny_pipeline
+from diffusers import DiffusionPipeline
+
+from erase.erasure.erasure import Erasure
+from erase.evaluate.pictures.generation import EvaluationConfig
+from erase.methods.finetune import FinetuneConfig
+from erase.methods.uce import UCEConfig
+from erase.prompts.request import EraseRequest
+from erase.runs.attack import AttackRun, run_attacks
+from erase.runs.calibrate import CalibrationRun, calibrated
+from erase.runs.classify import ClassificationRun, ClassifierConfig, classify
+from erase.runs.erase import RunConfig, run
+from erase.runs.forget_set import ForgetSetRun, choose_forget_set
+from erase.support.progress import on_progress
+from erase.training.config import TrainingConfig
+
+DIGITS = ClassifierConfig()
+LOOKING = FinetuneConfig(TrainingConfig(validation_steps=1))
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A folder with a tiny model, two erasures, one without a request, and a full folder."""
+    build_tiny_pipeline().save_pretrained(tmp_path / "tiny")
+    (tmp_path / "tiny" / "concepts.json").write_text(json.dumps(asdict(CATALOGUE)))
+    recipe = {"base": {"model": str(tmp_path / "tiny")}, "method": "uce"}
+    asked = asdict(EraseRequest(["ghost"]))
+    Erasure({}, recipe | {"request": asked}).save_pretrained(tmp_path / "erasure")
+    Erasure({}, recipe).save_pretrained(tmp_path / "nameless")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.txt").write_text("mine")
+    return tmp_path
+
+
+@pytest.fixture
+def opened(place: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the models that a test has opened so far."""
+    seen: list[str] = []
+
+    def noted(open_: Callable, name: str, *arguments: object, **options: object) -> object:
+        model = open_(name, *arguments, **options)
+        seen.append(name)
+        return model
+
+    pipelines, judges = DiffusionPipeline.from_pretrained, open_clip.create_model_from_pretrained
+    open_pipeline = lambda name, **options: noted(pipelines, name, **options)  # noqa: E731
+    open_judge = lambda name, **options: noted(judges, name, **options)  # noqa: E731
+    monkeypatch.setattr(DiffusionPipeline, "from_pretrained", open_pipeline)
+    monkeypatch.setattr(open_clip, "create_model_from_pretrained", open_judge)
+    return seen
+
+
+def erasing(at: Path, output: str = "out", concept: str = "ghost", **options: object) -> None:
+    run(RunConfig(EraseRequest([concept]), **{"model": str(at / "tiny")} | options), at / output)
+
+
+def attacking(at: Path, output: str = "out", erasure: str = "erasure", **options: object) -> None:
+    run_attacks(AttackRun(str(at / erasure), **options), at / output)
+
+
+def classifying(at: Path, output: str = "out", forget: str = "class:3", **options: object) -> None:
+    classify(ClassificationRun(**{"classifier": DIGITS, "forget": forget} | options), at / output)
+
+
+def calibrating(at: Path, forget: str = "class:3", **options: object) -> None:
+    calibrated(CalibrationRun(DIGITS, forget, **options))
+
+
+def choosing(at: Path, output: str = "chosen.json", count: int = 9, **options: object) -> None:
+    choose_forget_set(ForgetSetRun(classifier=DIGITS, count=count, **options), at / output)
+
+
+BAD = [
+    (erasing, {"concept": "gohst"}, "did you mean ghost"),
+    (erasing, {"method": "magic"}, "no method 'magic'"),
+    (erasing, {"method": "ssd"}, "ssd needs a ClassificationTask"),
+    (erasing, {"method_config": UCEConfig()}, "salun takes a SalUnConfig"),
+    (erasing, {"model": "/nowhere/at/all"}, "could not be opened"),
+    (erasing, {"judge": "no-such-judge"}, "could not be opened"),
+    (erasing, {"oracle": "tiny", "evaluation": EvaluationConfig(2)}, "needs 3 pictures"),
+    (erasing, {"output": "/proc/erased"}, "cannot be written"),
+    (erasing, {"output": "full"}, "holds other things"),
+    (classifying, {"forget": "class:99"}, "holds 0 of"),
+    (classifying, {"forget": "random:2"}, "is no share"),
+    (classifying, {"method": "magic"}, "no method 'magic'"),
+    (classifying, {"method": "esd"}, "esd needs a DiffusionTask"),
+    (classifying, {"method_config": UCEConfig()}, "salun takes a SalUnConfig"),
+    (classifying, {"method": "finetune", "method_config": LOOKING}, "draws nothing"),
+    (classifying, {"learning_rate": 0.0}, "learning_rate is 0"),
+    (classifying, {"shadows": 1}, "at least 2"),
+    (classifying, {"classifier": ClassifierConfig("magic")}, "no data set 'magic'"),
+    (classifying, {"classifier": ClassifierConfig(model="magic")}, "no model 'magic'"),
+    (classifying, {"classifier": ClassifierConfig(weights="/no/w")}, "is not there"),
+    (classifying, {"output": "/proc/classified"}, "cannot be written"),
+    (classifying, {"output": "full"}, "holds other things"),
+    (attacking, {"attacks": ["magic"]}, "no attack magic"),
+    (attacking, {"attacks": "recall"}, "give a list"),
+    (attacking, {"configs": {"magic": None}}, "no attack magic"),
+    (attacking, {"prompts": 0}, "prompts is 0"),
+    (attacking, {"erasure": "full"}, "not a readable erasure"),
+    (attacking, {"erasure": "nameless"}, "does not say what it forgets"),
+    (attacking, {"judge": "no-such-judge"}, "could not be opened"),
+    (attacking, {"model": "/nowhere/at/all"}, "could not be opened"),
+    (attacking, {"output": "/proc/attacked"}, "cannot be written"),
+    (attacking, {"output": "full"}, "holds other things"),
+    (calibrating, {"forget": "class:99"}, "holds 0 of"),
+    (calibrating, {"method": "esd"}, "esd needs a DiffusionTask"),
+    (calibrating, {"method": "bias_suppression"}, "nothing to calibrate"),
+    (calibrating, {"share": 2}, "share is 2"),
+    (calibrating, {"method": "finetune", "method_config": LOOKING}, "draws nothing"),
+    (choosing, {"count": 0}, "count is 0"),
+    (choosing, {"count": 99_999}, "count is 99999"),
+    (choosing, {"count": 10, "unit": "classes"}, "count is 10 of 10 classes"),
+    (choosing, {"unit": "classes", "tail": "highest"}, "by the lowest loss"),
+    (choosing, {"rounds": -1}, "rounds is -1"),
+    (choosing, {"rounds": 1, "tail": "highest"}, "leave out rounds"),
+    (choosing, {"method": "esd"}, "esd needs a DiffusionTask"),
+    (choosing, {"output": "/proc/chosen.json"}, "cannot be written"),
+    (choosing, {"output": "full"}, "cannot be written"),
+]
+
+
+@pytest.mark.parametrize(
+    ("asked", "options", "reason"), BAD, ids=lambda part: getattr(part, "__name__", None)
+)
+def test_a_bad_request_opens_no_model_and_trains_no_classifier(
+    place, opened, asked, options, reason
+):
+    before, trained = sorted(place.rglob("*")), []
+    with on_progress(lambda *told: trained.append(told)), pytest.raises(ValueError, match=reason):
+        asked(place, **options)
+    assert not opened
+    assert not trained
+    assert sorted(place.rglob("*")) == before
