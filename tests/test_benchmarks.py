@@ -142,3 +142,40 @@ def test_results_that_are_not_there_are_refused(command, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main([f"--results={tmp_path / 'none.json'}"])
     assert "there is no such file" in capsys.readouterr().err
+
+
+def test_the_yardstick_sees_a_bit_a_figure_and_a_missing_file_but_no_seconds(tmp_path):
+    from yardstick import differing, record
+
+    def made(name: str, byte: int = 0, seconds: float = 1.0, accuracy: float = 0.5) -> Path:
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "deltas.safetensors").write_bytes(bytes(999) + bytes([byte]))
+        cost = {"seconds": seconds, "artefact_bytes": 1000}
+        report = {"cost": cost, "metrics": {"forget": [accuracy, float("nan")]}}
+        (folder / "report.json").write_text(json.dumps(report))
+        (folder / "report.md").write_text(f"{accuracy} forgotten. Cost: {seconds} s\n")
+        return folder
+
+    before = record(made("before"))
+    assert not differing(before, record(made("slower", seconds=22.75)))
+    assert differing(before, record(made("bit", byte=1))) == ["deltas.safetensors"]
+    figure = ["report.json:metrics.forget.0", "report.md"]
+    assert differing(before, record(made("figure", accuracy=0.75))) == figure
+    alone = made("alone")
+    (alone / "report.md").unlink()
+    assert differing(before, record(alone)) == ["report.md"]
+
+
+def test_the_yardstick_tells_wanted_differences_from_others(monkeypatch):
+    import yardstick
+
+    before, after = ({"flags": {"kept": "a", "changed": value}} for value in "ab")
+    assert yardstick.table(before, before)[1]
+    text, clean = yardstick.table(before, after)
+    assert not clean
+    assert "differ in 1 of 2: changed |" in text
+    monkeypatch.setattr(yardstick, "WANTED", {"flags ch*": "Changed on purpose."})
+    text, clean = yardstick.table(before, after)
+    assert clean
+    assert "Changed on purpose." in text
