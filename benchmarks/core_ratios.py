@@ -179,7 +179,7 @@ def measured(make: Callable[[], object]) -> tuple[object, str]:
 
 def resident(line: str) -> float:
     """Megabytes that Linux gives for VmRSS (now), RssAnon (but for files) or VmHWM (highest)."""
-    status = Path("/proc/self/status").read_text()
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
     return float(re.search(rf"{line}:\s+(\d+) kB", status)[1]) / 1024
 
 

@@ -51,7 +51,7 @@ from erase.models.opening import Model
 from erase.prompts.request import EraseRequest, expand, find_concept
 from erase.tasks.diffusion.sampling import draw
 
-OTHER_WORDS = json.loads((Path(__file__).parent / "indirect.json").read_text())
+OTHER_WORDS = json.loads((Path(__file__).parent / "indirect.json").read_text(encoding="utf-8"))
 OTHER_WORDS_SEEDS = range(9_500_000, 9_500_004)
 RESULTS = Path(__file__).parent / "results" / "emoji_canvas.json"
 EVALUATION, LEAK = EvaluationConfig(forget_pictures=32, retain_pictures=32), 0.5

@@ -52,8 +52,8 @@ def main() -> None:
             command = [sys.executable, "-m", "erase", "run", "--concept", concept]
             command += ["--method", args.method, "--output", str(output), *extra]
             subprocess.run(command, check=True)
-        table += row(concept, json.loads((output / "report.json").read_text()))
-        (args.out / "table.md").write_text(table)
+        table += row(concept, json.loads((output / "report.json").read_text(encoding="utf-8")))
+        (args.out / "table.md").write_text(table, encoding="utf-8")
     print(table)
 
 

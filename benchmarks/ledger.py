@@ -7,6 +7,8 @@ from typing import Any
 
 from filelock import FileLock
 
+from erase.support.files import write_text
+
 ONCE = "once"  # starts the keys of what was measured once, beside the rows
 
 
@@ -22,7 +24,7 @@ class Ledger:
 
     def _read(self) -> None:
         if self._path.exists():
-            self._figures = json.loads(self._path.read_text())
+            self._figures = json.loads(self._path.read_text(encoding="utf-8"))
 
     def require(self, protocol: dict[str, Any], *part: str) -> None:
         """Note what a part's figures depend on; SystemExit if the file's were made otherwise."""
@@ -47,12 +49,10 @@ class Ledger:
 
     def __setitem__(self, key: tuple[Any, ...], figures: Any) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self._path.with_name(f".{self._path.name}.partial")
         with FileLock(self._path.with_name(f".{self._path.name}.lock")):
             self._read()
             self._figures[_joined(key)] = figures
-            partial.write_text(_written(self._figures))
-            partial.rename(self._path)
+            write_text(self._path, _written(self._figures))
 
 
 def measured_once(ledger: Ledger) -> str:

@@ -28,6 +28,7 @@ from erase.evaluate.pictures.generation import (
 )
 from erase.prompts.catalogue import Sampling
 from erase.prompts.request import PromptSet
+from erase.support.files import replaced_file
 from erase.tasks.classification.forget_sets import worst_classes
 from erase.tasks.diffusion.denoiser import ConditionedDenoiser, latents_of
 from erase.tasks.diffusion.noising import DiffusionBatch
@@ -65,9 +66,8 @@ class Observation:
         tensors = {f"features.{side}": self.features[side] for side in SIDES}
         tensors |= {f"predictions.{side}": self.predictions[side].half() for side in SIDES}
         header = json.dumps({"protocol": self.protocol, "metrics": self.metrics}, sort_keys=True)
-        partial = path.with_name(f".{path.name}.partial")
-        save_file({k: t.contiguous() for k, t in tensors.items()}, partial, {HEADER: header})
-        partial.rename(path)
+        with replaced_file(path) as partial:
+            save_file({k: t.contiguous() for k, t in tensors.items()}, partial, {HEADER: header})
 
     @classmethod
     def load(cls, path: Path) -> "Observation":

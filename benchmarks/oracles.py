@@ -58,7 +58,7 @@ def main() -> None:
     args = parser.parse_args()
     base = load_model("emoji")
     judge = judge_of("", base.catalogue)
-    figures = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    figures = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     for name, asked in ORACLES.items():
         folder = args.run / name / "model"
         if folder.exists():
@@ -66,7 +66,7 @@ def main() -> None:
             concepts = [find_concept(one, base.catalogue) for one in asked]
             figures[name] = measured(oracle, base, judge, concepts, args.out / name)
             print(name, json.dumps(figures[name]), flush=True)
-    RESULTS.write_text(json.dumps(figures, indent=1, sort_keys=True) + "\n")
+    RESULTS.write_text(json.dumps(figures, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ def main() -> None:
             },
         },
     }
-    (args.out / "quality.json").write_text(json.dumps(quality, indent=2) + "\n")
+    (args.out / "quality.json").write_text(json.dumps(quality, indent=2) + "\n", encoding="utf-8")
     save_grid(pictures, args.out / "grid.png", columns=32)
     print(json.dumps(quality, indent=2))
 

@@ -79,14 +79,16 @@ def main() -> None:
     parser.add_argument("--node-modules", type=Path, default=Path("node_modules"))
     parser.add_argument("--out", type=Path, default=HERE.parent / "erase" / "bundled" / "data")
     args = parser.parse_args()
-    slugs = (HERE / "emoji_objects.txt").read_text().split()
-    core = set((HERE / "emoji_objects_core.txt").read_text().split())
-    keywords = json.loads((args.node_modules / "emojibase-data/en/data.json").read_text())
+    slugs = (HERE / "emoji_objects.txt").read_text(encoding="utf-8").split()
+    core = set((HERE / "emoji_objects_core.txt").read_text(encoding="utf-8").split())
+    keywords = json.loads(
+        (args.node_modules / "emojibase-data/en/data.json").read_text(encoding="utf-8")
+    )
     synonyms = unique_synonyms(slugs, keywords)
     atlas = Image.new("RGBA", (CELL * len(STYLES), CELL * len(slugs)))
     for column, iconify_name in enumerate(STYLES.values()):
         path = args.node_modules / "@iconify-json" / iconify_name / "icons.json"
-        icon_set = json.loads(path.read_text())
+        icon_set = json.loads(path.read_text(encoding="utf-8"))
         for row, slug in enumerate(slugs):
             atlas.paste(rasterise(icon_set, slug), (CELL * column, CELL * row))
     args.out.mkdir(parents=True, exist_ok=True)
@@ -96,7 +98,9 @@ def main() -> None:
         for slug in slugs
     ]
     record = {"cell": CELL, "styles": STYLES, "objects": objects}
-    (args.out / "emoji_atlas.json").write_text(json.dumps(record, indent=1) + "\n")
+    (args.out / "emoji_atlas.json").write_text(
+        json.dumps(record, indent=1) + "\n", encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

@@ -246,7 +246,7 @@ def _finished(made: Made, context: Context) -> tuple:
     name = context.studio.model.name
     lora = (made.folder / LORA).exists()
     use = LORA_USE.format(model=_stock_name(context)) if lora else USE.format(model=name)
-    card = (made.folder / CARD).read_text().split("---\n", 2)[-1]
+    card = (made.folder / CARD).read_text(encoding="utf-8").split("---\n", 2)[-1]
     size = made.report["cost"]["artefact_bytes"] / 1e6
     said = f"{made.name}: done, {made.report['cost']['seconds']:.0f} s, {size:.2f} MB."
     return (

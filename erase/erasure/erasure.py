@@ -21,7 +21,7 @@ from erase.core.names import find_weight
 from erase.erasure.card import render_card
 from erase.erasure.weights import DELTAS, LORA, PROJECTIONS, read_deltas, shared_bases, write_deltas
 from erase.prompts.catalogue import FILE as CATALOGUE
-from erase.support.files import replaced_folder
+from erase.support.files import replaced_folder, write_json, write_text
 
 SCHEMA = 1
 RECIPE, CARD = "erasure.json", "README.md"
@@ -93,8 +93,8 @@ class Erasure:
         stock = self.recipe.get("base", {}).get("loads_lora", True)
         path = write_deltas(self.deltas, folder, stock)
         record = {"schema": SCHEMA, **self.recipe}
-        (folder / RECIPE).write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
-        (folder / CARD).write_text(render_card(record, len(self.deltas), path.name == LORA))
+        write_json(folder / RECIPE, record)
+        write_text(folder / CARD, render_card(record, len(self.deltas), path.name == LORA))
         return path
 
     @classmethod
@@ -102,9 +102,9 @@ class Erasure:
         """Read an erasure folder; raises ValueError naming the folder if it is not a whole one."""
         folder = Path(folder)
         try:
-            record = json.loads((folder / RECIPE).read_text())
+            record = json.loads((folder / RECIPE).read_text(encoding="utf-8"))
             deltas = read_deltas(folder)
-        except (OSError, json.JSONDecodeError, SafetensorError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             raise ValueError(f"{folder} is not a readable erasure folder ({error}); give a folder "
                              "that save_pretrained wrote.") from error  # fmt: skip
         if record.pop("schema", None) != SCHEMA:

@@ -72,12 +72,12 @@ class Catalogue:
         if not path.is_file():
             return None
         try:
-            record = json.loads(path.read_text())
+            record = json.loads(path.read_text(encoding="utf-8"))
             record["sampling"] = Sampling(**record["sampling"])
             by_kind = record.get("finetuning", {})
             record["finetuning"] = {kind: Finetuning(**how) for kind, how in by_kind.items()}
             return cls(**record)
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"{path} is not a list of concepts ({error}); mend it, or remove it and name "
                 "--retain."

@@ -1,6 +1,5 @@
 """One call from an erasure folder to a measured attack report."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from erase.prompts.request import EraseRequest, Prompt, PromptSet, sample
 from erase.runs.opening import Opened, open_all
 from erase.runs.state import carry_out
 from erase.support.checks import require_lists, require_positive
+from erase.support.files import write_json, write_text
 from erase.support.pictures import save_grid
 from erase.tasks.diffusion.sampling import draw
 
@@ -97,9 +97,8 @@ def run_attacks(
 
     def write(_: Opened, done: tuple[dict[str, Any], dict[str, Tensor]], folder: Path) -> dict:
         report, galleries = done
-        text = json.dumps(report, indent=2, sort_keys=True) + "\n"
-        (folder / "attacks.json").write_text(text)
-        (folder / "attacks.md").write_text(attack_table(report) + "\n")
+        write_json(folder / "attacks.json", report)
+        write_text(folder / "attacks.md", attack_table(report) + "\n")
         for name, pictures in galleries.items():
             save_grid(pictures, folder / f"{name}.png", 8)
         return report

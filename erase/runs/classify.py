@@ -29,6 +29,7 @@ from erase.runs.state import (
     with_checkpoints,
 )
 from erase.support.checks import require_positive
+from erase.support.files import replaced_file
 from erase.tasks.classification.datasets import Data, build_classifier, load_data
 from erase.tasks.classification.fit import FitConfig, fit, outputs_of
 from erase.tasks.classification.forget_sets import forget_indices
@@ -247,9 +248,8 @@ def load_or_train(config: ClassifierConfig, data: Data) -> nn.Module:
         return model.eval()
     fit(model, data.train, config.fit, config.seed)
     if path and Accelerator().is_main_process:
-        partial = path.with_name(f".{path.name}.partial")
-        save_weights(model, str(partial))
-        partial.rename(path)
+        with replaced_file(path) as partial:
+            save_weights(model, str(partial))
     return model
 
 

@@ -13,7 +13,7 @@ from erase.evaluate.pictures.classifier_judge import Judge, open_judge
 from erase.evaluate.pictures.folders import DETECTIONS, Captions, Fidelity, Labels, Nudity
 from erase.evaluate.pictures.nudity import EXPOSED, count, read_detections
 from erase.evaluate.pictures.perceptual import Backbone, Perceptual
-from erase.support.files import check_writable, replaced_folder
+from erase.support.files import check_writable, replaced_folder, write_json
 from erase.support.pictures import load_folder
 
 REPORT = "evaluation.json"
@@ -61,7 +61,7 @@ def evaluate(pictures: str | Path, config: PictureEvaluation, output: str | Path
     report: dict[str, Any] = {"pictures": str(pictures), "n": len(shown)}
     with replaced_folder(output) as partial:
         report["figures"] = measured(shown, evaluators, partial)
-        (partial / REPORT).write_text(json.dumps(report, indent=2, sort_keys=True) + "\n")
+        write_json(partial / REPORT, report)
     return report
 
 
@@ -100,7 +100,8 @@ def evaluators_of(config: PictureEvaluation, judge: Judge | None = None) -> list
     if config.labels:
         evaluators.append(Labels(judge, config.labels))
     if config.captions:
-        evaluators.append(Captions(judge, Path(config.captions).read_text().splitlines()))
+        captions = Path(config.captions).read_text(encoding="utf-8").splitlines()
+        evaluators.append(Captions(judge, captions))
     if config.reference:
         evaluators.append(Fidelity(judge, load_folder(Path(config.reference))))
     if config.partners:

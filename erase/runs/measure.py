@@ -21,7 +21,7 @@ from erase.models.opening import Model, load_model
 from erase.prompts.catalogue import Sampling
 from erase.runs.evaluate import REPORT, PictureEvaluation, evaluators_of, measured
 from erase.support.checks import require_positive
-from erase.support.files import check_writable, replaced_folder
+from erase.support.files import check_writable, replaced_folder, write_json, write_text
 from erase.support.pictures import load_folder
 from erase.tasks.diffusion.sampling import draw
 
@@ -131,14 +131,14 @@ def run_protocol(protocol: BenchmarkProtocol, output: str | Path) -> dict[str, A
         with erasure.apply(model.pipeline.components) if erasure else nullcontext():
             _draw(model, asked, protocol.drawing.steps, partial / PICTURES)
         lines = json.dumps([asdict(one) for one in asked], indent=1)
-        (partial / "prompts.json").write_text(lines + "\n")
+        write_text(partial / "prompts.json", lines + "\n")
         report = {
             "protocol": asdict(protocol),
             "protocol_hash": protocol_hash({"protocol": asdict(protocol), "asked": lines}),
             "n": len(asked),
             "figures": measured(load_folder(partial / PICTURES), evaluators, partial),
         }
-        (partial / REPORT).write_text(json.dumps(report, indent=2, sort_keys=True) + "\n")
+        write_json(partial / REPORT, report)
     return report
 
 

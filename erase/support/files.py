@@ -1,10 +1,12 @@
-"""Folders that appear whole or not at all, and never in the place of somebody else's files."""
+"""Files and folders that appear whole or not at all, folders never in the place of another's."""
 
+import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 def check_writable(folder: Path, ours: Sequence[str] = ()) -> None:
@@ -58,3 +60,25 @@ def replaced_folder(folder: Path, ours: Sequence[str] = ()) -> Iterator[Path]:
         shutil.rmtree(replaced, ignore_errors=True)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def replaced_file(path: Path) -> Iterator[Path]:
+    """Yield a name beside `path` for a file that takes its place on success and goes on failure."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write one file in UTF-8, whole or not at all."""
+    with replaced_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, record: Any) -> None:
+    """Write one JSON file with sorted keys, whole or not at all."""
+    write_text(path, json.dumps(record, indent=2, sort_keys=True) + "\n")

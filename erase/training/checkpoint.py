@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from erase.core.shards import copy_full_, distributed_like, full_tensor, in_shards
+from erase.support.files import write_text
 from erase.training.config import TrainingConfig
 
 OPTIMIZER, AVERAGE = "optimizer", "average"
@@ -81,7 +82,7 @@ def save_checkpoint(
             save_file(gathered, partial / f"{name}.safetensors")
     if not writes:
         return
-    (partial / "state.json").write_text(json.dumps({"step": step, "made_for": made_for}))
+    write_text(partial / "state.json", json.dumps({"step": step, "made_for": made_for}))
     shutil.rmtree(target, ignore_errors=True)
     partial.rename(target)
     for older in _checkpoints(folder)[:-limit]:
@@ -102,7 +103,7 @@ def load_checkpoint(
     source = latest_checkpoint(folder)
     if source is None:
         return 0
-    kept = json.loads((source / "state.json").read_text())
+    kept = json.loads((source / "state.json").read_text(encoding="utf-8"))
     if kept.get("made_for") != made_for:
         raise ValueError(f"The checkpoints in {folder} are another training's; name a new folder.")
 

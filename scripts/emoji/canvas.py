@@ -51,7 +51,7 @@ class EmojiCanvas:
     """The atlas in memory; `cells` are ordered object by object, style by style."""
 
     def __init__(self, objects: Sequence[str] | None = None, styles: Sequence[str] | None = None):
-        record = json.loads((FOLDER / "data" / "emoji_atlas.json").read_text())
+        record = json.loads((FOLDER / "data" / "emoji_atlas.json").read_text(encoding="utf-8"))
         names = [entry["name"] for entry in record["objects"]]
         self.objects = list(objects or names)
         self.styles = list(styles or record["styles"])

@@ -131,7 +131,9 @@ def train_diffusion(
     )  # fmt: skip
     pipeline().to(torch.float16).save_pretrained(out)
     _tidy_configs(out)
-    (out / FILE).write_text(json.dumps(asdict(build_catalogue(canvas)), indent=1) + "\n")
+    (out / FILE).write_text(
+        json.dumps(asdict(build_catalogue(canvas)), indent=1) + "\n", encoding="utf-8"
+    )
 
 
 def _tokenizer_of(run: Path, start: Path | None) -> CLIPTokenizer:
@@ -163,10 +165,10 @@ def _tidy_configs(folder: Path) -> None:
     # Transformers opens a model in the dtype its config names, diffusers in float32; and where the
     # parts lay on the training machine is nobody's business.
     for path in folder.rglob("*config.json"):
-        config = json.loads(path.read_text().replace('"float16"', '"float32"'))
+        config = json.loads(path.read_text(encoding="utf-8").replace('"float16"', '"float32"'))
         for trace in ("_name_or_path", "is_local", "local_files_only"):
             config.pop(trace, None)
-        path.write_text(json.dumps(config, indent=2) + "\n")
+        path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 @torch.no_grad()

@@ -121,4 +121,6 @@ def train_judge(run: Path, schedule: Schedule, out: Path, go_on: bool = False) -
     out.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.contiguous() for name, tensor in model.half().state_dict().items()}
     save_file(weights, out / WEIGHTS)
-    (out / "open_clip_config.json").write_text(json.dumps(CONFIG, indent=2) + "\n")
+    (out / "open_clip_config.json").write_text(
+        json.dumps(CONFIG, indent=2) + "\n", encoding="utf-8"
+    )

@@ -78,5 +78,5 @@ def train(
 
 
 def _log(run: Path, step: int, loss: float, seconds: float) -> None:
-    with (run / "log.jsonl").open("a") as log:
+    with (run / "log.jsonl").open("a", encoding="utf-8") as log:
         log.write(json.dumps({"step": step, "loss": round(loss, 5), "s": round(seconds)}) + "\n")

@@ -1,6 +1,5 @@
 """The report of one unlearned classifier: report.json, report.md and its pictures."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from erase.evaluate.classifiers.gaps import GAPS
 from erase.evaluate.layers import CHART, mask_section
+from erase.support.files import write_json, write_text
 from erase.tasks.classification.fit import logits_of
 
 FILES = ("report.json", "report.md", "gaps.png", "boundary.png", "attribution.png", CHART)
@@ -63,7 +63,7 @@ def write_classification_report(
     [n, C, H, W] with their labels [n], forgotten ones first. `layers`, a recipe's `mask.layers`,
     adds where the mask lies.
     """
-    (folder / "report.json").write_text(json.dumps(report, indent=2, sort_keys=True) + "\n")
+    write_json(folder / "report.json", report)
     save_gap_chart(report, folder / "gaps.png")
     save_boundaries(models, examples[0], folder / "boundary.png")
     save_attributions(models, *examples, folder / "attribution.png")
@@ -75,7 +75,7 @@ def write_classification_report(
         text += "![what the true class' logit rests on](attribution.png)\n"
     if layers:
         text += mask_section(layers, folder)
-    (folder / "report.md").write_text(text)
+    write_text(folder / "report.md", text)
 
 
 def save_gap_chart(report: Mapping[str, Any], path: Path) -> None:

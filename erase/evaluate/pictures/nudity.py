@@ -14,6 +14,8 @@ from nudenet import NudeDetector
 from PIL import Image, ImageFilter
 from torch import Tensor
 
+from erase.support.files import write_text
+
 EXPOSED = (
     "ANUS_EXPOSED",
     "BUTTOCKS_EXPOSED",
@@ -95,19 +97,17 @@ def count(
 def write_detections(detections: Sequence[Sequence[Detection]], path: Path) -> None:
     """Write raw detections as JSON, a list for each picture."""
     rows = [[asdict(detection) for detection in found] for found in detections]
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(rows, indent=1) + "\n")
-    partial.rename(path)
+    write_text(path, json.dumps(rows, indent=1) + "\n")
 
 
 def read_detections(path: Path) -> list[list[Detection]]:
     """Read raw detections; ValueError if the file holds none."""
     try:
-        rows = json.loads(path.read_text())
+        rows = json.loads(path.read_text(encoding="utf-8"))
         return [
             [Detection(d["label"], d["score"], tuple(d["box"])) for d in found] for found in rows
         ]
-    except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} holds no detections ({error}); write some first.") from error
 
 

@@ -1,6 +1,5 @@
 """The report of one erasure: report.json, report.md and grid.png."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from torch import Tensor
 from erase.evaluate.layers import CHART, mask_section
 from erase.evaluate.pictures.generation import ACCURACIES, EvaluationPictures
 from erase.evaluate.tables import columns, measured_lines, metric_rows
+from erase.support.files import write_json, write_text
 from erase.support.pictures import save_grid
 
 SCHEMA = 1
@@ -65,12 +65,11 @@ def write_report(
     `layers`, a recipe's `mask.layers`, adds where the mask lies: a table and saliency.png.
     """
     base = drawn["base"]
-    text = json.dumps(report, indent=2, sort_keys=True) + "\n"
-    (folder / "report.json").write_text(text)
+    write_json(folder / "report.json", report)
     markdown = _markdown(report, base)
     if layers:
         markdown += mask_section(layers, folder)
-    (folder / "report.md").write_text(markdown)
+    write_text(folder / "report.md", markdown)
     rows = [
         _filled_row(one.pictures[row.start : row.stop])
         for row in _grid_rows(base)

@@ -98,7 +98,7 @@ class TinyImageNetVal(Dataset):
     """Tiny ImageNet's validation pictures, whose classes stand in a file beside them."""
 
     def __init__(self, folder: Path, numbers: Mapping[str, int], ready: v2.Transform):
-        lines = (folder / "val_annotations.txt").read_text().split("\n")
+        lines = (folder / "val_annotations.txt").read_text(encoding="utf-8").split("\n")
         rows = [line.split("\t")[:2] for line in lines if line]
         unknown = {synset for _, synset in rows} - numbers.keys()
         if unknown:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
+from erase.support.files import write_text
 from erase.tasks.classification.datasets import Data
 from erase.tasks.classification.fit import outputs_of
 
@@ -97,16 +98,14 @@ def chooser(classes: Tensor, count: int, tail: Tail = "lowest", unit: Unit = "sa
 def write_indices(indices: Sequence[int], path: Path) -> None:
     """Write a forget set as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(list(indices)) + "\n")
-    partial.rename(path)
+    write_text(path, json.dumps(list(indices)) + "\n")
 
 
 def read_indices(path: Path) -> list[int]:
     """Read a forget set; ValueError if the file holds none."""
     try:
-        indices = json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError) as error:
+        indices = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise ValueError(f"{path} is no list of indices ({error}); write one first.") from error
     if not isinstance(indices, list) or not all(isinstance(i, int) for i in indices):
         raise ValueError(f"{path} is no list of indices; write one with `erase forget-set`.")
