@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import json
 
 import pytest
@@ -12,6 +13,7 @@ from erase.evaluate.classifiers.gaps import Split, gap_report, verdict
 from erase.methods import methods
 from erase.methods.gradient_ascent import GradientAscentConfig
 from erase.runs.calibrate import calibrate, hold_out
+from erase.runs.classify import ClassifierConfig, load_or_train
 from erase.tasks.classification.datasets import load_data
 from erase.tasks.classification.fit import FitConfig, fit
 from erase.training.loop import TrainingConfig
@@ -180,6 +182,19 @@ def test_bad_input_gets_one_sentence(arguments, reason, tmp_path, capsys):
     assert main(["classify", *arguments, "--output", str(output)]) == 2
     assert reason in capsys.readouterr().err
     assert not output.exists()
+
+
+def test_an_original_depends_on_its_seed_alone_and_the_process_keeps_its_own():
+    config, data = ClassifierConfig(fit=FitConfig(epochs=1)), load_data("digits")
+    config = dataclasses.replace(config, model="shufflenet_v2_x0_5")
+    before, models = torch.get_rng_state(), []
+    for _ in range(2):
+        models.append(load_or_train(config, data).state_dict())
+        torch.rand(1)
+    assert all(torch.equal(models[0][name], models[1][name]) for name in models[0])
+    torch.set_rng_state(before)
+    load_or_train(config, data)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_fitted_classifier_depends_on_the_seed_alone():

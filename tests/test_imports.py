@@ -1,9 +1,12 @@
 import ast
+import dataclasses
 import subprocess
 import sys
+from inspect import isfunction
 from pathlib import Path
 
 import erase
+from erase.runs.opening import Opened
 
 ROOT = Path(erase.__file__).parent
 ORDER = [
@@ -52,6 +55,17 @@ def test_core_is_torch_only():
 def test_evaluate_knows_no_method():
     for path in (ROOT / "evaluate").glob("*.py"):
         assert "methods" not in imported_rooms(path)
+
+
+def test_what_a_run_works_with_is_values_and_known_to_no_lower_room():
+    for field in dataclasses.fields(Opened):
+        assert "Callable" not in str(field.type), field.name
+    assert Opened.__dataclass_params__.frozen
+    assert not [name for name, part in vars(Opened).items() if isfunction(part) and name[0] != "_"]
+    for path in ROOT.rglob("*.py"):
+        room = path.relative_to(ROOT).parts[0].removesuffix(".py")
+        if RANK.get(room, len(ORDER)) < RANK["runs"]:
+            assert "runs" not in imported_rooms(path), path
 
 
 def test_opening_the_package_needs_no_judge_and_no_plot():

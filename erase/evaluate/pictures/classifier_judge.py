@@ -23,7 +23,7 @@ HOLDERS = ("model_state_dict", "state_dict", "model")
 
 
 @dataclass(frozen=True)
-class Opened:
+class PictureClassifier:
     """A classifier, what makes its inputs of pictures in 0..1, and its classes in order."""
 
     model: nn.Module
@@ -95,7 +95,7 @@ def open_judge(name: str, classes: Sequence[str] = ()) -> Judge:
     return ClassifierJudge(name, classes) if library in known else ClipJudge(name)
 
 
-def _open_timm(architecture: str, weights: str, classes: list[str]) -> Opened:
+def _open_timm(architecture: str, weights: str, classes: list[str]) -> PictureClassifier:
     given = {"num_classes": len(classes)} if classes else {}
     model = timm.create_model(architecture, pretrained=not weights, **given)
     if weights:
@@ -108,19 +108,21 @@ def _open_timm(architecture: str, weights: str, classes: list[str]) -> Opened:
         cropped = v2.functional.center_crop(resized, size[1:]).clamp(0, 1)
         return v2.functional.normalize(cropped, mean, std)
 
-    return Opened(model, prepare, classes or _imagenet_names(model.num_classes))
+    return PictureClassifier(model, prepare, classes or _imagenet_names(model.num_classes))
 
 
-def _open_torchvision(architecture: str, weights: str, classes: list[str]) -> Opened:
+def _open_torchvision(architecture: str, weights: str, classes: list[str]) -> PictureClassifier:
     known = vision_models.get_model_weights(architecture).DEFAULT
     given = {"num_classes": len(classes)} if classes else {}
     model = vision_models.get_model(architecture, weights=None if weights else known, **given)
     if weights:
         model.load_state_dict(_read(Path(weights)))
-    return Opened(model, known.transforms(antialias=True), classes or known.meta["categories"])
+    return PictureClassifier(
+        model, known.transforms(antialias=True), classes or known.meta["categories"]
+    )
 
 
-def _open_transformers(source: str) -> Opened:
+def _open_transformers(source: str) -> PictureClassifier:
     model = AutoModelForImageClassification.from_pretrained(source)
     processor = AutoImageProcessor.from_pretrained(source)
 
@@ -129,7 +131,7 @@ def _open_transformers(source: str) -> Opened:
         return ready["pixel_values"]
 
     names = [model.config.id2label[i] for i in range(model.config.num_labels)]
-    return Opened(model, prepare, [name.split(",")[0] for name in names])
+    return PictureClassifier(model, prepare, [name.split(",")[0] for name in names])
 
 
 LIBRARIES = {"timm": _open_timm, "torchvision": _open_torchvision}
