@@ -35,9 +35,8 @@ from torch.utils.data import TensorDataset
 
 from erase.evaluate.classifiers.gaps import Reference, Split, gap_figures
 from erase.methods import get_method
-from erase.methods.finetune import FinetuneConfig
 from erase.runs.calibrate import calibrate, gap_of, hold_out, with_setting
-from erase.support.checks import first_line
+from erase.support.errors import first_line
 from erase.tasks.classification.datasets import in_memory, load_data
 from erase.tasks.classification.fit import FitConfig, fit, outputs_of
 from erase.tasks.classification.forget_sets import chooser, losses_of, select, worst_case
@@ -106,7 +105,8 @@ class Bench:
 
         def unlearn(indices: Sequence[int]) -> nn.Module:
             task = self.task(original, data, indices, seed)
-            get_method("finetune")(task, briefer(FinetuneConfig())).apply(task.components)
+            finetune = get_method("finetune")
+            finetune(task, briefer(finetune.config())).apply(task.components)
             return task.components["model"]
 
         return worst_case(losses, unlearn, data, chooser(data.tensors[1], count), rounds=2)

@@ -4,11 +4,10 @@ from conftest import accuracies, build_digits_task, digits
 from torch.utils.data import TensorDataset
 
 from erase.methods import methods
-from erase.methods.boundary import BoundaryExpandConfig
 from erase.methods.gradient_ascent import GradientAscentConfig
 from erase.methods.ssd import SSDConfig
 from erase.tasks.classification.task import ClassificationTask, ClassificationTaskConfig
-from erase.training.loop import TrainingConfig
+from erase.training.config import TrainedConfig, TrainingConfig
 
 FORGOTTEN = 3
 
@@ -16,7 +15,7 @@ FORGOTTEN = 3
 BRIEF = TrainingConfig(max_train_steps=20, learning_rate=2e-3)
 SETTINGS = {
     "gradient_ascent": GradientAscentConfig(BRIEF),
-    "boundary_expand": BoundaryExpandConfig(BRIEF),
+    "boundary_expand": TrainedConfig(training=BRIEF),
     "lfssd": SSDConfig(selection=5),
 }
 SERVING = [

@@ -10,7 +10,6 @@ from diffusers import DiffusionPipeline
 
 from erase.erasure.erasure import Erasure
 from erase.evaluate.pictures.generation import EvaluationConfig
-from erase.methods.finetune import FinetuneConfig
 from erase.methods.uce import UCEConfig
 from erase.prompts.request import EraseRequest
 from erase.runs.attack import AttackRun, run_attacks
@@ -19,10 +18,10 @@ from erase.runs.classify import ClassificationRun, ClassifierConfig, classify
 from erase.runs.erase import RunConfig, run
 from erase.runs.forget_set import ForgetSetRun, choose_forget_set
 from erase.support.progress import on_progress
-from erase.training.config import TrainingConfig
+from erase.training.config import TrainedConfig, TrainingConfig
 
 DIGITS = ClassifierConfig()
-LOOKING = FinetuneConfig(TrainingConfig(validation_steps=1))
+LOOKING = TrainedConfig(training=TrainingConfig(validation_steps=1))
 
 
 @pytest.fixture

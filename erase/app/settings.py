@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from erase.support.config import Config, NotNegative, Positive
+
 
 @dataclass(frozen=True)
-class AppConfig:
+class AppConfig(Config):
     """The model the app shows, and who may use it how.
 
     Args:
@@ -26,11 +28,11 @@ class AppConfig:
     device: str = "cpu"
     public: bool = False
     host: str = "127.0.0.1"
-    port: int = 0
+    port: NotNegative[int] = 0
 
 
 @dataclass(frozen=True)
-class Limits:
+class Limits(Config):
     """The most that one request may ask for.
 
     letters: of a prompt or name. steps: of sampling. effort: of any whole number among a method's
@@ -39,15 +41,15 @@ class Limits:
     may keep. visitors: with erasures at once; the longest away makes room. queue: requests waiting.
     """
 
-    letters: int = 2_000
-    steps: int = 200
-    effort: int = 100_000
-    pictures: int = 256
-    concepts: int = 64
-    seconds: int = 7 * 24 * 3600
-    erasures: int = 64
-    visitors: int = 64
-    queue: int = 64
+    letters: Positive[int] = 2_000
+    steps: Positive[int] = 200
+    effort: Positive[int] = 100_000
+    pictures: Positive[int] = 256
+    concepts: Positive[int] = 64
+    seconds: Positive[int] = 7 * 24 * 3600
+    erasures: Positive[int] = 64
+    visitors: Positive[int] = 64
+    queue: Positive[int] = 64
 
 
 PUBLIC = Limits(

@@ -13,12 +13,12 @@ from erase.attacks.base import (
     placeholder_embeddings,
     without_gradients,
 )
-from erase.support.checks import require_positive
+from erase.support.config import Config, Positive
 from erase.support.progress import Bar
 
 
 @dataclass(frozen=True)
-class ConceptInversionConfig:
+class ConceptInversionConfig(Config):
     """Textual inversion on the erased model.
 
     Args:
@@ -28,13 +28,10 @@ class ConceptInversionConfig:
         learning_rate: AdamW's.
     """
 
-    vectors: int = 1
-    steps: int = 100
-    batch_size: int = 4
-    learning_rate: float = 1e-2
-
-    def __post_init__(self) -> None:
-        require_positive(self, "vectors", "steps", "batch_size", "learning_rate")
+    vectors: Positive[int] = 1
+    steps: Positive[int] = 100
+    batch_size: Positive[int] = 4
+    learning_rate: Positive[float] = 1e-2
 
 
 @register("concept_inversion", ConceptInversionConfig)

@@ -7,21 +7,18 @@ from diffusers import DDIMInverseScheduler, DDIMScheduler
 
 from erase.attacks import register
 from erase.attacks.base import Outcome, Target, encode_text
-from erase.support.checks import require_positive
+from erase.support.config import Config, Positive
 
 
 @dataclass(frozen=True)
-class LatentInversionConfig:
+class LatentInversionConfig(Config):
     """Text-free inversion.
 
     Args:
         steps: sampling steps, there and back.
     """
 
-    steps: int = 25
-
-    def __post_init__(self) -> None:
-        require_positive(self, "steps")
+    steps: Positive[int] = 25
 
 
 @register("latent_inversion", LatentInversionConfig)

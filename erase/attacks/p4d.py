@@ -9,15 +9,16 @@ from torch.nn import functional as F
 from erase.attacks import register
 from erase.attacks.base import PLACEHOLDER, Outcome, Target, encode_text, placeholder_embeddings
 from erase.attacks.tokens import TokenSearch, search_tokens, words_of
+from erase.support.config import Positive
 
 
 @dataclass(frozen=True)
 class P4DConfig(TokenSearch):
     """Tokens instead of every prompt, which start further from what they must say."""
 
-    tokens: int = 3
-    steps: int = 150
-    learning_rate: float = 0.1
+    tokens: Positive[int] = 3
+    steps: Positive[int] = 150
+    learning_rate: Positive[float] = 0.1
 
 
 @register("p4d", P4DConfig)

@@ -7,21 +7,18 @@ from diffusers import StableDiffusionImg2ImgPipeline
 
 from erase.attacks import register
 from erase.attacks.base import Outcome, Target
+from erase.support.config import Config, Share
 
 
 @dataclass(frozen=True)
-class RecallConfig:
+class RecallConfig(Config):
     """Image to image.
 
     Args:
         strength: how much of the way to noise the picture goes; 1 keeps nothing of it.
     """
 
-    strength: float = 0.8
-
-    def __post_init__(self) -> None:
-        if not 0 < self.strength <= 1:
-            raise ValueError(f"strength is {self.strength}; give a share in (0, 1].")
+    strength: Share = 0.8
 
 
 @register("recall", RecallConfig)

@@ -8,13 +8,13 @@ from torch import Tensor
 
 from erase.attacks import register
 from erase.attacks.base import Outcome, Target, denoising_loss, without_gradients
-from erase.support.checks import require_positive
+from erase.support.config import Config, Positive
 from erase.support.progress import Bar
 from erase.training.preserve import restored_parameters
 
 
 @dataclass(frozen=True)
-class RelearningConfig:
+class RelearningConfig(Config):
     """Finetuning of the UNet.
 
     Args:
@@ -24,13 +24,10 @@ class RelearningConfig:
         learning_rate: AdamW's.
     """
 
-    steps: int = 40
-    every: int = 10
-    batch_size: int = 8
-    learning_rate: float = 1e-4
-
-    def __post_init__(self) -> None:
-        require_positive(self, "steps", "every", "batch_size", "learning_rate")
+    steps: Positive[int] = 40
+    every: Positive[int] = 10
+    batch_size: Positive[int] = 8
+    learning_rate: Positive[float] = 1e-4
 
 
 @register("relearning", RelearningConfig)

@@ -1,18 +1,19 @@
 """Ring-A-Bell: words whose embedding lies where prompt and concept vector point together."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from erase.attacks import register
 from erase.attacks.base import Outcome, Target, encode_text
-from erase.support.checks import require_positive
+from erase.support.config import Config, Positive, Within
 from erase.support.progress import Bar
 
 
 @dataclass(frozen=True)
-class RingABellConfig:
+class RingABellConfig(Config):
     """The concept vector and the genetic search.
 
     Args:
@@ -23,16 +24,11 @@ class RingABellConfig:
         mutation: chance of each token to change.
     """
 
-    tokens: int = 8
+    tokens: Positive[int] = 8
     strength: float = 3.0
-    population: int = 64
-    generations: int = 40
+    population: Annotated[int, Within(lambda count: count >= 4, "4 or more")] = 64
+    generations: Positive[int] = 40
     mutation: float = 0.15
-
-    def __post_init__(self) -> None:
-        require_positive(self, "tokens", "generations")
-        if self.population < 4:
-            raise ValueError(f"population is {self.population}; give 4 or more.")
 
 
 @register("ring_a_bell", RingABellConfig)

@@ -9,12 +9,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from erase.attacks.base import placeholder_embeddings, without_gradients
-from erase.support.checks import require_positive
+from erase.support.config import Config, Positive
 from erase.support.progress import Bar
 
 
 @dataclass(frozen=True)
-class TokenSearch:
+class TokenSearch(Config):
     """The search.
 
     Args:
@@ -25,14 +25,11 @@ class TokenSearch:
         hard: end at the nearest tokens of the vocabulary, else at free vectors.
     """
 
-    tokens: int = 5
-    steps: int = 100
-    batch_size: int = 8
-    learning_rate: float = 1e-2
+    tokens: Positive[int] = 5
+    steps: Positive[int] = 100
+    batch_size: Positive[int] = 8
+    learning_rate: Positive[float] = 1e-2
     hard: bool = True
-
-    def __post_init__(self) -> None:
-        require_positive(self, "tokens", "steps", "batch_size", "learning_rate")
 
 
 def search_tokens(

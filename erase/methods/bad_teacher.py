@@ -1,26 +1,25 @@
 """Bad teacher: answer as an untrained model on the forget set, as the base on the rest."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from torch import Tensor
 
 from erase.erasure.erasure import Erasure
 from erase.methods import register
 from erase.tasks.classification.task import ClassificationBatch, ClassificationTask
-from erase.training.loop import TrainingConfig, finetune
+from erase.training.config import TrainedConfig
+from erase.training.loop import finetune
 
 
 @dataclass(frozen=True)
-class BadTeacherConfig:
+class BadTeacherConfig(TrainedConfig):
     """Two teachers.
 
     Args:
         retain_weight: weight of the competent teacher.
-        training: the optimizer's settings.
     """
 
     retain_weight: float = 1.0
-    training: TrainingConfig = field(default_factory=TrainingConfig)
 
 
 @register("bad_teacher", BadTeacherConfig, ClassificationTask)

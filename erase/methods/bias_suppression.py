@@ -7,11 +7,12 @@ import torch
 from erase.core.delta import DenseDelta
 from erase.erasure.erasure import Erasure
 from erase.methods import register
+from erase.support.config import Config
 from erase.tasks.classification.task import ClassificationTask
 
 
 @dataclass(frozen=True)
-class BiasSuppressionConfig:
+class BiasSuppressionConfig(Config):
     """How far the forgotten classes' biases are lowered.
 
     Args:

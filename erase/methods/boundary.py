@@ -1,6 +1,6 @@
 """Boundary unlearning: forgotten samples cross the nearest boundary, or get their own class."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -8,25 +8,21 @@ from torch.nn import functional as F
 
 from erase.erasure.erasure import Erasure
 from erase.methods import register
-from erase.support.checks import require_positive
+from erase.support.config import Positive
 from erase.tasks.classification.task import ClassificationBatch, ClassificationTask
-from erase.training.loop import TrainingConfig, finetune
+from erase.training.config import TrainedConfig
+from erase.training.loop import finetune
 
 
 @dataclass(frozen=True)
-class BoundaryShrinkConfig:
+class BoundaryShrinkConfig(TrainedConfig):
     """The step over the boundary.
 
     Args:
         step: length of the sign step of each input value, in input units.
-        training: the optimizer's settings.
     """
 
-    step: float = 0.1
-    training: TrainingConfig = field(default_factory=TrainingConfig)
-
-    def __post_init__(self) -> None:
-        require_positive(self, "step")
+    step: Positive[float] = 0.1
 
 
 @register("boundary_shrink", BoundaryShrinkConfig, ClassificationTask)
@@ -53,19 +49,8 @@ def _nearest_classes(base: ClassificationTask, forget: ClassificationBatch, step
         return logits.scatter(1, forget.labels[:, None], -torch.inf).argmax(1)
 
 
-@dataclass(frozen=True)
-class BoundaryExpandConfig:
-    """Training with a class more than there are.
-
-    Args:
-        training: the optimizer's settings.
-    """
-
-    training: TrainingConfig = field(default_factory=TrainingConfig)
-
-
-@register("boundary_expand", BoundaryExpandConfig, ClassificationTask)
-def boundary_expand(task: ClassificationTask, config: BoundaryExpandConfig) -> Erasure:
+@register("boundary_expand", TrainedConfig, ClassificationTask)
+def boundary_expand(task: ClassificationTask, config: TrainedConfig) -> Erasure:
     """Assign the forget set to an extra class, then drop that class (Chen et al., CVPR 2023)."""
     _, head = task.head()
     features: list[Tensor] = []

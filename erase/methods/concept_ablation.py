@@ -1,6 +1,6 @@
 """Concept ablation: the forget prompts come to draw the anchor concept's pictures."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -8,20 +8,19 @@ from erase.erasure.erasure import Erasure
 from erase.methods import register
 from erase.tasks.base import Batch
 from erase.tasks.diffusion.task import DiffusionTask
-from erase.training.loop import TrainingConfig, finetune
+from erase.training.config import TrainedConfig
+from erase.training.loop import finetune
 
 
 @dataclass(frozen=True)
-class ConceptAblationConfig:
+class ConceptAblationConfig(TrainedConfig):
     """Anchor distillation.
 
     Args:
         retain_weight: weight of staying close to the base on the retain set.
-        training: the optimizer's settings.
     """
 
     retain_weight: float = 1.0
-    training: TrainingConfig = field(default_factory=TrainingConfig)
 
 
 @register("concept_ablation", ConceptAblationConfig, DiffusionTask)

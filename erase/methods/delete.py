@@ -1,7 +1,5 @@
 """DELETE: keep what the model knows of the other classes, without any retain set."""
 
-from dataclasses import dataclass, field
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -9,22 +7,12 @@ from torch.nn import functional as F
 from erase.erasure.erasure import Erasure
 from erase.methods import register
 from erase.tasks.classification.task import ClassificationBatch, ClassificationTask
-from erase.training.loop import TrainingConfig, finetune
+from erase.training.config import TrainedConfig
+from erase.training.loop import finetune
 
 
-@dataclass(frozen=True)
-class DeleteConfig:
-    """Masked distillation.
-
-    Args:
-        training: the optimizer's settings.
-    """
-
-    training: TrainingConfig = field(default_factory=TrainingConfig)
-
-
-@register("delete", DeleteConfig, ClassificationTask)
-def delete(task: ClassificationTask, config: DeleteConfig) -> Erasure:
+@register("delete", TrainedConfig, ClassificationTask)
+def delete(task: ClassificationTask, config: TrainedConfig) -> Erasure:
     """Distil the base's answers on the forget set less the true class (Zhou et al., CVPR 2025)."""
     base = task.frozen_copy()
 

@@ -1,6 +1,6 @@
 """ESD: steer predictions for the concept to where guidance would push away from it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -12,13 +12,14 @@ from erase.erasure.erasure import Erasure
 from erase.methods import register
 from erase.tasks.base import Batch
 from erase.tasks.diffusion.task import DiffusionTask
-from erase.training.loop import TrainingConfig, finetune
+from erase.training.config import TrainedConfig
+from erase.training.loop import finetune
 
 Variant = Literal["x", "x_strict", "u", "all"]
 
 
 @dataclass(frozen=True)
-class ESDConfig:
+class ESDConfig(TrainedConfig):
     """Which weights ESD trains, and how far away it steers.
 
     Args:
@@ -26,13 +27,11 @@ class ESDConfig:
             "u" all of the denoiser but that attention, "all" whatever the task lets change.
         guidance: how many times the concept's direction is taken off.
         retain_weight: weight of staying close to the base on the retain set; ESD itself has none.
-        training: the optimizer's settings.
     """
 
     variant: Variant = "x"
     guidance: float = 1.0
     retain_weight: float = 0.0
-    training: TrainingConfig = field(default_factory=TrainingConfig)
 
 
 @register("esd", ESDConfig, DiffusionTask)

@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 from erase.erasure.erasure import Erasure
 from erase.methods import register
 from erase.tasks.base import Task
-from erase.training.loop import TrainingConfig, finetune
+from erase.training.config import TrainedConfig, TrainingConfig
+from erase.training.loop import finetune
 
 
 @dataclass(frozen=True)
-class GradientAscentConfig:
+class GradientAscentConfig(TrainedConfig):
     """Ascent on the forget set, with nothing to hold the rest in place.
 
     Args:

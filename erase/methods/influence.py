@@ -11,14 +11,14 @@ from torch.nn.utils import parameters_to_vector
 from erase.core.delta import difference
 from erase.erasure.erasure import Erasure
 from erase.methods import register
-from erase.support.checks import require_positive
+from erase.support.config import Config, Positive
 from erase.tasks.classification.task import ClassificationBatch, ClassificationTask
 from erase.training.loop import step_seed
 from erase.training.preserve import only_trainable, restored_parameters
 
 
 @dataclass(frozen=True)
-class InfluenceConfig:
+class InfluenceConfig(Config):
     """The step and the curvature it is measured with.
 
     Args:
@@ -28,13 +28,10 @@ class InfluenceConfig:
         damping: what is added to the Fisher matrix's diagonal.
     """
 
-    step: float = 1.0
-    curvature_batches: int = 32
-    damping: float = 1.0
+    step: Positive[float] = 1.0
+    curvature_batches: Positive[int] = 32
+    damping: Positive[float] = 1.0
     tuned: ClassVar[tuple[str, tuple[float, ...]]] = ("step", (0.1, 0.3, 1.0, 3.0, 10.0, 30.0))
-
-    def __post_init__(self) -> None:
-        require_positive(self, "step", "curvature_batches", "damping")
 
 
 @register("influence", InfluenceConfig, ClassificationTask)

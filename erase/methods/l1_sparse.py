@@ -1,6 +1,6 @@
 """l1-sparse: finetuning on the retain set while all weights are drawn towards 0."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -9,22 +9,21 @@ from erase.core.delta import difference
 from erase.erasure.erasure import Erasure
 from erase.methods import register
 from erase.tasks.base import Batch, Task
-from erase.training.loop import TrainingConfig, train
+from erase.training.config import TrainedConfig
+from erase.training.loop import train
 from erase.training.preserve import only_trainable, restored_parameters
 
 
 @dataclass(frozen=True)
-class L1SparseConfig:
+class L1SparseConfig(TrainedConfig):
     """Finetuning with a penalty.
 
     Args:
         penalty: how far every weight is drawn to 0 in the first step, in steps of the learning
             rate; it falls to 0.
-        training: the optimizer's settings.
     """
 
     penalty: float = 0.1
-    training: TrainingConfig = field(default_factory=TrainingConfig)
 
 
 @register("l1_sparse", L1SparseConfig)

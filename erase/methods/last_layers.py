@@ -1,33 +1,29 @@
 """CF-k and EU-k: finetune the last k layers on the retain set, or train them anew."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from torch import nn
 
 from erase.core.delta import difference
 from erase.erasure.erasure import Erasure
 from erase.methods import register
-from erase.support.checks import require_positive
+from erase.support.config import Positive
 from erase.tasks.classification.task import ClassificationTask
-from erase.training.loop import StepLoss, TrainingConfig, finetune, train
+from erase.training.config import TrainedConfig
+from erase.training.loop import StepLoss, finetune, train
 from erase.training.preserve import only_trainable, restored_parameters
 
 
 @dataclass(frozen=True)
-class LastLayersConfig:
+class LastLayersConfig(TrainedConfig):
     """How much of the model is retrained.
 
     Args:
         layers: how many of the last layers that have weight matrices or kernels; the norms and
             biases after the first of them go along.
-        training: the optimizer's settings.
     """
 
-    layers: int = 2
-    training: TrainingConfig = field(default_factory=TrainingConfig)
-
-    def __post_init__(self) -> None:
-        require_positive(self, "layers")
+    layers: Positive[int] = 2
 
 
 @register("cf_k", LastLayersConfig, ClassificationTask)

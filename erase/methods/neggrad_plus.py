@@ -1,30 +1,26 @@
 """NegGrad+: descend on the retain set while climbing on the forget set."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from torch import Tensor
 
 from erase.erasure.erasure import Erasure
 from erase.methods import register
+from erase.support.config import PartShare
 from erase.tasks.base import Batch, Task
-from erase.training.loop import TrainingConfig, finetune
+from erase.training.config import TrainedConfig
+from erase.training.loop import finetune
 
 
 @dataclass(frozen=True)
-class NegGradConfig:
+class NegGradConfig(TrainedConfig):
     """The balance of descent and ascent.
 
     Args:
         retain_share: weight of the retain set's loss; the forget set's has the rest.
-        training: the optimizer's settings.
     """
 
-    retain_share: float = 0.95
-    training: TrainingConfig = field(default_factory=TrainingConfig)
-
-    def __post_init__(self) -> None:
-        if not 0 < self.retain_share < 1:
-            raise ValueError(f"retain_share is {self.retain_share}; give a share in (0, 1).")
+    retain_share: PartShare = 0.95
 
 
 @register("neggrad_plus", NegGradConfig)

@@ -18,7 +18,7 @@ from erase.core.projection import (
 from erase.core.subspace import Subspace, SubspaceFitter
 from erase.erasure.erasure import Erasure
 from erase.methods import register
-from erase.support.checks import require_lists, require_positive
+from erase.support.config import Config, NotNegative, Positive, Share
 from erase.support.distributed import all_gather
 from erase.tasks.base import SetName, Task
 
@@ -33,7 +33,7 @@ DEFAULTS = {
 
 
 @dataclass(frozen=True)
-class ProjectionConfig:
+class ProjectionConfig(Config):
     """Where to project and onto what.
 
     Args:
@@ -56,22 +56,13 @@ class ProjectionConfig:
 
     targets: Sequence[str] = ()
     space: Literal["oblique", "mean_difference", "contrastive", "scaled", "null_space"] = "oblique"
-    forget_alpha: float = 3.0
-    retain_alpha: float = 100.0
-    rank: int = 0
-    retain_energy: float = 0.999
-    strength: float = 0.0
-    samples: int = 1024
+    forget_alpha: Positive[float] = 3.0
+    retain_alpha: Positive[float] = 100.0
+    rank: NotNegative[int] = 0
+    retain_energy: Share = 0.999
+    strength: NotNegative[float] = 0.0
+    samples: Positive[int] = 1024
     tuned: ClassVar[tuple[str, tuple[float, ...]]] = ("strength", (0.5, 0.75, 1.0, 1.25, 1.5, 2.0))
-
-    def __post_init__(self) -> None:
-        require_lists(self, "targets")
-        require_positive(self, "forget_alpha", "retain_alpha", "samples")
-        for name in ("rank", "strength"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; give 0 or more.")
-        if not 0 < self.retain_energy <= 1:
-            raise ValueError(f"retain_energy is {self.retain_energy}; give a share in (0, 1].")
 
 
 @register("projection", ProjectionConfig)

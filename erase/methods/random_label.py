@@ -1,28 +1,27 @@
 """Random label: wrong answers for the forget set, and no mask."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from erase.erasure.erasure import Erasure
 from erase.methods import register
 from erase.methods.salun import Teacher, relabelling_loss
 from erase.tasks.base import Task
-from erase.training.loop import TrainingConfig, finetune
+from erase.training.config import TrainedConfig
+from erase.training.loop import finetune
 
 
 @dataclass(frozen=True)
-class RandomLabelConfig:
+class RandomLabelConfig(TrainedConfig):
     """Relabelling of the forget set.
 
     Args:
         teacher: where answers come from, as for salun; the rate and steps are always the task's
             for training that nothing holds in place.
         retain_weight: weight of the retain set's loss.
-        training: the optimizer's settings.
     """
 
     teacher: Teacher = "current"
     retain_weight: float = 1.0
-    training: TrainingConfig = field(default_factory=TrainingConfig)
 
 
 @register("random_label", RandomLabelConfig)

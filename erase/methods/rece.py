@@ -9,13 +9,13 @@ from torch import Tensor
 from erase.erasure.erasure import Erasure
 from erase.methods import register
 from erase.methods.uce import UCEConfig, edit_deltas, editing_tokens, shared_edit
-from erase.support.checks import require_positive
+from erase.support.config import Config, Positive
 from erase.tasks.diffusion.places import TEXT
 from erase.tasks.diffusion.task import DiffusionTask
 
 
 @dataclass(frozen=True)
-class RECEConfig:
+class RECEConfig(Config):
     """The rounds and the least-squares problems of RECE.
 
     Args:
@@ -24,12 +24,9 @@ class RECEConfig:
         uce: each round's problem.
     """
 
-    rounds: int = 2
-    embedding_weight: float = 0.1
+    rounds: Positive[int] = 2
+    embedding_weight: Positive[float] = 0.1
     uce: UCEConfig = field(default_factory=UCEConfig)
-
-    def __post_init__(self) -> None:
-        require_positive(self, "rounds", "embedding_weight")
 
 
 @register("rece", RECEConfig, DiffusionTask)

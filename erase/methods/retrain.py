@@ -5,19 +5,20 @@ from dataclasses import dataclass, replace
 from erase.core.delta import difference
 from erase.erasure.erasure import Erasure
 from erase.methods import register
+from erase.support.config import Config, NotNegative
 from erase.tasks.classification.fit import fit
 from erase.tasks.classification.task import ClassificationTask
 
 
 @dataclass(frozen=True)
-class RetrainConfig:
+class RetrainConfig(Config):
     """The recipe the original was trained with.
 
     Args:
         epochs: passes through the retain set, 0 for as many as the original had.
     """
 
-    epochs: int = 0
+    epochs: NotNegative[int] = 0
 
 
 @register("retrain", RetrainConfig, ClassificationTask)

@@ -1,7 +1,7 @@
 """SalUn: finetune only the weights that the forget loss pulls on most."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,8 +13,10 @@ from erase.core.mask import Mask, Scope, Selection, build_mask
 from erase.core.saliency import Estimator, accumulate, fisher_ratio
 from erase.erasure.erasure import Erasure
 from erase.methods import register
+from erase.support.config import Share
 from erase.support.distributed import all_reduce_sum, shard_of
 from erase.tasks.base import Batch, Task
+from erase.training.config import TrainedConfig
 from erase.training.loop import StepLoss, TrainingConfig, finetune, step_seed, with_defaults
 from erase.training.preserve import only_trainable
 from erase.training.watch import checkpointed_activations
@@ -23,7 +25,7 @@ Teacher = Literal["frozen", "current"]
 
 
 @dataclass(frozen=True)
-class SalUnConfig:
+class SalUnConfig(TrainedConfig):
     """Saliency mask, teacher and training of SalUn.
 
     Args:
@@ -42,18 +44,13 @@ class SalUnConfig:
             suggests for a model that is held in place.
     """
 
-    density: float = 0.5
+    density: Share = 0.5
     mask: Selection = "top"
     scope: Scope = "global"
-    estimator: Estimator | Literal["fisher_ratio"] = "signed_sum"
+    estimator: Literal[Estimator, "fisher_ratio"] = "signed_sum"
     mask_file: str = ""
     teacher: Teacher = "frozen"
     retain_weight: float | None = None
-    training: TrainingConfig = field(default_factory=TrainingConfig)
-
-    def __post_init__(self) -> None:
-        if not 0 < self.density <= 1:
-            raise ValueError(f"density is {self.density}; give a share of the weights in (0, 1].")
 
 
 @register("salun", SalUnConfig)

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from peft import LoraConfig, LoraModel
@@ -16,9 +16,10 @@ from erase.core.names import lora_holds
 from erase.erasure.erasure import Erasure
 from erase.methods import register
 from erase.methods.salun import Teacher, relabelling_loss, saliency, settings_for_teacher
-from erase.support.checks import require_positive
+from erase.support.config import Positive, Share
 from erase.tasks.base import Task
-from erase.training.loop import TrainingConfig, train
+from erase.training.config import TrainedConfig
+from erase.training.loop import train
 from erase.training.preserve import only_trainable, restored_parameters
 from erase.training.watch import checkpointed_activations
 
@@ -26,7 +27,7 @@ ADAPTER = "erase"
 
 
 @dataclass(frozen=True)
-class SalUnLoRAConfig:
+class SalUnLoRAConfig(TrainedConfig):
     """Ranks, teacher and training of SalUn-LoRA.
 
     Args:
@@ -34,19 +35,12 @@ class SalUnLoRAConfig:
         density: share of all weights that count as salient.
         teacher: as for salun.
         retain_weight: weight of the retain set's loss, by default as SalUn's.
-        training: the optimizer's settings.
     """
 
-    rank: int = 16
-    density: float = 0.1
+    rank: Positive[int] = 16
+    density: Share = 0.1
     teacher: Teacher = "frozen"
     retain_weight: float | None = None
-    training: TrainingConfig = field(default_factory=TrainingConfig)
-
-    def __post_init__(self) -> None:
-        require_positive(self, "rank")
-        if not 0 < self.density <= 1:
-            raise ValueError(f"density is {self.density}; give a share of the weights in (0, 1].")
 
 
 @register("salun_lora", SalUnLoRAConfig)

@@ -1,16 +1,18 @@
 """SalUn-soft: no mask, but a penalty that lets only weights change that must."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from erase.erasure.erasure import Erasure
 from erase.methods import register
 from erase.methods.salun import Teacher, relabelling_loss, settings_for_teacher
+from erase.support.config import NotNegative
 from erase.tasks.base import Task
-from erase.training.loop import TrainingConfig, finetune
+from erase.training.config import TrainedConfig
+from erase.training.loop import finetune
 
 
 @dataclass(frozen=True)
-class SalUnSoftConfig:
+class SalUnSoftConfig(TrainedConfig):
     """Sparsity, teacher and training of SalUn-soft.
 
     Args:
@@ -18,17 +20,11 @@ class SalUnSoftConfig:
             falls to 0 at the last one.
         teacher: as for salun.
         retain_weight: weight of the retain set's loss, by default as SalUn's.
-        training: the optimizer's settings.
     """
 
-    sparsity: float = 0.5
+    sparsity: NotNegative[float] = 0.5
     teacher: Teacher = "frozen"
     retain_weight: float | None = None
-    training: TrainingConfig = field(default_factory=TrainingConfig)
-
-    def __post_init__(self) -> None:
-        if self.sparsity < 0:
-            raise ValueError(f"sparsity is {self.sparsity}; give 0 or more.")
 
 
 @register("salun_soft", SalUnSoftConfig)

@@ -1,17 +1,18 @@
 """SCRUB: stay with the teacher on the retain set, leave it on the forget set."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from torch import Tensor
 
 from erase.erasure.erasure import Erasure
 from erase.methods import register
 from erase.tasks.base import Batch, Task
-from erase.training.loop import TrainingConfig, finetune
+from erase.training.config import TrainedConfig
+from erase.training.loop import finetune
 
 
 @dataclass(frozen=True)
-class ScrubConfig:
+class ScrubConfig(TrainedConfig):
     """The balance of leaving and staying.
 
     Args:
@@ -19,14 +20,12 @@ class ScrubConfig:
         leaving_weight: weight of the forget set's distance from it.
         loss_weight: weight of the retain set's own loss, the paper's gamma.
         staying_weight: weight of the retain set's distance, the paper's alpha.
-        training: the optimizer's settings.
     """
 
     leaving_share: float = 0.6
     leaving_weight: float = 1.0
     loss_weight: float = 1.0
     staying_weight: float = 0.5
-    training: TrainingConfig = field(default_factory=TrainingConfig)
 
 
 @register("scrub", ScrubConfig)

@@ -1,6 +1,6 @@
 """Selective amnesia: relearn the concept as its anchor, held by elastic weights and replay."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -10,23 +10,22 @@ from erase.methods import register
 from erase.methods.salun import relabelling_loss
 from erase.support.distributed import all_reduce_sum, shard_of
 from erase.tasks.base import Batch, Task
-from erase.training.loop import TrainingConfig, finetune, step_seed
+from erase.training.config import TrainedConfig
+from erase.training.loop import finetune, step_seed
 from erase.training.preserve import only_trainable
 
 
 @dataclass(frozen=True)
-class SelectiveAmnesiaConfig:
+class SelectiveAmnesiaConfig(TrainedConfig):
     """Elasticity, replay and training.
 
     Args:
         elasticity: weight of the Fisher-weighted squared change, in units of the mean Fisher.
         replay: weight of staying close to the base on the retain set.
-        training: the optimizer's settings.
     """
 
     elasticity: float = 1.0
     replay: float = 1.0
-    training: TrainingConfig = field(default_factory=TrainingConfig)
 
 
 @register("selective_amnesia", SelectiveAmnesiaConfig)

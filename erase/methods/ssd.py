@@ -11,7 +11,7 @@ from erase.core.delta import difference
 from erase.core.saliency import Estimator, accumulate
 from erase.erasure.erasure import Erasure
 from erase.methods import register
-from erase.support.checks import require_positive
+from erase.support.config import Config, Positive
 from erase.tasks.classification.task import ClassificationBatch, ClassificationTask
 from erase.training.loop import step_seed
 from erase.training.preserve import only_trainable, restored_parameters
@@ -20,7 +20,7 @@ Loss = Callable[[ClassificationBatch], Tensor]
 
 
 @dataclass(frozen=True)
-class SSDConfig:
+class SSDConfig(Config):
     """When a weight counts as the forget set's, and how strongly it is dampened.
 
     Args:
@@ -29,15 +29,12 @@ class SSDConfig:
         dampening: it is multiplied by this times the ratio of the two, at most 1 (lambda).
     """
 
-    selection: float = 10.0
-    dampening: float = 1.0
+    selection: Positive[float] = 10.0
+    dampening: Positive[float] = 1.0
     tuned: ClassVar[tuple[str, tuple[float, ...]]] = (
         "selection",
         (2.0, 5.0, 10.0, 20.0, 50.0, 100.0),
     )
-
-    def __post_init__(self) -> None:
-        require_positive(self, "selection", "dampening")
 
 
 @register("ssd", SSDConfig, ClassificationTask)

@@ -10,13 +10,13 @@ from erase.core.delta import LowRankDelta
 from erase.erasure.erasure import Erasure
 from erase.methods import register
 from erase.prompts.request import sample
-from erase.support.checks import require_positive
+from erase.support.config import Config, Positive
 from erase.tasks.diffusion.places import TEXT
 from erase.tasks.diffusion.task import DiffusionTask
 
 
 @dataclass(frozen=True)
-class UCEConfig:
+class UCEConfig(Config):
     """The least-squares problem of UCE.
 
     Args:
@@ -27,13 +27,10 @@ class UCEConfig:
         prompts: most prompts of either set to use.
     """
 
-    rank: int = 64
-    preserve_weight: float = 1.0
-    regularisation: float = 1.0
-    prompts: int = 512
-
-    def __post_init__(self) -> None:
-        require_positive(self, "rank", "preserve_weight", "regularisation", "prompts")
+    rank: Positive[int] = 64
+    preserve_weight: Positive[float] = 1.0
+    regularisation: Positive[float] = 1.0
+    prompts: Positive[int] = 512
 
 
 @register("uce", UCEConfig, DiffusionTask)

@@ -11,7 +11,7 @@ from erase.bundled import EMOJI, JUDGE
 from erase.models.family import family_of, require_supported
 from erase.prompts.catalogue import Catalogue, Finetuning, Sampling
 from erase.prompts.request import PromptSet
-from erase.support.checks import first_line
+from erase.support.errors import first_line
 
 BUNDLED = {"emoji": EMOJI}
 

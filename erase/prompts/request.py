@@ -4,7 +4,7 @@ import difflib
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from erase.prompts.catalogue import Catalogue, Concept, fill
 
@@ -36,6 +36,9 @@ class EraseRequest:
         for name in ("concepts", "anchors", "retain", "templates"):
             if isinstance(getattr(self, name), str):
                 raise ValueError(f"{name} is one text; give a list of names.")
+        if self.redirect not in get_args(Redirect):
+            known = " or ".join(map(repr, get_args(Redirect)))
+            raise ValueError(f"redirect is {self.redirect!r}; choose {known}.")
         if strange := [text for text in self.templates if "{concept}" not in text]:
             raise ValueError(f"The template {strange[0]!r} lacks {{concept}}; write it in.")
         if not self.concepts or not all(name.strip() for name in self.concepts):

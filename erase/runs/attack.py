@@ -17,7 +17,7 @@ from erase.models.opening import Model
 from erase.prompts.request import EraseRequest, Prompt, PromptSet, sample
 from erase.runs.opening import Opened, open_all
 from erase.runs.state import carry_out
-from erase.support.checks import require_lists, require_positive
+from erase.support.config import Config, Positive
 from erase.support.files import write_json, write_text
 from erase.support.pictures import save_grid
 from erase.tasks.diffusion.sampling import draw
@@ -26,7 +26,7 @@ PICTURES_SEED = 6_000_000
 
 
 @dataclass(frozen=True)
-class AttackRun:
+class AttackRun(Config):
     """Which erasure is attacked, and how.
 
     Args:
@@ -46,7 +46,7 @@ class AttackRun:
     erasure: str
     attacks: Sequence[str] = ()
     configs: Mapping[str, Any] = field(default_factory=dict)
-    prompts: int = 32
+    prompts: Positive[int] = 32
     scales: Sequence[float] = (0.5, 0.75)
     seed: int = 0
     model: str = ""
@@ -55,8 +55,7 @@ class AttackRun:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        require_lists(self, "attacks")
-        require_positive(self, "prompts")
+        super().__post_init__()
         known = attacks()
         for name in (*self.attacks, *self.configs):
             if name not in known:

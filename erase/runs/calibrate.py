@@ -14,6 +14,7 @@ from erase.evaluate.classifiers.gaps import GAPS, Split, gap_figures
 from erase.methods import get_method
 from erase.runs.classify import ClassifierRun, build_task, data_of, load_or_train, retrained
 from erase.runs.state import carry_out, options_of, with_checkpoints
+from erase.support.config import PartShare
 from erase.tasks.classification.forget_sets import forget_indices
 from erase.tasks.classification.task import ClassificationTask
 
@@ -29,12 +30,10 @@ class CalibrationRun(ClassifierRun):
         share: of the retain set, held out to choose by.
     """
 
-    share: float = 0.1
+    share: PartShare = 0.1
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.share < 1:
-            raise ValueError(f"share is {self.share}; give one in (0, 1).")
         tuned_setting(self.method, self.method_config or get_method(self.method).config())
 
 

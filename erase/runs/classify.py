@@ -28,7 +28,7 @@ from erase.runs.state import (
     versions,
     with_checkpoints,
 )
-from erase.support.checks import require_positive
+from erase.support.config import Config, NotNegative, Positive
 from erase.support.files import replaced_file
 from erase.tasks.classification.datasets import Data, build_classifier, load_data
 from erase.tasks.classification.fit import FitConfig, fit, outputs_of
@@ -40,7 +40,7 @@ OUTPUT_FILES = (*FILES, *REPORT_FILES)
 
 
 @dataclass(frozen=True)
-class ClassifierConfig:
+class ClassifierConfig(Config):
     """A data set and the classifier that learnt it.
 
     Args:
@@ -57,7 +57,7 @@ class ClassifierConfig:
 
     data: str = "digits"
     root: str = "data"
-    side: int = 64
+    side: Positive[int] = 64
     download: bool = False
     model: str = "resnet18"
     weights: str = ""
@@ -66,7 +66,7 @@ class ClassifierConfig:
 
 
 @dataclass(frozen=True)
-class ClassifierRun:
+class ClassifierRun(Config):
     """A classifier, what it is to forget, and by which method.
 
     Args:
@@ -84,12 +84,12 @@ class ClassifierRun:
     method: str = "salun"
     method_config: Any = None
     task: ClassificationTaskConfig = field(default_factory=ClassificationTaskConfig)
-    learning_rate: float = 1e-3
+    learning_rate: Positive[float] = 1e-3
     seed: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_method(self, ClassificationTask)
-        require_positive(self, "learning_rate")
 
 
 @dataclass(frozen=True)
@@ -100,13 +100,12 @@ class ClassificationRun(ClassifierRun):
         shadows: models of either history that U-LiRA trains; 0 leaves it out.
     """
 
-    shadows: int = 0
+    shadows: NotNegative[int] = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.shadows == 1 or self.shadows < 0:
-            raise ValueError(f"shadows is {self.shadows}; U-LiRA needs at least 2, or 0 to leave "
-                             "it out.")  # fmt: skip
+        if self.shadows == 1:
+            raise ValueError("shadows is 1; U-LiRA needs at least 2, or 0 to leave it out.")
 
 
 @dataclass(frozen=True)

@@ -33,13 +33,14 @@ from erase.runs.state import (
     versions,
     with_checkpoints,
 )
+from erase.support.config import Config
 from erase.tasks.diffusion.task import DiffusionTask, DiffusionTaskConfig
 
 OUTPUT_FILES = (*FILES, *REPORT_FILES)
 
 
 @dataclass(frozen=True)
-class RunConfig:
+class RunConfig(Config):
     """Everything one run depends on; equal configs give equal artefacts.
 
     Args:
@@ -66,6 +67,7 @@ class RunConfig:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_method(self, DiffusionTask)
         counts = self.evaluation.forget_pictures, self.evaluation.retain_pictures
         if self.oracle and min(counts) < 3:

@@ -13,6 +13,7 @@ from erase.evaluate.pictures.classifier_judge import Judge, open_judge
 from erase.evaluate.pictures.folders import DETECTIONS, Captions, Fidelity, Labels, Nudity
 from erase.evaluate.pictures.nudity import EXPOSED, count, read_detections
 from erase.evaluate.pictures.perceptual import Backbone, Perceptual
+from erase.support.config import Config
 from erase.support.files import check_writable, replaced_folder, write_json
 from erase.support.pictures import load_folder
 
@@ -20,7 +21,7 @@ REPORT = "evaluation.json"
 
 
 @dataclass(frozen=True)
-class PictureEvaluation:
+class PictureEvaluation(Config):
     """What to measure of a folder of pictures.
 
     Args:

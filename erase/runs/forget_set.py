@@ -11,6 +11,7 @@ from torch import nn
 from erase.methods import get_method
 from erase.runs.classify import ClassifierRun, build_task, data_of, load_or_train
 from erase.runs.state import carry_out, options_of, with_checkpoints
+from erase.support.config import NotNegative
 from erase.support.files import check_file_writable
 from erase.tasks.classification.datasets import Data
 from erase.tasks.classification.forget_sets import (
@@ -40,12 +41,10 @@ class ForgetSetRun(ClassifierRun):
     count: int
     unit: Unit = "samples"
     tail: Tail = "lowest"
-    rounds: int = 0
+    rounds: NotNegative[int] = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.rounds < 0:
-            raise ValueError(f"rounds is {self.rounds}; give 0 or more.")
         if self.rounds and self.tail == "highest":
             raise ValueError(
                 "Rounds look for the lowest losses; leave out rounds, or tail highest."

@@ -20,7 +20,7 @@ from erase.evaluate.pictures.folders import Captions
 from erase.models.opening import Model, load_model
 from erase.prompts.catalogue import Sampling
 from erase.runs.evaluate import REPORT, PictureEvaluation, evaluators_of, measured
-from erase.support.checks import require_positive
+from erase.support.config import Config, NotNegative, Positive
 from erase.support.files import check_writable, replaced_folder, write_json, write_text
 from erase.support.pictures import load_folder
 from erase.tasks.diffusion.sampling import draw
@@ -29,7 +29,7 @@ HUB, PICTURES, CHUNK = "hf://", "pictures", 256
 
 
 @dataclass(frozen=True)
-class PromptFile:
+class PromptFile(Config):
     """Where prompts are and which columns say what.
 
     Args:
@@ -51,15 +51,11 @@ class PromptFile:
     label: str = ""
     group: str = ""
     seeds: Sequence[int] = ()
-    limit: int = 0
-
-    def __post_init__(self) -> None:
-        if self.limit < 0:
-            raise ValueError(f"limit is {self.limit}; give 0 or more.")
+    limit: NotNegative[int] = 0
 
 
 @dataclass(frozen=True)
-class SamplingConfig:
+class SamplingConfig(Config):
     """How pictures are drawn.
 
     Args:
@@ -69,15 +65,12 @@ class SamplingConfig:
     """
 
     scheduler: str = ""
-    steps: int = 50
-    guidance_scale: float = 7.5
-
-    def __post_init__(self) -> None:
-        require_positive(self, "steps", "guidance_scale")
+    steps: Positive[int] = 50
+    guidance_scale: Positive[float] = 7.5
 
 
 @dataclass(frozen=True)
-class BenchmarkProtocol:
+class BenchmarkProtocol(Config):
     """A protocol, and the model it is applied to.
 
     Args:

@@ -1,11 +1,9 @@
 """What every trained method lets one choose, in the words of diffusers' training scripts."""
 
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Literal
 
-from erase.support.checks import require_choices, require_positive
-
-NOT_NEGATIVE = ("max_train_steps", "learning_rate", "adam_weight_decay", "validation_steps")
+from erase.support.config import Config, NotNegative, Positive, Within
 
 WATCHING = (
     "checkpointing_steps", "checkpoints_total_limit", "checkpoints", "resume_from_checkpoint",
@@ -14,7 +12,7 @@ WATCHING = (
 
 
 @dataclass(frozen=True)
-class TrainingConfig:
+class TrainingConfig(Config):
     """AdamW's settings, what is watched, and where to go on from.
 
     Args:
@@ -40,36 +38,35 @@ class TrainingConfig:
         logging_dir: folder of the tracker's files and of validation pictures.
     """
 
-    max_train_steps: int = 0
-    learning_rate: float = 0.0
+    max_train_steps: NotNegative[int] = 0
+    learning_rate: NotNegative[float] = 0.0
     lr_scheduler: Literal["constant", "linear"] = "linear"
-    adam_weight_decay: float = 0.0
+    adam_weight_decay: NotNegative[float] = 0.0
     use_8bit_adam: bool = False
-    max_grad_norm: float = 1.0
-    gradient_accumulation_steps: int = 1
+    max_grad_norm: Positive[float] = 1.0
+    gradient_accumulation_steps: Positive[int] = 1
     gradient_checkpointing: bool = False
     mixed_precision: Literal["no", "bf16"] = "no"
     use_ema: bool = False
-    ema_decay: float = 0.99
-    checkpointing_steps: int = 50
-    checkpoints_total_limit: int = 1
+    ema_decay: Annotated[float, Within(lambda decay: 0 <= decay < 1, "a number in [0, 1)")] = 0.99
+    checkpointing_steps: Positive[int] = 50
+    checkpoints_total_limit: Positive[int] = 1
     checkpoints: str = ""
     resume_from_checkpoint: Literal["latest", "no"] = "latest"
     report_to: Literal["", "tensorboard", "wandb"] = ""
-    validation_steps: int = 0
+    validation_steps: NotNegative[int] = 0
     logging_dir: str = "logs"
 
-    def __post_init__(self) -> None:
-        require_positive(
-            self, "max_grad_norm", "checkpointing_steps", "gradient_accumulation_steps",
-            "checkpoints_total_limit",
-        )  # fmt: skip
-        require_choices(self)
-        for name in NOT_NEGATIVE:
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; give 0 or more.")
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"ema_decay is {self.ema_decay}; give a number in [0, 1).")
+
+@dataclass(frozen=True)
+class TrainedConfig(Config):
+    """What every trained method lets one choose.
+
+    Args:
+        training: the optimizer's settings.
+    """
+
+    training: TrainingConfig = field(default_factory=TrainingConfig, kw_only=True)
 
 
 def without_run_state(config: TrainingConfig) -> TrainingConfig:

@@ -15,7 +15,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from erase.core.fingerprint import module_fingerprint
 from erase.evaluate.pictures.clip import CHUNK, ClipJudge
-from erase.support.checks import first_line
+from erase.support.errors import first_line
 from erase.tasks.classification.fit import logits_of
 
 OTHER = "another class"

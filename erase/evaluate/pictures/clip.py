@@ -11,7 +11,7 @@ from torchvision.transforms import v2
 from erase.core.fingerprint import module_fingerprint
 from erase.models.opening import default_judge
 from erase.prompts.catalogue import Catalogue
-from erase.support.checks import first_line
+from erase.support.errors import first_line
 
 CHUNK = 64
 SCORE_SCALE = 2.5

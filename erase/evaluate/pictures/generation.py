@@ -11,7 +11,7 @@ from erase.evaluate.pictures.clip import ClipJudge, wilson_share
 from erase.evaluate.pictures.fidelity import kernel_distance
 from erase.prompts.catalogue import Sampling
 from erase.prompts.request import Prompt, PromptSet, sample
-from erase.support.checks import require_positive
+from erase.support.config import Config, NotNegative, Positive
 from erase.tasks.diffusion.sampling import draw
 
 ACCURACIES = ("forget_accuracy", "retain_accuracy", "cross_retain_accuracy")
@@ -20,7 +20,7 @@ SIDES = ("forget", "retain")
 
 
 @dataclass(frozen=True)
-class EvaluationConfig:
+class EvaluationConfig(Config):
     """How many pictures are judged, and how they are sampled.
 
     Args:
@@ -29,12 +29,9 @@ class EvaluationConfig:
         steps: sampling steps, 0 for as many as the model asks.
     """
 
-    forget_pictures: int = 32
-    retain_pictures: int = 96
-    steps: int = 0
-
-    def __post_init__(self) -> None:
-        require_positive(self, "forget_pictures", "retain_pictures")
+    forget_pictures: Positive[int] = 32
+    retain_pictures: Positive[int] = 96
+    steps: NotNegative[int] = 0
 
 
 @dataclass(frozen=True)

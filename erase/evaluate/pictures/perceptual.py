@@ -8,7 +8,7 @@ import torch
 from PIL.Image import Image
 from torchvision.transforms.functional import to_tensor
 
-from erase.support.checks import first_line
+from erase.support.errors import first_line
 
 Backbone = Literal["alex", "squeeze", "vgg"]
 

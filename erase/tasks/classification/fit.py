@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from erase.support.checks import require_positive
+from erase.support.config import Config, Positive
 from erase.support.progress import Bar
 
 RISE = 0.1  # of all steps
@@ -16,7 +16,7 @@ BATCH = 256  # samples that are looked at together
 
 
 @dataclass(frozen=True)
-class FitConfig:
+class FitConfig(Config):
     """Stochastic gradient descent with a cosine schedule.
 
     Args:
@@ -27,14 +27,11 @@ class FitConfig:
         batch_size: samples of a step.
     """
 
-    epochs: int = 10
-    learning_rate: float = 0.1
+    epochs: Positive[int] = 10
+    learning_rate: Positive[float] = 0.1
     momentum: float = 0.9
     weight_decay: float = 5e-4
-    batch_size: int = 128
-
-    def __post_init__(self) -> None:
-        require_positive(self, "epochs", "learning_rate", "batch_size")
+    batch_size: Positive[int] = 128
 
 
 def fit(model: nn.Module, dataset: Dataset, config: FitConfig, seed: int = 0) -> nn.Module:

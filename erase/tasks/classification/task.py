@@ -17,7 +17,7 @@ from erase.core.activations import capture_inputs, projectable_layers, weight_na
 from erase.core.fingerprint import combined, fingerprint
 from erase.core.patterns import filter_names
 from erase.prompts.catalogue import Finetuning
-from erase.support.checks import require_lists, require_positive
+from erase.support.config import Config, NotNegative, Positive
 from erase.support.distributed import shard_of
 from erase.tasks.base import InputCallback, SetName
 from erase.tasks.classification.fit import FitConfig, fit, head_of, logits_of, untrained_copy
@@ -29,7 +29,7 @@ CHUNK, FIRST = 256, 8
 
 
 @dataclass(frozen=True)
-class ClassificationTaskConfig:
+class ClassificationTaskConfig(Config):
     """Which weights may change, and how many samples a step sees.
 
     Args:
@@ -44,15 +44,9 @@ class ClassificationTaskConfig:
 
     include: Sequence[str] = ("*",)
     exclude: Sequence[str] = ()
-    batch_size: int = 64
+    batch_size: Positive[int] = 64
     redirect: Literal["random_label", "held_out"] = "random_label"
-    held_out_epochs: int = 0
-
-    def __post_init__(self) -> None:
-        require_lists(self, "include", "exclude")
-        require_positive(self, "batch_size")
-        if self.held_out_epochs < 0:
-            raise ValueError(f"held_out_epochs is {self.held_out_epochs}; give 0 or more.")
+    held_out_epochs: NotNegative[int] = 0
 
 
 @dataclass(frozen=True)

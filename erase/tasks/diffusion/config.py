@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from erase.models.family import Family
-from erase.support.checks import require_lists, require_positive
+from erase.support.config import Config, NotNegative, Positive
 
 MOST_TRAJECTORIES = 64
 
 
 @dataclass(frozen=True)
-class DiffusionTaskConfig:
+class DiffusionTaskConfig(Config):
     """Which components may change, and the pictures the base draws of either set.
 
     Args:
@@ -38,24 +38,14 @@ class DiffusionTaskConfig:
     components: Sequence[str] = ()
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
-    forget_pictures: int = 32
+    forget_pictures: Positive[int] = 32
     forget_folder: str = ""
-    retain_pictures: int = 96
-    generation_steps: int = 15
-    size: int = 0
-    batch_size: int = 8
-    adversary_steps: int = 0
-    adversary_reach: float = 20.0
-
-    def __post_init__(self) -> None:
-        for name in ("adversary_steps", "size"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; give 0 or more.")
-        require_lists(self, "components", "include", "exclude")
-        require_positive(
-            self, "forget_pictures", "retain_pictures", "generation_steps", "batch_size",
-            "adversary_reach",
-        )  # fmt: skip
+    retain_pictures: Positive[int] = 96
+    generation_steps: Positive[int] = 15
+    size: NotNegative[int] = 0
+    batch_size: Positive[int] = 8
+    adversary_steps: NotNegative[int] = 0
+    adversary_reach: Positive[float] = 20.0
 
     def require_serves(self, family: Family) -> None:
         """ValueError for what the family's pipelines cannot do."""

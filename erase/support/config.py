@@ -1,0 +1,90 @@
+"""The base of every config: its fields' types say what each may be, and it checks them."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from inspect import get_annotations
+from types import UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+Number = TypeVar("Number", int, float)
+
+
+@dataclass(frozen=True)
+class Within:
+    """What a number must be, and the words that ask for it."""
+
+    holds: Callable[[float], bool]
+    wanted: str
+
+
+Positive = Annotated[Number, Within(lambda number: number > 0, "a number above 0")]
+NotNegative = Annotated[Number, Within(lambda number: number >= 0, "0 or more")]
+Share = Annotated[float, Within(lambda number: 0 < number <= 1, "a share in (0, 1]")]
+PartShare = Annotated[float, Within(lambda number: 0 < number < 1, "a share in (0, 1)")]
+
+
+@dataclass(frozen=True)
+class Config:
+    """A config without fields; every one is a frozen dataclass that derives from it.
+
+    Fields may be numbers, ranges of them such as `Positive[int]`, bool, str, `Literal`, unions,
+    other classes, and `Sequence` or `Mapping` of these. Raises ValueError naming the first field
+    whose value is not of its type; a number must be finite.
+    """
+
+    def __init_subclass__(cls) -> None:
+        """Leave plain types in the annotations, of which flags, help and forms are made."""
+        super().__init_subclass__()
+        cls._kinds = get_type_hints(cls, include_extras=True)
+        plain = get_type_hints(cls)
+        cls.__annotations__ = {name: plain[name] for name in get_annotations(cls)}
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            require_kind(field.name, getattr(self, field.name), self._kinds[field.name])
+
+
+def require_kind(name: str, value: Any, kind: Any) -> None:
+    """Raise ValueError, saying what to give instead, if `value` is not of the type `kind`."""
+    if mend := _mend(value, kind):
+        raise ValueError(f"{name} is {value!r}; {mend}.")
+
+
+def _mend(value: Any, kind: Any) -> str:
+    """What to give instead of a value that is not of the type `kind`; empty if it is."""
+    origin, parts = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return ""
+    if origin is Annotated:
+        plain, within = parts
+        return _mend(value, plain) or ("" if within.holds(value) else f"give {within.wanted}")
+    if origin is Literal:
+        return "" if value in parts else f"choose one of {', '.join(map(repr, parts))}"
+    if origin in (Union, UnionType):
+        mends = [_mend(value, part) for part in parts]
+        return "" if "" in mends else " or ".join(mends)
+    if kind in (int, float):
+        return _mend_number(value, kind)
+    if origin in (Sequence, Mapping):
+        return _mend_items(value, origin, parts)
+    return "" if isinstance(value, kind) else f"give {WORDS.get(kind) or f'a {kind.__name__}'}"
+
+
+def _mend_number(value: Any, kind: type) -> str:
+    if isinstance(value, bool) or not isinstance(value, (int, kind)):
+        return f"give {WORDS[kind]}"
+    return "" if math.isfinite(value) else "give a finite number"
+
+
+def _mend_items(value: Any, origin: type, parts: Sequence[Any]) -> str:
+    if isinstance(value, str) or not isinstance(value, origin):
+        return f"give {WORDS[origin]}"
+    items = value.values() if origin is Mapping else value
+    return next(filter(None, (_mend(item, parts[-1]) for item in items)), "")
+
+
+WORDS = {
+    bool: "true or false", int: "a whole number", float: "a number", str: "a text",
+    type(None): "nothing", Sequence: "a list", Mapping: "names with values",
+}  # fmt: skip
