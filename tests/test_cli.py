@@ -245,7 +245,7 @@ def test_ctrl_c_stops_after_a_whole_step_and_the_same_command_goes_on(tiny_model
         [*command, f"--output={tmp_path / 'a'}"], stderr=subprocess.PIPE, text=True
     )
     printed = ""
-    while "step/s" not in printed:
+    while "erasing" not in printed:
         printed += process.stderr.read(1)
     process.send_signal(signal.SIGINT)
     assert "run the same again to go on" in process.communicate()[1]
