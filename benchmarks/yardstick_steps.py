@@ -60,8 +60,9 @@ def command_line(*words: str) -> int:
 def parsed(words: Sequence[str]) -> dict[str, Any]:
     """What the command line makes of the words; SystemExit if it refuses them."""
     build = find("erase.cli:build_parser", "erase.cli_parsers:build_parser")
-    parser = build(words) if inspect.signature(build).parameters else build()
-    return parser.parse_args(list(words)).as_dict()
+    if inspect.signature(build).parameters:
+        return build(words[0]).parse_args(list(words[1:])).as_dict()
+    return build().parse_args(list(words))[words[0]].as_dict()
 
 
 def accepted(words: Sequence[str]) -> bool:

@@ -1,77 +1,93 @@
-"""The command line; every flag and YAML key of `erase run` comes from the typed configs."""
+"""The command line; every flag and YAML key comes from the typed configs."""
 
-import dataclasses
+import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jsonargparse import Namespace
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser, Namespace
 
-from erase.app import main as serve_app
-from erase.app.settings import AppConfig
-from erase.attacks import attacks
-from erase.cli_parsers import build_parser
-from erase.evaluate.classifiers.report import gap_table
-from erase.evaluate.pictures.report import summary_table
-from erase.methods import get_method
-from erase.prompts.request import PLAIN_TEMPLATES, EraseRequest
-from erase.runs import artefacts
-from erase.runs.attack import AttackRun, attack_table, run_attacks
-from erase.runs.calibrate import CalibrationRun, calibrated
-from erase.runs.classify import ClassificationRun, classify
-from erase.runs.erase import RunConfig, open_run, run
-from erase.runs.evaluate import PictureEvaluation, evaluate, figure_lines, rescore
-from erase.runs.forget_set import ForgetSetRun, choose_forget_set
-from erase.runs.measure import BenchmarkProtocol, run_protocol
-from erase.runs.plan import plan
-from erase.training.loop import TrainingStopped
+NEW_FOLDER = {"type": str, "required": True, "help": "a new folder"}
+LISTS = {
+    "concept": "what to forget, one or more: ghost 'ink style'",
+    "anchor": "what to draw instead, one a concept",
+    "retain": "what must stay; needed for models without concepts.json",
+    "template": "prompts with {concept}, for models without concepts.json",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a subcommand: 0 on success, 2 after one sentence on bad input, 130 when stopped."""
-    parser = build_parser()
-    parsed = parser.parse_args(arguments)
+    """Run a subcommand: 0 on success, 2 after one sentence on bad input, 130 when stopped.
+
+    What a subcommand needs is imported when it is asked for, so that the list of them is quick.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    parser = argparse.ArgumentParser("erase", description="Make a text-to-image model forget.")
+    known = parser.add_subparsers(dest="name", required=True, metavar="command")
+    for name, command in COMMANDS.items():
+        known.add_parser(name, help=command.text, add_help=False)
+    name = parser.parse_args(words[:1]).name
     try:
-        command = parser.instantiate(parsed)
-        said = COMMANDS[command.command](command[command.command])
+        parser = build_parser(name, words[1:])
+        said = COMMANDS[name].work(parser.instantiate(parser.parse_args(words[1:])))
         print(said, end="\n" if said else "")
     except ValueError as error:
         print(f"erase: {error}", file=sys.stderr)
         return 2
-    except (TrainingStopped, KeyboardInterrupt) as stop:
+    except KeyboardInterrupt as stop:
         message = str(stop) or "Stopped; run the same command again to go on."
         print(f"erase: {message}", file=sys.stderr)
         return 130
     return 0
 
 
-def _run(options: Namespace) -> str:
-    request = EraseRequest(
-        concepts=tuple(options.concept),
-        anchors=tuple(options.anchor),
-        redirect=options.redirect,
-        retain=tuple(options.retain),
-        templates=tuple(options.template) or PLAIN_TEMPLATES,
-        seed=options.seed,
-    )
-    get_method(options.method)
-    config = RunConfig(
-        request=request,
-        model=options.model,
-        method=options.method,
-        method_config=options[options.method],
-        task=options.task,
-        evaluation=options.evaluation,
-        judge=options.judge,
-        oracle=options.oracle,
-        device=options.device,
-    )
+def build_parser(name: str, words: Sequence[str] = ()) -> "ArgumentParser":
+    """The parser of a subcommand; where the words ask for help, of what they ask it for."""
+    from erase.attacks import attacks
+    from erase.methods import methods
+    from erase.support.options import brief_parser, with_entries
+
+    command = COMMANDS[name]
+    parser = brief_parser(name, command.text, command.config_file)
+    command.options(parser)
+    if not command.kind:
+        return parser
+    entries = methods() if command.kind == "method" else attacks()
+    return with_entries(parser, words, command.kind, entries)
+
+
+def _run_options(parser: "ArgumentParser") -> None:
+    from erase.prompts.request import EraseRequest
+    from erase.runs.erase import RunConfig
+
+    for name, text in LISTS.items():
+        parser.add_argument(f"--{name}", type=str, nargs="+", default=[], help=text)
+    parser.add_class_arguments(EraseRequest, skip={"concepts", "anchors", "retain", "templates"})
+    parser.add_class_arguments(RunConfig, skip={"request", "method_config"})
+    parser.add_argument("--output", type=str, default="", help="by default out/CONCEPTS-METHOD")
+    parser.add_argument("--dry_run", action="store_true", help="tell the plan and do nothing")
+
+
+def _run(options: "Namespace") -> str:
+    from erase.evaluate.pictures.report import summary_table
+    from erase.prompts.request import PLAIN_TEMPLATES, EraseRequest
+    from erase.runs.erase import RunConfig, open_run, run
+    from erase.runs.plan import plan
+    from erase.support.options import made
+
+    request = made(
+        EraseRequest, options, concepts=tuple(options.concept), anchors=tuple(options.anchor),
+        retain=tuple(options.retain), templates=tuple(options.template) or PLAIN_TEMPLATES,
+    )  # fmt: skip
+    config = made(RunConfig, options, request=request, method_config=_of_method(options))
     if options.dry_run:
         opened = open_run(config)
         return plan(config, opened.model, opened.prompts, opened.task)
-    output = Path(options.output or _default_output(request, options.method))
+    output = Path(options.output or _default_output(request.concepts, config.method))
     report = run(config, output)
     if not report:
         return ""
@@ -79,92 +95,225 @@ def _run(options: Namespace) -> str:
     return f"{summary_table(report)}\n{paths}"
 
 
-def _attack(options: Namespace) -> str:
-    run_ = AttackRun(
-        erasure=options.folder,
-        attacks=options.attack,
-        configs={name: options[name] for name in attacks()},
-        prompts=options.prompts,
-        scales=options.scales,
-        seed=options.seed,
-        model=options.model,
-        judge=options.judge,
-        oracle=options.oracle,
-    )
-    report = run_attacks(run_, options.output)
+def _default_output(concepts: Sequence[str], method: str) -> str:
+    names = "+".join(name.strip().lower().replace(" ", "-") for name in concepts)
+    return f"out/{names}-{method}".replace("..", "")
+
+
+def _of_method(options: "Namespace") -> Any:
+    from erase.methods import get_method
+
+    return options[get_method(options.method).name]
+
+
+def _attack_options(parser: "ArgumentParser") -> None:
+    from erase.runs.attack import AttackRun
+
+    parser.add_argument("folder", type=str, help="an erasure folder")
+    parser.add_argument("--attack", type=str, nargs="+", default=[], help="names; default all")
+    parser.add_argument("--scales", type=float, nargs="*", default=[0.5, 0.75], help="strengths")
+    parser.add_class_arguments(AttackRun, skip={"erasure", "attacks", "configs", "scales"})
+    parser.add_argument("--output", **NEW_FOLDER)
+
+
+def _attack(options: "Namespace") -> str:
+    from erase.attacks import attacks
+    from erase.runs.attack import AttackRun, attack_table, run_attacks
+    from erase.support.options import made
+
+    chosen = {
+        "erasure": options.folder,
+        "attacks": options.attack,
+        "configs": {name: options[name] for name in attacks()},
+    }
+    report = run_attacks(made(AttackRun, options, **chosen), options.output)
     return f"{attack_table(report)}\nreport: {Path(options.output) / 'attacks.md'}"
 
 
-def _evaluate(options: Namespace) -> str:
+def _evaluate_options(parser: "ArgumentParser") -> None:
+    from erase.runs.evaluate import PictureEvaluation
+
+    parser.add_argument("folder", type=str, help="pictures, or with --rescore an evaluation")
+    parser.add_argument("--rescore", action="store_true", help="count kept detections again")
+    parser.add_argument("--output", type=str, default="", help="a new folder")
+    parser.add_class_arguments(PictureEvaluation)
+
+
+def _evaluate(options: "Namespace") -> str:
+    from erase.runs.evaluate import PictureEvaluation, evaluate, figure_lines, rescore
+    from erase.support.options import made
+
     if options.rescore:
         return json.dumps(rescore(options.folder, options.threshold, options.classes), indent=2)
     if not options.output:
         raise ValueError("There is no --output; name a new folder.")
-    names = [field.name for field in dataclasses.fields(PictureEvaluation)]
-    config = PictureEvaluation(**{name: options[name] for name in names})
-    report = evaluate(options.folder, config, options.output)
+    report = evaluate(options.folder, made(PictureEvaluation, options), options.output)
     return f"{figure_lines(report)}\nreport: {Path(options.output) / 'evaluation.json'}"
 
 
-def _protocol(options: Namespace) -> str:
-    names = [field.name for field in dataclasses.fields(BenchmarkProtocol)]
-    report = run_protocol(
-        BenchmarkProtocol(**{name: options[name] for name in names}), options.output
-    )
+def _protocol_options(parser: "ArgumentParser") -> None:
+    from erase.runs.measure import BenchmarkProtocol
+
+    parser.add_class_arguments(BenchmarkProtocol)
+    parser.add_argument("--output", **NEW_FOLDER)
+
+
+def _protocol(options: "Namespace") -> str:
+    from erase.runs.evaluate import figure_lines
+    from erase.runs.measure import BenchmarkProtocol, run_protocol
+    from erase.support.options import made
+
+    report = run_protocol(made(BenchmarkProtocol, options), options.output)
     return f"{figure_lines(report)}\nreport: {Path(options.output) / 'evaluation.json'}"
 
 
-def _of_classifier(options: Namespace, *names: str) -> dict[str, Any]:
-    """The fields that the runs of classifiers share, and these of their own."""
-    get_method(options.method)
-    shared = ("classifier", "method", "task", "learning_rate", "seed")
-    fields = {name: options[name] for name in (*shared, *names)}
-    return fields | {"method_config": options[options.method]}
+def _classify_options(parser: "ArgumentParser") -> None:
+    from erase.runs.classify import ClassificationRun
+
+    parser.add_class_arguments(ClassificationRun, skip={"method_config"})
+    parser.add_argument("--output", **NEW_FOLDER)
 
 
-def _classify(options: Namespace) -> str:
-    run_ = ClassificationRun(**_of_classifier(options, "forget", "shadows"))
-    report = classify(run_, options.output)
+def _classify(options: "Namespace") -> str:
+    from erase.evaluate.classifiers.report import gap_table
+    from erase.runs.classify import ClassificationRun, classify
+    from erase.support.options import made
+
+    config = made(ClassificationRun, options, method_config=_of_method(options))
+    report = classify(config, options.output)
     if not report:
         return ""
     return f"{gap_table(report)}\nreport: {Path(options.output) / 'report.md'}"
 
 
-def _calibrate(options: Namespace) -> str:
-    found = calibrated(CalibrationRun(**_of_classifier(options, "forget", "share")))
+def _calibrate_options(parser: "ArgumentParser") -> None:
+    from erase.runs.calibrate import CalibrationRun
+
+    parser.add_class_arguments(CalibrationRun, skip={"method_config"})
+
+
+def _calibrate(options: "Namespace") -> str:
+    from erase.runs.calibrate import CalibrationRun, calibrated
+    from erase.support.options import made
+
+    found = calibrated(made(CalibrationRun, options, method_config=_of_method(options)))
     return f"{found}\nuse --{found.method}.{found.setting} {found.value:g}" if found else ""
 
 
-def _forget_set(options: Namespace) -> str:
-    run_ = ForgetSetRun(**_of_classifier(options, "count", "unit", "tail", "rounds"))
-    chosen = choose_forget_set(run_, options.output)
+def _forget_set_options(parser: "ArgumentParser") -> None:
+    from erase.runs.forget_set import ForgetSetRun
+
+    parser.add_class_arguments(ForgetSetRun, skip={"method_config", "forget"})
+    parser.add_argument("--output", type=str, required=True, help="a JSON file")
+
+
+def _forget_set(options: "Namespace") -> str:
+    from erase.runs.forget_set import ForgetSetRun, choose_forget_set
+    from erase.support.options import made
+
+    config = made(ForgetSetRun, options, method_config=_of_method(options))
+    chosen = choose_forget_set(config, options.output)
     return f"{len(chosen)} indices: {options.output}" if chosen else ""
 
 
-def _app(options: Namespace) -> str:
-    names = [field.name for field in dataclasses.fields(AppConfig)]
-    serve_app(AppConfig(**{name: options[name] for name in names}))
+def _app_options(parser: "ArgumentParser") -> None:
+    from erase.app import AppConfig
+
+    parser.add_class_arguments(AppConfig)
+
+
+def _app(options: "Namespace") -> str:
+    from erase.app import AppConfig, main
+    from erase.support.options import made
+
+    main(made(AppConfig, options))
     return ""
 
 
-def _default_output(request: EraseRequest, method: str) -> str:
-    names = "+".compose(name.strip().lower().replace(" ", "-") for name in request.concepts)
-    return f"out/{names}-{method}".replace("..", "")
+def _inspect_options(parser: "ArgumentParser") -> None:
+    parser.add_argument("folders", type=str, nargs="+", help="erasure folders")
 
 
-COMMANDS: dict[str, Callable[[Namespace], str]] = {
-    "run": _run,
-    "app": _app,
-    "attack": _attack,
-    "evaluate": _evaluate,
-    "protocol": _protocol,
-    "classify": _classify,
-    "forget-set": _forget_set,
-    "calibrate": _calibrate,
-    "inspect": lambda options: artefacts.inspect(options.folders),
-    "compose": lambda options: artefacts.compose(options.folders, options.output, options.sum),
-    "export": lambda options: artefacts.export(
-        options.folder, options.output, options.model, options.lora_rank, options.format
+def _compose_options(parser: "ArgumentParser") -> None:
+    parser.add_argument("folders", type=str, nargs="+", help="erasure folders, the first first")
+    parser.add_argument("--sum", action="store_true", help="add them up, as stacked LoRAs do")
+    parser.add_argument("--output", **NEW_FOLDER)
+
+
+def _export_options(parser: "ArgumentParser") -> None:
+    from erase.runs.artefacts import Format
+
+    parser.add_argument("folder", type=str, help="an erasure folder")
+    parser.add_argument("--format", type=Format, default="pipeline", help="comfy: kohya's names")
+    parser.add_argument("--lora_rank", type=int, default=0, help="cut to this rank; 0: as it is")
+    parser.add_argument("--model", type=str, default="", help="the base, if it has moved")
+    parser.add_argument("--output", **NEW_FOLDER)
+
+
+def _artefacts(name: str) -> Callable[["Namespace"], str]:
+    """The function of that name in runs/artefacts.py, given the options as they are called."""
+
+    def work(options: "Namespace") -> str:
+        from erase.runs import artefacts
+
+        return getattr(artefacts, name)(**options.as_dict())
+
+    return work
+
+
+@dataclass(frozen=True)
+class Command:
+    """A subcommand: its line in the help, its options, and what it does, which is what it says.
+
+    kind: what it takes that has options of its own, a method or attacks. config_file: whether
+    options may come from a YAML file.
+    """
+
+    text: str
+    work: Callable[["Namespace"], str]
+    options: Callable[["ArgumentParser"], None] = lambda parser: None
+    kind: str = ""
+    config_file: bool = False
+
+
+COMMANDS = {
+    "run": Command(
+        "erase concepts, measure the result, write a report", _run, _run_options, "method", True
     ),
-    "families": lambda options: artefacts.families(),
-}
+    "attack": Command(
+        "try to bring a concept back, and measure what comes", _attack, _attack_options, "attack"
+    ),
+    "evaluate": Command(
+        "measure a folder of pictures, whoever drew them", _evaluate, _evaluate_options
+    ),
+    "protocol": Command(
+        "draw a protocol's prompts and measure the pictures", _protocol, _protocol_options,
+        config_file=True,
+    ),
+    "classify": Command(
+        "unlearn part of a classifier's training set and measure it", _classify,
+        _classify_options, "method", True,
+    ),
+    "calibrate": Command(
+        "find a method's main setting on data held out", _calibrate, _calibrate_options, "method",
+        True,
+    ),
+    "forget-set": Command(
+        "write the indices of samples that are easiest or hardest", _forget_set,
+        _forget_set_options, "method", True,
+    ),
+    "app": Command("open the app in a browser: compare, erase, attack", _app, _app_options),
+    "inspect": Command(
+        "tell what erasures hold and how they interfere", _artefacts("inspect"), _inspect_options
+    ),
+    "compose": Command(
+        "join erasures into one, in order", _artefacts("compose_folders"), _compose_options
+    ),
+    "export": Command(
+        "write a stock pipeline or LoRA, which other programs open", _artefacts("export"),
+        _export_options,
+    ),
+    "methods": Command("list the methods, and what they serve", _artefacts("list_methods")),
+    "attacks": Command("list the attacks, and what they serve", _artefacts("list_attacks")),
+    "families": Command("list the pipelines that can forget", _artefacts("list_families")),
+}  # fmt: skip

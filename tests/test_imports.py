@@ -17,7 +17,6 @@ ORDER = [
     {"methods", "attacks"},
     {"runs"},
     {"app"},
-    {"cli_parsers"},
     {"cli"},
 ]
 RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}

@@ -4,8 +4,7 @@ import pytest
 from conftest import CATALOGUE, build_tiny_pipeline, build_tiny_task
 from tiny_families import SIDE, build_family
 
-from erase.cli import main
-from erase.cli_parsers import build_parser
+from erase.cli import build_parser, main
 from erase.methods import methods
 from erase.methods.salun import SalUnConfig
 from erase.models.opening import Model
@@ -58,8 +57,9 @@ CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("[esf][mdl]*/*.
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_ready_configs_are_whole(path):
     """All but the weights, which are nobody's to bundle, is read and checked."""
-    options = build_parser().parse_args(["run", "--config", str(path)]).run
-    made = build_parser().instantiate(build_parser().parse_args(["run", "--config", str(path)])).run
+    parser = build_parser("run")
+    options = parser.parse_args(["--config", str(path)])
+    made = parser.instantiate(options)
     request = EraseRequest(
         options.concept, options.anchor, retain=options.retain,
         templates=options.template or PLAIN_TEMPLATES,

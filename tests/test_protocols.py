@@ -10,8 +10,7 @@ from torchvision.models import squeezenet1_1
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from erase.bundled import JUDGE
-from erase.cli import main
-from erase.cli_parsers import build_parser
+from erase.cli import build_parser, main
 from erase.evaluate.pictures.classifier_judge import OTHER, ClassifierJudge, open_judge
 from erase.runs.measure import PromptFile, read_prompts
 
@@ -30,8 +29,7 @@ def prompts(tmp_path):
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
 def test_every_published_protocol_is_read_and_names_its_quirks(config):
-    asked = ["protocol", "--config", str(config), "--output", "out"]
-    options = build_parser().parse_args(asked)["protocol"]
+    options = build_parser("protocol").parse_args(["--config", str(config), "--output", "out"])
     assert options.quirks
     if not options.prompts.path.startswith("hf://") and options.prompts.path:
         file = PromptFile(**vars(options.prompts))

@@ -17,12 +17,16 @@ Redirect = Literal["anchor", "random"]
 class EraseRequest:
     """Concepts to forget, what to draw instead, and what must stay.
 
-    concepts: names such as "ghost" or "ink style". anchors: what each is redirected to, one per
-    concept; by default what the catalogue says, or else the concept of its kind half-way round its
-    list, where neighbours tend to look alike. redirect: "random" takes another concept for each
-    prompt instead, as random labels do. retain: what must stay; by default every other concept the
-    model's catalogue lists, and required of models without one. templates: prompts with
-    `{concept}`, for models without a catalogue.
+    Args:
+        concepts: names such as "ghost" or "ink style".
+        anchors: what each is redirected to, one per concept; by default what the catalogue says, or
+            else the concept of its kind half-way round its list, where neighbours tend to look
+            alike.
+        redirect: "random" takes another concept for each prompt instead, as random labels do.
+        retain: what must stay; by default every other concept the model's catalogue lists, and
+            required of models without one.
+        templates: prompts with `{concept}`, for models without a catalogue.
+        seed: of all that is drawn at random.
     """
 
     concepts: Sequence[str]

@@ -1,18 +1,21 @@
 """What `erase inspect`, `erase compose` and `erase export` do, as text and folders."""
 
-from collections.abc import Sequence
+import inspect as inspect_module
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from erase.attacks import attacks
 from erase.core.delta import LowRankDelta
 from erase.erasure.algebra import compose, export_lora, interference, largest_rank, low_rank, merge
 from erase.erasure.erasure import Erasure
 from erase.erasure.kohya import export_kohya
 from erase.evaluate.layers import block_table, blocks_of
-from erase.methods import serving
+from erase.methods import methods, serving
 from erase.models.family import FAMILIES
 from erase.models.opening import load_model
 from erase.support.files import check_writable
+from erase.tasks.classification.task import ClassificationTask
 from erase.tasks.diffusion.task import DiffusionTask
 
 WORST = 5
@@ -28,11 +31,11 @@ def inspect(folders: Sequence[str]) -> str:
     return "\n\n".join(parts)
 
 
-def compose_folders(folders: Sequence[str], output: str, as_sum: bool = False) -> str:
+def compose_folders(folders: Sequence[str], output: str, sum: bool = False) -> str:
     """Write the composition of the erasures in the order given, or their sum."""
     check_writable(Path(output))
     erasures = [Erasure.from_pretrained(folder) for folder in folders]
-    joint = merge(erasures) if as_sum else compose(erasures)
+    joint = merge(erasures) if sum else compose(erasures)
     joint.save_pretrained(output)
     return f"erasure: {output}"
 
@@ -62,7 +65,31 @@ def export(
     return f"pipeline: {Path(output)}"
 
 
-def families() -> str:
+def list_methods() -> str:
+    """A line a method: its name, whether it serves pipelines or classifiers, what it does."""
+    kinds = {"pipelines": DiffusionTask, "classifiers": ClassificationTask}
+    return _lines(
+        (name, ", ".join(k for k, of in kinds.items() if issubclass(of, method.task)), method)
+        for name, method in methods().items()
+    )
+
+
+def list_attacks() -> str:
+    """A line an attack: its name, the families it serves, what it does."""
+    return _lines((name, "sd", attack) for name, attack in attacks().items())
+
+
+def _lines(rows: Iterable[tuple[str, str, Any]]) -> str:
+    listed = [(name, serves, _summary_of(entry.function)) for name, serves, entry in rows]
+    wide = [max(len(row[i]) for row in listed) for i in (0, 1)]
+    return "\n".join(f"{a:{wide[0]}}  {b:{wide[1]}}  {c}" for a, b, c in listed)
+
+
+def _summary_of(function: Callable[..., Any]) -> str:
+    return (inspect_module.getdoc(function) or "").partition("\n")[0].rstrip(".")
+
+
+def list_families() -> str:
     """The known families: what may change in each, where text enters, and which methods apply."""
     rows = ["| family | pipeline | may change | text enters at | loads LoRA | methods |"]
     rows.append("| --- " * 6 + "|")

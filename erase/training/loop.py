@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 StepLoss = Callable[[Batch, Batch, float], Tensor]
 
 
-class TrainingStopped(Exception):
+class TrainingStopped(KeyboardInterrupt):
     """Training was asked to stop; a checkpoint holds everything done so far."""
 
 

@@ -1,0 +1,78 @@
+"""Command-line options from typed configs, and help that a person can read."""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any, TypeVar
+
+from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter, Namespace
+
+Config = TypeVar("Config")
+HELP = {"-h", "--help"}
+UNTOLD = (None, "", [], (), False, argparse.SUPPRESS)  # defaults that say nothing
+WHOLE_CONFIG = "Path to a configuration file."  # as jsonargparse offers for every config within
+
+
+class BriefHelp(DefaultHelpFormatter):
+    """The first sentence of what an option is, and its default."""
+
+    def __init__(self, *args: Any, **options: Any):
+        super().__init__(*args, **options | {"width": 100, "max_help_position": 36})
+
+    def add_argument(self, action: argparse.Action) -> None:
+        """As argparse's, but for files of whole configs within, which YAML holds better."""
+        if action.help != WHOLE_CONFIG:
+            super().add_argument(action)
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = (action.help or "").partition(". ")[0].rstrip(".")
+        told = action.option_strings and action.default not in UNTOLD
+        return f"{text} (default: %(default)s)" if told else text
+
+
+def brief_parser(name: str, text: str, config_file: bool = False) -> ArgumentParser:
+    """The parser of a subcommand of `erase`, without options yet."""
+    parser = ArgumentParser(
+        prog=f"erase {name}", usage=f"erase {name} [options]", formatter_class=BriefHelp,
+        description=f"{text[:1].upper()}{text[1:]}.",
+    )  # fmt: skip
+    if config_file:
+        parser.add_argument("--config", action=ActionConfigFile, help="a YAML file of options")
+    return parser
+
+
+def with_entries(
+    parser: ArgumentParser, words: Sequence[str], kind: str, entries: Mapping[str, Any]
+) -> ArgumentParser:
+    """The parser with the options of all entries, which carry their names: --salun.density.
+
+    entries: what has a config of its own, by name, such as methods. Where the words ask for help it
+    tells the common options, or an entry's own where `--kind` names it.
+    """
+    if HELP & set(words):
+        return _helping(parser, words, kind, entries)
+    for name, entry in entries.items():
+        parser.add_class_arguments(entry.config, name)
+    return parser
+
+
+def _helping(
+    parser: ArgumentParser, words: Sequence[str], kind: str, entries: Mapping[str, Any]
+) -> ArgumentParser:
+    split = [part for word in words for part in word.split("=", 1)]
+    after = split[split.index(f"--{kind}") + 1 :] if f"--{kind}" in split else []
+    known = [name for name in after if name in entries]
+    if not known:
+        parser.epilog = f"A method's or attack's own options: {parser.prog} --{kind} NAME --help"
+        return parser
+    own = brief_parser(parser.prog.removeprefix("erase "), parser.description.rstrip("."))
+    for name in known:
+        own.add_class_arguments(entries[name].config, name)
+    own.epilog = f"The common options: {parser.prog} --help"
+    return own
+
+
+def made(config: type[Config], options: Namespace, **chosen: Any) -> Config:
+    """The config of the options that are called as its fields, but for those chosen."""
+    names = [field.name for field in fields(config) if field.init and field.name in options]
+    return config(**{name: options[name] for name in names} | chosen)

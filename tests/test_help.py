@@ -1,0 +1,54 @@
+import subprocess
+import sys
+
+import pytest
+
+from erase.attacks import attacks
+from erase.cli import COMMANDS, build_parser
+from erase.methods import methods
+
+MOST_LINES = 80
+WITH_KIND = [(name, command.kind) for name, command in COMMANDS.items() if command.kind]
+
+
+@pytest.mark.parametrize(("name", "kind"), WITH_KIND)
+def test_help_tells_the_common_options_in_few_lines_and_nobodys_own(name, kind):
+    said = build_parser(name, ["--help"]).format_help()
+    assert len(said.splitlines()) <= MOST_LINES
+    entries = methods() if kind == "method" else attacks()
+    assert not [entry for entry in entries if f"--{entry}." in said]
+    assert f"--{kind} NAME --help" in said
+
+
+@pytest.mark.parametrize(("name", "kind"), WITH_KIND)
+def test_help_of_one_tells_its_own_options_and_nobody_elses(name, kind):
+    entries = methods() if kind == "method" else attacks()
+    for entry in entries:
+        said = build_parser(name, [f"--{kind}", entry, "--help"]).format_help()
+        assert len(said.splitlines()) <= MOST_LINES
+        assert f"--{entry}." in said
+        assert not [other for other in entries if other != entry and f"--{other}." in said]
+
+
+def test_the_list_of_subcommands_needs_nothing_heavy():
+    script = (
+        "import sys; from erase.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: print({'torch', 'diffusers', 'transformers', 'jsonargparse'} "
+        "& sys.modules.keys())"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", script], check=True, capture_output=True, text=True
+    )
+    assert said.stdout.splitlines()[-1] == "set()"
+    assert all(name in said.stdout for name in COMMANDS)
+
+
+def test_names_are_listed_with_what_they_serve(capsys):
+    from erase.cli import main
+
+    assert main(["methods"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(methods())
+    assert main(["attacks"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(attacks())
