@@ -18,6 +18,7 @@ from diffusers import (
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+from erase.core.names import named_parameters
 from erase.models.family import FAMILIES
 from erase.runs.plan import ADAMW, GRADIENT, MASK, ORIGINAL, WEIGHT
 
@@ -74,11 +75,7 @@ def models() -> dict[str, tuple[str, dict[str, nn.Module]]]:
 def row(name: str, family_name: str, modules: dict[str, nn.Module]) -> str:
     """One model's line of the table."""
     family = FAMILIES[family_name]
-    weights = {
-        f"{component}.{path.removeprefix('text_model.')}": parameter
-        for component, module in modules.items()
-        for path, parameter in module.named_parameters()
-    }
+    weights = named_parameters(modules)
 
     def chosen(patterns: tuple[str, ...]) -> list[nn.Parameter]:
         return [w for n, w in weights.items() if any(fnmatchcase(n, p) for p in patterns)]

@@ -4,7 +4,7 @@ import sys
 import pytest
 import torch
 from conftest import build_tiny_pipeline
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from erase.core.delta import DenseDelta, SparseDelta, difference
 from erase.core.fingerprint import fingerprint
@@ -102,7 +102,7 @@ def test_a_base_without_the_tensor_or_with_another_shape_is_refused(tiny_pipelin
         misshapen.apply(tiny_pipeline.components)
 
 
-@pytest.mark.parametrize("damage", ["missing", "truncated", "no recipe"])
+@pytest.mark.parametrize("damage", ["missing", "truncated", "no recipe", "strange"])
 def test_broken_folders_get_one_sentence(tiny_pipeline, tmp_path, damage):
     folder = tmp_path / "e"
     if damage != "missing":
@@ -112,6 +112,8 @@ def test_broken_folders_get_one_sentence(tiny_pipeline, tmp_path, damage):
         weights.write_bytes(weights.read_bytes()[:100])
     if damage == "no recipe":
         (folder / "erasure.json").unlink()
+    if damage == "strange":
+        save_file({"a.b.alpha.weight": torch.ones(1)}, folder / "pytorch_lora_weights.safetensors")
     with pytest.raises(ValueError, match="not a readable erasure folder"):
         Erasure.from_pretrained(folder)
 

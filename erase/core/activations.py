@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from erase.core.names import canonical
+
 InputCallback = Callable[[str, Tensor], None]
 MOST_ROWS = 4096
 
@@ -60,7 +62,7 @@ def _padding(layer: nn.Conv2d) -> tuple[int, int]:
 
 
 def projectable_layers(module: nn.Module, prefix: str) -> dict[str, nn.Module]:
-    """Every layer whose weight multiplies what it reads, by `prefix.path`.
+    """Every layer whose weight multiplies what it reads, by canonical name.
 
     Those are linear layers, ungrouped convolutions, and PyTorch's attention with packed queries,
     keys and values, whose output projection is never called as a layer and so is left out.
@@ -68,7 +70,7 @@ def projectable_layers(module: nn.Module, prefix: str) -> dict[str, nn.Module]:
     layers = dict(module.named_modules())
     unheard = {f"{path}.out_proj" for path, layer in layers.items() if _is_packed(layer)}
     return {
-        f"{prefix}.{path.removeprefix('text_model.')}": layer
+        canonical(prefix, path): layer
         for path, layer in layers.items()
         if path not in unheard and _is_projectable(layer)
     }

@@ -104,7 +104,7 @@ class Erasure:
         try:
             record = json.loads((folder / RECIPE).read_text(encoding="utf-8"))
             deltas = read_deltas(folder)
-        except (OSError, ValueError, SafetensorError) as error:
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise ValueError(f"{folder} is not a readable erasure folder ({error}); give a folder "
                              "that save_pretrained wrote.") from error  # fmt: skip
         if record.pop("schema", None) != SCHEMA:

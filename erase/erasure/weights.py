@@ -11,12 +11,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from erase.core.delta import Delta, LowRankDelta, read_delta
-from erase.core.names import TEXT_MODEL, lora_holds
+from erase.core.names import from_lora_key, lora_holds, lora_key
 
 LORA, DELTAS = "pytorch_lora_weights.safetensors", "deltas.safetensors"
 PROJECTIONS = "projections.safetensors"
 OWN = "down"
-LORA_PARTS = {"up": "lora_B", "down": "lora_A"}
 
 
 def write_deltas(deltas: Mapping[str, Delta], folder: Path, loads_lora: bool = True) -> Path:
@@ -41,12 +40,12 @@ def write_deltas(deltas: Mapping[str, Delta], folder: Path, loads_lora: bool = T
 def read_deltas(folder: Path) -> dict[str, Delta]:
     """Read either file back."""
     if (folder / LORA).exists():
-        parts = {_delta_key(key): tensor for key, tensor in load_file(folder / LORA).items()}
+        stored, spelt = load_file(folder / LORA), from_lora_key
     else:
-        parts = load_file(folder / DELTAS)
+        stored, spelt = load_file(folder / DELTAS), _from_own_key
     grouped: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in parts.items():
-        name, part = key.rsplit(":", 1)
+    for key, tensor in stored.items():
+        name, part = spelt(key)
         grouped.setdefault(name, {})[part] = tensor
     deltas = {name: read_delta(group) for name, group in grouped.items()}
     input_basis = _read_bases(folder, deltas)
@@ -99,7 +98,7 @@ def _read_bases(folder: Path, deltas: Mapping[str, Delta]) -> dict[str, Tensor]:
 def lora_tensors(deltas: Mapping[str, LowRankDelta]) -> dict[str, Tensor]:
     """The tensors of a LoRA file in diffusers' own names, which plain diffusers loads."""
     parts = {
-        _lora_key(name, part): tensor.contiguous()
+        lora_key(name, part): tensor.contiguous()
         for name, delta in deltas.items()
         for part, tensor in delta.tensors().items()
     }
@@ -117,8 +116,8 @@ def _fillers(deltas: Mapping[str, LowRankDelta]) -> dict[str, Tensor]:
             layer, linear = mlp.split(".mlp.")
             width = deltas[mlp].shape[linear.startswith("fc1")]
             query = f"{layer}.self_attn.q_proj.weight"
-            fillers[_lora_key(query, "down")] = torch.zeros(1, width)
-            fillers[_lora_key(query, "up")] = torch.zeros(width, 1)
+            fillers[lora_key(query, "down")] = torch.zeros(1, width)
+            fillers[lora_key(query, "up")] = torch.zeros(width, 1)
     return fillers
 
 
@@ -126,15 +125,6 @@ def _is_filler(delta: Delta) -> bool:
     return isinstance(delta, LowRankDelta) and not delta.up.any()
 
 
-def _lora_key(name: str, part: str) -> str:
-    component, path = name.removesuffix(".weight").split(".", 1)
-    if component.startswith("text_encoder"):
-        path = TEXT_MODEL + path
-    return f"{component}.{path}.{LORA_PARTS[part]}.weight"
-
-
-def _delta_key(key: str) -> str:
-    module, side, _ = key.rsplit(".", 2)
-    component, path = module.split(".", 1)
-    part = next(part for part, name in LORA_PARTS.items() if name == side)
-    return f"{component}.{path.removeprefix(TEXT_MODEL)}.weight:{part}"
+def _from_own_key(key: str) -> tuple[str, str]:
+    name, part = key.rsplit(":", 1)
+    return name, part

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset, Subset, default_collate
 
 from erase.core.activations import capture_inputs, projectable_layers, weight_name
 from erase.core.fingerprint import combined, fingerprint
+from erase.core.names import canonical, named_parameters
 from erase.core.patterns import filter_names
 from erase.prompts.catalogue import Finetuning
 from erase.support.config import Config, NotNegative, Positive
@@ -110,10 +111,7 @@ class ClassificationTask:
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """The editable tensors, by canonical name such as `model.conv1.weight`."""
-        everything = {
-            f"model.{path}": parameter
-            for path, parameter in self.components["model"].named_parameters()
-        }
+        everything = named_parameters(self.components)
         return filter_names(everything, self.config.include, self.config.exclude)
 
     def editable(self) -> dict[str, nn.Parameter]:
@@ -217,7 +215,7 @@ class ClassificationTask:
     def state(self, model: nn.Module | None = None) -> dict[str, Tensor]:
         """Parameters and floating-point buffers, of another model if one is given, by name."""
         tensors = (model or self.components["model"]).state_dict()
-        return {f"model.{name}": t for name, t in tensors.items() if t.is_floating_point()}
+        return {canonical("model", name): t for name, t in tensors.items() if t.is_floating_point()}
 
     def subset(self, indices: Sequence[int]) -> Subset:
         """These samples of the training set."""
@@ -225,8 +223,8 @@ class ClassificationTask:
 
     def head(self) -> tuple[str, nn.Linear]:
         """The last linear layer, which gives the logits, and its canonical name."""
-        name, layer = head_of(self.components["model"])
-        return f"model.{name}", layer
+        path, layer = head_of(self.components["model"])
+        return canonical("model", path), layer
 
     def forgotten_classes(self) -> list[int]:
         """The classes whose every sample is to be forgotten."""

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from erase.core.activations import capture_inputs
 from erase.core.fingerprint import combined, fingerprint
+from erase.core.names import named_parameters
 from erase.core.patterns import filter_names
 from erase.models.family import Condition, Family, require_supported
 from erase.prompts.catalogue import Finetuning, Sampling
@@ -95,11 +96,7 @@ class DiffusionTask:
 
     def editable(self) -> dict[str, nn.Parameter]:
         """All tensors that may change."""
-        everything = {
-            f"{component}.{path.removeprefix('text_model.')}": parameter
-            for component, module in self.components.items()
-            for path, parameter in module.named_parameters()
-        }
+        everything = named_parameters(self.components)
         return filter_names(everything, self.config.include or ("*",), self.config.exclude)
 
     def prepare(self) -> None:
