@@ -25,6 +25,7 @@ from erase.core.delta import LowRankDelta
 from erase.core.mask import Mask, build_mask
 from erase.core.projection import discriminative, null_space
 from erase.core.subspace import SubspaceFitter
+from erase.erasure.masks import write_mask
 from erase.erasure.weights import write_deltas
 
 SAMPLES, WIDTH, BATCH, SITES, ALPHAS = 10_000, 768, 250, 36, (3.0, 100.0)
@@ -65,7 +66,7 @@ def mask_case(way: str, millions: str) -> str:
     if way == "ours":
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "mask.safetensors"
-            mask.save(path, {"base": "random"})
+            write_mask(mask, path, {"base": "random"})
             line += f" file_mb={path.stat().st_size / 1e6:.1f}"
     return f"{line} kept={mask.kept} of={mask.total}"
 

@@ -1,19 +1,15 @@
 """Exact-k saliency masks over many tensors, without ever concatenating or sorting them."""
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 Selection = Literal["top", "bottom", "random", "random_per_layer", "none"]
 Scope = Literal["global", "layer"]
-CHUNK = 1 << 24
+WEIGHTS_AT_ONCE = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -31,38 +27,6 @@ class Mask:
     def total(self) -> int:
         """How many weights there are."""
         return sum(mask.numel() for mask in self.tensors.values())
-
-    def save(self, path: Path, fingerprints: Mapping[str, str]) -> None:
-        """Write one bit per weight and the fingerprints of what the mask was made for."""
-        bits = {name: pack_bits(mask) for name, mask in self.tensors.items()}
-        shapes = {f"{name}.shape": torch.tensor(m.shape) for name, m in self.tensors.items()}
-        partial = path.with_name(f".{path.name}.partial")
-        # One entry, for the order of several in the file is random.
-        made_for = {"made_for": json.dumps(dict(fingerprints), sort_keys=True)}
-        save_file({**bits, **shapes}, partial, metadata=made_for)
-        partial.rename(path)
-
-    @classmethod
-    def load(cls, path: Path, fingerprints: Mapping[str, str]) -> "Mask":
-        """Read a mask; ValueError if it is none, or, naming which, if a fingerprint is another."""
-        try:
-            stored = safe_open(path, "pt")
-            made_for = json.loads((stored.metadata() or {})["made_for"])
-        except (SafetensorError, KeyError, OSError) as error:
-            raise ValueError(f"{path} is not a mask; name another file, or a new one.") from error
-        with stored:
-            others = [name for name, value in fingerprints.items() if made_for.get(name) != value]
-            if others:
-                raise ValueError(f"The mask {path} was made for another {' and '.join(others)}; "
-                                 "make it again for this one.")  # fmt: skip
-            names = [name for name in stored.keys() if not name.endswith(".shape")]  # noqa: SIM118
-            tensors = {
-                name: unpack_bits(
-                    stored.get_tensor(name), stored.get_tensor(f"{name}.shape").tolist()
-                )
-                for name in names
-            }
-        return cls(tensors)
 
 
 def build_mask(
@@ -170,7 +134,7 @@ def _descend(histogram: Tensor, count: int) -> tuple[int, int]:
 
 def _chunks(scores: Mapping[str, Tensor]) -> Iterator[Tensor]:
     for score in scores.values():
-        for chunk in score.flatten().split(CHUNK):
+        for chunk in score.flatten().split(WEIGHTS_AT_ONCE):
             yield _bits(chunk).cpu()
 
 

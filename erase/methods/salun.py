@@ -12,6 +12,7 @@ from erase.core.fingerprint import combined
 from erase.core.mask import Mask, Scope, Selection, build_mask
 from erase.core.saliency import Estimator, accumulate, fisher_ratio
 from erase.erasure.erasure import Erasure
+from erase.erasure.masks import read_mask, write_mask
 from erase.methods import register
 from erase.support.config import Share
 from erase.support.distributed import all_reduce_sum, shard_of
@@ -111,7 +112,7 @@ def _mask_of(task: Task, config: SalUnConfig) -> tuple[Mask, dict[str, Any]]:
     if config.estimator != "fisher_ratio":  # the others never see the retain set
         del made_for["retain set"]
     if path and path.exists():
-        mask = Mask.load(path, made_for)
+        mask = read_mask(path, made_for)
         return mask, _facts(mask, {})
     if path and not path.parent.is_dir():
         raise ValueError(f"The folder of the mask file {path} is not there; make it first.")
@@ -122,7 +123,7 @@ def _mask_of(task: Task, config: SalUnConfig) -> tuple[Mask, dict[str, Any]]:
     if not mask.kept:
         raise ValueError(f"density {config.density} keeps none of {mask.total} weights; raise it.")
     if path and Accelerator().is_main_process:
-        mask.save(path, made_for)
+        write_mask(mask, path, made_for)
     return mask, _facts(mask, scores)
 
 
