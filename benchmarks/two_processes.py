@@ -25,7 +25,7 @@ from erase.methods.salun import SalUnConfig
 from erase.models.opening import load_model
 from erase.prompts.request import EraseRequest, expand
 from erase.tasks.diffusion.task import DiffusionTask, DiffusionTaskConfig
-from erase.training.checkpoint import latest_checkpoint
+from erase.training.checkpoint import checkpoints_in, latest_checkpoint
 from erase.training.config import TrainingConfig
 
 CONCEPT, PICTURES, GENERATION_STEPS, CHECKPOINT_EVERY = "ghost", 16, 10, 4
@@ -49,10 +49,9 @@ def worker(folder: Path, steps: int) -> None:
     )
     finetuning = model.finetuning(prompts)
     task = DiffusionTask(model.pipeline, prompts, model.sampling, config, 0, finetuning=finetuning)
-    training = TrainingConfig(
-        steps, checkpointing_steps=CHECKPOINT_EVERY, checkpoints=str(folder / "checkpoints")
-    )
-    erasure = get_method("salun")(task, SalUnConfig(training=training))
+    training = TrainingConfig(steps, checkpointing_steps=CHECKPOINT_EVERY)
+    with checkpoints_in(folder / "checkpoints"):
+        erasure = get_method("salun")(task, SalUnConfig(training=training))
     if Accelerator().is_main_process:
         erasure.save_pretrained(folder / "erasure")
 

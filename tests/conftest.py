@@ -161,5 +161,6 @@ def launch_two(
         "ACCELERATE_USE_CPU": "yes",
         "GLOO_SOCKET_IFNAME": "lo",
         "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join(sys.path),  # pytest adds folders of its own
     }
     return subprocess.run(launch, check=True, env=environment, **how)

@@ -179,11 +179,18 @@ def test_patterns_are_given_as_a_list(tiny_model, tmp_path, capsys):
     assert any("conv_in" in name for name in recipe["mask"]["layers"])
 
 
-def test_training_state_kept_elsewhere_is_cleared_as_well(tiny_model, tmp_path):
-    states = tmp_path / "states"
-    elsewhere = f"--salun.training.checkpoints={states}"
-    assert erase_run(tiny_model, tmp_path / "out", "--concept", "ghost", elsewhere) == 0
-    assert not list(states.iterdir())
+@pytest.mark.parametrize("place", ["flag", "file"])
+def test_a_folder_of_training_state_is_refused_by_one_sentence(place, tmp_path, capsys):
+    chosen = tmp_path / "run.yaml"
+    chosen.write_text("salun: {training: {checkpoints: states}}")
+    options = {"flag": "--salun.training.checkpoints=3", "file": f"--config={chosen}"}
+    try:
+        code = main(["run", "--concept", "ghost", options[place]])
+    except SystemExit as refused:
+        code = refused.code
+    assert code == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert "beside --output; leave out METHOD.training.checkpoints" in said
 
 
 def test_a_corrupt_list_of_concepts_is_named(tiny_model, tmp_path, capsys):

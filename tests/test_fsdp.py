@@ -19,6 +19,7 @@ from erase.core.shards import in_shards
 from erase.erasure.erasure import Erasure
 from erase.methods import methods
 from erase.support.progress import on_progress
+from erase.training.checkpoint import checkpoints_in
 from erase.training.config import TrainingConfig
 from erase.training.fsdp import sharded
 from erase.training.loop import TrainingStopped
@@ -52,10 +53,11 @@ def stopped_and_gone_on(folder: Path) -> Erasure:
         if what == "erasing" and done == 1:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    kept = {"checkpoints": str(folder), "checkpointing_steps": 1, **VARIANTS["averaged"]}
-    with on_progress(stop), pytest.raises(TrainingStopped):
-        salun(**kept)
-    return salun(**kept)
+    kept = {"checkpointing_steps": 1, **VARIANTS["averaged"]}
+    with checkpoints_in(folder):
+        with on_progress(stop), pytest.raises(TrainingStopped):
+            salun(**kept)
+        return salun(**kept)
 
 
 def check_that_weights_lie_in_shards():

@@ -16,6 +16,7 @@ from erase.runs.calibrate import calibrate, hold_out
 from erase.runs.classify import ClassifierConfig, load_or_train
 from erase.tasks.classification.datasets import load_data
 from erase.tasks.classification.fit import FitConfig, fit
+from erase.training.checkpoint import checkpoints_in
 from erase.training.loop import TrainingConfig
 
 
@@ -86,9 +87,9 @@ def test_the_calibrator_chooses_the_nearest_rate(trained, tmp_path):
     kept, held = hold_out(task.retain, 0.1, 0)
     assert sorted(kept + held) == task.retain
     retrained = fit(task.untrained().components["model"], task.subset(kept), FitConfig(epochs=6))
-    training = TrainingConfig(max_train_steps=20, checkpoints=str(tmp_path))
-    config = GradientAscentConfig(training)
-    found = calibrate("gradient_ascent", task, retrained, task.subset(held), config, (1e-7, 1e-2))
+    config, rates = GradientAscentConfig(TrainingConfig(max_train_steps=20)), (1e-7, 1e-2)
+    with checkpoints_in(tmp_path):
+        found = calibrate("gradient_ascent", task, retrained, task.subset(held), config, rates)
     assert not list(tmp_path.iterdir())  # the values must not go on from one another
     assert max(found.gaps.values()) < 1e9
     assert found.value == min(found.gaps, key=found.gaps.get)

@@ -13,7 +13,7 @@ from erase.core.saliency import accumulate
 from erase.methods.salun import SalUnConfig, saliency, salun
 from erase.methods.salun_lora import SalUnLoRAConfig, salun_lora
 from erase.methods.salun_soft import SalUnSoftConfig, salun_soft
-from erase.training.checkpoint import latest_checkpoint
+from erase.training.checkpoint import checkpoints_in, latest_checkpoint
 from erase.training.loop import TrainingConfig, TrainingStopped, step_seed, train
 
 BRISK = TrainingConfig(
@@ -90,9 +90,7 @@ def test_epsilon_models_are_served_too():
 
 def test_resumed_training_equals_uninterrupted(tmp_path, monkeypatch):
     whole = salun(build_tiny_task(build_tiny_pipeline()), SalUnConfig(training=BRISK))
-    checkpoints = str(tmp_path / "state")
-    config = SalUnConfig(training=TrainingConfig(**{**vars(BRISK), "checkpoints": checkpoints}))
-    steps = []
+    config, state, steps = SalUnConfig(training=BRISK), tmp_path / "state", []
 
     def interrupt_third_step(task, forget):
         steps.append(0)
@@ -109,21 +107,22 @@ def test_resumed_training_equals_uninterrupted(tmp_path, monkeypatch):
                 interrupt_third_step(self, forget) or plain(self, forget, teacher)
             ),
         )
-        with pytest.raises(TrainingStopped, match="after step 3 of 4"):
+        with checkpoints_in(state), pytest.raises(TrainingStopped, match="after step 3 of 4"):
             salun(task, config)
-    assert latest_checkpoint(tmp_path / "state").name == "checkpoint-3"
-    assert same_bytes(salun(build_tiny_task(build_tiny_pipeline()), config), whole)
+    assert latest_checkpoint(state).name == "checkpoint-3"
+    with checkpoints_in(state):
+        assert same_bytes(salun(build_tiny_task(build_tiny_pipeline()), config), whole)
 
 
 def test_another_trainings_checkpoints_are_refused(tmp_path):
-    kept = TrainingConfig(**{**vars(BRISK), "checkpoints": str(tmp_path)})
-    salun(build_tiny_task(build_tiny_pipeline()), SalUnConfig(training=kept))
-    with pytest.raises(ValueError, match="are another training's"):
-        salun(build_tiny_task(build_tiny_pipeline()), SalUnConfig(density=0.2, training=kept))
-    task = build_tiny_task(build_tiny_pipeline())
-    task.seed = 5
-    with pytest.raises(ValueError, match="are another training's"):
-        salun(task, SalUnConfig(mask="none", training=kept))
+    other = build_tiny_task(build_tiny_pipeline())
+    other.seed = 5
+    with checkpoints_in(tmp_path):
+        salun(build_tiny_task(build_tiny_pipeline()), SalUnConfig(training=BRISK))
+        with pytest.raises(ValueError, match="are another training's"):
+            salun(build_tiny_task(build_tiny_pipeline()), SalUnConfig(density=0.2, training=BRISK))
+        with pytest.raises(ValueError, match="are another training's"):
+            salun(other, SalUnConfig(mask="none", training=BRISK))
 
 
 @pytest.mark.parametrize("steps", [1, 9])

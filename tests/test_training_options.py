@@ -9,7 +9,7 @@ from test_salun import BRISK, same_bytes
 
 from erase.methods import methods
 from erase.methods.salun import SalUnConfig, salun
-from erase.training.checkpoint import latest_checkpoint
+from erase.training.checkpoint import checkpoints_in, latest_checkpoint
 from erase.training.config import TrainingConfig
 from erase.training.loop import finetune, step_seed
 
@@ -82,7 +82,6 @@ if importlib.util.find_spec("bitsandbytes"):
 def test_other_trainings_resume_to_the_same_bytes_too(options, tmp_path, monkeypatch):
     training = dataclasses.replace(BRISK, **options)
     whole = salun(tiny(), SalUnConfig(training=training))
-    kept = dataclasses.replace(training, checkpoints=str(tmp_path))
     task, steps = tiny(), []
     plain = type(task).redirected_loss
 
@@ -94,21 +93,22 @@ def test_other_trainings_resume_to_the_same_bytes_too(options, tmp_path, monkeyp
 
     with monkeypatch.context() as patch:
         patch.setattr(type(task), "redirected_loss", dies)
-        with pytest.raises(KeyboardInterrupt):
-            salun(task, SalUnConfig(training=kept))
+        with pytest.raises(KeyboardInterrupt), checkpoints_in(tmp_path):
+            salun(task, SalUnConfig(training=training))
     assert latest_checkpoint(tmp_path).name == "checkpoint-2"
-    assert same_bytes(salun(tiny(), SalUnConfig(training=kept)), whole)
+    with checkpoints_in(tmp_path):
+        assert same_bytes(salun(tiny(), SalUnConfig(training=training)), whole)
 
 
 def test_as_many_checkpoints_are_kept_as_asked_and_left_alone_if_asked(tmp_path):
-    kept = dataclasses.replace(
-        BRISK, checkpointing_steps=1, checkpoints_total_limit=2, checkpoints=str(tmp_path)
-    )
-    first = salun(tiny(), SalUnConfig(training=kept))
+    kept = dataclasses.replace(BRISK, checkpointing_steps=1, checkpoints_total_limit=2)
+    with checkpoints_in(tmp_path):
+        first = salun(tiny(), SalUnConfig(training=kept))
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["checkpoint-3", "checkpoint-4"]
     anew = dataclasses.replace(kept, resume_from_checkpoint="no", learning_rate=2e-2)
-    assert not same_bytes(salun(tiny(), SalUnConfig(training=anew)), first)
+    with checkpoints_in(tmp_path):
+        assert not same_bytes(salun(tiny(), SalUnConfig(training=anew)), first)
 
 
 def test_losses_and_pictures_are_kept_while_training(tmp_path):
@@ -138,6 +138,7 @@ def test_what_cannot_be_is_one_sentence():
 
 def test_starting_anew_spares_what_is_no_checkpoint(tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
-    anew = dataclasses.replace(BRISK, checkpoints=str(tmp_path), resume_from_checkpoint="no")
-    salun(tiny(), SalUnConfig(training=anew))
+    anew = dataclasses.replace(BRISK, resume_from_checkpoint="no")
+    with checkpoints_in(tmp_path):
+        salun(tiny(), SalUnConfig(training=anew))
     assert (tmp_path / "thesis.txt").read_text() == "mine"

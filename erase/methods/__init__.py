@@ -10,6 +10,7 @@ from erase.core.fingerprint import fingerprint
 from erase.core.names import find_weight
 from erase.erasure.erasure import Erasure
 from erase.tasks.base import Task
+from erase.training.config import TrainedConfig
 from erase.training.watch import require_runnable
 
 MethodFunction = Callable[[Task, Any], Erasure]
@@ -34,7 +35,7 @@ class Method:
         """
         self.require_serves(type(task))
         config = config or self.config()
-        if hasattr(config, "training"):
+        if isinstance(config, TrainedConfig):
             require_runnable(config.training, task)
         erasure = self.function(task, config)
         weights = {name: find_weight(task.components, name) for name in erasure.deltas}

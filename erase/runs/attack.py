@@ -91,7 +91,7 @@ def run_attacks(
             )
         return opened
 
-    def work(opened: Opened, _: Path | None) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    def work(opened: Opened) -> tuple[dict[str, Any], dict[str, Tensor]]:
         return attacked(run, opened, erasure)
 
     def write(_: Opened, done: tuple[dict[str, Any], dict[str, Tensor]], folder: Path) -> dict:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,10 +12,12 @@ from erase.core.delta import NotFiniteError
 from erase.evaluate.classifiers.gaps import GAPS, Split, gap_figures
 from erase.methods import get_method
 from erase.runs.classify import ClassifierRun, build_task, data_of, load_or_train, retrained
-from erase.runs.state import carry_out, options_of, with_checkpoints
+from erase.runs.state import carry_out, options_of
 from erase.support.config import PartShare
 from erase.tasks.classification.forget_sets import forget_indices
 from erase.tasks.classification.task import ClassificationTask
+from erase.training.checkpoint import checkpoints_in
+from erase.training.config import TrainedConfig
 
 RATE, RATES = "training.learning_rate", (1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 REFUSED = 1e9
@@ -67,7 +68,7 @@ def calibrated(run: CalibrationRun) -> Calibration | None:
     """
     options = options_of(run, ClassificationTask)
 
-    def work(opened: Pilot, _: Path | None) -> Calibration:
+    def work(opened: Pilot) -> Calibration:
         task = opened.task
         return calibrate(run.method, task, retrained(task), opened.validation, options)
 
@@ -117,7 +118,7 @@ def calibrate(
     seen; a test set must never be it. Raises ValueError for methods with nothing to set, and if all
     values are refused.
     """
-    config = with_checkpoints(config or get_method(method).config(), None)
+    config = config or get_method(method).config()
     setting, usual = tuned_setting(method, config)
     split = Split(task.dataset, task.forget, task.retain, validation)
     goal = gap_figures(retrained, split)
@@ -135,7 +136,7 @@ def tuned_setting(method: str, config: Any) -> tuple[str, Sequence[float]]:
     if not issubclass(ClassificationTask, get_method(method).task):
         raise ValueError(f"The method {method} does not serve classifiers; choose another method.")
     setting, usual = getattr(config, "tuned", (RATE, RATES))
-    if setting == RATE and not hasattr(config, "training"):
+    if setting == RATE and not isinstance(config, TrainedConfig):
         raise ValueError(f"The method {method} has nothing to calibrate; choose another method.")
     return setting, usual
 
@@ -152,7 +153,8 @@ def gap_of(
 ) -> float:
     """The average gap of what the method makes of the task; REFUSED if its numbers break."""
     try:
-        erasure = get_method(method)(task, config)
+        with checkpoints_in(None):  # no value goes on from another's
+            erasure = get_method(method)(task, config)
     except NotFiniteError:
         return REFUSED
     with erasure.apply(task.components):

@@ -26,7 +26,6 @@ from erase.runs.state import (
     require_method,
     run_digest,
     versions,
-    with_checkpoints,
 )
 from erase.support.config import Config, NotNegative, Positive
 from erase.support.files import replaced_file
@@ -136,9 +135,9 @@ def classify(run: ClassificationRun, output: str | Path) -> dict[str, Any]:
         task = build_task(run, load_or_train(run.classifier, data), data, forget)
         return OpenedClassifier(data, task, run_digest(run, task))
 
-    def work(opened: OpenedClassifier, state: Path | None) -> tuple[Erasure, float]:
+    def work(opened: OpenedClassifier) -> tuple[Erasure, float]:
         started = time.perf_counter()
-        erasure = method(opened.task, with_checkpoints(options, state))
+        erasure = method(opened.task, options)
         return erasure, round(time.perf_counter() - started, 1)
 
     def write(
@@ -154,9 +153,7 @@ def classify(run: ClassificationRun, output: str | Path) -> dict[str, Any]:
         write_classification_report(report, models, _examples(opened), folder, layers)
         return report
 
-    kept_in = getattr(getattr(options, "training", None), "checkpoints", "")
-    found = carry_out(output, OUTPUT_FILES, open_, work, write, attrgetter("digest"), kept_in)
-    return found or {}
+    return carry_out(output, OUTPUT_FILES, open_, work, write, attrgetter("digest")) or {}
 
 
 def three_models(
@@ -206,7 +203,7 @@ def _shadows(run: ClassificationRun, opened: OpenedClassifier, options: Any) -> 
         other = replace(run.classifier, seed=seed, weights="")
         again = replace(run, classifier=other, seed=seed)
         its = build_task(again, load_or_train(other, data), data, forget)
-        erasure = get_method(run.method)(its, with_checkpoints(options, None))
+        erasure = get_method(run.method)(its, options)
         _, oracle, unlearned = three_models(its, erasure)
         return tuple(scaled_confidence(outputs_of(m, forgotten)) for m in (unlearned, oracle))
 

@@ -31,7 +31,6 @@ from erase.runs.state import (
     require_method,
     run_digest,
     versions,
-    with_checkpoints,
 )
 from erase.support.config import Config
 from erase.tasks.diffusion.task import DiffusionTask, DiffusionTaskConfig
@@ -97,8 +96,8 @@ def run(
         opened = open_run(config, model, judge, oracle)
         return replace(opened, digest=run_digest(config, opened.task))
 
-    def work(opened: Opened, state: Path | None) -> Erasure:
-        return method(opened.task, with_checkpoints(options, state))
+    def work(opened: Opened) -> Erasure:
+        return method(opened.task, options)
 
     def write(opened: Opened, erasure: Erasure, folder: Path) -> dict[str, Any]:
         erasure.recipe |= _recipe(config, options, erasure, opened.digest)
@@ -110,9 +109,7 @@ def run(
         write_report(report, drawn, folder, erasure.recipe.get("mask", {}).get("layers"))
         return report
 
-    kept_in = getattr(getattr(options, "training", None), "checkpoints", "")
-    found = carry_out(output, OUTPUT_FILES, open_, work, write, attrgetter("digest"), kept_in)
-    return found or {}
+    return carry_out(output, OUTPUT_FILES, open_, work, write, attrgetter("digest")) or {}
 
 
 def open_run(

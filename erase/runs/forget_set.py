@@ -10,7 +10,7 @@ from torch import nn
 
 from erase.methods import get_method
 from erase.runs.classify import ClassifierRun, build_task, data_of, load_or_train
-from erase.runs.state import carry_out, options_of, with_checkpoints
+from erase.runs.state import carry_out, options_of
 from erase.support.config import NotNegative
 from erase.support.files import check_file_writable
 from erase.tasks.classification.datasets import Data
@@ -67,7 +67,7 @@ def choose_forget_set(run: ForgetSetRun, output: str | Path) -> list[int]:
     so far. Raises ValueError on bad input, before any work.
     """
     check_file_writable(Path(output))
-    options = with_checkpoints(options_of(run, ClassificationTask), None)
+    options = options_of(run, ClassificationTask)
 
     def open_() -> Candidates:
         data = data_of(run.classifier)
@@ -75,7 +75,7 @@ def choose_forget_set(run: ForgetSetRun, output: str | Path) -> list[int]:
         choose = chooser(labels, run.count, run.tail, run.unit)
         return Candidates(data, load_or_train(run.classifier, data), choose)
 
-    def work(opened: Candidates, _: Path | None) -> list[int]:
+    def work(opened: Candidates) -> list[int]:
         data, original = opened.data, opened.original
 
         def unlearn(indices: Sequence[int]) -> nn.Module:

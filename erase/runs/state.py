@@ -17,7 +17,8 @@ from erase.erasure.erasure import RECIPE, Erasure
 from erase.methods import get_method
 from erase.support.files import check_writable, replaced_folder
 from erase.tasks.base import Task
-from erase.training.config import without_run_state
+from erase.training.checkpoint import checkpoints_in
+from erase.training.config import TrainedConfig, without_run_state
 from erase.training.watch import require_runnable
 
 LIBRARIES = ("torch", "diffusers", "transformers", "diffusers-erase")
@@ -28,19 +29,18 @@ def carry_out(
     output: str | Path | None,
     files: Sequence[str],
     open_: Callable[[], Opened],
-    work: Callable[[Opened, Path | None], Done],
+    work: Callable[[Opened], Done],
     write: Callable[[Opened, Done, Path], Report],
     digest_of: Callable[[Opened], str] | None = None,
-    kept_in: str = "",
 ) -> Report | None:
     """Live a run from its first refusal to its last file; what `write` returns.
 
     `output` must be a new folder, or one of these `files` that a run of the same digest wrote;
     some runs have none. After that `open_` refuses the rest and resolves what the run needs. `work`
-    is shared by all processes. Where a digest tells runs apart, the training state lies beside
-    `output`, or in `kept_in`, until the run is whole, so that an interrupted one goes on where it
-    stopped. `write` fills a folder that takes the name of `output` on success and goes on failure;
-    the first process alone does, the others return None.
+    is shared by all processes. Where a digest tells runs apart, its checkpoints lie beside `output`
+    until the run is whole, so that an interrupted one goes on where it stopped. `write` fills a
+    folder that takes the name of `output` on success and goes on failure; the first process alone
+    does, the others return None.
     """
     output, state = Path(output).resolve() if output else None, None
     if output:
@@ -49,9 +49,9 @@ def carry_out(
     if output and digest_of:
         digest = digest_of(opened)
         refuse_another_run(output, digest)
-        state = Path(kept_in or output.parent) / f".{output.name}.{digest}"
-    with _cleared_if_broken(state):
-        done = work(opened, state)
+        state = output.parent / f".{output.name}.{digest}"
+    with _cleared_if_broken(state), checkpoints_in(state):
+        done = work(opened)
     if not Accelerator().is_main_process:
         return None
     with replaced_folder(output, files) if output else nullcontext(Path()) as partial:
@@ -75,7 +75,7 @@ def require_method(run: Any, kind: type[Task]) -> None:
 def options_of(run: Any, kind: type[Task]) -> Any:
     """The config of a run's method; ValueError for what this machine or launch cannot do."""
     options = run.method_config or get_method(run.method).config()
-    if hasattr(options, "training"):
+    if isinstance(options, TrainedConfig):
         require_runnable(options.training, kind)
     return options
 
@@ -83,7 +83,7 @@ def options_of(run: Any, kind: type[Task]) -> Any:
 def run_digest(config: Any, task: Task) -> str:
     """What tells this run from any other: its config, the base's weights, its sets, our version."""
     options = config.method_config
-    if hasattr(options, "training"):
+    if isinstance(options, TrainedConfig):
         options = replace(options, training=without_run_state(options.training))
     same = asdict(replace(config, method_config=options))
     record = [same, task.fingerprints(), version("diffusers-erase")]
@@ -96,13 +96,6 @@ def refuse_another_run(output: Path, digest: str) -> None:
         return
     if Erasure.from_pretrained(output).recipe.get("run") != digest:
         raise ValueError(f"The output {output} holds another run; name another --output.")
-
-
-def with_checkpoints(options: Any, state: Path | None) -> Any:
-    """The method's config with its training state in `state`, or nowhere, if it trains."""
-    if not hasattr(options, "training"):
-        return options
-    return replace(options, training=replace(options.training, checkpoints=str(state or "")))
 
 
 @contextmanager

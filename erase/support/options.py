@@ -1,16 +1,36 @@
 """Command-line options from typed configs, and help that a person can read."""
 
 import argparse
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter, Namespace
 
 Config = TypeVar("Config")
 HELP = {"-h", "--help"}
 UNTOLD = (None, "", [], (), False, argparse.SUPPRESS)  # defaults that say nothing
+RUN_STATE = re.compile(r"training\.checkpoints\b")
+RUN_STATE_MOVED = "Training state lies beside --output; leave out METHOD.training.checkpoints."
 WHOLE_CONFIG = "Path to a configuration file."  # as jsonargparse offers for every config within
+
+
+class Parser(ArgumentParser):
+    """A parser that says of an option that is gone what to do instead."""
+
+    def parse_args(self, args: Sequence[str], *others: Any, **options: Any) -> Namespace:
+        """As argparse's, which would read the flag as the start of a longer one."""
+        for word in args:
+            if RUN_STATE.search(word.partition("=")[0]):
+                self.error(word)
+        return super().parse_args(args, *others, **options)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Exit with 2 after the message."""
+        if RUN_STATE.search(message):
+            self.exit(2, f"erase: {RUN_STATE_MOVED}\n")
+        super().error(message, ex)
 
 
 class BriefHelp(DefaultHelpFormatter):
@@ -32,7 +52,7 @@ class BriefHelp(DefaultHelpFormatter):
 
 def brief_parser(name: str, text: str, config_file: bool = False) -> ArgumentParser:
     """The parser of a subcommand of `erase`, without options yet."""
-    parser = ArgumentParser(
+    parser = Parser(
         prog=f"erase {name}", usage=f"erase {name} [options]", formatter_class=BriefHelp,
         description=f"{text[:1].upper()}{text[1:]}.",
     )  # fmt: skip

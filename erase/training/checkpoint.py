@@ -3,6 +3,8 @@
 import json
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,29 @@ from erase.training.config import TrainingConfig
 
 OPTIMIZER, AVERAGE = "optimizer", "average"
 NUMBER = "#number"
+_folder: ContextVar[Path | None] = ContextVar("checkpoints", default=None)
+
+
+@contextmanager
+def checkpoints_in(folder: Path | None) -> Iterator[None]:
+    """While in force, trainings of this thread go on from checkpoints here and write them here.
+
+    None keeps none, as is the case outside of any folder.
+    """
+    token = _folder.set(folder)
+    try:
+        yield
+    finally:
+        _folder.reset(token)
+
+
+def checkpoint_folder() -> Path | None:
+    """The folder in force, if there is one."""
+    return _folder.get()
 
 
 class Checkpoints:
-    """The checkpoints of one training in the folder its config names, if it names any.
+    """The checkpoints of one training in the folder in force, if there is one.
 
     `first` is the next step to run, after what the newest of them holds has been put in place.
     """
@@ -34,8 +55,8 @@ class Checkpoints:
         optimizer: Optimizer,
         average: EMAModel | None = None,
     ):
-        self._folder = Path(config.checkpoints) if config.checkpoints else None
-        self._limit, self._made_for = config.checkpoints_total_limit, made_for
+        self._folder, self._made_for = checkpoint_folder(), made_for
+        self._limit = config.checkpoints_total_limit
         self._modules, self._optimizer, self._average = modules, optimizer, average
         self.first = 0
         if self._folder and config.resume_from_checkpoint == "no":

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 from erase.support.config import Config, NotNegative, Positive, Within
 
 WATCHING = (
-    "checkpointing_steps", "checkpoints_total_limit", "checkpoints", "resume_from_checkpoint",
-    "report_to", "validation_steps", "logging_dir",
+    "checkpointing_steps", "checkpoints_total_limit", "resume_from_checkpoint", "report_to",
+    "validation_steps", "logging_dir",
 )  # fmt: skip
 
 
@@ -31,8 +31,7 @@ class TrainingConfig(Config):
         ema_decay: the average's decay a step.
         checkpointing_steps: steps between two checkpoints.
         checkpoints_total_limit: how many checkpoints are kept.
-        checkpoints: folder of the resumable state; `erase run` sets it, empty keeps none.
-        resume_from_checkpoint: "latest" goes on from the newest one there, "no" starts anew.
+        resume_from_checkpoint: "latest" goes on from the newest one, "no" starts anew.
         report_to: a tracker of losses and learning rates, written to logging_dir or sent to wandb.
         validation_steps: steps between two looks at what the model draws; 0 for none.
         logging_dir: folder of the tracker's files and of validation pictures.
@@ -51,7 +50,6 @@ class TrainingConfig(Config):
     ema_decay: Annotated[float, Within(lambda decay: 0 <= decay < 1, "a number in [0, 1)")] = 0.99
     checkpointing_steps: Positive[int] = 50
     checkpoints_total_limit: Positive[int] = 1
-    checkpoints: str = ""
     resume_from_checkpoint: Literal["latest", "no"] = "latest"
     report_to: Literal["", "tensorboard", "wandb"] = ""
     validation_steps: NotNegative[int] = 0
@@ -70,7 +68,7 @@ class TrainedConfig(Config):
 
 
 def without_run_state(config: TrainingConfig) -> TrainingConfig:
-    """The config without what leaves the numbers as they are."""
+    """The config with defaults for what only watches: it leaves the numbers as they are."""
     default = TrainingConfig()
     return replace(config, **{name: getattr(default, name) for name in WATCHING})
 

@@ -20,7 +20,7 @@ from erase.core.masked_update import MaskedUpdate, SoftThreshold
 from erase.core.shards import full_tensor, in_shards
 from erase.support.progress import Bar
 from erase.tasks.base import Batch, Task
-from erase.training.checkpoint import Checkpoints
+from erase.training.checkpoint import Checkpoints, checkpoint_folder
 from erase.training.config import TrainingConfig, with_defaults, without_run_state
 from erase.training.fsdp import gather_full, sharded, shards_asked
 from erase.training.preserve import only_trainable, restored_parameters
@@ -134,7 +134,7 @@ def _made_for(
     sparsity: float,
 ) -> str:
     """What tells this training's checkpoints from another's, but for what `step_loss` holds."""
-    if not config.checkpoints:
+    if not checkpoint_folder():
         return ""
     masks = mask.tensors.values() if mask else ()
     facts = [task.seed, task.describe(), sparsity, without_run_state(config)]
@@ -228,7 +228,7 @@ def _progress(first: int, steps: int, accelerator: Accelerator) -> Iterator[int]
 
 
 def _stop_message(steps_done: int, config: TrainingConfig) -> str:
-    kept = "run the same again to go on" if config.checkpoints else "no checkpoint was asked for"
+    kept = "run the same again to go on" if checkpoint_folder() else "no checkpoint was asked for"
     return f"Stopped after step {steps_done} of {config.max_train_steps}; {kept}."
 
 
