@@ -112,6 +112,14 @@ class Toy(Config):
     names: Sequence[str] = ()
 
 
+@dataclasses.dataclass(frozen=True)
+class Doll(Toy):
+    """A toy with a face."""
+
+    face: str = ""
+
+
+@pytest.mark.parametrize("kind", [Toy, Doll])
 @pytest.mark.parametrize(
     ("field", "value", "mend"),
     [
@@ -126,9 +134,9 @@ class Toy(Config):
         ("names", [3], "give a text"),
     ],
 )
-def test_a_refusal_names_the_field_the_value_and_what_to_give(field, value, mend):
+def test_a_refusal_names_the_field_the_value_and_what_to_give(kind, field, value, mend):
     with pytest.raises(ValueError, match=f"^{field} is .*; {mend}.$"):
-        Toy(**{field: value})
+        kind(**{field: value})
 
 
 def test_a_config_has_no_field_but_its_own_and_plain_types_on_the_command_line():

@@ -36,9 +36,10 @@ class Config:
     def __init_subclass__(cls) -> None:
         """Leave plain types in the annotations, of which flags, help and forms are made."""
         super().__init_subclass__()
-        cls._kinds = get_type_hints(cls, include_extras=True)
-        plain = get_type_hints(cls)
-        cls.__annotations__ = {name: plain[name] for name in get_annotations(cls)}
+        own, known = get_annotations(cls), getattr(cls, "_kinds", {})
+        kinds, plain = get_type_hints(cls, include_extras=True), get_type_hints(cls)
+        cls._kinds = known | {name: kinds[name] for name in own}  # a base's are plain already
+        cls.__annotations__ = {name: plain[name] for name in own}
 
     def __post_init__(self) -> None:
         for field in fields(self):

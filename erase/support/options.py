@@ -8,7 +8,7 @@ from typing import Any, NoReturn, TypeVar
 
 from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter, Namespace
 
-Config = TypeVar("Config")
+Made = TypeVar("Made")
 HELP = {"-h", "--help"}
 UNTOLD = (None, "", [], (), False, argparse.SUPPRESS)  # defaults that say nothing
 RUN_STATE = re.compile(r"training\.checkpoints\b")
@@ -92,7 +92,7 @@ def _helping(
     return own
 
 
-def made(config: type[Config], options: Namespace, **chosen: Any) -> Config:
+def made(config: type[Made], options: Namespace, **chosen: Any) -> Made:
     """The config of the options that are called as its fields, but for those chosen."""
     names = [field.name for field in fields(config) if field.init and field.name in options]
     return config(**{name: options[name] for name in names} | chosen)
