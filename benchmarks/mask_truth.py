@@ -62,7 +62,7 @@ def run_seed(model: Model, judge: ClipJudge, concept: str, seed: int) -> None:
     for case in missing:
         mask = build_mask(scores, case[1], case[0], seed)
         loss = relabelling_loss(task, config.teacher, config.retain_weight)
-        training = settings_for_teacher(config.training, task, config.teacher)
+        training = settings_for_teacher(task, config)
         erasure = Erasure(finetune(task.with_redirection_pictures(), loss, training, mask))
         figures = measure(model, judge, prompts, erasure)
         LEDGER[concept, seed, *case] = figures

@@ -107,6 +107,13 @@ def test_apply_then_revert_is_bit_equal(erased):
     assert not changed(before, tensors(host))
 
 
+def test_no_weight_changes_but_those_that_the_method_says_it_trains(erased):
+    erasure, host, method, name = erased
+    task, chosen = task_around(host, name), methods()[method]
+    trained = set(chosen.needs(task, brisk(chosen.config())).trained)
+    assert set(erasure.deltas) & set(task.editable()) <= trained <= set(task.editable())
+
+
 @pytest.mark.parametrize("task", [*COMPONENTS, *FAMILIES, DIGITS])
 @pytest.mark.parametrize("selection", ["top", "bottom", "random", "random_per_layer"])
 def test_masked_out_weights_are_bit_equal(task, selection, tmp_path):

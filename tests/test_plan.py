@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -5,12 +6,16 @@ from conftest import CATALOGUE, build_tiny_pipeline, build_tiny_task
 from tiny_families import SIDE, build_family
 
 from erase.cli import build_parser, main
-from erase.methods import methods
+from erase.core.patterns import filter_names
+from erase.methods import methods, serving
+from erase.methods.esd import ESDConfig
 from erase.methods.salun import SalUnConfig
 from erase.models.opening import Model
 from erase.prompts.request import PLAIN_TEMPLATES, EraseRequest, expand
 from erase.runs.erase import RunConfig
 from erase.runs.plan import plan
+from erase.tasks.diffusion.task import DiffusionTask
+from erase.training.config import TrainedConfig, TrainingConfig
 
 
 def planned(pipeline, method, **options) -> str:
@@ -32,6 +37,28 @@ def test_a_plan_counts_what_it_names():
     text = planned(pipeline, "salun", method_config=SalUnConfig(density=0.25))
     assert f"| mask | {int(count * 0.25)} of {count} weights, {count / 8e6:.1f} MB" in text
     assert "| training | 100 steps, learning rate 0.001 |" in text
+
+
+def test_a_plan_counts_the_tensors_that_the_method_trains(tiny_pipeline):
+    task = build_tiny_task(tiny_pipeline, ())
+    read = filter_names(task.editable(), task.family.attention)
+    assert 0 < len(read) < len(task.editable())
+    for variant, trained in (("x", read), ("all", task.editable())):
+        text = planned(tiny_pipeline, "esd", method_config=ESDConfig(variant))
+        assert f"| tensors that may change | {len(trained)}, " in text
+
+
+@pytest.mark.parametrize("method", serving(DiffusionTask))
+def test_a_plan_counts_the_copies_of_the_base_that_the_method_makes(method, tiny_task):
+    copies, copy = [], tiny_task.frozen_copy
+    tiny_task.frozen_copy = lambda: copies.append(method) or copy()
+    chosen = methods()[method]
+    config = chosen.config()
+    if isinstance(config, TrainedConfig):
+        config = replace(config, training=TrainingConfig(max_train_steps=1))
+    needs = chosen.needs(tiny_task, config)
+    chosen(tiny_task, config)
+    assert len(copies) == needs.copies_of_base
 
 
 @pytest.mark.parametrize("family", ["sdxl", "sd3", "flux", "pixart"])

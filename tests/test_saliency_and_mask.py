@@ -80,6 +80,17 @@ def test_density_outside_its_range_is_refused(density):
         build_mask(random_scores(), density)
 
 
+@pytest.mark.parametrize("choice", ["selection", "scope"])
+def test_a_rule_that_is_not_known_is_refused_and_not_taken_for_another(choice):
+    with pytest.raises(ValueError, match=f"{choice} is 'tpo'; choose one of '"):
+        build_mask(random_scores(), 0.5, **{choice: "tpo"})
+
+
+def test_an_estimator_that_is_not_known_is_refused():
+    with pytest.raises(ValueError, match="estimator is 'zzz'; choose one of 'signed_sum'"):
+        accumulate({}, [], "zzz")
+
+
 def test_saved_masks_take_a_bit_a_weight_and_come_back_equal(tmp_path):
     mask = build_mask({"a": torch.rand(1000, 33), "b": torch.rand(7)}, 0.5)
     made_for = {"base": "b1", "forget set": "f1"}

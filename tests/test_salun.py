@@ -10,7 +10,7 @@ from torch import nn
 
 from erase.core.mask import build_mask
 from erase.core.saliency import accumulate
-from erase.methods.salun import SalUnConfig, saliency, salun
+from erase.methods.salun import SalUnConfig, relabelling_loss, saliency, salun
 from erase.methods.salun_lora import SalUnLoRAConfig, salun_lora
 from erase.methods.salun_soft import SalUnSoftConfig, salun_soft
 from erase.training.checkpoint import checkpoints_in, latest_checkpoint
@@ -59,6 +59,11 @@ def test_masked_out_weights_are_bit_equal_after_training(tiny_task, precision):
     for name, parameter in parameters.items():
         assert torch.equal(parameter[~mask.tensors[name]], before[name][~mask.tensors[name]]), name
     assert changed(before, parameters)
+
+
+def test_a_teacher_that_is_not_known_is_refused(tiny_task):
+    with pytest.raises(ValueError, match="teacher is 'frzen'; choose one of 'frozen', 'current'"):
+        relabelling_loss(tiny_task, "frzen")
 
 
 def test_a_teacher_is_a_copy(tiny_task):

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from erase.attacks.base import Outcome, Target
+from erase.support.config import Config
+from erase.support.registry import Registry
 
 AttackFunction = Callable[[Target, Any], Outcome]
 
@@ -16,22 +18,25 @@ class Attack:
     """One registered attack; its config's fields are its CLI flags and YAML keys."""
 
     name: str
-    config: type
+    config: type[Config]
     function: AttackFunction
 
-    def __call__(self, target: Target, config: Any = None) -> Outcome:
+    def __call__(self, target: Target, config: Config | None = None) -> Outcome:
         """Run on a target, by default with default settings; the target is left as it was."""
         return self.function(target, config or self.config())
 
 
-_REGISTRY: dict[str, Attack] = {}
+ATTACKS: Registry[Attack] = Registry("attack", "erase.attacks")
 
 
-def register(name: str, config: type) -> Callable[[AttackFunction], AttackFunction]:
-    """Make a function `(target, config) -> Outcome` available under `name`."""
+def register(name: str, config: type[Config]) -> Callable[[AttackFunction], AttackFunction]:
+    """Make a function `(target, config) -> Outcome` available under `name`.
+
+    Raises ValueError if another attack has that name.
+    """
 
     def add(function: AttackFunction) -> AttackFunction:
-        _REGISTRY[name] = Attack(name, config, function)
+        ATTACKS.add(name, Attack(name, config, function))
         return function
 
     return add
@@ -39,7 +44,7 @@ def register(name: str, config: type) -> Callable[[AttackFunction], AttackFuncti
 
 def attacks() -> dict[str, Attack]:
     """All registered attacks, by name."""
-    return dict(sorted(_REGISTRY.items()))
+    return ATTACKS.all()
 
 
 for _module in pkgutil.iter_modules(__path__):

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -42,10 +42,15 @@ def build_mask(
     "random_per_layer" as many per tensor as "top" would, "none" all of them (no mask). Weights
     tied at the threshold are kept in parameter order, then in memory order, until the count is
     reached ("bottom" drops them in that order). With scope "layer" the rule holds within each
-    tensor, N being its own weights. Raises ValueError for a density outside (0, 1].
+    tensor, N being its own weights. Raises ValueError for a density outside (0, 1], and for an
+    unknown selection or scope.
     """
     if not 0 < density <= 1:
         raise ValueError(f"density is {density}; give a share of the weights in (0, 1].")
+    for name, value, kind in (("selection", selection, Selection), ("scope", scope, Scope)):
+        if value not in get_args(kind):
+            known = ", ".join(map(repr, get_args(kind)))
+            raise ValueError(f"{name} is {value!r}; choose one of {known}.")
     parts = [{name: score} for name, score in scores.items()] if scope == "layer" else [scores]
     masks = [_select(part, density, selection, seed + i) for i, part in enumerate(parts)]
     return Mask({name: tensor for mask in masks for name, tensor in mask.tensors.items()})

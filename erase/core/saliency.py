@@ -29,8 +29,12 @@ def accumulate(
     soon as it is made, so that one gradient tensor lives at a time. Sums are of float64, so that
     their order, which `total`, the sum over processes that share the losses, may change, does not
     show in the scores. Gradients that were there before are dropped. A weight no loss reaches
-    scores 0. Raises ValueError if `losses` is empty, or a loss or score is not finite.
+    scores 0. Raises ValueError for an unknown estimator, if `losses` is empty, or a loss or score
+    is not finite.
     """
+    if estimator not in _TERMS:
+        known = ", ".join(map(repr, _TERMS))
+        raise ValueError(f"estimator is {estimator!r}; choose one of {known}.")
     scores = {
         # Apple's GPUs have no float64.
         name: torch.zeros_like(p, dtype=torch.float32 if p.device.type == "mps" else torch.float64)

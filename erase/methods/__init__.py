@@ -2,33 +2,79 @@
 
 import importlib
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
+
+from torch import nn
 
 from erase.core.fingerprint import fingerprint
 from erase.core.names import find_weight
 from erase.erasure.erasure import Erasure
+from erase.support.config import Config
+from erase.support.registry import Registry
 from erase.tasks.base import Task
-from erase.training.config import TrainedConfig
+from erase.training.config import TrainedConfig, TrainingConfig, with_defaults
 from erase.training.watch import require_runnable
 
 MethodFunction = Callable[[Task, Any], Erasure]
 
 
 @dataclass(frozen=True)
+class Needs:
+    """What a method trains and holds beside the model, as a plan tells before it is run.
+
+    trained: the tensors it may change, by canonical name. training: the optimizer's settings with
+    nothing left open; None for closed forms. copies_of_base: whole copies of the model.
+    extra_per_weight: bytes for each trained weight, beside its gradient, its original and the
+    optimizer's. kept: how many of the weights its mask lets change; None without a mask.
+    """
+
+    trained: Mapping[str, nn.Parameter]
+    training: TrainingConfig | None = None
+    copies_of_base: int = 0
+    extra_per_weight: int = 0
+    kept: int | None = None
+
+
+NeedsFunction = Callable[[Task, Any], Needs]
+
+
+def usual_training(task: Task, config: TrainedConfig) -> TrainingConfig:
+    """The optimizer's settings, the task's own where they are left open."""
+    return with_defaults(config.training, task.finetuning.learning_rate, task.finetuning.steps)
+
+
+def holding(copies_of_base: int = 0, extra_per_weight: int = 0) -> NeedsFunction:
+    """The needs of a method that trains what the task trains; a closed form edits any weight."""
+
+    def needs(task: Task, config: Config) -> Needs:
+        trains = isinstance(config, TrainedConfig)
+        return Needs(
+            task.parameters() if trains else task.editable(),
+            usual_training(task, config) if trains else None,
+            copies_of_base,
+            extra_per_weight,
+        )
+
+    return needs
+
+
+@dataclass(frozen=True)
 class Method:
     """One registered method; its config's fields are its CLI flags and YAML keys.
 
-    task: the kind of task it needs, `object` if the Task protocol is enough.
+    task: the kind of task it needs, `object` if the Task protocol is enough. needs: what it will
+    train and hold, of a task and a config.
     """
 
     name: str
-    config: type
+    config: type[Config]
     function: MethodFunction
     task: type
+    needs: NeedsFunction
 
-    def __call__(self, task: Task, config: Any = None) -> Erasure:
+    def __call__(self, task: Task, config: Config | None = None) -> Erasure:
         """Run on a task, by default with default settings; the Erasure with its recipe.
 
         Raises ValueError for a task of another kind.
@@ -51,7 +97,7 @@ class Method:
         return erasure
 
     def require_serves(self, kind: type) -> None:
-        """ValueError unless the method serves this kind of task."""
+        """ValueError unless the method serves this kind of task; runs ask before they open any."""
         if not issubclass(kind, self.task):
             raise ValueError(
                 f"The method {self.name} needs a {self.task.__name__}, not a "
@@ -59,16 +105,23 @@ class Method:
             )
 
 
-_REGISTRY: dict[str, Method] = {}
+METHODS: Registry[Method] = Registry("method", "erase.methods")
+JUST_THE_MODEL = holding()
 
 
 def register(
-    name: str, config: type, task: type = object
+    name: str,
+    config: type[Config],
+    task: type = object,
+    needs: NeedsFunction = JUST_THE_MODEL,
 ) -> Callable[[MethodFunction], MethodFunction]:
-    """Make a function `(task, config) -> Erasure` available under `name`."""
+    """Make a function `(task, config) -> Erasure` available under `name`.
+
+    Raises ValueError if another method has that name.
+    """
 
     def add(function: MethodFunction) -> MethodFunction:
-        _REGISTRY[name] = Method(name, config, function, task)
+        METHODS.add(name, Method(name, config, function, task, needs))
         return function
 
     return add
@@ -76,7 +129,7 @@ def register(
 
 def methods() -> dict[str, Method]:
     """All registered methods, by name."""
-    return dict(sorted(_REGISTRY.items()))
+    return METHODS.all()
 
 
 def serving(kind: type) -> list[str]:
@@ -86,9 +139,7 @@ def serving(kind: type) -> list[str]:
 
 def get_method(name: str) -> Method:
     """The method called `name`; ValueError, listing all, if there is none."""
-    if name not in _REGISTRY:
-        raise ValueError(f"There is no method {name!r}; choose one of {', '.join(methods())}.")
-    return _REGISTRY[name]
+    return METHODS.get(name)
 
 
 for _module in pkgutil.iter_modules(__path__):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from erase.erasure.erasure import Erasure
-from erase.methods import register
+from erase.methods import holding, register
 from erase.tasks.classification.task import ClassificationBatch, ClassificationTask
 from erase.training.config import TrainedConfig
 from erase.training.loop import finetune
@@ -22,7 +22,7 @@ class BadTeacherConfig(TrainedConfig):
     retain_weight: float = 1.0
 
 
-@register("bad_teacher", BadTeacherConfig, ClassificationTask)
+@register("bad_teacher", BadTeacherConfig, ClassificationTask, holding(copies_of_base=2))
 def bad_teacher(task: ClassificationTask, config: BadTeacherConfig) -> Erasure:
     """Distillation from an incompetent and a competent teacher (Chundawat et al., AAAI 2023)."""
     competent, incompetent = task.frozen_copy(), task.untrained()

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from erase.erasure.erasure import Erasure
-from erase.methods import register
+from erase.methods import holding, register
 from erase.support.config import Positive
 from erase.tasks.classification.task import ClassificationBatch, ClassificationTask
 from erase.training.config import TrainedConfig
@@ -25,7 +25,7 @@ class BoundaryShrinkConfig(TrainedConfig):
     step: Positive[float] = 0.1
 
 
-@register("boundary_shrink", BoundaryShrinkConfig, ClassificationTask)
+@register("boundary_shrink", BoundaryShrinkConfig, ClassificationTask, holding(copies_of_base=1))
 def boundary_shrink(task: ClassificationTask, config: BoundaryShrinkConfig) -> Erasure:
     """Teach the forget set the wrong class nearest to it (Chen et al., CVPR 2023).
 
@@ -55,8 +55,9 @@ def boundary_expand(task: ClassificationTask, config: TrainedConfig) -> Erasure:
     _, head = task.head()
     features: list[Tensor] = []
     handle = head.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0]))
-    torch.manual_seed(task.seed)
-    extra = nn.Linear(head.in_features, 1, device=head.weight.device, dtype=head.weight.dtype)
+    with torch.random.fork_rng():
+        torch.manual_seed(task.seed)
+        extra = nn.Linear(head.in_features, 1, device=head.weight.device, dtype=head.weight.dtype)
     head.add_module("extra_class", extra)
 
     def step_loss(forget: ClassificationBatch, *_: object) -> Tensor:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from erase.erasure.erasure import Erasure
-from erase.methods import register
+from erase.methods import holding, register
 from erase.tasks.base import Batch
 from erase.tasks.diffusion.task import DiffusionTask
 from erase.training.config import TrainedConfig
@@ -23,7 +23,7 @@ class ConceptAblationConfig(TrainedConfig):
     retain_weight: float = 1.0
 
 
-@register("concept_ablation", ConceptAblationConfig, DiffusionTask)
+@register("concept_ablation", ConceptAblationConfig, DiffusionTask, holding(copies_of_base=1))
 def concept_ablation(task: DiffusionTask, config: ConceptAblationConfig) -> Erasure:
     """Match the forget prompt's prediction to the anchor's on the anchor's own pictures.
 

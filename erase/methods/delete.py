@@ -5,13 +5,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from erase.erasure.erasure import Erasure
-from erase.methods import register
+from erase.methods import holding, register
 from erase.tasks.classification.task import ClassificationBatch, ClassificationTask
 from erase.training.config import TrainedConfig
 from erase.training.loop import finetune
 
 
-@register("delete", TrainedConfig, ClassificationTask)
+@register("delete", TrainedConfig, ClassificationTask, holding(copies_of_base=1))
 def delete(task: ClassificationTask, config: TrainedConfig) -> Erasure:
     """Distil the base's answers on the forget set less the true class (Zhou et al., CVPR 2025)."""
     base = task.frozen_copy()

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from erase.core.patterns import filter_names
 from erase.erasure.erasure import Erasure
-from erase.methods import register
+from erase.methods import Needs, register, usual_training
 from erase.tasks.base import Batch
 from erase.tasks.diffusion.task import DiffusionTask
 from erase.training.config import TrainedConfig
@@ -34,7 +34,11 @@ class ESDConfig(TrainedConfig):
     retain_weight: float = 0.0
 
 
-@register("esd", ESDConfig, DiffusionTask)
+def _needs(task: DiffusionTask, config: ESDConfig) -> Needs:
+    return Needs(_part(task, config.variant), usual_training(task, config), copies_of_base=1)
+
+
+@register("esd", ESDConfig, DiffusionTask, _needs)
 def esd(task: DiffusionTask, config: ESDConfig) -> Erasure:
     """Erased Stable Diffusion (Gandikota et al., ICCV 2023).
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from erase.core.delta import difference
 from erase.erasure.erasure import Erasure
-from erase.methods import register
+from erase.methods import holding, register
 from erase.tasks.base import Batch, Task
 from erase.training.config import TrainedConfig
 from erase.training.loop import train
@@ -26,7 +26,7 @@ class L1SparseConfig(TrainedConfig):
     penalty: float = 0.1
 
 
-@register("l1_sparse", L1SparseConfig)
+@register("l1_sparse", L1SparseConfig, needs=holding(extra_per_weight=4))
 def l1_sparse(task: Task, config: L1SparseConfig) -> Erasure:
     """Finetuning plus a falling l1 norm of the weights (Jia et al., NeurIPS 2023).
 

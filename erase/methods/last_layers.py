@@ -6,7 +6,7 @@ from torch import nn
 
 from erase.core.delta import difference
 from erase.erasure.erasure import Erasure
-from erase.methods import register
+from erase.methods import holding, register
 from erase.support.config import Positive
 from erase.tasks.classification.task import ClassificationTask
 from erase.training.config import TrainedConfig
@@ -34,7 +34,7 @@ def cf_k(task: ClassificationTask, config: LastLayersConfig) -> Erasure:
     return Erasure(finetune(task, loss, config.training, parameters=chosen))
 
 
-@register("eu_k", LastLayersConfig, ClassificationTask)
+@register("eu_k", LastLayersConfig, ClassificationTask, holding(copies_of_base=1))
 def eu_k(task: ClassificationTask, config: LastLayersConfig) -> Erasure:
     """Exact unlearning of the last k layers: as they are before any training, then trained."""
     chosen = _parameters(task, config.layers)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from erase.erasure.erasure import Erasure
-from erase.methods import register
+from erase.methods import Needs, register, usual_training
 from erase.methods.salun import Teacher, relabelling_loss
 from erase.tasks.base import Task
 from erase.training.config import TrainedConfig
@@ -24,7 +24,12 @@ class RandomLabelConfig(TrainedConfig):
     retain_weight: float = 1.0
 
 
-@register("random_label", RandomLabelConfig)
+def _needs(task: Task, config: RandomLabelConfig) -> Needs:
+    copies = int(config.teacher == "frozen")
+    return Needs(task.parameters(), usual_training(task, config), copies)
+
+
+@register("random_label", RandomLabelConfig, needs=_needs)
 def random_label(task: Task, config: RandomLabelConfig) -> Erasure:
     """SalUn's objective on all weights (RL; Golatkar et al., CVPR 2020, and SalUn's tables)."""
     loss = relabelling_loss(task, config.teacher, config.retain_weight)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from erase.core.delta import difference
 from erase.erasure.erasure import Erasure
-from erase.methods import register
+from erase.methods import holding, register
 from erase.support.config import Config, NotNegative
 from erase.tasks.classification.fit import fit
 from erase.tasks.classification.task import ClassificationTask
@@ -21,7 +21,7 @@ class RetrainConfig(Config):
     epochs: NotNegative[int] = 0
 
 
-@register("retrain", RetrainConfig, ClassificationTask)
+@register("retrain", RetrainConfig, ClassificationTask, holding(copies_of_base=1))
 def retrain(task: ClassificationTask, config: RetrainConfig) -> Erasure:
     """What never learning the forget set gives; running statistics of norms are part of it."""
     fresh = task.untrained().components["model"]

@@ -1,7 +1,7 @@
 """SalUn: finetune only the weights that the forget loss pulls on most."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,8 +13,8 @@ from erase.core.mask import Mask, Scope, Selection, build_mask
 from erase.core.saliency import Estimator, accumulate, fisher_ratio
 from erase.erasure.erasure import Erasure
 from erase.erasure.masks import read_mask, write_mask
-from erase.methods import register
-from erase.support.config import Share
+from erase.methods import Needs, register, usual_training
+from erase.support.config import Share, require_kind
 from erase.support.distributed import all_reduce_sum, shard_of
 from erase.tasks.base import Batch, Task
 from erase.training.config import TrainedConfig
@@ -23,18 +23,14 @@ from erase.training.preserve import only_trainable
 from erase.training.watch import checkpointed_activations
 
 Teacher = Literal["frozen", "current"]
+MASK = 1  # byte a weight
 
 
 @dataclass(frozen=True)
-class SalUnConfig(TrainedConfig):
-    """Saliency mask, teacher and training of SalUn.
+class RelabellingConfig(TrainedConfig):
+    """Teacher and training of SalUn and its kin.
 
     Args:
-        density: share of the weights that may change.
-        mask: "top" is SalUn's; the others are its controls.
-        scope: whether the share holds over all weights together or within each tensor.
-        estimator: what a weight's saliency is; "signed_sum" is SalUn's.
-        mask_file: a mask to use again; if there is no such file, where to write this one.
         teacher: "frozen" takes both the wrong answers and the retained ones from the base as it
             was; "current" is the paper's: wrong answers of the model as it is, and its own
             training loss on the retain set. Either trains on pictures of the concept and of the
@@ -45,16 +41,43 @@ class SalUnConfig(TrainedConfig):
             suggests for a model that is held in place.
     """
 
+    teacher: Teacher = field(default="frozen", kw_only=True)
+    retain_weight: float | None = field(default=None, kw_only=True)
+
+
+@dataclass(frozen=True)
+class SalUnConfig(RelabellingConfig):
+    """The saliency mask of SalUn.
+
+    Args:
+        density: share of the weights that may change.
+        mask: "top" is SalUn's; the others are its controls.
+        scope: whether the share holds over all weights together or within each tensor.
+        estimator: what a weight's saliency is; "signed_sum" is SalUn's.
+        mask_file: a mask to use again; if there is no such file, where to write this one.
+    """
+
     density: Share = 0.5
     mask: Selection = "top"
     scope: Scope = "global"
     estimator: Literal[Estimator, "fisher_ratio"] = "signed_sum"
     mask_file: str = ""
-    teacher: Teacher = "frozen"
-    retain_weight: float | None = None
 
 
-@register("salun", SalUnConfig)
+def relabelling_needs(task: Task, config: RelabellingConfig) -> Needs:
+    """A frozen teacher is a copy of the base."""
+    copies = int(config.teacher == "frozen")
+    return Needs(task.parameters(), settings_for_teacher(task, config), copies)
+
+
+def _needs(task: Task, config: SalUnConfig) -> Needs:
+    needs = relabelling_needs(task, config)
+    count = sum(parameter.numel() for parameter in needs.trained.values())
+    kept = count if config.mask == "none" else int(count * config.density)
+    return replace(needs, extra_per_weight=MASK, kept=kept)
+
+
+@register("salun", SalUnConfig, needs=_needs)
 def salun(task: Task, config: SalUnConfig) -> Erasure:
     """Saliency-masked relabelling (SalUn; Fan et al., ICLR 2024, eqs. 4 to 6).
 
@@ -62,13 +85,14 @@ def salun(task: Task, config: SalUnConfig) -> Erasure:
     """
     mask, facts = _mask_of(task, config)
     loss = relabelling_loss(task, config.teacher, config.retain_weight)
-    training = settings_for_teacher(config.training, task, config.teacher)
+    training = settings_for_teacher(task, config)
     deltas = finetune(task.with_redirection_pictures(), loss, training, mask)
     return Erasure(deltas, {"mask": facts})
 
 
 def relabelling_loss(task: Task, teacher: Teacher, retain_weight: float | None = None) -> StepLoss:
     """SalUn's objective: a wrong answer for the forget batch, the usual one for the retained."""
+    require_kind("teacher", teacher, Teacher)
     base = task.frozen_copy() if teacher == "frozen" else None
     suggested = task.finetuning.retain_weight if base else 1.0
     weight = suggested if retain_weight is None else retain_weight
@@ -80,12 +104,12 @@ def relabelling_loss(task: Task, teacher: Teacher, retain_weight: float | None =
     return loss
 
 
-def settings_for_teacher(training: TrainingConfig, task: Task, teacher: Teacher) -> TrainingConfig:
+def settings_for_teacher(task: Task, config: RelabellingConfig) -> TrainingConfig:
     """The training with the rate and steps that the teacher allows, where it leaves them open."""
     known = task.finetuning
-    if teacher == "current":
-        return with_defaults(training, known.learning_rate, known.steps)
-    return with_defaults(training, known.anchored_rate, known.anchored_steps)
+    if config.teacher == "current":
+        return usual_training(task, config)
+    return with_defaults(config.training, known.anchored_rate, known.anchored_steps)
 
 
 def saliency(task: Task, estimator: str) -> dict[str, Tensor]:
@@ -130,10 +154,10 @@ def _mask_of(task: Task, config: SalUnConfig) -> tuple[Mask, dict[str, Any]]:
 def _facts(mask: Mask, scores: Mapping[str, Tensor]) -> dict[str, Any]:
     """Counts, in all and by layer, and each layer's share of the saliency where it is known."""
     sums = {name: float(score.cpu().double().sum()) for name, score in scores.items()}
-    all_reduce_sum = sum(sums.values()) or 1.0
+    total = sum(sums.values()) or 1.0
     layers = {
         name: {"kept": int(kept.sum()), "of": kept.numel()} for name, kept in mask.tensors.items()
     }
     for name, of_layer in sums.items():
-        layers[name]["saliency_share"] = round(of_layer / all_reduce_sum, 6)
+        layers[name]["saliency_share"] = round(of_layer / total, 6)
     return {"kept": mask.kept, "of": mask.total, "layers": layers}

@@ -15,10 +15,15 @@ from erase.core.mask import build_mask
 from erase.core.names import lora_holds
 from erase.erasure.erasure import Erasure
 from erase.methods import register
-from erase.methods.salun import Teacher, relabelling_loss, saliency, settings_for_teacher
+from erase.methods.salun import (
+    RelabellingConfig,
+    relabelling_loss,
+    relabelling_needs,
+    saliency,
+    settings_for_teacher,
+)
 from erase.support.config import Positive, Share
 from erase.tasks.base import Task
-from erase.training.config import TrainedConfig
 from erase.training.loop import train
 from erase.training.preserve import only_trainable, restored_parameters
 from erase.training.watch import checkpointed_activations
@@ -27,23 +32,19 @@ ADAPTER = "erase"
 
 
 @dataclass(frozen=True)
-class SalUnLoRAConfig(TrainedConfig):
-    """Ranks, teacher and training of SalUn-LoRA.
+class SalUnLoRAConfig(RelabellingConfig):
+    """The ranks of SalUn-LoRA.
 
     Args:
         rank: rank of the most salient layer; others get their share of it, or none.
         density: share of all weights that count as salient.
-        teacher: as for salun.
-        retain_weight: weight of the retain set's loss, by default as SalUn's.
     """
 
     rank: Positive[int] = 16
     density: Share = 0.1
-    teacher: Teacher = "frozen"
-    retain_weight: float | None = None
 
 
-@register("salun_lora", SalUnLoRAConfig)
+@register("salun_lora", SalUnLoRAConfig, needs=relabelling_needs)
 def salun_lora(task: Task, config: SalUnLoRAConfig) -> Erasure:
     """SalUn's objective (Fan et al., ICLR 2024) on LoRA weights where the saliency mask is dense.
 
@@ -53,7 +54,7 @@ def salun_lora(task: Task, config: SalUnLoRAConfig) -> Erasure:
     with checkpointed_activations(task, config.training.gradient_checkpointing):
         ranks = _ranks(task, config)
     loss = relabelling_loss(task, config.teacher, config.retain_weight)
-    training = settings_for_teacher(config.training, task, config.teacher)
+    training = settings_for_teacher(task, config)
     everything = task.parameters()
     # The outer contexts give back what injection and a resumed checkpoint do to the base.
     with (

@@ -4,34 +4,34 @@ from dataclasses import dataclass
 
 from erase.erasure.erasure import Erasure
 from erase.methods import register
-from erase.methods.salun import Teacher, relabelling_loss, settings_for_teacher
+from erase.methods.salun import (
+    RelabellingConfig,
+    relabelling_loss,
+    relabelling_needs,
+    settings_for_teacher,
+)
 from erase.support.config import NotNegative
 from erase.tasks.base import Task
-from erase.training.config import TrainedConfig
 from erase.training.loop import finetune
 
 
 @dataclass(frozen=True)
-class SalUnSoftConfig(TrainedConfig):
-    """Sparsity, teacher and training of SalUn-soft.
+class SalUnSoftConfig(RelabellingConfig):
+    """The sparsity of SalUn-soft.
 
     Args:
         sparsity: weight of the l1 penalty at the first step, in steps of the learning rate; it
             falls to 0 at the last one.
-        teacher: as for salun.
-        retain_weight: weight of the retain set's loss, by default as SalUn's.
     """
 
     sparsity: NotNegative[float] = 0.5
-    teacher: Teacher = "frozen"
-    retain_weight: float | None = None
 
 
-@register("salun_soft", SalUnSoftConfig)
+@register("salun_soft", SalUnSoftConfig, needs=relabelling_needs)
 def salun_soft(task: Task, config: SalUnSoftConfig) -> Erasure:
     """SalUn's objective plus a falling l1 penalty on the change (Fan et al., ICLR 2024)."""
     loss = relabelling_loss(task, config.teacher, config.retain_weight)
-    training = settings_for_teacher(config.training, task, config.teacher)
+    training = settings_for_teacher(task, config)
     deltas = finetune(task.with_redirection_pictures(), loss, training, sparsity=config.sparsity)
     total = sum(parameter.numel() for parameter in task.parameters().values())
     changed = sum(int(delta.dense().count_nonzero()) for delta in deltas.values())

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from erase.erasure.erasure import Erasure
-from erase.methods import register
+from erase.methods import holding, register
 from erase.tasks.base import Batch, Task
 from erase.training.config import TrainedConfig
 from erase.training.loop import finetune
@@ -28,7 +28,7 @@ class ScrubConfig(TrainedConfig):
     staying_weight: float = 0.5
 
 
-@register("scrub", ScrubConfig)
+@register("scrub", ScrubConfig, needs=holding(copies_of_base=1))
 def scrub(task: Task, config: ScrubConfig) -> Erasure:
     """Teacher and disobedient student (Kurmanji et al., NeurIPS 2023).
 

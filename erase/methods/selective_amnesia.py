@@ -6,7 +6,7 @@ from torch import Tensor
 
 from erase.core.saliency import accumulate
 from erase.erasure.erasure import Erasure
-from erase.methods import register
+from erase.methods import holding, register
 from erase.methods.salun import relabelling_loss
 from erase.support.distributed import all_reduce_sum, shard_of
 from erase.tasks.base import Batch, Task
@@ -28,7 +28,10 @@ class SelectiveAmnesiaConfig(TrainedConfig):
     replay: float = 1.0
 
 
-@register("selective_amnesia", SelectiveAmnesiaConfig)
+@register(
+    "selective_amnesia", SelectiveAmnesiaConfig,
+    needs=holding(copies_of_base=1, extra_per_weight=8),  # the Fisher diagonal, the start
+)  # fmt: skip
 def selective_amnesia(task: Task, config: SelectiveAmnesiaConfig) -> Erasure:
     """Continual learning turned round (Heng and Soh, NeurIPS 2023).
 

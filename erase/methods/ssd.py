@@ -10,7 +10,7 @@ from torch import Tensor
 from erase.core.delta import difference
 from erase.core.saliency import Estimator, accumulate
 from erase.erasure.erasure import Erasure
-from erase.methods import register
+from erase.methods import holding, register
 from erase.support.config import Config, Positive
 from erase.tasks.classification.task import ClassificationBatch, ClassificationTask
 from erase.training.loop import step_seed
@@ -37,7 +37,7 @@ class SSDConfig(Config):
     )
 
 
-@register("ssd", SSDConfig, ClassificationTask)
+@register("ssd", SSDConfig, ClassificationTask, holding(extra_per_weight=8))
 def ssd(task: ClassificationTask, config: SSDConfig) -> Erasure:
     """Selective synaptic dampening (Foster, Schoepf and Brintrup, AAAI 2024).
 
@@ -46,7 +46,7 @@ def ssd(task: ClassificationTask, config: SSDConfig) -> Erasure:
     return _dampened(task, config, task.loss, "fisher")
 
 
-@register("lfssd", SSDConfig, ClassificationTask)
+@register("lfssd", SSDConfig, ClassificationTask, holding(extra_per_weight=8))
 def lfssd(task: ClassificationTask, config: SSDConfig) -> Erasure:
     """SSD without labels: importance is the gradient of the squared norm of the logits."""
 
