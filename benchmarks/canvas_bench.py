@@ -23,7 +23,6 @@ from erase.models.opening import Model, load_model
 from erase.prompts.catalogue import Catalogue, Concept
 from erase.prompts.request import EraseRequest, PromptSet, expand
 from erase.runs.attack import build_target
-from erase.tasks.diffusion.config import DiffusionTaskConfig
 from erase.tasks.diffusion.task import DiffusionTask
 
 REAL_SEED, REAL_PICTURES, ATTACKED = 0, 64, 16
@@ -134,11 +133,6 @@ def config_of(bench: Bench, method: str) -> Any:
     return dataclasses.replace(config, training=training)
 
 
-def learning_steps(model: Model) -> int:
-    """Sampling steps of the pictures that methods learn from."""
-    return min(model.sampling.steps, DiffusionTaskConfig.generation_steps)
-
-
 def task_of(bench: Bench, asked: tuple[str, ...], seed: int) -> DiffusionTask:
     """Erasing these concepts from the pipeline as it is."""
     model, prompts = bench.model, expand(EraseRequest(asked), bench.model.catalogue)
@@ -146,8 +140,7 @@ def task_of(bench: Bench, asked: tuple[str, ...], seed: int) -> DiffusionTask:
         model.pipeline,
         prompts,
         model.sampling,
-        DiffusionTaskConfig(generation_steps=learning_steps(model)),
-        seed,
+        seed=seed,
         finetuning=model.finetuning(prompts),
     )
 

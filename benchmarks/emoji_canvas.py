@@ -30,7 +30,6 @@ from canvas_bench import (
     Bench,
     erased,
     in_force,
-    learning_steps,
     opened,
     real_pictures,
     target_of,
@@ -49,6 +48,7 @@ from erase.evaluate.pictures.generation import EvaluationConfig
 from erase.evaluate.pictures.matrix import canvas_matrix, save_heat_maps, ua_ira_cra
 from erase.models.opening import Model
 from erase.prompts.request import EraseRequest, expand, find_concept
+from erase.tasks.diffusion.config import DiffusionTaskConfig
 from erase.tasks.diffusion.sampling import draw
 
 OTHER_WORDS = json.loads((Path(__file__).parent / "indirect.json").read_text(encoding="utf-8"))
@@ -215,7 +215,7 @@ def protocol_of(bench: Bench, oracle: Model) -> dict[str, Any]:
         "every": bench.every,
         "other_words_seeds": len(OTHER_WORDS_SEEDS),
         "attacked_prompts": ATTACKED,
-        "learning_steps": learning_steps(bench.model),
+        "learning_steps": DiffusionTaskConfig().sampling(bench.model.sampling).steps,
         "mixed_precision": bench.mixed_precision,
     }
 

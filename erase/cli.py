@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from erase.support.memory import keep_freed_memory
+
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
@@ -31,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, command in COMMANDS.items():
         known.add_parser(name, help=command.text, add_help=False)
     name = parser.parse_args(words[:1]).name
+    keep_freed_memory()
     try:
         parser = build_parser(name, words[1:])
         said = COMMANDS[name].work(parser.instantiate(parser.parse_args(words[1:])))

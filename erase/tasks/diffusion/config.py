@@ -1,12 +1,14 @@
 """Which parts of a pipeline may change, and what training is to draw first."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from erase.models.family import Family
+from erase.prompts.catalogue import Sampling
 from erase.support.config import Config, NotNegative, Positive
 
 MOST_TRAJECTORIES = 64
+MOST_GENERATION_STEPS = 15  # by default: what is learned from need not be as fine as what is shown
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,8 @@ class DiffusionTaskConfig(Config):
         forget_folder: a folder of pictures of the concept to take instead of drawn ones; the
             forget prompts are their captions, in turn.
         retain_pictures: how many of the retain set.
-        generation_steps: sampling steps of each of these pictures.
+        generation_steps: sampling steps of each of these pictures; 0 for as many as the model asks,
+            but 15 at most.
         size: pixels of a side of all pictures; 0 for as many as the model draws by itself.
         batch_size: samples of either set in a training step.
         adversary_steps: robust training; so many gradient steps, each as dear as a training step,
@@ -41,11 +44,16 @@ class DiffusionTaskConfig(Config):
     forget_pictures: Positive[int] = 32
     forget_folder: str = ""
     retain_pictures: Positive[int] = 96
-    generation_steps: Positive[int] = 15
+    generation_steps: NotNegative[int] = 0
     size: NotNegative[int] = 0
     batch_size: Positive[int] = 8
     adversary_steps: NotNegative[int] = 0
     adversary_reach: Positive[float] = 20.0
+
+    def sampling(self, known: Sampling) -> Sampling:
+        """How these pictures are drawn of a model that is sampled as is known."""
+        steps = self.generation_steps or min(known.steps, MOST_GENERATION_STEPS)
+        return replace(known, steps=steps, size=self.size or known.size)
 
     def require_serves(self, family: Family) -> None:
         """ValueError for what the family's pipelines cannot do."""

@@ -54,9 +54,9 @@ class DiffusionTask:
         self.config.require_serves(self.family)
         self.seed, self.finetuning = seed, finetuning or Finetuning()
         self.prompts = prompts
-        size = self.config.size or sampling.size
-        self.sampling = Sampling(self.config.generation_steps, sampling.guidance_scale, size)
-        self._model = ConditionedDenoiser(pipeline, size or self.family.side(pipeline))
+        self.sampling = self.config.sampling(sampling)
+        side = self.sampling.size or self.family.side(pipeline)
+        self._model = ConditionedDenoiser(pipeline, side)
         self._names = self._may_change(self.config.components)
         self.frozen: Mapping[str, nn.Module] = {
             name: module
