@@ -7,31 +7,60 @@ from dataclasses import dataclass
 from typing import Any
 
 from erase.attacks.base import Outcome, Target
+from erase.models.family import Family
 
 AttackFunction = Callable[[Target, Any], Outcome]
+Hindrance = Callable[[Family], str]
 
 
 @dataclass(frozen=True)
 class Attack:
-    """One registered attack; its config's fields are its CLI flags and YAML keys."""
+    """One registered attack; its config's fields are its CLI flags and YAML keys.
+
+    hindrance: why it cannot serve a family, or an empty text.
+    """
 
     name: str
     config: type
     function: AttackFunction
+    hindrance: Hindrance
 
     def __call__(self, target: Target, config: Any = None) -> Outcome:
-        """Run on a target, by default with default settings; the target is left as it was."""
+        """Run on a target, by default with default settings; the target is left as it was.
+
+        Raises ValueError if the attack cannot serve the target's family.
+        """
+        self.require_serves(target.denoiser.family)
         return self.function(target, config or self.config())
+
+    def serves(self, family: Family) -> bool:
+        """Whether pipelines of this family can be attacked so."""
+        return not self.hindrance(family)
+
+    def require_serves(self, family: Family) -> None:
+        """Raise ValueError if pipelines of this family cannot be attacked so."""
+        if why := self.hindrance(family):
+            raise ValueError(
+                f"The attack {self.name} cannot serve a {family.pipeline.__name__}: {why}; choose "
+                f"of {', '.join(serving(family))}."
+            )
 
 
 _REGISTRY: dict[str, Attack] = {}
 
 
-def register(name: str, config: type) -> Callable[[AttackFunction], AttackFunction]:
-    """Make a function `(target, config) -> Outcome` available under `name`."""
+def register(
+    name: str, config: type, hindrance: Hindrance = lambda _: ""
+) -> Callable[[AttackFunction], AttackFunction]:
+    """Make a function `(target, config) -> Outcome` available under `name`.
+
+    Raises ValueError if the name is taken.
+    """
+    if name in _REGISTRY:
+        raise ValueError(f"There is an attack {name} already; choose another name.")
 
     def add(function: AttackFunction) -> AttackFunction:
-        _REGISTRY[name] = Attack(name, config, function)
+        _REGISTRY[name] = Attack(name, config, function, hindrance)
         return function
 
     return add
@@ -40,6 +69,18 @@ def register(name: str, config: type) -> Callable[[AttackFunction], AttackFuncti
 def attacks() -> dict[str, Attack]:
     """All registered attacks, by name."""
     return dict(sorted(_REGISTRY.items()))
+
+
+def serving(family: Family) -> list[str]:
+    """The names of the attacks that serve a family."""
+    return [name for name, attack in attacks().items() if attack.serves(family)]
+
+
+def get_attack(name: str) -> Attack:
+    """The attack called `name`; ValueError, listing all, if there is none."""
+    if name not in _REGISTRY:
+        raise ValueError(f"There is no attack {name}; choose of {', '.join(attacks())}.")
+    return _REGISTRY[name]
 
 
 for _module in pkgutil.iter_modules(__path__):
