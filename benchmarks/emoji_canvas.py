@@ -101,7 +101,7 @@ def measured(
 
 def attacked(victim: StableDiffusionPipeline, bench: Bench, seed: int) -> dict[str, Any]:
     """Every attack's success, its budget, and how soon relearning brings the concepts back."""
-    target = dataclasses.replace(target_of(bench, seed), pipeline=victim)
+    target = target_of(bench, seed).with_pipeline(victim)
     with bench.precision():
         outcomes = {name: attacks()[name](target, BUDGETS.get(name)) for name in bench.attacks}
         before = wilson_share(target.plain_hits)
@@ -152,7 +152,7 @@ def run_row(bench: Bench, name: str, oracle: Model, seed: int, maps: Path | None
         row |= attacked(victim, bench, seed) if attack else {}
     if attack and erasures:
         with in_force(erasures, pipeline, LEAK), bench.precision():
-            target = dataclasses.replace(target_of(bench, seed), pipeline=pipeline)
+            target = target_of(bench, seed).with_pipeline(pipeline)
             row["leak"] = wilson_share(target.plain_hits)
     return row | {"took": time.perf_counter() - started}
 

@@ -7,7 +7,6 @@ can type but which shows what is left to find, and of concept inversion.
 """
 
 import argparse
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +68,7 @@ def run_row(bench: Bench, method: str, adversary: int, seed: int) -> dict[str, A
             pipeline, prompts, bench.model.sampling, EvaluationConfig(), "judging"
         )
         metrics = judge_drawn(drawn, bench.judge, prompts.labels)
-        target = dataclasses.replace(target_of(bench, seed), pipeline=pipeline)
+        target = target_of(bench, seed).with_pipeline(pipeline)
         hits = {
             name: wilson_share(attacks()[attack](target, config).hits)
             for name, (attack, config) in ATTACKS.items()

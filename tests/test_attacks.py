@@ -1,58 +1,121 @@
 import dataclasses
+import os
+import subprocess
+import sys
+from functools import cache
 
 import pytest
 import torch
-from conftest import CATALOGUE, build_tiny_pipeline
-from test_erasure import changed, snapshot
+from conftest import CATALOGUE
+from tiny_families import SIDE, build_family
+from torch import nn
 
-from erase.attacks import attacks
-from erase.attacks.base import (
-    PLACEHOLDER,
-    Target,
-    encode_text,
-    placeholder_embeddings,
-    predict_base,
-)
+from erase.attacks import attacks, register, serving
+from erase.attacks.base import Outcome, Target, predict_base
+from erase.attacks.prefix import PrefixConfig
+from erase.attacks.tokens import placeholder_embeddings, placeholders, vocabularies
+from erase.models.family import FAMILIES
 from erase.prompts.request import EraseRequest, expand
+from erase.tasks.diffusion.denoiser import ConditionedDenoiser
 
-QUICK = {"steps": 3, "every": 2, "batch_size": 2, "population": 6, "generations": 2, "tokens": 3}
+QUICK = {"steps": 2, "every": 2, "batch_size": 2, "population": 6, "generations": 2, "tokens": 3}
+PATHS = os.pathsep.join(path for path in sys.path if path)
+SERVED = [(family, name) for family in FAMILIES for name in serving(FAMILIES[family])]
 
 
-@pytest.fixture
-def target() -> Target:
-    pipeline = build_tiny_pipeline()
+@cache
+def target_of(family: str) -> Target:
+    pipeline = build_family("sd2" if family == "sd" else family)
     prompts = expand(EraseRequest(["ghost"]), CATALOGUE).forget[:3]
-    pictures = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    pictures = torch.rand(3, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    denoiser = ConditionedDenoiser(pipeline, SIDE)
+    sampling = dataclasses.replace(CATALOGUE.sampling, size=SIDE)
 
     def shows(found, prompts):
-        assert found.shape == (len(prompts), 3, 16, 16)
+        assert found.shape == (len(prompts), 3, SIDE, SIDE)
+        assert found.isfinite().all()
         return [bool(picture.mean() > 0.5) for picture in found]
 
     benign = ["a pizza", "a skull"], 1 - pictures[:2]
-    memory = predict_base(pipeline, pictures, [prompt.text for prompt in prompts], 0)
-    return Target(pipeline, prompts, pictures, shows, CATALOGUE.sampling, benign, memory)
+    memory = predict_base(denoiser, pictures, [prompt.text for prompt in prompts], 0)
+    return Target(denoiser, prompts, pictures, shows, sampling, benign, memory)
 
 
-@pytest.mark.parametrize("name", attacks())
-def test_an_attack_leaves_the_model_alone_and_repeats_itself(target, name):
-    attack = attacks()[name]
-    known = {field.name for field in dataclasses.fields(attack.config)}
-    config = attack.config(**{key: value for key, value in QUICK.items() if key in known})
-    before = snapshot(target.pipeline)
-    one, two = attack(target, config), attack(target, config)
-    assert one == two
-    assert not changed(before, snapshot(target.pipeline))
-    for part in (target.pipeline.unet, target.pipeline.text_encoder):
-        assert all(weight.requires_grad and weight.grad is None for weight in part.parameters())
-    assert not target.pipeline.text_encoder.get_input_embeddings()._forward_hooks
+def attacked(name: str, target: Target) -> Outcome:
+    config = attacks()[name].config
+    known = {field.name for field in dataclasses.fields(config)}
+    return attacks()[name](
+        target, config(**{key: value for key, value in QUICK.items() if key in known})
+    )
+
+
+def modules_of(target: Target) -> list[nn.Module]:
+    return [part for part in target.pipeline.components.values() if isinstance(part, nn.Module)]
+
+
+@pytest.mark.parametrize(("family", "name"), SERVED)
+def test_an_attack_leaves_the_model_alone(family, name):
+    target = target_of(family)
+    weights = [weight for module in modules_of(target) for weight in module.parameters()]
+    before = [weight.clone() for weight in weights]
+    one = attacked(name, target)
+    assert all(map(torch.equal, weights, before))
+    assert all(weight.requires_grad and weight.grad is None for weight in weights)
+    for encoder in target.denoiser.encoders.values():
+        assert not encoder.get_input_embeddings()._forward_hooks
     assert len(one.hits) == len(one.plain_hits) == len(target.prompts)
     assert one.forward_passes > 0
 
 
-def test_placeholders_read_as_the_vectors_they_stand_for(target):
-    pipeline = target.pipeline
-    table = pipeline.text_encoder.get_input_embeddings().weight
-    numbers = pipeline.tokenizer("ghost pizza", add_special_tokens=False).input_ids
-    text = " ".join([PLACEHOLDER] * len(numbers))
-    with placeholder_embeddings(pipeline, table[numbers]):
-        assert torch.equal(encode_text(pipeline, [text]), encode_text(pipeline, ["ghost pizza"]))
+@pytest.mark.parametrize("family", ["sd", "sdxl", "sd3", "flux"])
+def test_placeholders_read_as_the_words_whose_vectors_stand_for_them(family):
+    denoiser = target_of(family).denoiser
+    numbers = denoiser.pipeline.tokenizer("ghost pizza", add_special_tokens=False).input_ids
+    vectors = {name: table[numbers] for name, table in vocabularies(denoiser).items()}
+    with placeholder_embeddings(denoiser, vectors):
+        found = denoiser.condition([placeholders(2)])
+    wanted = denoiser.condition(["ghost pizza"])
+    if family in ("sd", "sdxl"):  # elsewhere T5 reads the placeholders as they stand
+        assert torch.equal(found.states, wanted.states)
+    if family != "sd":
+        assert torch.equal(found.pooled, wanted.pooled)
+
+
+def attack_on_the_second_device() -> None:
+    """Every attack of a model there finds what it finds here; raises where tensors meet."""
+    from second_device import SecondDevice, move
+
+    here, pipeline = target_of("sd"), build_family("sd2")
+    for module in modules_of(here.with_pipeline(pipeline)):
+        move(module)
+    with SecondDevice():
+        there = here.with_pipeline(pipeline)
+        assert there.denoiser.device.type == "second"
+        texts = [prompt.text for prompt in here.prompts]
+        memory = predict_base(there.denoiser, here.pictures, texts, 0)
+        there = dataclasses.replace(there, memory=memory)
+        found = {name: attacked(name, there) for name in attacks()}
+    assert found == {name: attacked(name, here) for name in attacks()}
+
+
+def test_attacks_run_where_the_model_is():
+    # Autograd has to know a device before its first step: a process of its own. Its thread there
+    # need not be done when Python is.
+    script = (
+        "import os, second_device, test_attacks; test_attacks.attack_on_the_second_device(); "
+        "os._exit(0)"
+    )
+    environment = os.environ | {"PYTHONPATH": PATHS}
+    subprocess.run([sys.executable, "-c", script], check=True, env=environment)
+
+
+def test_a_family_that_an_attack_cannot_serve_is_refused():
+    with pytest.raises(ValueError, match=r"prefix cannot serve a PixArtSigmaPipeline: .*CLIP"):
+        attacked("prefix", target_of("pixart"))
+    with pytest.raises(ValueError, match=r"recall cannot serve .*image-to-image.*; choose of"):
+        attacked("recall", target_of("pixart"))
+
+
+def test_a_name_is_given_once():
+    with pytest.raises(ValueError, match="an attack prefix already"):
+        register("prefix", PrefixConfig)

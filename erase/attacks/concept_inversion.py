@@ -5,13 +5,12 @@ from dataclasses import dataclass
 import torch
 
 from erase.attacks import register
-from erase.attacks.base import (
-    PLACEHOLDER,
-    Outcome,
-    Target,
-    denoising_loss,
+from erase.attacks.base import Outcome, Target, denoising_loss
+from erase.attacks.tokens import (
+    no_word_vectors,
     placeholder_embeddings,
-    without_gradients,
+    placeholders,
+    vocabularies,
 )
 from erase.support.config import Config, Positive
 from erase.support.progress import Bar
@@ -34,24 +33,24 @@ class ConceptInversionConfig(Config):
     learning_rate: Positive[float] = 1e-2
 
 
-@register("concept_inversion", ConceptInversionConfig)
+@register("concept_inversion", ConceptInversionConfig, no_word_vectors)
 def concept_inversion(target: Target, config: ConceptInversionConfig) -> Outcome:
     """Learn vectors from pictures of the concept, then ask for "a VECTORS" (Pham et al., 2024)."""
-    pipeline = target.pipeline
     generator = torch.Generator().manual_seed(target.seed)
-    words = " ".join([PLACEHOLDER] * config.vectors)
-    table = pipeline.text_encoder.get_input_embeddings().weight
-    start = table.detach().mean(0).repeat(config.vectors, 1)
-    vectors = start.clone().requires_grad_()
-    optimizer = torch.optim.AdamW([vectors], config.learning_rate, weight_decay=0.0)
-    with without_gradients(pipeline), placeholder_embeddings(pipeline, vectors):
+    vectors = {
+        name: table.mean(0).repeat(config.vectors, 1).requires_grad_()
+        for name, table in vocabularies(target.denoiser).items()
+    }
+    optimizer = torch.optim.AdamW([*vectors.values()], config.learning_rate, weight_decay=0.0)
+    text = f"a {placeholders(config.vectors)}"
+    texts = [text] * len(target.latents)
+    with target.training_only({}), placeholder_embeddings(target.denoiser, vectors):
         for _ in Bar(range(config.steps), desc="concept inversion", unit="step"):
-            texts = [f"a {words}"] * len(target.latents)
             loss = denoising_loss(target, texts, config.batch_size, generator)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
         with torch.no_grad():
-            pictures = target.drawn([f"a {words}"] * len(target.prompts), "concept inversion")
+            pictures = target.drawn([text] * len(target.prompts), "concept inversion")
     passes = config.steps * config.batch_size + target.drawing_passes
     return target.outcome(pictures, passes)

@@ -3,11 +3,18 @@
 from dataclasses import dataclass
 
 import torch
-from diffusers import DDIMInverseScheduler, DDIMScheduler
+from diffusers import (
+    DDIMInverseScheduler,
+    DDIMScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    SchedulerMixin,
+)
 
 from erase.attacks import register
-from erase.attacks.base import Outcome, Target, encode_text
+from erase.attacks.base import Outcome, Target
 from erase.support.config import Config, Positive
+from erase.tasks.diffusion.denoiser import ConditionedDenoiser, pictures_of
+from erase.tasks.diffusion.noising import FlowNoising
 
 
 @dataclass(frozen=True)
@@ -29,16 +36,25 @@ def latent_inversion(target: Target, config: LatentInversionConfig) -> Outcome:
     A hit says that the model can still draw it, as any model that denoises well can; compare with
     a retrained one. One picture a prompt, in turn.
     """
-    pipeline, count = target.pipeline, len(target.prompts)
+    denoiser, count = target.denoiser, len(target.prompts)
     latents = target.latents[torch.arange(count) % len(target.latents)]
-    states = encode_text(pipeline, [""] * count)
-    settings = pipeline.scheduler.config
-    for kind in (DDIMInverseScheduler, DDIMScheduler):
-        scheduler = kind.from_config(settings)
-        scheduler.set_timesteps(config.steps)
+    text = denoiser.condition([""] * count)
+    for scheduler in _schedulers(denoiser):
+        scheduler.set_timesteps(config.steps, device=denoiser.device)
         for step in scheduler.timesteps:
-            found = pipeline.unet(latents, step, states).sample
+            found = denoiser.predict(latents, step.expand(count), text)
             latents = scheduler.step(found, step, latents).prev_sample
-    decoded = pipeline.vae.decode(latents / pipeline.vae.config.scaling_factor).sample
-    pictures = (decoded / 2 + 0.5).clamp(0, 1).float().cpu()
+    pictures = pictures_of(target.pipeline, latents).float().cpu()
     return target.outcome(pictures, 2 * config.steps * count)
+
+
+def _schedulers(denoiser: ConditionedDenoiser) -> tuple[SchedulerMixin, SchedulerMixin]:
+    """A scheduler from pictures to noise and its inverse, without noise of their own.
+
+    Flows are followed in even steps.
+    """
+    if isinstance(denoiser.noising, FlowNoising):
+        kind = FlowMatchEulerDiscreteScheduler
+        return kind(invert_sigmas=True), kind()
+    settings = denoiser.pipeline.scheduler.config
+    return DDIMInverseScheduler.from_config(settings), DDIMScheduler.from_config(settings)

@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from erase.attacks import register
-from erase.attacks.base import PLACEHOLDER, Outcome, Target, encode_text, placeholder_embeddings
-from erase.attacks.tokens import TokenSearch, search_tokens, words_of
+from erase.attacks.base import Outcome, Target
+from erase.attacks.tokens import TokenSearch, attack_with_words, no_word_vectors, placeholders
 from erase.support.config import Positive
 
 
@@ -21,25 +21,21 @@ class P4DConfig(TokenSearch):
     learning_rate: Positive[float] = 0.1
 
 
-@register("p4d", P4DConfig)
+@register("p4d", P4DConfig, no_word_vectors)
 def p4d(target: Target, config: P4DConfig) -> Outcome:
-    """Prompting4Debugging (Chin et al., ICML 2024), one found prompt for all.
+    """Search one prompt for all that the model answers as the base did (Chin et al., ICML 2024).
 
     It needs the base's predictions, which the target holds: of its pictures under their prompts.
     """
-    pipeline, memory = target.pipeline, target.memory
-    generator = torch.Generator().manual_seed(target.seed)
-    text = " ".join([PLACEHOLDER] * config.tokens)
+    denoiser, memory, text = target.denoiser, target.memory, placeholders(config.tokens)
 
-    def loss() -> Tensor:
+    def loss(generator: torch.Generator) -> Tensor:
         rows = torch.randint(len(memory.noisy), (config.batch_size,), generator=generator)
-        states = encode_text(pipeline, [text] * config.batch_size)
-        found = pipeline.unet(memory.noisy[rows], memory.timesteps[rows], states).sample
-        return F.mse_loss(found, memory.predictions[rows])
+        noisy, timesteps, wanted = (
+            part[rows].to(denoiser.device)
+            for part in (memory.noisy, memory.timesteps, memory.predictions)
+        )
+        found = denoiser.predict(noisy, timesteps, denoiser.condition([text] * config.batch_size))
+        return F.mse_loss(found, wanted)
 
-    vectors = search_tokens(pipeline, config, generator, loss)
-    with placeholder_embeddings(pipeline, vectors), torch.no_grad():
-        pictures = target.drawn([text] * len(target.prompts), "p4d")
-    passes = config.steps * config.batch_size + target.drawing_passes
-    words = words_of(pipeline, vectors) if config.hard else []
-    return target.outcome(pictures, passes, prompt=words)
+    return attack_with_words(target, config, [text] * len(target.prompts), loss, "prompt")

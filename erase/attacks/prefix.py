@@ -2,11 +2,9 @@
 
 from dataclasses import dataclass
 
-import torch
-
 from erase.attacks import register
-from erase.attacks.base import PLACEHOLDER, Outcome, Target, denoising_loss, placeholder_embeddings
-from erase.attacks.tokens import TokenSearch, search_tokens, words_of
+from erase.attacks.base import Outcome, Target, denoising_loss
+from erase.attacks.tokens import TokenSearch, attack_with_words, no_word_vectors, placeholders
 
 
 @dataclass(frozen=True)
@@ -14,21 +12,14 @@ class PrefixConfig(TokenSearch):
     """Tokens before every prompt."""
 
 
-@register("prefix", PrefixConfig)
+@register("prefix", PrefixConfig, no_word_vectors)
 def prefix(target: Target, config: PrefixConfig) -> Outcome:
     """Search a prefix under which the model denoises the concept's pictures.
 
     UnlearnDiffAtk's objective (Zhang et al., ECCV 2024) for one prefix over all prompts.
     """
-    pipeline = target.pipeline
-    generator = torch.Generator().manual_seed(target.seed)
-    texts = [f"{' '.join([PLACEHOLDER] * config.tokens)} {p.text}" for p in target.prompts]
-    vectors = search_tokens(
-        pipeline, config, generator,
-        lambda: denoising_loss(target, texts, config.batch_size, generator),
+    texts = [f"{placeholders(config.tokens)} {prompt.text}" for prompt in target.prompts]
+    return attack_with_words(
+        target, config, texts,
+        lambda generator: denoising_loss(target, texts, config.batch_size, generator), "prefix",
     )  # fmt: skip
-    with placeholder_embeddings(pipeline, vectors), torch.no_grad():
-        pictures = target.drawn(texts, "prefix")
-    passes = config.steps * config.batch_size + target.drawing_passes
-    words = words_of(pipeline, vectors) if config.hard else []
-    return target.outcome(pictures, passes, prefix=words)

@@ -1,13 +1,17 @@
 """Image-conditioned recall: start from a noised picture of the concept and ask for it."""
 
+import inspect
 from dataclasses import dataclass
 
+import diffusers
 import torch
-from diffusers import StableDiffusionImg2ImgPipeline
+from diffusers import DiffusionPipeline
 
 from erase.attacks import register
 from erase.attacks.base import Outcome, Target
+from erase.models.family import Family
 from erase.support.config import Config, Share
+from erase.tasks.diffusion.sampling import without_filter
 
 
 @dataclass(frozen=True)
@@ -21,17 +25,23 @@ class RecallConfig(Config):
     strength: Share = 0.8
 
 
-@register("recall", RecallConfig)
+def _image_to_image(family: Family) -> type[DiffusionPipeline] | None:
+    """diffusers' image-to-image class of the family, if it has one."""
+    stem = family.pipeline.__name__.removesuffix("Pipeline")
+    return getattr(diffusers, f"{stem}Img2ImgPipeline", None)
+
+
+def _hindrance(family: Family) -> str:
+    return "" if _image_to_image(family) else "diffusers has no image-to-image pipeline of its kind"
+
+
+@register("recall", RecallConfig, _hindrance)
 @torch.no_grad()
 def recall(target: Target, config: RecallConfig) -> Outcome:
     """Image-to-image from pictures of the concept under its own prompts, one picture a prompt."""
-    parts = dict(target.pipeline.components) | {
-        "safety_checker": None,
-        "requires_safety_checker": False,
-    }
-    pipeline = StableDiffusionImg2ImgPipeline(**parts)
-    pipeline.set_progress_bar_config(disable=True)
-    count = len(target.prompts)
+    family, side, count = target.denoiser.family, target.denoiser.side, len(target.prompts)
+    pipeline = without_filter(target.pipeline, _image_to_image(family))
+    asks_size = "height" in inspect.signature(pipeline.__call__).parameters
     pictures = pipeline(
         [prompt.text for prompt in target.prompts],
         image=target.pictures[torch.arange(count) % len(target.pictures)],
@@ -40,6 +50,7 @@ def recall(target: Target, config: RecallConfig) -> Outcome:
         guidance_scale=target.sampling.guidance_scale,
         generator=[torch.Generator().manual_seed(seed) for seed in target.seeds],
         output_type="pt",
+        **({"height": side, "width": side} if asks_size else {}),
     ).images
-    passes = int(2 * config.strength * target.sampling.steps * count)
+    passes = int(target.passes_a_step * config.strength * target.sampling.steps * count)
     return target.outcome(pictures.float().cpu(), passes)

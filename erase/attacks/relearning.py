@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from erase.attacks import register
-from erase.attacks.base import Outcome, Target, denoising_loss, without_gradients
+from erase.attacks.base import Outcome, Target, denoising_loss
 from erase.support.config import Config, Positive
 from erase.support.progress import Bar
 from erase.training.preserve import restored_parameters
@@ -15,7 +15,7 @@ from erase.training.preserve import restored_parameters
 
 @dataclass(frozen=True)
 class RelearningConfig(Config):
-    """Finetuning of the UNet.
+    """Finetuning of the denoiser.
 
     Args:
         steps: optimizer steps in all.
@@ -41,19 +41,19 @@ def relearning(target: Target, config: RelearningConfig) -> Outcome:
 
 @register("benign_relearning", RelearningConfig)
 def benign_relearning(target: Target, config: RelearningConfig) -> Outcome:
-    """The same on what was never forgotten, as a user might finetune it for something else."""
+    """Relearning on what was never forgotten, as a user finetunes a model for something else."""
     return _finetuned(target, config, target.benign[0], target.benign_latents)
 
 
 def _finetuned(
     target: Target, config: RelearningConfig, texts: Sequence[str], latents: Tensor
 ) -> Outcome:
-    unet = target.pipeline.unet
+    denoiser = target.denoiser.modules[target.denoiser.family.denoiser]
+    weights = dict(denoiser.named_parameters())
     generator = torch.Generator().manual_seed(target.seed)
-    optimizer = torch.optim.AdamW(unet.parameters(), config.learning_rate, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(weights.values(), config.learning_rate, weight_decay=0.0)
     curve = {0: sum(target.plain_hits) / len(target.plain_hits)}
-    with without_gradients(target.pipeline), restored_parameters(dict(unet.named_parameters())):
-        unet.requires_grad_(True)
+    with target.training_only(weights), restored_parameters(weights):
         for step in Bar(range(1, config.steps + 1), desc="relearning", unit="step"):
             loss = denoising_loss(target, texts, config.batch_size, generator, latents)
             optimizer.zero_grad()

@@ -1,5 +1,6 @@
 """Ring-A-Bell: words whose embedding lies where prompt and concept vector point together."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -7,7 +8,8 @@ import torch
 from torch import Tensor
 
 from erase.attacks import register
-from erase.attacks.base import Outcome, Target, encode_text
+from erase.attacks.base import Outcome, Target
+from erase.attacks.tokens import no_word_vectors
 from erase.support.config import Config, Positive, Within
 from erase.support.progress import Bar
 
@@ -31,23 +33,24 @@ class RingABellConfig(Config):
     mutation: float = 0.15
 
 
-@register("ring_a_bell", RingABellConfig)
+@register("ring_a_bell", RingABellConfig, no_word_vectors)
 @torch.no_grad()
 def ring_a_bell(target: Target, config: RingABellConfig) -> Outcome:
-    """Black box to the UNet (Tsai et al., ICLR 2024): only the text encoder is asked.
+    """Search words that read as the anchors do plus the concept (Tsai et al., ICLR 2024).
 
-    The concept vector is the mean difference of the prompts' embeddings from their anchors'; the
-    search goes from the anchors' mean. The found words hold none of the prompts' own.
+    The denoiser is never asked. The concept is the mean difference of what it would read of the
+    prompts from what of their anchors. The found words hold none of the prompts' own.
     """
-    pipeline = target.pipeline
     generator = torch.Generator().manual_seed(target.seed)
     named, plain = (
-        encode_text(pipeline, texts)
+        target.denoiser.readings(texts)
         for texts in ([p.text for p in target.prompts], [p.anchor for p in target.prompts])
     )
-    goal = plain.mean(0) + config.strength * (named - plain).mean(0)
-    found = _search(target, goal, _allowed(target), config, generator)
-    text = pipeline.tokenizer.decode(found.tolist())
+    goal = {
+        site: plain[site].mean(0) + config.strength * (named[site] - plain[site]).mean(0)
+        for site in plain
+    }
+    text = _search(target, goal, _allowed(target), config, generator)
     pictures = target.drawn([text] * len(target.prompts), "ring-a-bell")
     return target.outcome(pictures, target.drawing_passes, prompt=text)
 
@@ -68,19 +71,25 @@ def _allowed(target: Target) -> Tensor:
 
 def _search(
     target: Target,
-    goal: Tensor,
+    goal: Mapping[str, Tensor],
     allowed: Tensor,
     config: RingABellConfig,
     generator: torch.Generator,
-) -> Tensor:
-    """The token numbers of the best candidate."""
+) -> str:
+    """The text of the best candidate."""
+    tokenizer = target.pipeline.tokenizer
+
+    def distances(population: Tensor) -> Tensor:
+        texts = [tokenizer.decode(numbers) for numbers in population.tolist()]
+        read = target.denoiser.readings(texts)
+        return sum((read[site] - goal[site]).square().sum((1, 2)) for site in goal).cpu()
 
     def fresh(shape: tuple[int, int]) -> Tensor:
         return allowed[torch.randint(len(allowed), shape, generator=generator)]
 
     population = fresh((config.population, config.tokens))
     for _ in Bar(range(config.generations), desc="Ring-A-Bell", unit="generation"):
-        order = _distances(target, population, goal).argsort()
+        order = distances(population).argsort()
         parents = population[order[: config.population // 2]]
         missing = config.population - len(parents)
         pairs = torch.randint(len(parents), (2, missing), generator=generator)
@@ -89,14 +98,4 @@ def _search(
         children = torch.where(first, parents[pairs[0]], parents[pairs[1]])
         mutated = torch.rand(shape, generator=generator) < config.mutation
         population = torch.cat([parents, torch.where(mutated, fresh(shape), children)])
-    return population[_distances(target, population, goal).argmin()]
-
-
-def _distances(target: Target, population: Tensor, goal: Tensor) -> Tensor:
-    tokenizer, encoder = target.pipeline.tokenizer, target.pipeline.text_encoder
-    length, count = tokenizer.model_max_length, len(population)
-    tokens = torch.full((count, length), tokenizer.pad_token_id)
-    tokens[:, 0] = tokenizer.bos_token_id
-    tokens[:, 1 : population.shape[1] + 1] = population
-    tokens[:, population.shape[1] + 1] = tokenizer.eos_token_id
-    return (encoder(tokens.to(encoder.device))[0] - goal).square().sum((1, 2))
+    return tokenizer.decode(population[distances(population).argmin()].tolist())

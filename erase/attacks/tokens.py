@@ -1,16 +1,22 @@
-"""Searching token vectors: free ones, or ones that end at words of the vocabulary."""
+"""Words searched in the text encoders: free vectors, or ones that end at the vocabulary."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
-from diffusers import StableDiffusionPipeline
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from erase.attacks.base import placeholder_embeddings, without_gradients
+from erase.attacks.base import Outcome, Target
+from erase.models.family import Family
 from erase.support.config import Config, Positive
 from erase.support.progress import Bar
+from erase.tasks.diffusion.denoiser import ConditionedDenoiser
+
+PLACEHOLDER = "~"
+Vectors = Mapping[str, Tensor]  # of words, by text encoder: [k, width]
 
 
 @dataclass(frozen=True)
@@ -32,40 +38,104 @@ class TokenSearch(Config):
     hard: bool = True
 
 
-def search_tokens(
-    pipeline: StableDiffusionPipeline,
-    config: TokenSearch,
-    generator: torch.Generator,
-    loss: Callable[[], Tensor],
-) -> Tensor:
-    """Vectors [tokens, width] for the placeholders in the texts that `loss` reads.
+def no_word_vectors(family: Family) -> str:
+    """Why no words can be searched in pipelines of a family, if they cannot."""
+    return (
+        "" if family.encoders else "it searches words in CLIP text encoders, of which it has none"
+    )
 
-    Hard ones are projected at each forward pass while the soft ones beneath them are stepped.
+
+def placeholders(count: int) -> str:
+    """The text of `count` words that are to be found."""
+    return " ".join([PLACEHOLDER] * count)
+
+
+def attack_with_words(
+    target: Target,
+    config: TokenSearch,
+    texts: Sequence[str],
+    loss: Callable[[torch.Generator], Tensor],
+    detail: str,
+) -> Outcome:
+    """What the texts draw with the words for their placeholders under which `loss` is low.
+
+    `detail` is what the found words are called in the details.
+    """
+    generator = torch.Generator().manual_seed(target.seed)
+    vectors = _searched(target, config, generator, lambda: loss(generator))
+    with placeholder_embeddings(target.denoiser, vectors), torch.no_grad():
+        pictures = target.drawn(texts, "found words")
+    numbers = _nearest(vectors, vocabularies(target.denoiser)) if config.hard else torch.empty(0)
+    words = target.pipeline.tokenizer.convert_ids_to_tokens(numbers.tolist())
+    passes = config.steps * config.batch_size + target.drawing_passes
+    return target.outcome(pictures, passes, **{detail: words})
+
+
+def _searched(
+    target: Target, config: TokenSearch, generator: torch.Generator, loss: Callable[[], Tensor]
+) -> Vectors:
+    """Vectors for the placeholders in the texts that `loss` reads.
+
+    Hard ones are projected at each forward pass while the soft ones beneath them are stepped; they
+    are of the same words in every text encoder, which share a vocabulary.
     Source: P4D (Chin et al., ICML 2024), after PEZ (Wen et al., NeurIPS 2023).
     """
-    table = pipeline.text_encoder.get_input_embeddings().weight.detach()
-    start = torch.randint(len(table), (config.tokens,), generator=generator)
-    soft = table[start].clone().requires_grad_()
-    read = soft.detach().clone().requires_grad_()
-    optimizer = torch.optim.AdamW([soft], config.learning_rate, weight_decay=0.1)
-    with without_gradients(pipeline), placeholder_embeddings(pipeline, read):
+    tables = vocabularies(target.denoiser)
+    start = torch.randint(len(next(iter(tables.values()))), (config.tokens,), generator=generator)
+    soft = _words(tables, start)
+    read = {name: vectors.clone().requires_grad_() for name, vectors in soft.items()}
+    optimizer = torch.optim.AdamW([*soft.values()], config.learning_rate, weight_decay=0.1)
+    with target.training_only({}), placeholder_embeddings(target.denoiser, read):
         for _ in Bar(range(config.steps), desc="searching tokens", unit="step"):
-            read.data.copy_(_projected(soft, table) if config.hard else soft)
-            (soft.grad,) = torch.autograd.grad(loss(), read)
+            now = _words(tables, _nearest(soft, tables)) if config.hard else soft
+            for name, vectors in read.items():
+                vectors.data.copy_(now[name])
+            slopes = torch.autograd.grad(loss(), [*read.values()])
+            for vectors, slope in zip(soft.values(), slopes, strict=True):
+                vectors.grad = slope
             optimizer.step()
-    return _projected(soft, table) if config.hard else soft.detach()
+    return _words(tables, _nearest(soft, tables)) if config.hard else soft
 
 
-def words_of(pipeline: StableDiffusionPipeline, vectors: Tensor) -> list[str]:
-    """The vocabulary's tokens that are nearest to the vectors."""
-    table = pipeline.text_encoder.get_input_embeddings().weight.detach()
-    return pipeline.tokenizer.convert_ids_to_tokens(_nearest(vectors, table).tolist())
+def vocabularies(denoiser: ConditionedDenoiser) -> Vectors:
+    """The vectors [tokens, width] of all words in every text encoder, in float32."""
+    embeddings = {name: e.get_input_embeddings() for name, e in denoiser.encoders.items()}
+    return {name: embedding.weight.detach().float() for name, embedding in embeddings.items()}
 
 
-def _nearest(vectors: Tensor, table: Tensor) -> Tensor:
-    similarity = F.normalize(vectors.detach(), dim=1) @ F.normalize(table, dim=1).T
-    return similarity.argmax(1)
+@contextmanager
+def placeholder_embeddings(denoiser: ConditionedDenoiser, vectors: Vectors) -> Iterator[None]:
+    """While in force, the k placeholders of every text read as these vectors in their encoders.
+
+    Text encoders without vectors, such as T5, read the placeholders as they stand.
+    """
+
+    def replaced(
+        wanted: Tensor, number: int, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor
+    ) -> Tensor:
+        places = inputs[0] == number
+        wanted = wanted.to(output).repeat(int(places.sum()) // len(wanted), 1)
+        return output.masked_scatter(places[..., None], wanted) if len(wanted) else output
+
+    with ExitStack() as hooks:
+        for name, wanted in vectors.items():
+            tokenizer = getattr(denoiser.pipeline, name.replace("text_encoder", "tokenizer"))
+            (number,) = tokenizer(PLACEHOLDER, add_special_tokens=False).input_ids
+            embedding = denoiser.encoders[name].get_input_embeddings()
+            handle = embedding.register_forward_hook(partial(replaced, wanted, number))
+            hooks.callback(handle.remove)
+        yield
 
 
-def _projected(vectors: Tensor, table: Tensor) -> Tensor:
-    return table[_nearest(vectors, table)]
+def _nearest(vectors: Vectors, tables: Vectors) -> Tensor:
+    """The numbers [k] of the words most similar to the vectors, over all text encoders."""
+    similarity = [
+        F.normalize(vectors[name].detach(), dim=1) @ F.normalize(table, dim=1).T
+        for name, table in tables.items()
+    ]
+    return sum(similarity).argmax(1)
+
+
+def _words(tables: Vectors, numbers: Tensor) -> Vectors:
+    """The vectors [k, width] of these words."""
+    return {name: table[numbers.to(table.device)] for name, table in tables.items()}

@@ -26,11 +26,18 @@ class Condition:
     """What the denoiser reads of N prompts: states [N, tokens, width], and whatever else it asks.
 
     pooled: what the layer that reads whole prompts is given [N, width], where there is one.
+    others: by name, a row a prompt too.
     """
 
     states: Tensor
     pooled: Tensor | None = None
     others: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def rows(self, chosen: Tensor) -> "Condition":
+        """The same of the prompts at these places [n]."""
+        pooled = None if self.pooled is None else self.pooled[chosen]
+        others = {name: tensor[chosen] for name, tensor in self.others.items()}
+        return Condition(self.states[chosen], pooled, others)
 
 
 @dataclass(frozen=True)
@@ -159,10 +166,8 @@ def _tokens_sd3(p: DiffusionPipeline, texts: Sequence[str], anchors: Sequence[st
 
 
 def _encode_flux(pipeline: DiffusionPipeline, prompts: Sequence[str], side: int) -> Condition:
-    states, pooled, places = pipeline.encode_prompt(
-        list(prompts), None, pipeline.transformer.device
-    )
-    return Condition(states, pooled, {"txt_ids": places})
+    states, pooled, _ = pipeline.encode_prompt(list(prompts), None, pipeline.transformer.device)
+    return Condition(states, pooled)
 
 
 def _denoise_flux(p: DiffusionPipeline, latents: Tensor, steps: Tensor, text: Condition) -> Tensor:
@@ -171,9 +176,10 @@ def _denoise_flux(p: DiffusionPipeline, latents: Tensor, steps: Tensor, text: Co
     places = p._prepare_latent_image_ids(
         count, height // 2, width // 2, latents.device, latents.dtype
     )
+    no_places = text.states.new_zeros(text.states.shape[1], 3)
     guidance = latents.new_full((count,), FLUX_GUIDANCE)
     found = p.transformer(
-        packed, text.states, text.pooled, steps / 1000, places, text.others["txt_ids"],
+        packed, text.states, text.pooled, steps / 1000, places, no_places,
         guidance if p.transformer.config.guidance_embeds else None,
     ).sample  # fmt: skip
     return _unpacked_flux(p, found, width * p.vae_scale_factor)

@@ -76,7 +76,10 @@ def list_methods() -> str:
 
 def list_attacks() -> str:
     """A line an attack: its name, the families it serves, what it does."""
-    return _lines((name, "sd", attack) for name, attack in attacks().items())
+    return _lines(
+        (name, " ".join(f for f in FAMILIES if attack.serves(FAMILIES[f])), attack)
+        for name, attack in attacks().items()
+    )
 
 
 def _lines(rows: Iterable[tuple[str, str, Any]]) -> str:

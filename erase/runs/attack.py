@@ -5,10 +5,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from diffusers import StableDiffusionPipeline
+from diffusers import DiffusionPipeline
 from torch import Tensor
 
-from erase.attacks import attacks
+from erase.attacks import attacks, get_attack, serving
 from erase.attacks.base import Outcome, Shows, Target, predict_base
 from erase.erasure.erasure import Erasure
 from erase.evaluate.pictures.clip import ClipJudge, wilson_share
@@ -20,6 +20,7 @@ from erase.runs.state import carry_out
 from erase.support.config import Config, Positive
 from erase.support.files import write_json, write_text
 from erase.support.pictures import save_grid
+from erase.tasks.diffusion.denoiser import ConditionedDenoiser
 from erase.tasks.diffusion.sampling import draw
 
 PICTURES_SEED = 6_000_000
@@ -31,7 +32,7 @@ class AttackRun(Config):
 
     Args:
         erasure: its folder.
-        attacks: of those that `erase attacks` lists; by default all.
+        attacks: of those that `erase attacks` lists; by default all that serve the model's family.
         configs: each attack's own config by its name, its defaults if missing.
         prompts: how many prompts that name the concept.
         scales: strengths at which the erasure is tried too, 1 being the whole.
@@ -56,10 +57,8 @@ class AttackRun(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        known = attacks()
         for name in (*self.attacks, *self.configs):
-            if name not in known:
-                raise ValueError(f"There is no attack {name}; choose of {', '.join(known)}.")
+            get_attack(name)
 
 
 def run_attacks(
@@ -84,11 +83,8 @@ def run_attacks(
             )
         names = run if model or run.model else replace(run, model=erasure.base_model)
         opened = open_all(names, request_of(erasure), model=model, judge=judge, oracle=oracle)
-        if opened.family.name != "sd":
-            raise ValueError(
-                f"{opened.model.name} is a {type(opened.model.pipeline).__name__}, and attacks are "
-                "written for StableDiffusionPipeline; attack an erasure of such a model."
-            )
+        for name in run.attacks:
+            get_attack(name).require_serves(opened.family)
         return opened
 
     def work(opened: Opened) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -111,7 +107,8 @@ def attacked(
     """The report, and what each attack drew from the erased model."""
     base, oracle, judge = opened.model, opened.oracle, opened.judge
     target = build_target(base.pipeline, base, opened.prompts, judge, run.prompts, run.seed)
-    configs = {n: run.configs.get(n) or attacks()[n].config() for n in run.attacks or attacks()}
+    names = run.attacks or serving(opened.family)
+    configs = {name: run.configs.get(name) or attacks()[name].config() for name in names}
     leaks = {scale: _hits_at_scale(erasure, target, scale) for scale in run.scales}
 
     def outcomes(target: Target) -> dict[str, Outcome]:
@@ -119,7 +116,7 @@ def attacked(
 
     with erasure.apply(base.pipeline.components):
         found = outcomes(target)
-    of_oracle = outcomes(replace(target, pipeline=oracle.pipeline)) if oracle else {}
+    of_oracle = outcomes(target.with_pipeline(oracle.pipeline)) if oracle else {}
     report = {
         "erasure": erasure.recipe.get("method"),
         "concepts": erasure.recipe["request"]["concepts"],
@@ -146,7 +143,7 @@ def request_of(erasure: Erasure) -> EraseRequest:
 
 
 def build_target(
-    victim: StableDiffusionPipeline,
+    victim: DiffusionPipeline,
     base: Model,
     prompts: PromptSet,
     judge: ClipJudge,
@@ -167,8 +164,10 @@ def build_target(
 
     pictures, shows = drawn(texts, "pictures of the concept"), _judged_by(judge, prompts)
     benign = others, drawn(others, "benign pictures")
-    memory = predict_base(base.pipeline, pictures, texts, first)
-    return Target(victim, chosen, pictures, shows, base.sampling, benign, memory, seed)
+    denoiser = ConditionedDenoiser(base.pipeline, pictures.shape[-1])
+    memory = predict_base(denoiser, pictures, texts, first)
+    target = Target(denoiser, chosen, pictures, shows, base.sampling, benign, memory, seed)
+    return target.with_pipeline(victim)
 
 
 def attack_table(report: Mapping[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """Contexts that borrow a task's weights for training and give them back as they were."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -22,11 +22,19 @@ def restored_parameters(parameters: Mapping[str, nn.Parameter]) -> Iterator[dict
                 parameter.grad = None
 
 
-@contextmanager
-def only_trainable(task: Task, parameters: Mapping[str, nn.Parameter]) -> Iterator[None]:
+def only_trainable(
+    task: Task, parameters: Mapping[str, nn.Parameter]
+) -> AbstractContextManager[None]:
     """Let `parameters` alone, of all the task's modules hold, require gradients."""
+    return only_trainable_of((*task.components.values(), *task.frozen.values()), parameters)
+
+
+@contextmanager
+def only_trainable_of(
+    modules: Iterable[nn.Module], parameters: Mapping[str, nn.Parameter]
+) -> Iterator[None]:
+    """Let `parameters` alone, of all these modules hold, require gradients."""
     chosen = {id(parameter) for parameter in parameters.values()}
-    modules = (*task.components.values(), *task.frozen.values())
     flags = [(p, p.requires_grad) for module in modules for p in module.parameters()]
     try:
         for parameter, _ in flags:

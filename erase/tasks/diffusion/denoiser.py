@@ -23,6 +23,14 @@ def latents_of(pipeline: DiffusionPipeline, pictures: Tensor) -> Tensor:
     return (means - shift) * vae.config.scaling_factor
 
 
+@torch.no_grad()
+def pictures_of(pipeline: DiffusionPipeline, latents: Tensor) -> Tensor:
+    """Pictures [n, 3, H, W] in 0..1 of latents as the denoiser knows them."""
+    vae, shift = pipeline.vae, getattr(pipeline.vae.config, "shift_factor", None) or 0.0
+    latents = latents / vae.config.scaling_factor + shift
+    return (vae.decode(latents.to(vae.device, vae.dtype)).sample / 2 + 0.5).clamp(0, 1)
+
+
 class ConditionedDenoiser:
     """What the family of a pipeline makes of prompts, for pictures `side` pixels wide."""
 
@@ -36,9 +44,19 @@ class ConditionedDenoiser:
         return {name: getattr(self.pipeline, name) for name in self.family.components}
 
     @property
+    def encoders(self) -> dict[str, nn.Module]:
+        """The text encoders among them."""
+        return {name: getattr(self.pipeline, name) for name in self.family.encoders}
+
+    @property
     def device(self) -> torch.device:
         """Where the denoiser is."""
         return getattr(self.pipeline, self.family.denoiser).device
+
+    def latents(self, pictures: Tensor) -> Tensor:
+        """Latents [n, C, h, w] of pictures in 0..1, where the denoiser is and of its dtype."""
+        denoiser = getattr(self.pipeline, self.family.denoiser)
+        return latents_of(self.pipeline, pictures).to(denoiser.device, denoiser.dtype)
 
     def frozen(self) -> "ConditionedDenoiser":
         """The same around copies of what may change, as it is now, without gradients."""
@@ -64,10 +82,21 @@ class ConditionedDenoiser:
         """What the denoiser reads of the prompts."""
         return self.family.encode(self.pipeline, prompts, self.side)
 
+    def noised(
+        self, latents: Tensor, prompts: list[str], generator: torch.Generator
+    ) -> DiffusionBatch:
+        """The latents with noise and time steps, drawn on the CPU and taken to where they are."""
+        noise = torch.randn(latents.shape, generator=generator).to(latents)
+        timesteps = self.noising.draw_timesteps(len(latents), generator).to(latents.device)
+        return DiffusionBatch(latents, noise, timesteps, prompts, [])
+
     def denoise(self, batch: DiffusionBatch, text: Condition) -> Tensor:
         """The denoiser's output for the batch's noised latents."""
-        noisy = self.noising.noisy(batch)
-        return self.family.denoise(self.pipeline, noisy, batch.timesteps, text)
+        return self.predict(self.noising.noisy(batch), batch.timesteps, text)
+
+    def predict(self, noisy: Tensor, timesteps: Tensor, text: Condition) -> Tensor:
+        """The denoiser's output [N, C, h, w] for noised latents at time steps [N]."""
+        return self.family.denoise(self.pipeline, noisy, timesteps, text)
 
     def errors(self, batch: DiffusionBatch, found: Tensor) -> Tensor:
         """The mean squared error of each sample's prediction [B]."""
@@ -79,7 +108,7 @@ class ConditionedDenoiser:
     ) -> Iterator[list[str]]:
         """The batch's prompts after words that bring the concept back in its pictures, in force."""
         prompts = with_prefix_slots(batch.prompts)
-        encoders = {name: getattr(self.pipeline, name) for name in self.family.encoders}
+        encoders = self.encoders
         shows = batch.shows.to(self.device)
 
         def error() -> Tensor:

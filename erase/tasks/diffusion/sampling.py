@@ -30,7 +30,7 @@ def draw(
     Picture i starts from the noise of seed i alone, whatever else is drawn. A safety checker takes
     no part: what is drawn is to be measured, not shown.
     """
-    unfiltered, family = _without_filter(pipeline), family_of(pipeline)
+    unfiltered, family = without_filter(pipeline), family_of(pipeline)
     side = sampling.size or family.side(pipeline)
     count, drawn = at_once(side // pipeline.vae_scale_factor), []
     heard = "callback_on_step_end" in inspect.signature(pipeline.__call__).parameters
@@ -69,9 +69,11 @@ def at_once(side: int) -> int:
     return max(4, min(MOST_AT_ONCE, LATENTS_AT_ONCE // side**2))
 
 
-def _without_filter(pipeline: DiffusionPipeline) -> DiffusionPipeline:
-    """A second, silent pipeline around the same modules."""
+def without_filter(
+    pipeline: DiffusionPipeline, kind: type[DiffusionPipeline] | None = None
+) -> DiffusionPipeline:
+    """A second, silent pipeline around the same modules, of the same class unless told another."""
     none = {"safety_checker": None} if "safety_checker" in pipeline.components else {}
-    bare = with_components(pipeline, **none)
+    bare = with_components(pipeline, kind, **none)
     bare.set_progress_bar_config(disable=True)
     return bare

@@ -1,0 +1,1 @@
+"""One whole run each: erase, classify, attack, measure, calibrate."""
