@@ -44,7 +44,7 @@ def measure(model: Model, judge: ClipJudge, prompts: PromptSet, erasure: Erasure
         sampling = replace(model.sampling, steps=EVALUATION.steps)
         drawn = draw_evaluation(model.pipeline, prompts, sampling, EVALUATION, "judging")
     metrics = judge_drawn(drawn, judge, prompts.labels)
-    return {name: metrics[name]["value"] for name in FIGURES}
+    return {name: metrics.accuracies[name].value for name in FIGURES}
 
 
 def run_seed(model: Model, judge: ClipJudge, concept: str, seed: int) -> None:

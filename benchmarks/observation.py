@@ -19,13 +19,13 @@ from erase.evaluate.pictures.clip import ClipJudge
 from erase.evaluate.pictures.fidelity import kernel_distance
 from erase.evaluate.pictures.folders import judge_protocol
 from erase.evaluate.pictures.generation import (
-    ACCURACIES,
     SIDES,
     EvaluationConfig,
     draw_evaluation,
     features_of,
     judge_drawn,
 )
+from erase.evaluate.reports import ACCURACIES
 from erase.prompts.catalogue import Sampling
 from erase.prompts.request import PromptSet
 from erase.support.files import replaced_file
@@ -108,7 +108,7 @@ def observe(
     }
     return Observation(
         protocol,
-        judge_drawn(drawn, judge, prompts.labels),
+        judge_drawn(drawn, judge, prompts.labels).to_json(),
         features_of(drawn, judge),
         {side: predictions(pipeline, real[side]) for side in SIDES},
     )
@@ -143,7 +143,7 @@ def distance_to_oracle(model: Observation, oracle: Observation) -> dict[str, Any
         )
     known = [name for name in ACCURACIES if name in model.metrics]
     gaps = {n: round(model.metrics[n]["value"] - oracle.metrics[n]["value"], 4) for n in known}
-    kernels = {s: asdict(kernel_distance(model.features[s], oracle.features[s])) for s in SIDES}
+    kernels = {s: kernel_distance(model.features[s], oracle.features[s]).to_json() for s in SIDES}
     errors = {
         side: {
             "value": float(F.mse_loss(model.predictions[side], oracle.predictions[side])),

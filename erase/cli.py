@@ -73,7 +73,7 @@ def _run_options(parser: "ArgumentParser") -> None:
 
 
 def _run(options: "Namespace") -> str:
-    from erase.evaluate.pictures.report import summary_table
+    from erase.evaluate.tables import summary_table
     from erase.prompts.request import PLAIN_TEMPLATES, EraseRequest
     from erase.runs.erase import RunConfig, open_run, run
     from erase.runs.plan import plan
@@ -118,7 +118,8 @@ def _attack_options(parser: "ArgumentParser") -> None:
 
 def _attack(options: "Namespace") -> str:
     from erase.attacks import attacks
-    from erase.runs.attack import AttackRun, attack_table, run_attacks
+    from erase.evaluate.tables import attack_table
+    from erase.runs.attack import AttackRun, run_attacks
     from erase.support.options import made
 
     chosen = {
@@ -140,7 +141,8 @@ def _evaluate_options(parser: "ArgumentParser") -> None:
 
 
 def _evaluate(options: "Namespace") -> str:
-    from erase.runs.evaluate import PictureEvaluation, evaluate, figure_lines, rescore
+    from erase.evaluate.tables import figure_lines
+    from erase.runs.evaluate import PictureEvaluation, evaluate, rescore
     from erase.support.options import made
 
     if options.rescore:
@@ -159,7 +161,7 @@ def _protocol_options(parser: "ArgumentParser") -> None:
 
 
 def _protocol(options: "Namespace") -> str:
-    from erase.runs.evaluate import figure_lines
+    from erase.evaluate.tables import figure_lines
     from erase.runs.measure import BenchmarkProtocol, run_protocol
     from erase.support.options import made
 
@@ -175,7 +177,7 @@ def _classify_options(parser: "ArgumentParser") -> None:
 
 
 def _classify(options: "Namespace") -> str:
-    from erase.evaluate.classifiers.report import gap_table
+    from erase.evaluate.tables import gap_table
     from erase.runs.classify import ClassificationRun, classify
     from erase.support.options import made
 

@@ -17,6 +17,7 @@ from erase.erasure.algebra import compose, scale
 from erase.erasure.erasure import Erasure
 from erase.evaluate.pictures.clip import ClipJudge, judge_of
 from erase.evaluate.pictures.nudity import EXPOSED, NudityDetector, blurred
+from erase.evaluate.reports import Report
 from erase.models.opening import Model, default_judge, load_model
 from erase.prompts.catalogue import Sampling
 from erase.tasks.diffusion.sampling import draw
@@ -65,9 +66,9 @@ class Studio:
                 raise ValueError(f"Two erasure folders are called {folder.name}; rename one.")
             erasure = Erasure.from_pretrained(folder)
             with erasure.apply(self.model.pipeline.components):
-                found[folder.name] = Made(
-                    folder.name, erasure, folder, erasure.recipe.get("report")
-                )
+                stored = erasure.recipe.get("report")
+                report = Report.from_json(stored) if stored else None
+                found[folder.name] = Made(folder.name, erasure, folder, report)
         return found
 
     def sampling(self, steps: int) -> Sampling:

@@ -1,6 +1,5 @@
 """Measuring folders of pictures, whoever drew them, and counting kept detections again."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,12 +109,3 @@ def evaluators_of(config: PictureEvaluation, judge: Judge | None = None) -> list
     if config.nudity:
         evaluators.append(Nudity(config.threshold, config.classes))
     return evaluators
-
-
-def figure_lines(report: dict[str, Any]) -> str:
-    """The figures, one evaluator a line, with the hash of its protocol."""
-    return "\n".join(
-        f"{name} (protocol {figures['protocol_hash']}): "
-        + json.dumps({k: v for k, v in figures.items() if not k.startswith("protocol")})
-        for name, figures in report["figures"].items()
-    )

@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import nn
 
+from erase.evaluate.tables import markdown_table
 from erase.methods import get_method
 from erase.methods.concept_ablation import ConceptAblationConfig
 from erase.methods.esd import ESDConfig
@@ -36,9 +37,7 @@ def plan(config: RunConfig, model: Model, prompts: PromptSet, task: DiffusionTas
     ]
     rows += _training_rows(options, task) if hasattr(options, "training") else []
     rows.append(("memory, activations apart", _gigabytes(_memory(options, model, task))))
-    lines = [f"| {name} | {value} |" for name, value in rows]
-    head = f"{config.method} on {config.model}"
-    return "\n".join([f"| {head} | |", "| --- | --- |", *lines])
+    return markdown_table([(f"{config.method} on {config.model}", ""), *rows])
 
 
 def _trained(options: Any, task: DiffusionTask) -> dict[str, nn.Parameter]:

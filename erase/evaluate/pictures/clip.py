@@ -134,13 +134,3 @@ def _normalisation(preprocess: nn.Module) -> tuple[Tensor, Tensor]:
     """Mean and deviation of open_clip's own preprocessing, shaped for [N, 3, H, W]."""
     normalise = preprocess.transforms[-1]
     return tuple(torch.tensor(v).view(1, 3, 1, 1) for v in (normalise.mean, normalise.std))
-
-
-def wilson_share(hits: Sequence[bool]) -> dict[str, float | int | list[float]]:
-    """A share of hits with its n and 95 % Wilson interval."""
-    n, z = len(hits), 1.959964
-    share = sum(hits) / n
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * (share * (1 - share) / n + z * z / (4 * n * n)) ** 0.5
-    interval = [round(max(0.0, centre - half), 4), round(min(1.0, centre + half), 4)]
-    return {"value": round(share, 4), "interval": interval, "n": n}

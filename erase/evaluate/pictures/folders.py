@@ -1,7 +1,6 @@
 """The evaluators of a folder of pictures: labels, captions, nudity, distance to a reference."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from torch import Tensor
 from torchvision.transforms.functional import to_tensor
 
 from erase.evaluate.pictures.classifier_judge import Judge
-from erase.evaluate.pictures.clip import ClipJudge, wilson_share
+from erase.evaluate.pictures.clip import ClipJudge
 from erase.evaluate.pictures.fidelity import frechet_distance, kernel_distance
 from erase.evaluate.pictures.nudity import (
     EXPOSED,
@@ -21,6 +20,7 @@ from erase.evaluate.pictures.nudity import (
     require_threshold,
     write_detections,
 )
+from erase.evaluate.statistics import wilson_share
 
 DETECTIONS = "detections.json"
 
@@ -41,7 +41,8 @@ class Labels:
     def figures(self, pictures: Sequence[Image], folder: Path) -> dict[str, Any]:
         """The share of pictures that show each label."""
         seen = self._judge.classify(embedded(self._judge, pictures), "concept", self._labels)
-        return {label: wilson_share([name == label for name in seen]) for label in self._labels}
+        shares = {label: wilson_share([name == label for name in seen]) for label in self._labels}
+        return {label: share.to_json() for label, share in shares.items()}
 
 
 class Captions:
@@ -112,8 +113,8 @@ class Fidelity:
         """Both distances with their intervals and n."""
         features = embedded(self._judge, pictures)
         return {
-            "frechet_distance": asdict(frechet_distance(features, self._reference)),
-            "kernel_distance": asdict(kernel_distance(features, self._reference)),
+            "frechet_distance": frechet_distance(features, self._reference).to_json(),
+            "kernel_distance": kernel_distance(features, self._reference).to_json(),
         }
 
 

@@ -13,9 +13,8 @@ from torch import Tensor
 
 from erase.evaluate.pictures.clip import ClipJudge
 from erase.prompts.catalogue import Catalogue, Concept, Sampling
+from erase.prompts.seeds import MATRIX_SEED
 from erase.tasks.diffusion.sampling import draw
-
-FIRST_SEED = 9_000_000
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ def canvas_matrix(
     diagonal = torch.arange(len(objects))[:, None] + torch.arange(len(styles))
     drawn = (own | (diagonal % every == 0)).nonzero().tolist()
     prompts = [catalogue.prompt(objects[i], styles[j]) for i, j in drawn]
-    seeds = [FIRST_SEED + i * len(styles) + j for i, j in drawn]
+    seeds = [MATRIX_SEED + i * len(styles) + j for i, j in drawn]
     pictures = draw(pipeline, prompts, seeds, sampling, "pt", "objects in styles")
     embeddings = judge.embed(pictures.float())
     rows, columns = torch.tensor(drawn).T
