@@ -44,8 +44,8 @@ from erase.attacks import attacks
 from erase.attacks.latent_inversion import LatentInversionConfig
 from erase.attacks.prefix import PrefixConfig
 from erase.core.fingerprint import module_fingerprint
-from erase.evaluate.pictures.clip import judge_of
 from erase.evaluate.pictures.generation import EvaluationConfig
+from erase.evaluate.pictures.judges import judge_of
 from erase.evaluate.pictures.matrix import canvas_matrix, save_heat_maps, ua_ira_cra
 from erase.evaluate.statistics import wilson_share
 from erase.models.opening import Model

@@ -18,7 +18,7 @@ from diffusers import StableDiffusionPipeline
 from ledger import Ledger
 from torch import Tensor
 
-from erase.evaluate.pictures.clip import ClipJudge, judge_of
+from erase.evaluate.base import Judge
 from erase.evaluate.pictures.generation import (
     EvaluationConfig,
     EvaluationPictures,
@@ -26,6 +26,7 @@ from erase.evaluate.pictures.generation import (
     evaluation_prompts,
     judge_drawn,
 )
+from erase.evaluate.pictures.judges import judge_of
 from erase.evaluate.reports import ACCURACIES
 from erase.methods import methods
 from erase.models.opening import Model, load_model
@@ -97,7 +98,7 @@ def baseline(draw: Draw, model: Model, prompts: PromptSet) -> EvaluationPictures
 
 
 def judged(
-    draw: Callable[[], EvaluationPictures], judge: ClipJudge, prompts: PromptSet
+    draw: Callable[[], EvaluationPictures], judge: Judge, prompts: PromptSet
 ) -> dict[str, float]:
     """The three accuracies of what is drawn, in bfloat16 autocast."""
     with torch.autocast("cpu", torch.bfloat16):
@@ -106,7 +107,7 @@ def judged(
     return {key: metrics.accuracies[key].value for key in ACCURACIES}
 
 
-def run_row(name: str, model: Model, judge: ClipJudge, task: DiffusionTask, concept: str) -> dict:
+def run_row(name: str, model: Model, judge: Judge, task: DiffusionTask, concept: str) -> dict:
     """Accuracies and cost of the base, a baseline, or a method with its defaults."""
     evaluate = partial(
         draw_evaluation, model.pipeline, task.prompts, model.sampling, EVALUATION, name

@@ -14,10 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from erase.core.fingerprint import combined, fingerprint
-from erase.evaluate.base import protocol_hash
-from erase.evaluate.pictures.clip import ClipJudge
+from erase.evaluate.base import Judge, protocol_hash
 from erase.evaluate.pictures.fidelity import kernel_distance
-from erase.evaluate.pictures.folders import judge_protocol
 from erase.evaluate.pictures.generation import (
     SIDES,
     EvaluationConfig,
@@ -25,6 +23,7 @@ from erase.evaluate.pictures.generation import (
     features_of,
     judge_drawn,
 )
+from erase.evaluate.pictures.judges import judge_protocol
 from erase.evaluate.reports import ACCURACIES
 from erase.prompts.catalogue import Sampling
 from erase.prompts.request import PromptSet
@@ -90,7 +89,7 @@ def observe(
     prompts: PromptSet,
     real: Mapping[str, CaptionedPictures],
     sampling: Sampling,
-    judge: ClipJudge,
+    judge: Judge,
     config: EvaluationConfig,
 ) -> Observation:
     """Draw the evaluation prompts, and predict noised `real` pictures of "forget" and "retain".

@@ -17,8 +17,9 @@ import torch
 from canvas_bench import bfloat16, real_pictures
 from observation import observe
 
-from erase.evaluate.pictures.clip import ClipJudge, judge_of
+from erase.evaluate.base import Judge
 from erase.evaluate.pictures.generation import EvaluationConfig, draw_evaluation, judge_drawn
+from erase.evaluate.pictures.judges import judge_of
 from erase.evaluate.statistics import wilson_share
 from erase.models.opening import Model, load_model
 from erase.prompts.catalogue import Concept
@@ -31,7 +32,7 @@ MEASURED, SHOWN = EvaluationConfig(256, 128), 32
 
 
 def measured(
-    oracle: Model, base: Model, judge: ClipJudge, concepts: Sequence[Concept], out: Path
+    oracle: Model, base: Model, judge: Judge, concepts: Sequence[Concept], out: Path
 ) -> dict[str, Any]:
     """Accuracies and the judge's errors; the observation and a grid are written beside `out`."""
     prompts = expand(EraseRequest([str(concept) for concept in concepts]), base.catalogue)

@@ -17,8 +17,8 @@ from ledger import Ledger
 from erase.attacks import attacks
 from erase.attacks.concept_inversion import ConceptInversionConfig
 from erase.attacks.prefix import PrefixConfig
-from erase.evaluate.pictures.clip import judge_of
 from erase.evaluate.pictures.generation import EvaluationConfig, draw_evaluation, judge_drawn
+from erase.evaluate.pictures.judges import judge_of
 from erase.evaluate.reports import ACCURACIES
 from erase.evaluate.statistics import wilson_share
 from erase.prompts.catalogue import Concept

@@ -132,24 +132,24 @@ def _attack(options: "Namespace") -> str:
 
 
 def _evaluate_options(parser: "ArgumentParser") -> None:
-    from erase.runs.evaluate import PictureEvaluation
+    from erase.runs.measure import evaluation_config
 
     parser.add_argument("folder", type=str, help="pictures, or with --rescore an evaluation")
     parser.add_argument("--rescore", action="store_true", help="count kept detections again")
     parser.add_argument("--output", type=str, default="", help="a new folder")
-    parser.add_class_arguments(PictureEvaluation)
+    parser.add_class_arguments(evaluation_config())
 
 
 def _evaluate(options: "Namespace") -> str:
     from erase.evaluate.tables import figure_lines
-    from erase.runs.evaluate import PictureEvaluation, evaluate, rescore
+    from erase.runs.measure import evaluate, evaluation_config, rescore
     from erase.support.options import made
 
     if options.rescore:
         return json.dumps(rescore(options.folder, options.threshold, options.classes), indent=2)
     if not options.output:
         raise ValueError("There is no --output; name a new folder.")
-    report = evaluate(options.folder, made(PictureEvaluation, options), options.output)
+    report = evaluate(options.folder, made(evaluation_config(), options), options.output)
     return f"{figure_lines(report)}\nreport: {Path(options.output) / 'evaluation.json'}"
 
 

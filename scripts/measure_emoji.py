@@ -14,7 +14,8 @@ from emoji.judge import strong_pictures
 from torch import Tensor
 
 from erase.bundled import EMOJI, JUDGE
-from erase.evaluate.pictures.clip import ClipJudge, judge_templates
+from erase.evaluate.pictures.clip import ClipJudge
+from erase.evaluate.pictures.judges import judge_templates
 from erase.evaluate.statistics import wilson_share
 from erase.models.opening import load_model
 from erase.prompts.catalogue import Sampling

@@ -11,7 +11,7 @@ from torch import Tensor
 from erase.attacks import attacks
 from erase.attacks.base import Outcome, Shows, Target, predict_base
 from erase.erasure.erasure import Erasure
-from erase.evaluate.pictures.clip import ClipJudge
+from erase.evaluate.base import Judge
 from erase.evaluate.reports import AttackFigures, AttackReport, Figure
 from erase.evaluate.statistics import wilson_share
 from erase.evaluate.tables import attack_table
@@ -68,7 +68,7 @@ def run_attacks(
     run: AttackRun,
     output: str | Path,
     model: Model | None = None,
-    judge: ClipJudge | None = None,
+    judge: Judge | None = None,
     oracle: Model | None = None,
 ) -> AttackReport | None:
     """Attack the erased model and write attacks.json, attacks.md and a gallery of each attack.
@@ -153,7 +153,7 @@ def build_target(
     victim: StableDiffusionPipeline,
     base: Model,
     prompts: PromptSet,
-    judge: ClipJudge,
+    judge: Judge,
     count: int,
     seed: int,
 ) -> Target:
@@ -175,7 +175,7 @@ def build_target(
     return Target(victim, chosen, pictures, shows, base.sampling, benign, memory, seed)
 
 
-def _judged_by(judge: ClipJudge, prompts: PromptSet) -> Shows:
+def _judged_by(judge: Judge, prompts: PromptSet) -> Shows:
     def shows(pictures: Tensor, asked: Sequence[Prompt]) -> list[bool]:
         embeddings = judge.embed(pictures)
         seen = {kind: judge.classify(embeddings, kind, prompts.labels[kind])

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from erase.erasure.erasure import FILES, Erasure
-from erase.evaluate.pictures.clip import ClipJudge
+from erase.evaluate.base import Judge
 from erase.evaluate.pictures.generation import (
     EvaluationConfig,
     EvaluationPictures,
@@ -79,7 +79,7 @@ def run(
     config: RunConfig,
     output: str | Path,
     model: Model | None = None,
-    judge: ClipJudge | None = None,
+    judge: Judge | None = None,
     erased: Callable[[Erasure], None] = lambda erasure: None,
     oracle: Model | None = None,
 ) -> Report | None:
@@ -117,7 +117,7 @@ def run(
 def open_run(
     config: RunConfig,
     model: Model | None = None,
-    judge: ClipJudge | None = None,
+    judge: Judge | None = None,
     oracle: Model | None = None,
 ) -> Opened:
     """All that the run works with, but for what is open already; ValueError on bad input."""

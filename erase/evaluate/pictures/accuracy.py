@@ -8,8 +8,8 @@ from typing import Any
 from PIL.Image import Image
 
 from erase.core.fingerprint import combined
-from erase.evaluate.pictures.classifier_judge import Judge
-from erase.evaluate.pictures.folders import embedded, judge_protocol
+from erase.evaluate.base import Judge
+from erase.evaluate.pictures.judges import embedded, judge_protocol
 from erase.evaluate.statistics import wilson_share
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
-from erase.evaluate.pictures.clip import ClipJudge
+from erase.evaluate.base import Judge, ReadsCaptions
 from erase.evaluate.pictures.fidelity import kernel_distance
 from erase.evaluate.reports import ACCURACIES, Figure, Metrics
 from erase.evaluate.statistics import wilson_share
@@ -66,9 +66,9 @@ def evaluation_prompts(prompts: PromptSet, config: EvaluationConfig) -> tuple[li
 
 
 def judge_drawn(
-    drawn: EvaluationPictures, judge: ClipJudge, labels: Mapping[str, Sequence[str]]
+    drawn: EvaluationPictures, judge: Judge, labels: Mapping[str, Sequence[str]]
 ) -> Metrics:
-    """The three accuracies and the mean CLIP score of the retained prompts.
+    """The three accuracies and, by a judge that reads, the mean score of the retained prompts.
 
     Forget accuracy is the share of pictures of forget prompts that still show the forgotten concept
     they name, over all and for each concept. Where a prompt names a forgotten object and a
@@ -95,20 +95,22 @@ def judge_drawn(
     by_concept = {c: shown(i for i in forget if drawn.prompts[i].group == c) for c in concepts}
     kept, cross = ([hit for i in retain for hit in hits(i, own)] for own in (True, False))
     shares = [shown(forget), wilson_share(kept), *([wilson_share(cross)] if cross else [])]
-    captions = [drawn.prompts[i].text for i in retain]
-    score = judge.score(embeddings[drawn.forget_count :], captions).mean().item()
-    accuracies = dict(zip(ACCURACIES, shares, strict=False))
-    return Metrics(accuracies, by_concept, Figure(round(score, 4), len(captions)))
+    score = None
+    if isinstance(judge, ReadsCaptions):
+        captions = [drawn.prompts[i].text for i in retain]
+        scores = judge.score(embeddings[drawn.forget_count :], captions)
+        score = Figure(round(scores.mean().item(), 4), len(captions))
+    return Metrics(dict(zip(ACCURACIES, shares, strict=False)), by_concept, score)
 
 
-def features_of(drawn: EvaluationPictures, judge: ClipJudge) -> dict[str, Tensor]:
+def features_of(drawn: EvaluationPictures, judge: Judge) -> dict[str, Tensor]:
     """The judge's embeddings [n, d] of either side's pictures."""
     parts = judge.embed(drawn.pictures).tensor_split([drawn.forget_count])
     return dict(zip(SIDES, parts, strict=True))
 
 
 def kernel_distances(
-    drawn: Mapping[str, EvaluationPictures], judge: ClipJudge
+    drawn: Mapping[str, EvaluationPictures], judge: Judge
 ) -> dict[str, dict[str, Figure]]:
     """Of "base" and "erased" from "oracle", on the judge's features, for either side."""
     features = {name: features_of(one, judge) for name, one in drawn.items()}

@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from erase.evaluate.pictures.clip import ClipJudge
+from erase.evaluate.base import Judge
 from erase.prompts.catalogue import Catalogue, Concept, Sampling
 from erase.prompts.seeds import MATRIX_SEED
 from erase.tasks.diffusion.sampling import draw
@@ -33,7 +33,7 @@ class Matrix:
 def canvas_matrix(
     pipeline: DiffusionPipeline,
     catalogue: Catalogue,
-    judge: ClipJudge,
+    judge: Judge,
     sampling: Sampling,
     every: int = 1,
     whole: Sequence[Concept] = (),
