@@ -17,7 +17,7 @@ from observation import CaptionedPictures, Observation
 
 from erase.attacks.base import Target
 from erase.erasure.erasure import Erasure
-from erase.evaluate.pictures.clip import ClipJudge
+from erase.evaluate.base import Judge
 from erase.methods import methods
 from erase.models.opening import Model, load_model
 from erase.prompts.catalogue import Catalogue, Concept
@@ -35,7 +35,7 @@ class Bench:
     asked: Sequence[Sequence[str]]  # what is erased at once, then what next
     concepts: Sequence[Concept]
     model: Model
-    judge: ClipJudge
+    judge: Judge
     prompts: PromptSet
     real: dict[str, CaptionedPictures]
     oracle: Observation | None

@@ -234,7 +234,7 @@ def run_peer(peer: str, task: ClassificationTask, reference: Reference) -> dict[
 
 def figures(reference: Reference, model: nn.Module, seconds: float) -> dict[str, Any]:
     """What the table needs of the report."""
-    report = reference.report(model, seconds)
+    report = reference.report(model, seconds).to_json()
     wanted = ("unlearned", "gaps", "average_gap", "tow", "seconds", "verdict")
     return {key: report[key] for key in wanted}
 

@@ -43,9 +43,10 @@ from erase.attacks import attacks
 from erase.attacks.latent_inversion import LatentInversionConfig
 from erase.attacks.prefix import PrefixConfig
 from erase.core.fingerprint import module_fingerprint
-from erase.evaluate.pictures.clip import judge_of, wilson_share
 from erase.evaluate.pictures.generation import EvaluationConfig
+from erase.evaluate.pictures.judges import judge_of
 from erase.evaluate.pictures.matrix import canvas_matrix, save_heat_maps, ua_ira_cra
+from erase.evaluate.statistics import wilson_share
 from erase.models.opening import Model
 from erase.prompts.request import EraseRequest, expand, find_concept
 from erase.tasks.diffusion.config import DiffusionTaskConfig
@@ -104,10 +105,10 @@ def attacked(victim: StableDiffusionPipeline, bench: Bench, seed: int) -> dict[s
     target = target_of(bench, seed).with_pipeline(victim)
     with bench.precision():
         outcomes = {name: attacks()[name](target, BUDGETS.get(name)) for name in bench.attacks}
-        before = wilson_share(target.plain_hits)
+        before = wilson_share(target.plain_hits).to_json()
     return {
         "pre_asr": before,
-        "asr": {name: wilson_share(outcome.hits) for name, outcome in outcomes.items()},
+        "asr": {name: wilson_share(one.hits).to_json() for name, one in outcomes.items()},
         "passes": {name: outcome.forward_passes for name, outcome in outcomes.items()},
         "details": {name: outcome.details for name, outcome in outcomes.items() if outcome.details},
     }
@@ -129,7 +130,7 @@ def other_words(victim: StableDiffusionPipeline, bench: Bench) -> dict[str, Any]
     for i, (what, concept, _) in enumerate(prompts):
         seen = bench.judge.embed(pictures[i * each : (i + 1) * each])
         found = bench.judge.classify(seen, concept.kind, bench.prompts.labels[concept.kind])
-        shares[what] = wilson_share([label == concept.name for label in found])
+        shares[what] = wilson_share([label == concept.name for label in found]).to_json()
     return shares
 
 
@@ -153,7 +154,7 @@ def run_row(bench: Bench, name: str, oracle: Model, seed: int, maps: Path | None
     if attack and erasures:
         with in_force(erasures, pipeline, LEAK), bench.precision():
             target = target_of(bench, seed).with_pipeline(pipeline)
-            row["leak"] = wilson_share(target.plain_hits)
+            row["leak"] = wilson_share(target.plain_hits).to_json()
     return row | {"took": time.perf_counter() - started}
 
 

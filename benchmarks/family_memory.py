@@ -19,8 +19,9 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from erase.core.names import named_parameters
+from erase.methods.salun import MASK
 from erase.models.family import FAMILIES
-from erase.runs.plan import ADAMW, GRADIENT, MASK, ORIGINAL, WEIGHT
+from erase.runs.plan import ADAMW, GRADIENT, ORIGINAL, WEIGHT
 
 CLIP_L = {
     "hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12,

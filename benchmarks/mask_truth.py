@@ -20,8 +20,9 @@ from ledger import Ledger
 
 from erase.core.mask import build_mask
 from erase.erasure.erasure import Erasure
-from erase.evaluate.pictures.clip import ClipJudge, judge_of
+from erase.evaluate.base import Judge
 from erase.evaluate.pictures.generation import EvaluationConfig, draw_evaluation, judge_drawn
+from erase.evaluate.pictures.judges import judge_of
 from erase.methods.salun import SalUnConfig, relabelling_loss, saliency, settings_for_teacher
 from erase.models.opening import Model, load_model
 from erase.prompts.request import EraseRequest, PromptSet, expand
@@ -38,16 +39,16 @@ EVALUATION = EvaluationConfig(forget_pictures=32, retain_pictures=64, steps=12)
 LEDGER = Ledger(Path(__file__).parent / "results" / "mask_truth.json")
 
 
-def measure(model: Model, judge: ClipJudge, prompts: PromptSet, erasure: Erasure) -> dict:
+def measure(model: Model, judge: Judge, prompts: PromptSet, erasure: Erasure) -> dict:
     """The three accuracies of the erased model."""
     with erasure.apply(model.pipeline.components), torch.autocast("cpu", torch.bfloat16):
         sampling = replace(model.sampling, steps=EVALUATION.steps)
         drawn = draw_evaluation(model.pipeline, prompts, sampling, EVALUATION, "judging")
     metrics = judge_drawn(drawn, judge, prompts.labels)
-    return {name: metrics[name]["value"] for name in FIGURES}
+    return {name: metrics.accuracies[name].value for name in FIGURES}
 
 
-def run_seed(model: Model, judge: ClipJudge, concept: str, seed: int) -> None:
+def run_seed(model: Model, judge: Judge, concept: str, seed: int) -> None:
     """All masks of one concept and seed: one saliency pass, one set of pictures."""
     missing = [case for case in CASES if (concept, seed, *case) not in LEDGER]
     if not missing:

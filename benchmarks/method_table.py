@@ -18,19 +18,20 @@ from diffusers import StableDiffusionPipeline
 from ledger import Ledger
 from torch import Tensor
 
-from erase.evaluate.pictures.clip import ClipJudge, judge_of
+from erase.evaluate.base import Judge
 from erase.evaluate.pictures.generation import (
-    ACCURACIES,
-    FIRST_SEED,
     EvaluationConfig,
     EvaluationPictures,
     draw_evaluation,
     evaluation_prompts,
     judge_drawn,
 )
+from erase.evaluate.pictures.judges import judge_of
+from erase.evaluate.reports import ACCURACIES
 from erase.methods import methods
 from erase.models.opening import Model, load_model
 from erase.prompts.request import EraseRequest, PromptSet, expand
+from erase.prompts.seeds import EVALUATION_SEED
 from erase.tasks.diffusion.sampling import at_once
 from erase.tasks.diffusion.task import DiffusionTask
 
@@ -88,7 +89,7 @@ def baseline(draw: Draw, model: Model, prompts: PromptSet) -> EvaluationPictures
     """The evaluation's own prompts and seeds, drawn another way."""
     chosen, forget_count = evaluation_prompts(prompts, EVALUATION)
     texts = [prompt.text for prompt in chosen]
-    seeds = list(range(FIRST_SEED, FIRST_SEED + len(texts)))
+    seeds = list(range(EVALUATION_SEED, EVALUATION_SEED + len(texts)))
     size = at_once(model.pipeline)
     pictures = [
         draw(model, texts[i : i + size], seeds[i : i + size]) for i in range(0, len(texts), size)
@@ -97,16 +98,16 @@ def baseline(draw: Draw, model: Model, prompts: PromptSet) -> EvaluationPictures
 
 
 def judged(
-    draw: Callable[[], EvaluationPictures], judge: ClipJudge, prompts: PromptSet
+    draw: Callable[[], EvaluationPictures], judge: Judge, prompts: PromptSet
 ) -> dict[str, float]:
     """The three accuracies of what is drawn, in bfloat16 autocast."""
     with torch.autocast("cpu", torch.bfloat16):
         drawn = draw()
     metrics = judge_drawn(drawn, judge, prompts.labels)
-    return {key: metrics[key]["value"] for key in ACCURACIES}
+    return {key: metrics.accuracies[key].value for key in ACCURACIES}
 
 
-def run_row(name: str, model: Model, judge: ClipJudge, task: DiffusionTask, concept: str) -> dict:
+def run_row(name: str, model: Model, judge: Judge, task: DiffusionTask, concept: str) -> dict:
     """Accuracies and cost of the base, a baseline, or a method with its defaults."""
     evaluate = partial(
         draw_evaluation, model.pipeline, task.prompts, model.sampling, EVALUATION, name

@@ -14,18 +14,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from erase.core.fingerprint import combined, fingerprint
-from erase.evaluate.base import protocol_hash
-from erase.evaluate.pictures.clip import ClipJudge
+from erase.evaluate.base import Judge, protocol_hash
 from erase.evaluate.pictures.fidelity import kernel_distance
-from erase.evaluate.pictures.folders import judge_protocol
 from erase.evaluate.pictures.generation import (
-    ACCURACIES,
     SIDES,
     EvaluationConfig,
     draw_evaluation,
     features_of,
     judge_drawn,
 )
+from erase.evaluate.pictures.judges import judge_protocol
+from erase.evaluate.reports import ACCURACIES
 from erase.prompts.catalogue import Sampling
 from erase.prompts.request import PromptSet
 from erase.support.files import replaced_file
@@ -90,7 +89,7 @@ def observe(
     prompts: PromptSet,
     real: Mapping[str, CaptionedPictures],
     sampling: Sampling,
-    judge: ClipJudge,
+    judge: Judge,
     config: EvaluationConfig,
 ) -> Observation:
     """Draw the evaluation prompts, and predict noised `real` pictures of "forget" and "retain".
@@ -108,7 +107,7 @@ def observe(
     }
     return Observation(
         protocol,
-        judge_drawn(drawn, judge, prompts.labels),
+        judge_drawn(drawn, judge, prompts.labels).to_json(),
         features_of(drawn, judge),
         {side: predictions(pipeline, real[side]) for side in SIDES},
     )
@@ -143,7 +142,7 @@ def distance_to_oracle(model: Observation, oracle: Observation) -> dict[str, Any
         )
     known = [name for name in ACCURACIES if name in model.metrics]
     gaps = {n: round(model.metrics[n]["value"] - oracle.metrics[n]["value"], 4) for n in known}
-    kernels = {s: asdict(kernel_distance(model.features[s], oracle.features[s])) for s in SIDES}
+    kernels = {s: kernel_distance(model.features[s], oracle.features[s]).to_json() for s in SIDES}
     errors = {
         side: {
             "value": float(F.mse_loss(model.predictions[side], oracle.predictions[side])),

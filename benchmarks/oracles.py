@@ -17,8 +17,10 @@ import torch
 from canvas_bench import bfloat16, real_pictures
 from observation import observe
 
-from erase.evaluate.pictures.clip import ClipJudge, judge_of, wilson_share
+from erase.evaluate.base import Judge
 from erase.evaluate.pictures.generation import EvaluationConfig, draw_evaluation, judge_drawn
+from erase.evaluate.pictures.judges import judge_of
+from erase.evaluate.statistics import wilson_share
 from erase.models.opening import Model, load_model
 from erase.prompts.catalogue import Concept
 from erase.prompts.request import EraseRequest, expand, find_concept
@@ -30,7 +32,7 @@ MEASURED, SHOWN = EvaluationConfig(256, 128), 32
 
 
 def measured(
-    oracle: Model, base: Model, judge: ClipJudge, concepts: Sequence[Concept], out: Path
+    oracle: Model, base: Model, judge: Judge, concepts: Sequence[Concept], out: Path
 ) -> dict[str, Any]:
     """Accuracies and the judge's errors; the observation and a grid are written beside `out`."""
     prompts = expand(EraseRequest([str(concept) for concept in concepts]), base.catalogue)
@@ -44,8 +46,8 @@ def measured(
     (kind,) = {concept.kind for concept in concepts}
     labels, names = prompts.labels[kind], {concept.name for concept in concepts}
     elsewhere = judge.classify(judge.embed(drawn.pictures[drawn.forget_count :]), kind, labels)
-    return judge_drawn(drawn, judge, prompts.labels) | {
-        "concept_seen_elsewhere": wilson_share([name in names for name in elsewhere]),
+    return judge_drawn(drawn, judge, prompts.labels).to_json() | {
+        "concept_seen_elsewhere": wilson_share([name in names for name in elsewhere]).to_json(),
         "chance": 1 / len(labels),
     }
 

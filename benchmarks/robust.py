@@ -16,13 +16,10 @@ from ledger import Ledger
 from erase.attacks import attacks
 from erase.attacks.concept_inversion import ConceptInversionConfig
 from erase.attacks.prefix import PrefixConfig
-from erase.evaluate.pictures.clip import judge_of, wilson_share
-from erase.evaluate.pictures.generation import (
-    ACCURACIES,
-    EvaluationConfig,
-    draw_evaluation,
-    judge_drawn,
-)
+from erase.evaluate.pictures.generation import EvaluationConfig, draw_evaluation, judge_drawn
+from erase.evaluate.pictures.judges import judge_of
+from erase.evaluate.reports import ACCURACIES
+from erase.evaluate.statistics import wilson_share
 from erase.prompts.catalogue import Concept
 from erase.prompts.request import EraseRequest, expand
 from erase.tasks.diffusion.task import DiffusionTaskConfig
@@ -67,10 +64,10 @@ def run_row(bench: Bench, method: str, adversary: int, seed: int) -> dict[str, A
         drawn = draw_evaluation(
             pipeline, prompts, bench.model.sampling, EvaluationConfig(), "judging"
         )
-        metrics = judge_drawn(drawn, bench.judge, prompts.labels)
+        metrics = judge_drawn(drawn, bench.judge, prompts.labels).to_json()
         target = target_of(bench, seed).with_pipeline(pipeline)
         hits = {
-            name: wilson_share(attacks()[attack](target, config).hits)
+            name: wilson_share(attacks()[attack](target, config).hits).to_json()
             for name, (attack, config) in ATTACKS.items()
         }
     return {"seconds": seconds, "attacks": hits} | {name: metrics[name] for name in ACCURACIES}

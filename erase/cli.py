@@ -76,7 +76,7 @@ def _run_options(parser: "ArgumentParser") -> None:
 
 
 def _run(options: "Namespace") -> str:
-    from erase.evaluate.pictures.report import summary_table
+    from erase.evaluate.tables import summary_table
     from erase.prompts.request import PLAIN_TEMPLATES, EraseRequest
     from erase.runs.erase import RunConfig, open_run, run
     from erase.runs.plan import plan
@@ -121,7 +121,8 @@ def _attack_options(parser: "ArgumentParser") -> None:
 
 def _attack(options: "Namespace") -> str:
     from erase.attacks import attacks
-    from erase.runs.attack import AttackRun, attack_table, run_attacks
+    from erase.evaluate.tables import attack_table
+    from erase.runs.attack import AttackRun, run_attacks
     from erase.support.options import made
 
     chosen = {
@@ -134,23 +135,24 @@ def _attack(options: "Namespace") -> str:
 
 
 def _evaluate_options(parser: "ArgumentParser") -> None:
-    from erase.runs.evaluate import PictureEvaluation
+    from erase.runs.measure import evaluation_config
 
     parser.add_argument("folder", type=str, help="pictures, or with --rescore an evaluation")
     parser.add_argument("--rescore", action="store_true", help="count kept detections again")
     parser.add_argument("--output", type=str, default="", help="a new folder")
-    parser.add_class_arguments(PictureEvaluation)
+    parser.add_class_arguments(evaluation_config())
 
 
 def _evaluate(options: "Namespace") -> str:
-    from erase.runs.evaluate import PictureEvaluation, evaluate, figure_lines, rescore
+    from erase.evaluate.tables import figure_lines
+    from erase.runs.measure import evaluate, evaluation_config, rescore
     from erase.support.options import made
 
     if options.rescore:
         return json.dumps(rescore(options.folder, options.threshold, options.classes), indent=2)
     if not options.output:
         raise ValueError("There is no --output; name a new folder.")
-    report = evaluate(options.folder, made(PictureEvaluation, options), options.output)
+    report = evaluate(options.folder, made(evaluation_config(), options), options.output)
     return f"{figure_lines(report)}\nreport: {Path(options.output) / 'evaluation.json'}"
 
 
@@ -162,7 +164,7 @@ def _protocol_options(parser: "ArgumentParser") -> None:
 
 
 def _protocol(options: "Namespace") -> str:
-    from erase.runs.evaluate import figure_lines
+    from erase.evaluate.tables import figure_lines
     from erase.runs.measure import BenchmarkProtocol, run_protocol
     from erase.support.options import made
 
@@ -178,7 +180,7 @@ def _classify_options(parser: "ArgumentParser") -> None:
 
 
 def _classify(options: "Namespace") -> str:
-    from erase.evaluate.classifiers.report import gap_table
+    from erase.evaluate.tables import gap_table
     from erase.runs.classify import ClassificationRun, classify
     from erase.support.options import made
 

@@ -14,14 +14,16 @@ from emoji.judge import strong_pictures
 from torch import Tensor
 
 from erase.bundled import EMOJI, JUDGE
-from erase.evaluate.pictures.clip import ClipJudge, judge_templates, wilson_share
+from erase.evaluate.pictures.clip import ClipJudge
+from erase.evaluate.pictures.judges import judge_templates
+from erase.evaluate.statistics import wilson_share
 from erase.models.opening import load_model
 from erase.prompts.catalogue import Sampling
+from erase.prompts.seeds import MATRIX_SEED
 from erase.support.pictures import save_grid
 from erase.tasks.diffusion.sampling import draw
 
 HELD_OUT_SEED = 424_242
-FIRST_SEED = 9_000_000
 
 
 def accuracies(judge: ClipJudge, pictures: Tensor, canvas: EmojiCanvas) -> dict[str, dict]:
@@ -29,10 +31,11 @@ def accuracies(judge: ClipJudge, pictures: Tensor, canvas: EmojiCanvas) -> dict[
     embeddings = judge.embed(pictures)
     objects = judge.classify(embeddings, "object", canvas.objects)
     styles = judge.classify(embeddings, "style", canvas.styles)
-    return {
-        "object": wilson_share([s == c.object for s, c in zip(objects, canvas.cells, strict=True)]),
-        "style": wilson_share([s == c.style for s, c in zip(styles, canvas.cells, strict=True)]),
+    hits = {
+        "object": [s == c.object for s, c in zip(objects, canvas.cells, strict=True)],
+        "style": [s == c.style for s, c in zip(styles, canvas.cells, strict=True)],
     }
+    return {kind: wilson_share(of_kind).to_json() for kind, of_kind in hits.items()}
 
 
 def held_out(judge: ClipJudge, canvas: EmojiCanvas) -> dict[str, dict]:
@@ -65,7 +68,7 @@ def main() -> None:
     canvas = EmojiCanvas(model.catalogue.objects, model.catalogue.styles)
     canvas.cells = canvas.cells[:: args.every]
     prompts = [model.catalogue.prompt(cell.object, cell.style) for cell in canvas.cells]
-    seeds = range(FIRST_SEED, FIRST_SEED + len(prompts))
+    seeds = range(MATRIX_SEED, MATRIX_SEED + len(prompts))
     pictures = draw(model.pipeline, prompts, seeds, Sampling(args.steps, args.guidance_scale))
     quality = {
         "judge": {"real_drawings": held_out(widest, drawings), "seed": HELD_OUT_SEED},
@@ -76,7 +79,7 @@ def main() -> None:
                 "steps": args.steps,
                 "guidance_scale": args.guidance_scale,
                 "scheduler": type(model.pipeline.scheduler).__name__,
-                "seeds": f"one a cell from {FIRST_SEED}",
+                "seeds": f"one a cell from {MATRIX_SEED}",
                 "labels": [len(canvas.objects), len(canvas.styles)],
             },
         },

@@ -9,7 +9,8 @@ from emoji.diffusion import build_catalogue
 from safetensors.torch import load_file
 
 from erase.bundled import EMOJI, FOLDER, JUDGE
-from erase.evaluate.pictures.clip import ClipJudge, judge_templates
+from erase.evaluate.pictures.clip import ClipJudge
+from erase.evaluate.pictures.judges import judge_templates
 from erase.models.opening import load_model
 from erase.prompts.catalogue import Catalogue
 from erase.tasks.diffusion.sampling import draw

@@ -38,27 +38,27 @@ def unlearned_by(method: str, trained: nn.Module) -> nn.Module:
 def test_retrain_has_no_gap_to_itself(split_and_models):
     split, trained, retrained = split_and_models
     report = gap_report(trained, retrained, retrained, split)
-    assert set(report["gaps"].values()) == {0.0}
-    assert report["tow"] == 1.0
-    assert report["unlearned"]["kl_to_retrained"] == pytest.approx(0.0, abs=1e-7)
-    assert report["unlearned"]["agreement"] == 100.0
-    assert report["verdict"].startswith("within 2 points")
-    json.dumps(report)
+    assert set(report.gaps.values()) == {0.0}
+    assert report.tow == 1.0
+    assert report.unlearned["kl_to_retrained"] == pytest.approx(0.0, abs=1e-7)
+    assert report.unlearned["agreement"] == 100.0
+    assert report.verdict.startswith("within 2 points")
+    json.dumps(report.to_json())
 
 
 def test_doing_nothing_is_called_so(split_and_models):
     split, trained, retrained = split_and_models
     report = gap_report(trained, retrained, trained, split)
-    assert "indistinguishable from the original" in report["verdict"]
-    assert report["unlearned"]["relearning_steps"] == 0 < report["retrained"]["relearning_steps"]
+    assert "indistinguishable from the original" in report.verdict
+    assert report.unlearned["relearning_steps"] == 0 < report.retrained["relearning_steps"]
 
 
 def test_bias_suppression_shows_in_the_probe_not_in_the_accuracy(split_and_models):
     split, trained, retrained = split_and_models
     suppressed = unlearned_by("bias_suppression", trained)
     report = gap_report(trained, retrained, suppressed, split)
-    assert report["unlearned"]["forget_accuracy"] == 0.0
-    assert report["unlearned"]["probe_accuracy"] == report["original"]["probe_accuracy"]
+    assert report.unlearned["forget_accuracy"] == 0.0
+    assert report.unlearned["probe_accuracy"] == report.original["probe_accuracy"]
 
 
 def test_the_verdict_names_over_forgetting():

@@ -11,7 +11,8 @@ from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from erase.bundled import JUDGE
 from erase.cli import build_parser, main
-from erase.evaluate.pictures.classifier_judge import OTHER, ClassifierJudge, open_judge
+from erase.evaluate.pictures.classifier_judge import OTHER, ClassifierJudge
+from erase.evaluate.pictures.judges import open_judge
 from erase.runs.measure import PromptFile, read_prompts
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs" / "protocols").glob("*.yaml"))

@@ -1,7 +1,7 @@
 """Break it: attack an erasure with a budget, and see what comes back."""
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,9 @@ from erase.app.jobs import Progress, Tell, followed
 from erase.app.options import with_options
 from erase.app.settings import require_within
 from erase.attacks import attacks
-from erase.runs.attack import AttackRun, attack_table, run_attacks
+from erase.evaluate.reports import AttackReport
+from erase.evaluate.tables import attack_table
+from erase.runs.attack import AttackRun, run_attacks
 
 EMPTY = "Choose an erasure and an attack. What comes back will stand here."
 LEAST, FIRST = 4, 8
@@ -52,7 +54,7 @@ def attack_tab(context: Context) -> gr.Dropdown:
         run_, output = _prepared(context, name, attack, options, prompts, request)
         studio = context.studio
 
-        def work(tell: Tell) -> Mapping[str, Any]:
+        def work(tell: Tell) -> AttackReport:
             with studio.lock:
                 return run_attacks(run_, output, studio.model, studio.judge, studio.oracle)
 
@@ -90,15 +92,16 @@ def _prepared(
 
 
 def _shown(
-    report: Mapping[str, Any], output: Path, attack: str, hidden: bool
+    report: AttackReport, output: Path, attack: str, hidden: bool
 ) -> tuple[str, str | None, Any]:
     """The table, the pictures unless hidden, and the curve where the attack has one."""
     protocol = protocol_of(report)
     table = markdown_table(attack_table(report), protocol)
     rows = [
         (int(step), share, name)
-        for key, name in (("attacks", "erased"), ("oracle", "oracle"))
-        for step, share in report[key].get(attack, {}).get("curve", {}).items()
+        for found, name in ((report.attacks, "erased"), (report.oracle, "oracle"))
+        if attack in found
+        for step, share in found[attack].details.get("curve", {}).items()
     ]
     plot = gr.update(value=pd.DataFrame(rows, columns=CURVE), visible=bool(rows))
     return table, None if hidden else str(output / f"{attack}.png"), plot

@@ -11,7 +11,7 @@ from erase.app.figures import markdown_table, note, protocol_of
 from erase.app.forms import options_form
 from erase.app.jobs import Progress, followed
 from erase.app.options import with_options
-from erase.evaluate.classifiers.report import gap_table
+from erase.evaluate.tables import gap_table
 from erase.methods import get_method, serving
 from erase.runs.classify import ClassificationRun, ClassifierConfig, classify
 from erase.tasks.classification.fit import FitConfig
@@ -68,7 +68,7 @@ def classifier_tab(context: Context) -> None:
                 yield str(event), gr.skip(), gr.skip()
             else:
                 said = markdown_table(gap_table(event), protocol_of(event))
-                yield f"Verdict: {event['verdict']}.", said, _gallery(output)
+                yield f"Verdict: {event.verdict}.", said, _gallery(output)
 
     button.click(
         classified, [gone, method, options], [status, table, pictures], api_name="classify",

@@ -247,8 +247,8 @@ def _finished(made: Made, context: Context) -> tuple:
     lora = (made.folder / LORA).exists()
     use = LORA_USE.format(model=_stock_name(context)) if lora else USE.format(model=name)
     card = (made.folder / CARD).read_text(encoding="utf-8").split("---\n", 2)[-1]
-    size = made.report["cost"]["artefact_bytes"] / 1e6
-    said = f"{made.name}: done, {made.report['cost']['seconds']:.0f} s, {size:.2f} MB."
+    size = made.report.cost.artefact_bytes / 1e6
+    said = f"{made.name}: done, {made.report.cost.seconds:.0f} s, {size:.2f} MB."
     return (
         said, gr.skip(), report_html(made.report), use,
         gr.update(value=archive, interactive=True), grid, card,

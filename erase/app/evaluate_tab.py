@@ -56,14 +56,15 @@ def evaluate_tab(context: Context) -> gr.Dropdown:
 
 
 def _row(made: Made) -> list[Any]:
-    metrics, cost = made.report["metrics"], made.report["cost"]
+    report, cost = made.report, made.report.cost
     derived = [
-        round(100 * metrics["derived"][key], 1) if key in metrics["derived"] else None
+        round(100 * report.derived[key], 1) if key in report.derived else None
         for key in ("UA", "IRA", "CRA")
     ]
-    counts = [metrics[key]["n"] for key in ("forget_accuracy", "retain_accuracy")]
-    size = round(cost["artefact_bytes"] / 1e6, 3)
-    return [made.name, made.report["method"], *derived, *counts, cost["seconds"], size]
+    accuracies = report.metrics["erased"].accuracies
+    counts = [accuracies[key].n for key in ("forget_accuracy", "retain_accuracy")]
+    size = round(cost.artefact_bytes / 1e6, 3)
+    return [made.name, report.method, *derived, *counts, cost.seconds, size]
 
 
 def _matrix_part(context: Context, chosen: gr.Dropdown) -> None:

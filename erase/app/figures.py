@@ -1,10 +1,9 @@
 """Figures as the page shows them: each says on hover, and to a screen reader, how it was taken."""
 
-from collections.abc import Mapping
 from html import escape
-from typing import Any
 
-from erase.evaluate.tables import columns, metric_rows
+from erase.evaluate.reports import AttackReport, GapReport, Report
+from erase.evaluate.tables import metric_rows
 
 
 def figure(text: str, protocol: str) -> str:
@@ -21,15 +20,15 @@ def note(text: str) -> str:
     return f'<p class="empty">{escape(text)}</p>'
 
 
-def protocol_of(report: Mapping[str, Any]) -> str:
+def protocol_of(report: Report | AttackReport | GapReport) -> str:
     """A report's protocol in one line."""
-    return "; ".join(f"{key} {value}" for key, value in report["protocol"].items())
+    return "; ".join(f"{key} {value}" for key, value in report.protocol.items())
 
 
-def report_html(report: Mapping[str, Any]) -> str:
+def report_html(report: Report) -> str:
     """The accuracies of base, erased and oracle as a table, with their intervals."""
     protocol = protocol_of(report)
-    head = "".join(f"<th scope='col'>{escape(name)}</th>" for name in ("", *columns(report), "n"))
+    head = "".join(f"<th scope='col'>{escape(name)}</th>" for name in ("", *report.metrics, "n"))
     body = "".join(
         f"<tr><th scope='row'>{escape(name)}</th>"
         + "".join(f"<td>{figure(cell, protocol)}</td>" for cell in cells)
@@ -38,7 +37,7 @@ def report_html(report: Mapping[str, Any]) -> str:
     )
     derived = ", ".join(
         f"{name} {figure(f'{100 * value:.1f} %', protocol)}"
-        for name, value in report["metrics"]["derived"].items()
+        for name, value in report.derived.items()
     )
     return (
         f'<table class="report"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'

@@ -15,8 +15,11 @@ from erase.app.settings import AppConfig, Limits, require_short, require_within
 from erase.app.visitors import Made
 from erase.erasure.algebra import compose, scale
 from erase.erasure.erasure import Erasure
-from erase.evaluate.pictures.clip import ClipJudge, judge_of
+from erase.evaluate.base import Judge, ReadsCaptions
+from erase.evaluate.pictures.clip import ClipJudge
+from erase.evaluate.pictures.judges import judge_of
 from erase.evaluate.pictures.nudity import EXPOSED, NudityDetector, blurred
+from erase.evaluate.reports import Report
 from erase.models.opening import Model, default_judge, load_model
 from erase.prompts.catalogue import Sampling
 from erase.tasks.diffusion.sampling import draw
@@ -35,7 +38,9 @@ class Studio:
         self.oracle = self._opened(config.oracle) if config.oracle else None
         known = self.model.catalogue
         named = config.judge or default_judge(known)
-        self.judge: ClipJudge | None = judge_of(config.judge, known) if named else None
+        self.judge: Judge | None = None
+        if named:
+            self.judge = judge_of(config.judge, known, config.device)
         self.lock = threading.RLock()
         self._detector: NudityDetector | None = None
         self._drawn: OrderedDict[tuple, Tensor] = OrderedDict()
@@ -65,9 +70,9 @@ class Studio:
                 raise ValueError(f"Two erasure folders are called {folder.name}; rename one.")
             erasure = Erasure.from_pretrained(folder)
             with erasure.apply(self.model.pipeline.components):
-                found[folder.name] = Made(
-                    folder.name, erasure, folder, erasure.recipe.get("report")
-                )
+                stored = erasure.recipe.get("report")
+                report = Report.from_json(stored) if stored else None
+                found[folder.name] = Made(folder.name, erasure, folder, report)
         return found
 
     def sampling(self, steps: int) -> Sampling:
@@ -124,15 +129,15 @@ class Studio:
         return [{kind: by_kind[kind][i] for kind in by_kind} for i in range(len(pictures))]
 
     def scores(self, pictures: Tensor, prompt: str) -> list[float]:
-        """CLIP score of each picture with the prompt; none without a judge."""
-        if self.judge is None:
+        """CLIP score of each picture with the prompt; none without a judge that reads."""
+        if not isinstance(self.judge, ReadsCaptions):
             return []
         return self.judge.score(self.judge.embed(pictures), [prompt] * len(pictures)).tolist()
 
     def nearest(self, name: str, count: int) -> list[str]:
-        """The objects that the judge tells least apart from this one."""
+        """The objects that a CLIP judge tells least apart from this one; none by another judge."""
         objects = self.labels.get("object", [])
-        if self.judge is None or name not in objects:
+        if not isinstance(self.judge, ClipJudge) or name not in objects:
             return []
         return self.judge.nearest("object", name, objects)[:count]
 

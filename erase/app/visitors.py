@@ -8,12 +8,12 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
 from erase.app.settings import Limits
 from erase.erasure.erasure import Erasure
+from erase.evaluate.reports import Report
 
 
 @dataclass
@@ -23,7 +23,7 @@ class Made:
     name: str
     erasure: Erasure
     folder: Path | None = None
-    report: Mapping[str, Any] | None = None
+    report: Report | None = None
 
 
 def _stopped() -> threading.Event:

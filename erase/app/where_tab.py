@@ -10,7 +10,8 @@ from erase.app.figures import markdown_table, note
 from erase.app.visitors import Made, Visitor
 from erase.core.names import find_weight
 from erase.erasure.algebra import interference
-from erase.evaluate.layers import block_table, blocks_of, changes_of, save_change_chart, save_chart
+from erase.evaluate import tables
+from erase.evaluate.layers import blocks_of, changes_of, save_change_chart, save_chart
 
 CLOSEST = 12
 EMPTY = "Choose an erasure, and another to see how they meet."
@@ -61,7 +62,7 @@ def _charts(context: Context, made: Made, visitor: Visitor) -> tuple[str, str | 
         return str(path), None, note("This method chose its tensors without a mask.")
     blocks, masked = blocks_of(layers), _chart_path(visitor, "mask")
     save_chart(blocks, masked)
-    return str(path), str(masked), markdown_table(block_table(blocks))
+    return str(path), str(masked), markdown_table(tables.block_table(blocks))
 
 
 def _chart_path(visitor: Visitor, name: str) -> Path:
@@ -76,7 +77,6 @@ def _meeting(one: Made, other: Made) -> str:
     if not rows:
         return note(f"{one.name} and {other.name} change no tensor in common.")
     head = list(rows[0])
-    lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
-    lines += [f"| {' | '.join(str(row[key]) for key in head)} |" for row in rows]
+    cells = [[str(row[key]) for key in head] for row in rows]
     title = f"<h3>{escape(one.name)} beside {escape(other.name)}</h3>"
-    return title + markdown_table("\n".join(lines))
+    return title + markdown_table(tables.markdown_table([head, *cells]))

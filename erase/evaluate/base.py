@@ -1,12 +1,44 @@
-"""What an evaluator is: something that looks at pictures and names the protocol of its figures."""
+"""What judges and evaluators are, and where those of each name are registered."""
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from PIL.Image import Image
+from torch import Tensor
+
+Function = TypeVar("Function", bound=Callable)
+OpenJudge = Callable[[], "Judge"]
+
+
+class Judge(Protocol):
+    """A model that names what it sees; it runs on a device of its own and answers on the CPU."""
+
+    name: str
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits of its weights."""
+
+    def embed(self, pictures: Tensor) -> Tensor:
+        """Embeddings [N, D] of pictures [N, 3, H, W] in 0..1."""
+
+    def classify(self, embeddings: Tensor, kind: str, labels: Sequence[str]) -> list[str]:
+        """What each embedded picture [N, D] shows of the labels, which are of one kind."""
+
+    def require(self, labels: Sequence[str]) -> None:
+        """Raise ValueError for a label that it cannot tell."""
+
+
+@runtime_checkable
+class ReadsCaptions(Protocol):
+    """What a judge has besides that reads captions."""
+
+    def score(self, embeddings: Tensor, captions: Sequence[str]) -> Tensor:
+        """How well each embedded picture [N, D] fits its caption: [N]."""
 
 
 class Evaluator(Protocol):
@@ -21,6 +53,75 @@ class Evaluator(Protocol):
         """The figures as JSON; raw findings and pictures of them may go into `folder`."""
 
 
+@dataclass(frozen=True)
+class EvaluatorKind:
+    """What builds an evaluator of a config of this class, or None if the config wants none."""
+
+    config: type
+    build: Callable[[Any, OpenJudge], Evaluator | None]
+
+
+JUDGES: dict[str, Callable[..., Judge]] = {}
+EVALUATORS: dict[str, EvaluatorKind] = {}
+
+
+def judge(*schemes: str) -> Callable[[Function], Function]:
+    """Register what opens judges whose names begin with a scheme: `timm/...`, `local-dir:...`.
+
+    It takes the whole name, `classes` and `templates`, as `open_judge` does, and a device. Raises
+    ValueError for a scheme that is taken.
+    """
+
+    def add(function: Function) -> Function:
+        for scheme in schemes:
+            _add(JUDGES, scheme, function)
+        return function
+
+    return add
+
+
+def evaluator(name: str, config: type) -> Callable[[Function], Function]:
+    """Register `(config, open_judge) -> Evaluator | None` under the name that its figures have.
+
+    The fields of `config` are its flags. Raises ValueError for a name that is taken.
+    """
+
+    def add(function: Function) -> Function:
+        _add(EVALUATORS, name, EvaluatorKind(config, function))
+        return function
+
+    return add
+
+
+def _add(registry: dict[str, Any], name: str, entry: Any) -> None:
+    if name in registry:
+        raise ValueError(f"{name} is registered already; choose another name.")
+    registry[name] = entry
+
+
 def protocol_hash(protocol: Mapping[str, Any]) -> str:
     """16 hex digits that are equal for equal protocols and hardly for others."""
     return hashlib.sha256(json.dumps(protocol, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def evaluators_of(config: Any, judge: OpenJudge) -> list[Evaluator]:
+    """What the config asks for, in the order of its fields; `judge` opens the one they share."""
+    built = [
+        kind.build(config, judge)
+        for part in reversed(type(config).__mro__)
+        for kind in EVALUATORS.values()
+        if kind.config is part
+    ]
+    return [evaluator for evaluator in built if evaluator is not None]
+
+
+def measured(
+    pictures: Sequence[Image], evaluators: Sequence[Evaluator], folder: Path
+) -> dict[str, Any]:
+    """Every evaluator's figures, its protocol and the protocol's hash."""
+    figures = {}
+    for evaluator in evaluators:
+        protocol = evaluator.protocol()
+        hashed = {"protocol": protocol, "protocol_hash": protocol_hash(protocol)}
+        figures[evaluator.name] = hashed | evaluator.figures(pictures, folder)
+    return figures

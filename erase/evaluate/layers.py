@@ -1,4 +1,4 @@
-"""Where a concept lives: the mask and the saliency of each block, as a table and a bar chart."""
+"""Where a concept lives: the mask and the saliency of each block, and their bar charts."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,34 +36,6 @@ def blocks_of(layers: Mapping[str, Mapping[str, Any]]) -> list[Block]:
         if "saliency_share" in layer:
             block.saliency_share = (block.saliency_share or 0.0) + layer["saliency_share"]
     return list(blocks.values())
-
-
-def block_table(blocks: list[Block]) -> str:
-    """A Markdown table: how many weights, which share may change, which share of the saliency."""
-    rows = ["| block | weights | kept | saliency |", "| --- | --- | --- | --- |"]
-    for block in blocks:
-        share = "" if block.saliency_share is None else f"{100 * block.saliency_share:.1f} %"
-        kept = f"{100 * block.kept / block.weights:.1f} %"
-        rows.append(f"| {block.name} | {block.weights} | {kept} | {share} |")
-    return "\n".join(rows)
-
-
-def layer_table(layers: Mapping[str, Mapping[str, Any]]) -> str:
-    """The same of every tensor, folded away in Markdown."""
-    each = [
-        Block(name, layer["of"], layer["kept"], layer.get("saliency_share"))
-        for name, layer in layers.items()
-    ]
-    table = block_table(each).replace("| block |", "| tensor |", 1)
-    return f"<details><summary>By tensor</summary>\n\n{table}\n\n</details>"
-
-
-def mask_section(layers: Mapping[str, Mapping[str, Any]], folder: Path) -> str:
-    """Where the mask lies, as Markdown; the chart goes into the folder."""
-    blocks = blocks_of(layers)
-    save_chart(blocks, folder / CHART)
-    tables = f"{block_table(blocks)}\n\n![by block]({CHART})\n\n{layer_table(layers)}"
-    return f"\nWhere the mask lies:\n\n{tables}\n"
 
 
 def changes_of(

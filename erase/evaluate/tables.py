@@ -1,69 +1,168 @@
-"""The tables that people read of reports."""
+"""Every table that a person reads, as text."""
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-
-def measured_lines(report: Mapping[str, Any]) -> str:
-    """The metrics of a report as a Markdown table with its protocol under it."""
-    head = ["metric", *columns(report), "n"]
-    rows = [head, ["---"] * len(head), *metric_rows(report)]
-    lines = [f"| {' | '.join(row)} |" for row in rows]
-    protocol = "; ".join(f"{key} {_plain(value)}" for key, value in report["protocol"].items())
-    return "\n".join(lines) + f"\n\nProtocol: {protocol}."
+from erase.evaluate.layers import CHART, Block, blocks_of
+from erase.evaluate.reports import GAPS, AttackReport, Figure, GapReport, Report
+from erase.models.family import Family
 
 
-def columns(report: Mapping[str, Any]) -> list[str]:
-    """The models that a report compares."""
-    return ["base", "erased"] + (["oracle"] if report["metrics"].get("oracle") else [])
+def markdown_table(rows: Iterable[Sequence[str]]) -> str:
+    """Rows of cells as a Markdown table; the first is its head."""
+    head, *body = rows
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *body))
 
 
-def metric_rows(report: Mapping[str, Any]) -> list[list[str]]:
-    """Name, a cell a column, and n of every figure.
+def plain_table(rows: Iterable[Sequence[str]], columns: Sequence[str]) -> str:
+    """Rows of cells, each in its column's format: `<30` is 30 wide and to the left."""
+    return "\n".join(
+        "".join(f"{cell:{column}}" for cell, column in zip(row, columns, strict=True))
+        for row in rows
+    )
+
+
+def metric_rows(report: Report) -> list[list[str]]:
+    """Name, a cell a model, and n of every figure.
 
     Those are pooled accuracies, each concept's, the CLIP score, and distances to the oracle.
     """
-    after = report["metrics"]
-    judged = [after if name == "erased" else after[name] for name in columns(report)]
+    models, erased = list(report.metrics.values()), report.metrics["erased"]
 
-    def row(name: str, figures: Sequence[Mapping[str, Any]]) -> list[str]:
-        return [name, *map(interval, figures), str(figures[0]["n"])]
+    def row(name: str, figures: Sequence[Figure]) -> list[str]:
+        return [name, *map(interval, figures), str(figures[0].n)]
 
-    rows = [row(n.replace("_", " "), [one[n] for one in judged]) for n in report["accuracies"]]
-    groups = after["forget_accuracy_by_concept"]
-    if len(groups) > 1:
+    rows = [
+        row(name.replace("_", " "), [model.accuracies[name] for model in models])
+        for name in erased.accuracies
+    ]
+    if len(erased.by_concept) > 1:
         rows += [
-            row(f"forget {group}", [one["forget_accuracy_by_concept"][group] for one in judged])
-            for group in groups
+            row(f"forget {concept}", [model.by_concept[concept] for model in models])
+            for concept in erased.by_concept
         ]
-    scores = [one["clip_score"] for one in judged]
-    rows.append(
-        ["CLIP score, retained", *(f"{s['value']:.3f}" for s in scores), str(scores[0]["n"])]
-    )
-    return rows + _distance_rows(after.get("distance_to_oracle") or {})
+    if erased.clip_score:
+        scores = [f"{model.clip_score.value:.3f}" for model in models]
+        rows.append(["CLIP score, retained", *scores, str(erased.clip_score.n)])
+    return rows + _distance_rows(report.distances)
 
 
-def _distance_rows(distances: Mapping[str, Any]) -> list[list[str]]:
+def _distance_rows(distances: Mapping[str, Mapping[str, Figure]]) -> list[list[str]]:
     """KID on the judge's features for both sides; the oracle's to itself is nothing to tell."""
-    sides = distances["erased"] if distances else ()
     return [
         [
             f"KID to oracle, {side}",
-            *(f"{distances[name][side]['value']:.4f}" for name in ("base", "erased")),
+            *(f"{distances[name][side].value:.4f}" for name in ("base", "erased")),
             "",
-            str(distances["erased"][side]["n"][0]),
+            str(distance.n[0]),
         ]
-        for side in sides
+        for side, distance in distances.get("erased", {}).items()
     ]
 
 
-def interval(accuracy: Mapping[str, Any]) -> str:
+def interval(figure: Figure) -> str:
     """`87.5 % [80.1, 92.4]`."""
-    low, high = accuracy["interval"]
-    return f"{100 * accuracy['value']:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
+    low, high = figure.interval
+    return f"{100 * figure.value:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def measured_lines(report: Report) -> str:
+    """The metrics of a report as a Markdown table with its protocol under it."""
+    table = markdown_table([["metric", *report.metrics, "n"], *metric_rows(report)])
+    protocol = "; ".join(f"{key} {_plain(value)}" for key, value in report.protocol.items())
+    return f"{table}\n\nProtocol: {protocol}."
 
 
 def _plain(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{item} {key}" for key, item in value.items())
     return str(value)
+
+
+def summary_table(report: Report) -> str:
+    """The short table the command line ends with."""
+    rows = [["", *report.metrics, "n"], *metric_rows(report)]
+    table = plain_table(rows, ["<30", *[">22"] * len(report.metrics), ">6"])
+    return f"{table}\n{report.cost.seconds:.0f} s, {report.cost.artefact_bytes / 1e6:.1f} MB"
+
+
+def attack_table(report: AttackReport) -> str:
+    """Pre-ASR, ASR, budget and n of every attack, and the hits at lower strengths."""
+    oracle = report.oracle
+    head = ["attack", "Pre-ASR", "ASR", *(["ASR of the oracle"] if oracle else [])]
+    rows = [[*head, "UNet evaluations", "n"]]
+    for name, found in report.attacks.items():
+        shares = [found.pre_asr, found.asr, *([oracle[name].asr] if oracle else [])]
+        rows.append([name, *map(interval, shares), str(found.forward_passes), str(found.asr.n)])
+    blank = [""] if oracle else []
+    rows += [
+        [f"strength {scale}", "", interval(leak), *blank, "", str(leak.n)]
+        for scale, leak in report.strength.items()
+    ]
+    return markdown_table(rows)
+
+
+def gap_table(report: GapReport) -> str:
+    """Every figure of a classifier's three models, and the gap to Retrain beside them."""
+    rows = [["figure", "original", "retrained", "unlearned", "gap"]]
+    for key, goal in report.retrained.items():
+        values = (report.original[key], goal, report.unlearned[key])
+        gap = f"{report.unlearned[key] - goal:+.2f}"
+        rows.append([key.replace("_", " "), *(f"{value:.2f}" for value in values), gap])
+    counts = ", ".join(f"{count} {name}" for name, count in report.n.items())
+    said = (
+        f"Average gap over {', '.join(GAPS).replace('_', ' ')}: "
+        f"{report.average_gap:.2f} points; ToW {report.tow:.3f}. n: {counts}. "
+        f"Verdict: {report.verdict}."
+    )
+    if found := report.u_lira:
+        said += (
+            f" U-LiRA, {found.shadows} shadows a side, n {found.n}: AUC {found.auc:.3f}, TPR "
+            f"{found.tpr_at_1_percent_fpr:.3f} at 1 % FPR."
+        )
+    return f"{markdown_table(rows)}\n\n{said}"
+
+
+def block_table(blocks: Iterable[Block], kind: str = "block") -> str:
+    """How many weights each has, which share of them may change, and its share of the saliency."""
+    rows = [[kind, "weights", "kept", "saliency"]]
+    for block in blocks:
+        share = "" if block.saliency_share is None else f"{100 * block.saliency_share:.1f} %"
+        kept = f"{100 * block.kept / block.weights:.1f} %"
+        rows.append([block.name, str(block.weights), kept, share])
+    return markdown_table(rows)
+
+
+def mask_section(layers: Mapping[str, Mapping[str, Any]]) -> str:
+    """Where a mask lies, by block with the chart, and by tensor folded away, as Markdown."""
+    each = [
+        Block(name, layer["of"], layer["kept"], layer.get("saliency_share"))
+        for name, layer in layers.items()
+    ]
+    return (
+        f"\nWhere the mask lies:\n\n{block_table(blocks_of(layers))}\n\n![by block]({CHART})\n\n"
+        f"<details><summary>By tensor</summary>\n\n{block_table(each, 'tensor')}\n\n</details>\n"
+    )
+
+
+def families_table(families: Iterable[Family], methods: Sequence[str]) -> str:
+    """What may change in each family, where text enters, and the methods, which serve all."""
+    rows = [["family", "pipeline", "may change", "text enters at", "loads LoRA", "methods"]]
+    for family in families:
+        enters = ", ".join(pattern for patterns in family.enters.values() for pattern in patterns)
+        loads = "yes" if family.loads_lora else "no"
+        changed = ", ".join(family.components)
+        rows.append(
+            [family.name, family.pipeline.__name__, changed, enters, loads, ", ".join(methods)]
+        )
+    return markdown_table(rows)
+
+
+def figure_lines(report: Mapping[str, Any]) -> str:
+    """The figures of an evaluation, one evaluator a line, with the hash of its protocol."""
+    return "\n".join(
+        f"{name} (protocol {figures['protocol_hash']}): "
+        + json.dumps({k: v for k, v in figures.items() if not k.startswith("protocol")})
+        for name, figures in report["figures"].items()
+    )

@@ -10,7 +10,8 @@ from erase.core.delta import LowRankDelta
 from erase.erasure.algebra import compose, export_lora, interference, largest_rank, low_rank, merge
 from erase.erasure.erasure import Erasure
 from erase.erasure.kohya import export_kohya
-from erase.evaluate.layers import block_table, blocks_of
+from erase.evaluate.layers import blocks_of
+from erase.evaluate.tables import block_table, families_table, plain_table
 from erase.methods import methods, serving
 from erase.models.family import FAMILIES
 from erase.models.opening import load_model
@@ -84,8 +85,8 @@ def list_attacks() -> str:
 
 def _lines(rows: Iterable[tuple[str, str, Any]]) -> str:
     listed = [(name, serves, _summary_of(entry.function)) for name, serves, entry in rows]
-    wide = [max(len(row[i]) for row in listed) for i in (0, 1)]
-    return "\n".join(f"{a:{wide[0]}}  {b:{wide[1]}}  {c}" for a, b, c in listed)
+    wide = [max(len(row[i]) for row in listed) + 2 for i in (0, 1)]
+    return plain_table(listed, [f"<{width}" for width in wide] + [""])
 
 
 def _summary_of(function: Callable[..., Any]) -> str:
@@ -94,15 +95,7 @@ def _summary_of(function: Callable[..., Any]) -> str:
 
 def list_families() -> str:
     """The known families: what may change in each, where text enters, and which methods apply."""
-    rows = ["| family | pipeline | may change | text enters at | loads LoRA | methods |"]
-    rows.append("| --- " * 6 + "|")
-    names = ", ".join(serving(DiffusionTask))
-    for family in FAMILIES.values():
-        enters = ", ".join(pattern for patterns in family.enters.values() for pattern in patterns)
-        loads = "yes" if family.loads_lora else "no"
-        cells = (family.name, family.pipeline.__name__, ", ".join(family.components), enters)
-        rows.append(f"| {' | '.join((*cells, loads, names))} |")
-    return "\n".join(rows)
+    return families_table(FAMILIES.values(), serving(DiffusionTask))
 
 
 def _summary(erasure: Erasure) -> str:

@@ -11,8 +11,10 @@ from torch import Tensor
 from erase.attacks import attacks, get_attack, serving
 from erase.attacks.base import Outcome, Shows, Target, predict_base
 from erase.erasure.erasure import Erasure
-from erase.evaluate.pictures.clip import ClipJudge, wilson_share
-from erase.evaluate.tables import interval
+from erase.evaluate.base import Judge
+from erase.evaluate.reports import AttackFigures, AttackReport, Figure
+from erase.evaluate.statistics import wilson_share
+from erase.evaluate.tables import attack_table
 from erase.models.opening import Model
 from erase.prompts.request import EraseRequest, Prompt, PromptSet, sample
 from erase.runs.opening import Opened, open_all
@@ -65,14 +67,14 @@ def run_attacks(
     run: AttackRun,
     output: str | Path,
     model: Model | None = None,
-    judge: ClipJudge | None = None,
+    judge: Judge | None = None,
     oracle: Model | None = None,
-) -> dict[str, Any]:
+) -> AttackReport | None:
     """Attack the erased model and write attacks.json, attacks.md and a gallery of each attack.
 
     Pre-ASR is the share of prompts whose picture shows the concept without an attack, ASR that with
-    it. `model`, `judge`, `oracle` may be open already. Of several processes the first returns the
-    report, the others an empty one. Raises ValueError on bad input, before work.
+    it. `model`, `judge`, `oracle` may be open already. Of several processes the first alone
+    returns the report. Raises ValueError on bad input, before work.
     """
     erasure = Erasure.from_pretrained(run.erasure)
 
@@ -87,23 +89,25 @@ def run_attacks(
             get_attack(name).require_serves(opened.family)
         return opened
 
-    def work(opened: Opened) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    def work(opened: Opened) -> tuple[AttackReport, dict[str, Tensor]]:
         return attacked(run, opened, erasure)
 
-    def write(_: Opened, done: tuple[dict[str, Any], dict[str, Tensor]], folder: Path) -> dict:
+    def write(
+        _: Opened, done: tuple[AttackReport, dict[str, Tensor]], folder: Path
+    ) -> AttackReport:
         report, galleries = done
-        write_json(folder / "attacks.json", report)
+        write_json(folder / "attacks.json", report.to_json())
         write_text(folder / "attacks.md", attack_table(report) + "\n")
         for name, pictures in galleries.items():
             save_grid(pictures, folder / f"{name}.png", 8)
         return report
 
-    return carry_out(output, (), open_, work, write) or {}
+    return carry_out(output, (), open_, work, write)
 
 
 def attacked(
     run: AttackRun, opened: Opened, erasure: Erasure
-) -> tuple[dict[str, Any], dict[str, Tensor]]:
+) -> tuple[AttackReport, dict[str, Tensor]]:
     """The report, and what each attack drew from the erased model."""
     base, oracle, judge = opened.model, opened.oracle, opened.judge
     target = build_target(base.pipeline, base, opened.prompts, judge, run.prompts, run.seed)
@@ -117,10 +121,10 @@ def attacked(
     with erasure.apply(base.pipeline.components):
         found = outcomes(target)
     of_oracle = outcomes(target.with_pipeline(oracle.pipeline)) if oracle else {}
-    report = {
-        "erasure": erasure.recipe.get("method"),
-        "concepts": erasure.recipe["request"]["concepts"],
-        "protocol": {
+    report = AttackReport(
+        erasure=erasure.recipe.get("method"),
+        concepts=erasure.recipe["request"]["concepts"],
+        protocol={
             "judge": f"{Path(judge.name).name} {judge.fingerprint}",
             **({"oracle": oracle.name} if oracle else {}),
             "seed": run.seed,
@@ -128,10 +132,10 @@ def attacked(
             "guidance_scale": target.sampling.guidance_scale,
             "configs": {name: asdict(config) for name, config in configs.items()},
         },
-        "attacks": {name: _figures(outcome) for name, outcome in found.items()},
-        "oracle": {name: _figures(outcome) for name, outcome in of_oracle.items()},
-        "strength": leaks,
-    }
+        attacks={name: _figures(outcome) for name, outcome in found.items()},
+        oracle={name: _figures(outcome) for name, outcome in of_oracle.items()},
+        strength=leaks,
+    )
     return report, {name: outcome.pictures for name, outcome in found.items()}
 
 
@@ -146,7 +150,7 @@ def build_target(
     victim: DiffusionPipeline,
     base: Model,
     prompts: PromptSet,
-    judge: ClipJudge,
+    judge: Judge,
     count: int,
     seed: int,
 ) -> Target:
@@ -170,26 +174,7 @@ def build_target(
     return target.with_pipeline(victim)
 
 
-def attack_table(report: Mapping[str, Any]) -> str:
-    """Pre-ASR, ASR, budget and n of every attack, and the hits at lower strengths."""
-    oracle = report["oracle"]
-    head = ["attack", "Pre-ASR", "ASR", *(["ASR of the oracle"] if oracle else [])]
-    rows = [[*head, "UNet evaluations", "n"]]
-    rows.append(["---"] * len(rows[0]))
-    for name, figures in report["attacks"].items():
-        shares = [figures["pre_asr"], figures["asr"]]
-        shares += [oracle[name]["asr"]] if oracle else []
-        n = figures["asr"]["n"]
-        rows.append([name, *map(interval, shares), str(figures["forward_passes"]), str(n)])
-    blank = [""] if oracle else []
-    rows += [
-        [f"strength {scale}", "", interval(leak), *blank, "", str(leak["n"])]
-        for scale, leak in report["strength"].items()
-    ]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
-
-
-def _judged_by(judge: ClipJudge, prompts: PromptSet) -> Shows:
+def _judged_by(judge: Judge, prompts: PromptSet) -> Shows:
     def shows(pictures: Tensor, asked: Sequence[Prompt]) -> list[bool]:
         embeddings = judge.embed(pictures)
         seen = {kind: judge.classify(embeddings, kind, prompts.labels[kind])
@@ -202,16 +187,12 @@ def _judged_by(judge: ClipJudge, prompts: PromptSet) -> Shows:
     return shows
 
 
-def _hits_at_scale(erasure: Erasure, target: Target, scale: float) -> dict[str, Any]:
+def _hits_at_scale(erasure: Erasure, target: Target, scale: float) -> Figure:
     with erasure.apply(target.pipeline.components, scale):
         pictures = target.drawn(description=f"strength {scale}")
     return wilson_share(target.shows(pictures, target.prompts))
 
 
-def _figures(outcome: Outcome) -> dict[str, Any]:
-    return {
-        "pre_asr": wilson_share(outcome.plain_hits),
-        "asr": wilson_share(outcome.hits),
-        "forward_passes": outcome.forward_passes,
-        **outcome.details,
-    }
+def _figures(outcome: Outcome) -> AttackFigures:
+    shares = wilson_share(outcome.plain_hits), wilson_share(outcome.hits)
+    return AttackFigures(*shares, outcome.forward_passes, outcome.details)

@@ -17,8 +17,13 @@ from torch import Tensor, nn
 
 from erase.erasure.erasure import FILES, Erasure
 from erase.evaluate.classifiers.gaps import Shadows, Split, gap_report, scaled_confidence
-from erase.evaluate.classifiers.report import FILES as REPORT_FILES
-from erase.evaluate.classifiers.report import MODELS, gap_table, write_classification_report
+from erase.evaluate.classifiers.report import (
+    MODELS,
+    REPORT_FILES,
+    write_classification_report,
+)
+from erase.evaluate.reports import GapReport
+from erase.evaluate.tables import gap_table
 from erase.methods import get_method
 from erase.runs.state import (
     carry_out,
@@ -119,11 +124,11 @@ class OpenedClassifier:
     digest: str
 
 
-def classify(run: ClassificationRun, output: str | Path) -> dict[str, Any]:
+def classify(run: ClassificationRun, output: str | Path) -> GapReport | None:
     """Unlearn, retrain for comparison, measure, and write `output`; the report.
 
-    Of several processes the first returns it, the others an empty one. Raises ValueError on bad
-    input, before any work.
+    Of several processes the first alone returns it. Raises ValueError on bad input, before any
+    work.
     """
     method, options = get_method(run.method), options_of(run, ClassificationTask)
 
@@ -140,9 +145,7 @@ def classify(run: ClassificationRun, output: str | Path) -> dict[str, Any]:
         erasure = method(opened.task, options)
         return erasure, round(time.perf_counter() - started, 1)
 
-    def write(
-        opened: OpenedClassifier, done: tuple[Erasure, float], folder: Path
-    ) -> dict[str, Any]:
+    def write(opened: OpenedClassifier, done: tuple[Erasure, float], folder: Path) -> GapReport:
         erasure, seconds = done
         models = dict(zip(MODELS, three_models(opened.task, erasure), strict=True))
         shadows = _shadows(run, opened, options) if run.shadows else None
@@ -153,7 +156,7 @@ def classify(run: ClassificationRun, output: str | Path) -> dict[str, Any]:
         write_classification_report(report, models, _examples(opened), folder, layers)
         return report
 
-    return carry_out(output, OUTPUT_FILES, open_, work, write, attrgetter("digest")) or {}
+    return carry_out(output, OUTPUT_FILES, open_, work, write, attrgetter("digest"))
 
 
 def three_models(
@@ -179,19 +182,20 @@ def _report(
     models: dict[str, nn.Module],
     seconds: float,
     shadows: Shadows | None,
-) -> dict[str, Any]:
+) -> GapReport:
     data, task = opened.data, opened.task
     split = Split(data.train, task.forget, task.retain, data.test)
-    return gap_report(*models.values(), split, seconds, shadows) | {
-        "request": f"{run.forget} of {run.classifier.data}",
-        "method": run.method,
-        "protocol": {
+    return replace(
+        gap_report(*models.values(), split, seconds, shadows),
+        request=f"{run.forget} of {run.classifier.data}",
+        method=run.method,
+        protocol={
             "model": run.classifier.model,
             "seed": run.seed,
             "forget set": task.fingerprints()["forget set"],
             "Retrain": f"same recipe, seed {run.seed + RETRAIN_SEED}",
         },
-    }
+    )
 
 
 def _shadows(run: ClassificationRun, opened: OpenedClassifier, options: Any) -> Shadows:
@@ -260,13 +264,13 @@ def build_task(
 
 
 def _recipe(
-    run: ClassificationRun, options: Any, erasure: Erasure, digest: str, report: dict[str, Any]
+    run: ClassificationRun, options: Any, erasure: Erasure, digest: str, report: GapReport
 ) -> dict[str, Any]:
     model = f"{run.classifier.model} on {run.classifier.data}"
     return {
         "run": digest,
         "base": erasure.recipe["base"] | {"model": model, "classifier": asdict(run.classifier)},
-        "request": {"concepts": [report["request"]], "seed": run.seed},
+        "request": {"concepts": [report.request], "seed": run.seed},
         "config": asdict(options),
         "versions": versions(),
         "report": {"table": gap_table(report)},

@@ -9,21 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from erase.erasure.erasure import FILES, Erasure
-from erase.evaluate.pictures.clip import ClipJudge
+from erase.evaluate.base import Judge
 from erase.evaluate.pictures.generation import (
-    FIRST_SEED,
     EvaluationConfig,
     EvaluationPictures,
     draw_evaluation,
     judge_drawn,
     kernel_distances,
 )
-from erase.evaluate.pictures.report import FILES as REPORT_FILES
-from erase.evaluate.pictures.report import build_report, write_report
+from erase.evaluate.pictures.report import REPORT_FILES, write_report
+from erase.evaluate.reports import Cost, Report
 from erase.evaluate.tables import measured_lines
 from erase.methods import get_method
 from erase.models.opening import Model
 from erase.prompts.request import EraseRequest
+from erase.prompts.seeds import EVALUATION_SEED
 from erase.runs.opening import Opened, open_all
 from erase.runs.state import (
     carry_out,
@@ -78,15 +78,15 @@ def run(
     config: RunConfig,
     output: str | Path,
     model: Model | None = None,
-    judge: ClipJudge | None = None,
+    judge: Judge | None = None,
     erased: Callable[[Erasure], None] = lambda erasure: None,
     oracle: Model | None = None,
-) -> dict[str, Any]:
+) -> Report | None:
     """Erase, measure and write `output`: artefact, card, report.json, report.md and grid.png.
 
     Training state lies beside `output` until the run is whole, so that an interrupted run goes on
-    where it stopped. Of several processes the first measures and writes; it returns the report, the
-    others an empty one. `model`, `judge` and `oracle` may be open already; `erased` is told of the
+    where it stopped. Of several processes the first measures and writes; it alone returns the
+    report. `model`, `judge` and `oracle` may be open already; `erased` is told of the
     erasure before it is measured. Raises ValueError on bad input, before any work.
     """
     started = time.perf_counter()
@@ -99,23 +99,23 @@ def run(
     def work(opened: Opened) -> Erasure:
         return method(opened.task, options)
 
-    def write(opened: Opened, erasure: Erasure, folder: Path) -> dict[str, Any]:
+    def write(opened: Opened, erasure: Erasure, folder: Path) -> Report:
         erasure.recipe |= _recipe(config, options, erasure, opened.digest)
         erased(erasure)
         drawn = _draw_all(config, opened, erasure)
         report = _report(config, opened, drawn, erasure, started)
-        erasure.recipe["report"] = report | {"table": measured_lines(report)}
+        erasure.recipe["report"] = report.to_json() | {"table": measured_lines(report)}
         erasure.write(folder)
         write_report(report, drawn, folder, erasure.recipe.get("mask", {}).get("layers"))
         return report
 
-    return carry_out(output, OUTPUT_FILES, open_, work, write, attrgetter("digest")) or {}
+    return carry_out(output, OUTPUT_FILES, open_, work, write, attrgetter("digest"))
 
 
 def open_run(
     config: RunConfig,
     model: Model | None = None,
-    judge: ClipJudge | None = None,
+    judge: Judge | None = None,
     oracle: Model | None = None,
 ) -> Opened:
     """All that the run works with, but for what is open already; ValueError on bad input."""
@@ -144,14 +144,14 @@ def _report(
     drawn: Mapping[str, EvaluationPictures],
     erasure: Erasure,
     started: float,
-) -> dict[str, Any]:
+) -> Report:
     judge, labels = opened.judge, opened.prompts.labels
-    return build_report(
+    return Report(
         request=asdict(config.request),
         method=config.method,
         protocol=_protocol(config, opened),
-        judged={name: judge_drawn(one, judge, labels) for name, one in drawn.items()},
-        distances=kernel_distances(drawn, judge) if opened.oracle else None,
+        metrics={name: judge_drawn(one, judge, labels) for name, one in drawn.items()},
+        distances=kernel_distances(drawn, judge) if opened.oracle else {},
         cost=_cost(erasure, time.perf_counter() - started),
     )
 
@@ -178,18 +178,18 @@ def _protocol(config: RunConfig, opened: Opened) -> dict[str, Any]:
         "guidance_scale": sampling.guidance_scale,
         **({"size": sampling.size} if sampling.size else {}),
         "prompts": f"{len(prompts.forget)} forget, {len(prompts.retain)} retain, sampled evenly",
-        "seeds": f"one a picture from {FIRST_SEED}",
+        "seeds": f"one a picture from {EVALUATION_SEED}",
         "intervals": "95 % Wilson",
     }
 
 
-def _cost(erasure: Erasure, seconds: float) -> dict[str, Any]:
-    return {
-        "seconds": round(seconds, 1),
-        "peak_memory_bytes": _peak_memory(),
-        "artefact_bytes": erasure.nbytes,
-        "edited_parameters": sum(delta.count for delta in erasure.deltas.values()),
-    }
+def _cost(erasure: Erasure, seconds: float) -> Cost:
+    return Cost(
+        seconds=round(seconds, 1),
+        peak_memory_bytes=_peak_memory(),
+        artefact_bytes=erasure.nbytes,
+        edited_parameters=sum(delta.count for delta in erasure.deltas.values()),
+    )
 
 
 def _peak_memory() -> int:

@@ -1,31 +1,60 @@
-"""Published protocols: prompts from a file, drawn as the protocol says, then measured."""
+"""Measuring pictures: a folder's, whoever drew them, or what a published protocol draws."""
 
 import csv
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, make_dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import diffusers
 from huggingface_hub import hf_hub_download
+from PIL.Image import Image
 from torchvision.transforms.functional import to_pil_image
 
 from erase.erasure.erasure import Erasure
-from erase.evaluate.base import Evaluator, protocol_hash
+from erase.evaluate.base import (
+    EVALUATORS,
+    Evaluator,
+    Judge,
+    OpenJudge,
+    evaluators_of,
+    measured,
+    protocol_hash,
+)
 from erase.evaluate.pictures.accuracy import Accuracy
-from erase.evaluate.pictures.classifier_judge import Judge, open_judge
-from erase.evaluate.pictures.folders import Captions
+from erase.evaluate.pictures.folders import Captions, CaptionsConfig, FidelityConfig, LabelsConfig
+from erase.evaluate.pictures.judges import open_judge
+from erase.evaluate.pictures.nudity import DETECTIONS, NudityConfig, count, read_detections
+from erase.evaluate.pictures.perceptual import PerceptualConfig
 from erase.models.opening import Model, load_model
 from erase.prompts.catalogue import Sampling
-from erase.runs.evaluate import REPORT, PictureEvaluation, evaluators_of, measured
+from erase.runs.state import carry_out
 from erase.support.config import Config, NotNegative, Positive
-from erase.support.files import check_writable, replaced_folder, write_json, write_text
+from erase.support.files import write_json, write_text
 from erase.support.pictures import load_folder
 from erase.tasks.diffusion.sampling import draw
 
-HUB, PICTURES, CHUNK = "hf://", "pictures", 256
+HUB, PICTURES, REPORT = "hf://", "pictures", "evaluation.json"
+DRAWN_AT_ONCE = 256  # pictures in memory before they are written
+
+
+@dataclass(frozen=True)
+class PictureEvaluation(
+    NudityConfig, PerceptualConfig, FidelityConfig, CaptionsConfig, LabelsConfig
+):
+    """What to measure of a folder of pictures.
+
+    Args:
+        judge: an open_clip name or local-dir:FOLDER, for labels, captions and reference; also
+            timm/NAME, torchvision/NAME or transformers/NAME, if its classes are the labels.
+        judge_classes: the classes of a classifier's own weights, in order; ImageNet's by default.
+    """
+
+    judge: str = ""
+    judge_classes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -109,30 +138,111 @@ class PromptRow:
     group: str = ""
 
 
+def evaluation_config() -> type[PictureEvaluation]:
+    """PictureEvaluation, with the fields of evaluators that other packages registered."""
+    kinds = [kind.config for kind in EVALUATORS.values()]
+    others = [kind for kind in kinds if not issubclass(PictureEvaluation, kind)]
+    if not others:
+        return PictureEvaluation
+    return make_dataclass(
+        PictureEvaluation.__name__, (), bases=(PictureEvaluation, *others), frozen=True
+    )
+
+
+def evaluate(pictures: str | Path, config: PictureEvaluation, output: str | Path) -> dict[str, Any]:
+    """Measure the pictures and write evaluation.json with the protocol of every figure.
+
+    Of several processes the first returns the report, the others an empty one. Raises ValueError on
+    bad input, before any work.
+    """
+
+    def open_() -> tuple[Sequence[Image], list[Evaluator]]:
+        shown = load_folder(Path(pictures))
+        return shown, require_any(evaluators_of(config, shared_judge(config)))
+
+    def write(
+        opened: tuple[Sequence[Image], list[Evaluator]], _: None, folder: Path
+    ) -> dict[str, Any]:
+        shown, evaluators = opened
+        figures = measured(shown, evaluators, folder)
+        report = {"pictures": str(pictures), "n": len(shown), "figures": figures}
+        write_json(folder / REPORT, report)
+        return report
+
+    return carry_out(output, (), open_, lambda *_: None, write) or {}
+
+
+def rescore(folder: str | Path, threshold: float, classes: Sequence[str]) -> dict[str, Any]:
+    """Count the detections that an evaluation kept again, under another threshold or classes."""
+    return count(read_detections(Path(folder) / DETECTIONS), threshold, classes)
+
+
+def require_any(evaluators: list[Evaluator]) -> list[Evaluator]:
+    """The evaluators; ValueError if there are none."""
+    if not evaluators:
+        raise ValueError("Nothing is to be measured; give labels, captions, reference, partners or "
+                         "nudity.")  # fmt: skip
+    return evaluators
+
+
+def shared_judge(
+    config: PictureEvaluation, flag: str = "--judge", device: str = "cpu"
+) -> OpenJudge:
+    """What opens the config's judge, once; it raises ValueError if the config names none."""
+
+    @cache
+    def judge() -> Judge:
+        if not config.judge:
+            raise ValueError("Labels, captions and distances need a judge; name one, e.g. "
+                             f"{flag} ViT-B-32/openai.")  # fmt: skip
+        return open_judge(config.judge, config.judge_classes, device=device)
+
+    return judge
+
+
+@dataclass(frozen=True)
+class OpenedProtocol:
+    """What a protocol is carried out with."""
+
+    rows: Sequence[PromptRow]
+    model: Model
+    erasure: Erasure | None
+    evaluators: Sequence[Evaluator]
+
+
 def run_protocol(protocol: BenchmarkProtocol, output: str | Path) -> dict[str, Any]:
     """Draw and measure; writes the pictures, prompts.json and evaluation.json.
 
-    Raises ValueError on bad input, before any picture is drawn.
+    Of several processes the first returns the report, the others an empty one. Raises ValueError on
+    bad input, before any picture is drawn.
     """
-    output = Path(output).resolve()
-    check_writable(output)
-    asked = read_prompts(protocol.prompts, protocol.drawing.guidance_scale)
-    model = _with_scheduler(load_model(protocol.model, protocol.device), protocol.drawing)
-    erasure = Erasure.from_pretrained(protocol.erasure) if protocol.erasure else None
-    evaluators = _evaluators(protocol, asked)
-    with replaced_folder(output) as partial:
-        with erasure.apply(model.pipeline.components) if erasure else nullcontext():
-            _draw(model, asked, protocol.drawing.steps, partial / PICTURES)
-        lines = json.dumps([asdict(one) for one in asked], indent=1)
-        write_text(partial / "prompts.json", lines + "\n")
+
+    def open_() -> OpenedProtocol:
+        rows = read_prompts(protocol.prompts, protocol.drawing.guidance_scale)
+        scheduler = _scheduler_class(protocol.drawing.scheduler)
+        evaluators = require_any(_evaluators(protocol, rows))
+        erasure = Erasure.from_pretrained(protocol.erasure) if protocol.erasure else None
+        model = load_model(protocol.model, protocol.device)
+        if scheduler:
+            model.pipeline.scheduler = scheduler.from_config(model.pipeline.scheduler.config)
+        return OpenedProtocol(rows, model, erasure, evaluators)
+
+    def write(opened: OpenedProtocol, _: None, folder: Path) -> dict[str, Any]:
+        erasure, components = opened.erasure, opened.model.pipeline.components
+        with erasure.apply(components) if erasure else nullcontext():
+            _draw(opened.model, opened.rows, protocol.drawing.steps, folder / PICTURES)
+        lines = json.dumps([asdict(row) for row in opened.rows], indent=1)
+        write_text(folder / "prompts.json", lines + "\n")
         report = {
             "protocol": asdict(protocol),
             "protocol_hash": protocol_hash({"protocol": asdict(protocol), "asked": lines}),
-            "n": len(asked),
-            "figures": measured(load_folder(partial / PICTURES), evaluators, partial),
+            "n": len(opened.rows),
+            "figures": measured(load_folder(folder / PICTURES), opened.evaluators, folder),
         }
-        write_json(partial / REPORT, report)
-    return report
+        write_json(folder / REPORT, report)
+        return report
+
+    return carry_out(output, (), open_, lambda *_: None, write) or {}
 
 
 def read_prompts(file: PromptFile, guidance_scale: float) -> list[PromptRow]:
@@ -185,40 +295,33 @@ def _rows(file: PromptFile) -> list[dict[str, str]]:
     return rows[: file.limit or None]
 
 
-def _with_scheduler(model: Model, drawing: SamplingConfig) -> Model:
-    if drawing.scheduler:
-        scheduler = getattr(diffusers, drawing.scheduler, None)
-        if scheduler is None:
-            raise ValueError(f"diffusers has no {drawing.scheduler}; name one of its schedulers.")
-        model.pipeline.scheduler = scheduler.from_config(model.pipeline.scheduler.config)
-    return model
+def _scheduler_class(name: str) -> type | None:
+    """The scheduler of this name, none for the model's own; ValueError if there is none such."""
+    if name and not hasattr(diffusers, name):
+        raise ValueError(f"diffusers has no {name}; name one of its schedulers.")
+    return getattr(diffusers, name) if name else None
 
 
-def _evaluators(protocol: BenchmarkProtocol, asked: Sequence[PromptRow]) -> list[Evaluator]:
-    """Those of the evaluation, accuracy where prompts have labels, and CLIP score if wanted."""
-    config, has_labels = protocol.evaluation, bool(protocol.prompts.label)
-    if (protocol.erased_groups or protocol.kept_groups) and not has_labels:
-        raise ValueError("Groups need labels to be right about; name --prompts.label.")
-    if not has_labels and not protocol.clip_score:
-        return evaluators_of(config)
-    if not config.judge:
-        raise ValueError("Accuracy and CLIP score need a judge; name --evaluation.judge.")
-    judge = open_judge(config.judge, config.judge_classes)
-    evaluators: list[Evaluator] = []
-    if has_labels:
-        evaluators.append(_accuracy(protocol, asked, judge))
+def _evaluators(protocol: BenchmarkProtocol, rows: Sequence[PromptRow]) -> list[Evaluator]:
+    """Accuracy where prompts have labels, CLIP score if wanted, and those of the evaluation."""
+    config, found = protocol.evaluation, []
+    judge = shared_judge(config, "--evaluation.judge", protocol.device)
+    if protocol.prompts.label:
+        found.append(_accuracy(protocol, rows, judge()))
         config = replace(config, labels=())
+    elif protocol.erased_groups or protocol.kept_groups:
+        raise ValueError("Groups need labels to be right about; name --prompts.label.")
     if protocol.clip_score:
-        evaluators.append(Captions(judge, [one.text for one in asked]))
-    return evaluators + evaluators_of(config, judge)
+        found.append(Captions(judge(), [row.text for row in rows]))
+    return found + evaluators_of(config, judge)
 
 
-def _accuracy(protocol: BenchmarkProtocol, asked: Sequence[PromptRow], judge: Judge) -> Accuracy:
+def _accuracy(protocol: BenchmarkProtocol, rows: Sequence[PromptRow], judge: Judge) -> Accuracy:
     return Accuracy(
         judge,
-        protocol.evaluation.labels or sorted({one.label for one in asked}),
-        [one.label for one in asked],
-        [one.group for one in asked],
+        protocol.evaluation.labels or sorted({row.label for row in rows}),
+        [row.label for row in rows],
+        [row.group for row in rows],
         protocol.erased_groups,
         protocol.kept_groups,
     )
@@ -229,8 +332,8 @@ def _draw(model: Model, asked: Sequence[PromptRow], steps: int, folder: Path) ->
     folder.mkdir()
     for scale in sorted({one.guidance_scale for one in asked}):
         places = [i for i, one in enumerate(asked) if one.guidance_scale == scale]
-        for start in range(0, len(places), CHUNK):
-            part = places[start : start + CHUNK]
+        for start in range(0, len(places), DRAWN_AT_ONCE):
+            part = places[start : start + DRAWN_AT_ONCE]
             texts, seeds = [asked[i].text for i in part], [asked[i].seed for i in part]
             name = f"guidance {scale:g}, {start} of {len(places)}"
             pictures = draw(model.pipeline, texts, seeds, Sampling(steps, scale), "pt", name)

@@ -3,7 +3,8 @@
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from erase.evaluate.pictures.clip import ClipJudge, judge_of
+from erase.evaluate.base import Judge
+from erase.evaluate.pictures.judges import judge_of
 from erase.models.family import Family
 from erase.models.opening import Model, catalogue_of, load_model
 from erase.prompts.catalogue import Sampling
@@ -35,7 +36,7 @@ class Opened:
     prompts: PromptSet
     task: DiffusionTask
     sampling: Sampling
-    judge: ClipJudge
+    judge: Judge
     oracle: Model | None
     digest: str = ""
 
@@ -46,7 +47,7 @@ def open_all(
     task: DiffusionTaskConfig | None = None,
     steps: int = 0,
     model: Model | None = None,
-    judge: ClipJudge | None = None,
+    judge: Judge | None = None,
     oracle: Model | None = None,
 ) -> Opened:
     """Open what is named and not given; what is judged is drawn in `steps`, 0 for the model's own.
@@ -55,8 +56,11 @@ def open_all(
     """
     catalogue = model.catalogue if model else catalogue_of(names.model)
     prompts = expand(request, catalogue)
-    judge = judge or judge_of(names.judge, catalogue)
-    model = model or load_model(names.model, own_device(names.device))
+    device = str(model.pipeline.device) if model else own_device(names.device)
+    judge = judge or judge_of(names.judge, catalogue, device)
+    for labels in prompts.labels.values():
+        judge.require(labels)
+    model = model or load_model(names.model, device)
     sets = DiffusionTask(
         model.pipeline, prompts, model.sampling, task, request.seed,
         finetuning=model.finetuning(prompts),
@@ -64,5 +68,5 @@ def open_all(
     known = model.sampling
     sampling = replace(known, steps=steps or known.steps, size=sets.sampling.size)
     if oracle is None and names.oracle:
-        oracle = load_model(names.oracle, str(model.pipeline.device))
+        oracle = load_model(names.oracle, device)
     return Opened(model, sets.family, prompts, sets, sampling, judge, oracle)

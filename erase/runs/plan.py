@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
+from erase.evaluate.tables import markdown_table
 from erase.methods import Needs, get_method
 from erase.models.opening import Model
 from erase.prompts.request import PromptSet
@@ -30,9 +31,7 @@ def plan(config: RunConfig, model: Model, prompts: PromptSet, task: DiffusionTas
         *_training_rows(needs, task),
         ("memory, activations apart", f"{_memory(needs, model, task) / 1e9:.2f} GB"),
     ]
-    lines = [f"| {name} | {value} |" for name, value in rows]
-    head = f"{config.method} on {config.model}"
-    return "\n".join([f"| {head} | |", "| --- | --- |", *lines])
+    return markdown_table([(f"{config.method} on {config.model}", ""), *rows])
 
 
 def _training_rows(needs: Needs, task: DiffusionTask) -> list[tuple[str, str]]:

@@ -3,8 +3,7 @@
 import copy
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from sklearn.linear_model import LogisticRegression
@@ -18,9 +17,9 @@ from erase.evaluate.classifiers.membership import (
     true_class_confidence,
     u_lira,
 )
+from erase.evaluate.reports import GAPS, GapReport, LikelihoodRatioAttack
 from erase.tasks.classification.fit import BATCH, Outputs, logits_of, outputs_of
 
-GAPS = ("forget_accuracy", "retain_accuracy", "test_accuracy", "mia_efficacy")
 RELEARN_RATE, RELEARN_LIMIT, RELEARNED = 1e-4, 200, 0.95
 CLOSE = 2.0
 
@@ -59,7 +58,7 @@ def gap_report(
     split: Split,
     seconds: float | None = None,
     shadows: Shadows | None = None,
-) -> dict[str, Any]:
+) -> GapReport:
     """All figures of the three models, the unlearned one's gaps to Retrain, and a verdict.
 
     Accuracies and MIA-efficacy are in per cent, gaps in points. Test accuracy leaves out classes
@@ -90,25 +89,26 @@ class Reference:
 
     def report(
         self, unlearned: nn.Module, seconds: float | None = None, shadows: Shadows | None = None
-    ) -> dict[str, Any]:
+    ) -> GapReport:
         """What `gap_report` returns."""
         view = _outputs_on_splits(unlearned, self._split)
         rows = self.rows | {"unlearned": self._figures(unlearned, view)}
         gaps = {key: rows["unlearned"][key] - rows["retrained"][key] for key in GAPS}
-        return {
+        return GapReport(
             **rows,
-            "gaps": gaps,
-            "average_gap": sum(map(abs, gaps.values())) / len(gaps),
-            "tow": math.prod(1 - abs(gaps[key]) / 100 for key in GAPS[:3]),
-            "seconds": seconds,
-            "n": {"forget": len(self._split.forget), "retain": len(self._split.retain)},
-            "verdict": verdict(rows),
-        } | ({"u_lira": self._likelihood_ratios(view, shadows)} if shadows else {})
+            gaps=gaps,
+            average_gap=sum(map(abs, gaps.values())) / len(gaps),
+            tow=math.prod(1 - abs(gaps[key]) / 100 for key in GAPS[:3]),
+            verdict=verdict(rows),
+            n={"forget": len(self._split.forget), "retain": len(self._split.retain)},
+            seconds=seconds,
+            u_lira=self._likelihood_ratios(view, shadows) if shadows else None,
+        )
 
-    def _likelihood_ratios(self, view: _SplitOutputs, shadows: Shadows) -> dict[str, Any]:
+    def _likelihood_ratios(self, view: _SplitOutputs, shadows: Shadows) -> LikelihoodRatioAttack:
         known = (shadows.unlearned, shadows.retrained)
         asked = (scaled_confidence(one.forget) for one in (view, self._oracle))
-        return asdict(u_lira(*known, *asked))
+        return u_lira(*known, *asked)
 
     def _figures(self, model: nn.Module, view: _SplitOutputs) -> dict[str, float]:
         return _figures(model, view, self._oracle, self._split, self._goal)

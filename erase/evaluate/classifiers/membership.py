@@ -1,13 +1,14 @@
 """Membership inference: can an attacker tell that the forget set was once trained on?"""
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from sklearn.metrics import roc_auc_score, roc_curve
 from sklearn.svm import SVC
 from torch import Tensor
+
+from erase.evaluate.reports import LikelihoodRatioAttack
 
 FALSE_POSITIVE_RATE = 0.01
 MEMBERS_SEED = 0
@@ -39,16 +40,6 @@ def logit_scaled(logits: Tensor, labels: Tensor) -> Tensor:
     own = logits.gather(1, labels[:, None])[:, 0]
     others = logits.scatter(1, labels[:, None], -torch.inf).logsumexp(1)
     return own - others
-
-
-@dataclass(frozen=True)
-class LikelihoodRatioAttack:
-    """U-LiRA's outcome: the area under its ROC curve, 0.5 being ideal, and TPR at 1 % FPR."""
-
-    auc: float
-    tpr_at_1_percent_fpr: float
-    shadows: int
-    n: int
 
 
 def u_lira(

@@ -11,47 +11,20 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from erase.evaluate.classifiers.gaps import GAPS
-from erase.evaluate.layers import CHART, mask_section
+from erase.evaluate.layers import CHART, blocks_of, save_chart
+from erase.evaluate.reports import GAPS, GapReport
+from erase.evaluate.tables import gap_table, mask_section
 from erase.support.files import write_json, write_text
 from erase.tasks.classification.fit import logits_of
 
-FILES = ("report.json", "report.md", "gaps.png", "boundary.png", "attribution.png", CHART)
+REPORT_FILES = ("report.json", "report.md", "gaps.png", "boundary.png", "attribution.png", CHART)
 MODELS = ("original", "retrained", "unlearned")
 GRID, MARGIN = 60, 0.5
 ATTRIBUTION_STEPS = 32
 
 
-def gap_table(report: Mapping[str, Any]) -> str:
-    """Every figure of the three models as a Markdown table, gaps to Retrain beside them."""
-    rows = [
-        "| figure | original | retrained | unlearned | gap |",
-        "| --- | --- | --- | --- | --- |",
-    ]
-    for key in report["retrained"]:
-        values = [report[name][key] for name in MODELS]
-        cells = " | ".join(f"{value:.2f}" for value in values)
-        rows.append(f"| {key.replace('_', ' ')} | {cells} | {values[2] - values[1]:+.2f} |")
-    counts = ", ".join(f"{count} {name}" for name, count in report["n"].items())
-    return (
-        "\n".join(rows) + f"\n\nAverage gap over {', '.join(GAPS).replace('_', ' ')}: "
-        f"{report['average_gap']:.2f} points; ToW {report['tow']:.3f}. n: {counts}. "
-        f"Verdict: {report['verdict']}." + _shadow_line(report)
-    )
-
-
-def _shadow_line(report: Mapping[str, Any]) -> str:
-    if "u_lira" not in report:
-        return ""
-    found = report["u_lira"]
-    return (
-        f" U-LiRA, {found['shadows']} shadows a side, n {found['n']}: AUC {found['auc']:.3f}, TPR "
-        f"{found['tpr_at_1_percent_fpr']:.3f} at 1 % FPR."
-    )
-
-
 def write_classification_report(
-    report: Mapping[str, Any],
+    report: GapReport,
     models: Mapping[str, nn.Module],
     examples: tuple[Tensor, Tensor],
     folder: Path,
@@ -63,27 +36,29 @@ def write_classification_report(
     [n, C, H, W] with their labels [n], forgotten ones first. `layers`, a recipe's `mask.layers`,
     adds where the mask lies.
     """
-    write_json(folder / "report.json", report)
+    write_json(folder / "report.json", report.to_json())
     save_gap_chart(report, folder / "gaps.png")
     save_boundaries(models, examples[0], folder / "boundary.png")
     save_attributions(models, *examples, folder / "attribution.png")
-    text = f"# {report['request']}: {report['method']}\n\n{gap_table(report)}\n\n"
-    text += f"Protocol: {'; '.join(f'{k} {v}' for k, v in report['protocol'].items())}.\n\n"
+    text = f"# {report.request}: {report.method}\n\n{gap_table(report)}\n\n"
+    text += f"Protocol: {'; '.join(f'{k} {v}' for k, v in report.protocol.items())}.\n\n"
     text += "![gaps to Retrain](gaps.png)\n\n"
     text += "![answers on the plane through a forgotten and two other samples](boundary.png)\n\n"
     if (folder / "attribution.png").exists():
         text += "![what the true class' logit rests on](attribution.png)\n"
     if layers:
-        text += mask_section(layers, folder)
+        save_chart(blocks_of(layers), folder / CHART)
+        text += mask_section(layers)
     write_text(folder / "report.md", text)
 
 
-def save_gap_chart(report: Mapping[str, Any], path: Path) -> None:
+def save_gap_chart(report: GapReport, path: Path) -> None:
     """Draw each gap to Retrain as a bar, the original's beside the unlearned model's."""
     figure = Figure(figsize=(6, 3), layout="constrained")
     axes, places = figure.add_subplot(), np.arange(len(GAPS))
     for shift, name in ((-0.2, "original"), (0.2, "unlearned")):
-        gaps = [report[name][key] - report["retrained"][key] for key in GAPS]
+        found = getattr(report, name)
+        gaps = [found[key] - report.retrained[key] for key in GAPS]
         axes.bar(places + shift, gaps, 0.4, label=name)
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set_xticks(places, [key.replace("_", "\n") for key in GAPS])

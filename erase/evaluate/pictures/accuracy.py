@@ -8,9 +8,9 @@ from typing import Any
 from PIL.Image import Image
 
 from erase.core.fingerprint import combined
-from erase.evaluate.pictures.classifier_judge import Judge
-from erase.evaluate.pictures.clip import wilson_share
-from erase.evaluate.pictures.folders import embedded, judge_protocol
+from erase.evaluate.base import Judge
+from erase.evaluate.pictures.judges import embedded, judge_protocol
+from erase.evaluate.statistics import wilson_share
 
 
 class Accuracy:
@@ -66,9 +66,9 @@ class Accuracy:
             )
             for group in dict.fromkeys(self._groups)
         }
-        found: dict[str, Any] = {"by_group": accuracy}
+        found: dict[str, Any] = {"by_group": {g: share.to_json() for g, share in accuracy.items()}}
         if self._erased and self._kept:
-            parts = [1 - accuracy[group]["value"] for group in self._erased]
-            parts += [accuracy[group]["value"] for group in self._kept]
+            parts = [1 - accuracy[group].value for group in self._erased]
+            parts += [accuracy[group].value for group in self._kept]
             found["harmonic_mean"] = round(harmonic_mean(parts), 4)
         return found

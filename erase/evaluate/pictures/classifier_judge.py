@@ -1,6 +1,6 @@
 """A supervised classifier as judge: the classes of ImageNet, or its own."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,8 @@ from torchvision.transforms import v2
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from erase.core.fingerprint import module_fingerprint
-from erase.evaluate.pictures.clip import CHUNK, ClipJudge
+from erase.evaluate.base import judge
+from erase.evaluate.pictures.clip import AT_ONCE
 from erase.support.errors import first_line
 from erase.tasks.classification.fit import logits_of
 
@@ -37,28 +38,25 @@ class ClassifierJudge:
     `name` is `timm/ARCHITECTURE` or `torchvision/ARCHITECTURE` with the library's own weights, one
     of these with `/FILE` for those of a file, or `transformers/` and a folder or hub id. `classes`
     are the file's classes in order, by default ImageNet's; of several names of a class the first
-    counts. Raises ValueError if it
-    cannot be opened.
+    counts. The model runs on `device`, logits lie on the CPU. Raises ValueError if it cannot be
+    opened.
     """
 
-    def __init__(self, name: str, classes: Sequence[str] = ()):
-        library, _, rest = name.partition("/")
-        architecture, _, weights = rest.partition("/")
-        if classes and (library == "transformers" or not weights):
+    def __init__(self, name: str, classes: Sequence[str] = (), device: str = "cpu"):
+        library, _, source = name.partition("/")
+        if classes and (library == "transformers" or "/" not in source):
             raise ValueError(
                 f"{name} has classes of its own; give timm/ARCHITECTURE/FILE for others."
             )
         try:
-            if library == "transformers":
-                opened = _open_transformers(rest)
-            else:
-                opened = LIBRARIES[library](architecture, weights, list(classes))
+            opened = LIBRARIES[library](source, list(classes))
         except Exception as error:
             raise ValueError(
                 f"The judge {name} could not be opened ({first_line(error)}); give "
                 "timm/NAME, torchvision/NAME, either with /FILE, or transformers/FOLDER-or-id."
             ) from error
-        self.name, self.model = name, opened.model.eval()
+        self.name, self._device = name, torch.device(device)
+        self.model = opened.model.to(self._device).eval()
         self._prepare, self._classes = opened.prepare, list(opened.classes)
 
     @property
@@ -69,8 +67,8 @@ class ClassifierJudge:
     @torch.no_grad()
     def embed(self, pictures: Tensor) -> Tensor:
         """Logits [N, classes] of pictures [N, 3, H, W] in 0..1, resized and cropped to its size."""
-        parts = (logits_of(self.model, self._prepare(part)) for part in pictures.split(CHUNK))
-        return torch.cat(list(parts))
+        ready = (self._prepare(part).to(self._device) for part in pictures.split(AT_ONCE))
+        return torch.cat([logits_of(self.model, part).cpu() for part in ready])
 
     def classify(self, embeddings: Tensor, kind: str, labels: Sequence[str]) -> list[str]:
         """The label each picture's class has of all classes; none of them is "another class"."""
@@ -85,17 +83,8 @@ class ClassifierJudge:
             raise ValueError(f"{self.name} knows no class {unknown[0]}; use its own names.")
 
 
-Judge = ClipJudge | ClassifierJudge
-
-
-def open_judge(name: str, classes: Sequence[str] = ()) -> Judge:
-    """The classifier or open_clip model of this name."""
-    library = name.partition("/")[0]
-    known = (*LIBRARIES, "transformers")
-    return ClassifierJudge(name, classes) if library in known else ClipJudge(name)
-
-
-def _open_timm(architecture: str, weights: str, classes: list[str]) -> PictureClassifier:
+def _open_timm(source: str, classes: list[str]) -> PictureClassifier:
+    architecture, _, weights = source.partition("/")
     given = {"num_classes": len(classes)} if classes else {}
     model = timm.create_model(architecture, pretrained=not weights, **given)
     if weights:
@@ -111,7 +100,8 @@ def _open_timm(architecture: str, weights: str, classes: list[str]) -> PictureCl
     return PictureClassifier(model, prepare, classes or _imagenet_names(model.num_classes))
 
 
-def _open_torchvision(architecture: str, weights: str, classes: list[str]) -> PictureClassifier:
+def _open_torchvision(source: str, classes: list[str]) -> PictureClassifier:
+    architecture, _, weights = source.partition("/")
     known = vision_models.get_model_weights(architecture).DEFAULT
     given = {"num_classes": len(classes)} if classes else {}
     model = vision_models.get_model(architecture, weights=None if weights else known, **given)
@@ -122,7 +112,7 @@ def _open_torchvision(architecture: str, weights: str, classes: list[str]) -> Pi
     )
 
 
-def _open_transformers(source: str) -> PictureClassifier:
+def _open_transformers(source: str, classes: list[str]) -> PictureClassifier:
     model = AutoModelForImageClassification.from_pretrained(source)
     processor = AutoImageProcessor.from_pretrained(source)
 
@@ -134,7 +124,19 @@ def _open_transformers(source: str) -> PictureClassifier:
     return PictureClassifier(model, prepare, [name.split(",")[0] for name in names])
 
 
-LIBRARIES = {"timm": _open_timm, "torchvision": _open_torchvision}
+LIBRARIES = {
+    "timm": _open_timm,
+    "torchvision": _open_torchvision,
+    "transformers": _open_transformers,
+}
+
+
+@judge(*LIBRARIES)
+def open_classifier(
+    name: str, classes: Sequence[str], templates: Mapping[str, Sequence[str]], device: str
+) -> ClassifierJudge:
+    """The classifier of this name, which reads no captions and so needs no templates."""
+    return ClassifierJudge(name, classes, device)
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -1,6 +1,6 @@
 """Zero-shot labels and CLIP scores through any open_clip model."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 
 import open_clip
@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from erase.core.fingerprint import module_fingerprint
-from erase.models.opening import default_judge
-from erase.prompts.catalogue import Catalogue
+from erase.evaluate.base import judge
 from erase.support.errors import first_line
 
-CHUNK = 64
+AT_ONCE = 64  # pictures or captions that a judge sees together
 SCORE_SCALE = 2.5
+SCHEMES = ("local-dir", "hf-hub")  # open_clip's own; before anything else stands an architecture
 PLAIN_TEMPLATES = ("{}", "a {}", "a picture of a {}")
 
 
@@ -23,12 +23,19 @@ class ClipJudge:
 
     `name` is `local-dir:FOLDER`, `hf-hub:REPO`, or an architecture and its weights, as in
     `ViT-B-32/openai` or `ViT-B-32/PATH`. `templates` gives, by kind of label, the captions that
-    speak for a label, each with one `{}`. Raises ValueError if it cannot be opened.
+    speak for a label, each with one `{}`. The model runs on `device`, embeddings lie on the CPU.
+    Raises ValueError if it cannot be opened.
     """
 
-    def __init__(self, name: str, templates: Mapping[str, Sequence[str]] | None = None):
-        self.name = name
-        self.model, preprocess, self.tokenizer = _open(name)
+    def __init__(
+        self,
+        name: str,
+        templates: Mapping[str, Sequence[str]] | None = None,
+        device: str = "cpu",
+    ):
+        self.name, self._device = name, torch.device(device)
+        model, preprocess, self.tokenizer = _open(name)
+        self.model = model.to(self._device)
         self._templates = templates or {}
         self._mean, self._std = _normalisation(preprocess)
 
@@ -46,9 +53,7 @@ class ClipJudge:
             resized = v2.functional.resize(pictures, size[:1], v2.InterpolationMode.BICUBIC)
             pictures = v2.functional.center_crop(resized, size)
         ready = (pictures.clamp(0, 1) - self._mean) / self._std
-        with torch.autocast("cpu", enabled=False):
-            parts = [self.model.encode_image(part, normalize=True) for part in ready.split(CHUNK)]
-        return torch.cat(parts)
+        return self._encoded(self.model.encode_image, ready)
 
     @torch.no_grad()
     def classify(self, embeddings: Tensor, kind: str, labels: Sequence[str]) -> list[str]:
@@ -59,7 +64,8 @@ class ClipJudge:
         """
         captions = self._caption_embeddings(kind, tuple(labels))
         with torch.autocast("cpu", enabled=False):
-            logits = self.model.logit_scale.exp() * embeddings @ captions.flatten(0, 1).T
+            scale = self.model.logit_scale.exp().cpu()
+            logits = scale * embeddings @ captions.flatten(0, 1).T
         likelihood = logits.unflatten(1, captions.shape[:2]).logsumexp(2)
         return [labels[index] for index in likelihood.argmax(1).tolist()]
 
@@ -87,37 +93,27 @@ class ClipJudge:
         return self._read(captions).unflatten(0, (len(labels), len(templates)))
 
     def _read(self, captions: Sequence[str]) -> Tensor:
-        """Unit embeddings [N, D] of captions, always in full precision."""
-        tokens = self.tokenizer(list(captions)).split(CHUNK)
-        with torch.autocast("cpu", enabled=False):
-            return torch.cat([self.model.encode_text(part, normalize=True) for part in tokens])
+        """Unit embeddings [N, D] of captions."""
+        return self._encoded(self.model.encode_text, self.tokenizer(list(captions)))
+
+    def _encoded(self, encode: Callable[..., Tensor], inputs: Tensor) -> Tensor:
+        """What an encoder makes of inputs [N, ...], always in full precision, on the CPU."""
+        with torch.autocast(self._device.type, enabled=False):
+            parts = [encode(p.to(self._device), normalize=True) for p in inputs.split(AT_ONCE)]
+        return torch.cat(parts).cpu()
 
 
-def judge_of(name: str, catalogue: Catalogue | None) -> ClipJudge:
-    """The judge of this name, or the one of models that draw such concepts.
-
-    Raises ValueError if there is neither.
-    """
-    name = name or default_judge(catalogue)
-    if name is None:
-        raise ValueError(
-            "There is no judge for this model; name one, e.g. --judge ViT-B-32/openai."
-        )
-    return ClipJudge(name, judge_templates(catalogue))
-
-
-def judge_templates(catalogue: Catalogue | None) -> dict[str, list[str]]:
-    """Captions to average a label over: every style for objects, every object for styles."""
-    if catalogue is None:
-        return {}
-    return {
-        "object": [catalogue.prompt("{}", style) for style in catalogue.styles],
-        "style": [catalogue.prompt(object_, "{}") for object_ in catalogue.objects],
-    }
+@judge(*SCHEMES)
+def open_clip_judge(
+    name: str, classes: Sequence[str], templates: Mapping[str, Sequence[str]], device: str
+) -> ClipJudge:
+    """The open_clip model of this name, which needs no classes."""
+    return ClipJudge(name, templates, device)
 
 
 def _open(name: str) -> tuple[nn.Module, nn.Module, open_clip.SimpleTokenizer]:
-    architecture, _, weights = (name, "", "") if ":" in name else name.partition("/")
+    whole = name.startswith(tuple(f"{scheme}:" for scheme in SCHEMES))
+    architecture, _, weights = (name, "", "") if whole else name.partition("/")
     try:
         model, preprocess = open_clip.create_model_from_pretrained(
             architecture, pretrained=weights or None
@@ -134,13 +130,3 @@ def _normalisation(preprocess: nn.Module) -> tuple[Tensor, Tensor]:
     """Mean and deviation of open_clip's own preprocessing, shaped for [N, 3, H, W]."""
     normalise = preprocess.transforms[-1]
     return tuple(torch.tensor(v).view(1, 3, 1, 1) for v in (normalise.mean, normalise.std))
-
-
-def wilson_share(hits: Sequence[bool]) -> dict[str, float | int | list[float]]:
-    """A share of hits with its n and 95 % Wilson interval."""
-    n, z = len(hits), 1.959964
-    share = sum(hits) / n
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * (share * (1 - share) / n + z * z / (4 * n * n)) ** 0.5
-    interval = [round(max(0.0, centre - half), 4), round(min(1.0, centre + half), 4)]
-    return {"value": round(share, 4), "interval": interval, "n": n}

@@ -1,20 +1,11 @@
 """Distances between two sets of pictures on any features: Fréchet and kernel distance."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
+from erase.evaluate.reports import Figure
+
 BOOTSTRAPS = 50
-
-
-@dataclass(frozen=True)
-class Distance:
-    """A distance with its 95 % interval and the number of pictures of either set."""
-
-    value: float
-    interval: tuple[float, float]
-    n: tuple[int, int]
 
 
 def frechet(one: Tensor, other: Tensor) -> float:
@@ -30,7 +21,7 @@ def frechet(one: Tensor, other: Tensor) -> float:
     return float(means + covariance.trace() + target.trace() - 2 * cross)
 
 
-def frechet_distance(one: Tensor, other: Tensor, seed: int = 0) -> Distance:
+def frechet_distance(one: Tensor, other: Tensor, seed: int = 0) -> Figure:
     """`frechet` with a basic bootstrap interval, which mirrors resamples' excess of variance."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -40,7 +31,7 @@ def frechet_distance(one: Tensor, other: Tensor, seed: int = 0) -> Distance:
     value = frechet(one, other)
     values = torch.tensor([frechet(resampled(one), resampled(other)) for _ in range(BOOTSTRAPS)])
     low, high = values.quantile(torch.tensor([0.025, 0.975])).tolist()
-    return Distance(value, (2 * value - high, 2 * value - low), (len(one), len(other)))
+    return Figure(value, (len(one), len(other)), (2 * value - high, 2 * value - low))
 
 
 def kernel(one: Tensor, other: Tensor) -> float:
@@ -57,7 +48,7 @@ def _kernel(one: Tensor, other: Tensor) -> Tensor:
     return (one @ other.T / one.shape[1] + 1) ** 3
 
 
-def kernel_distance(one: Tensor, other: Tensor) -> Distance:
+def kernel_distance(one: Tensor, other: Tensor) -> Figure:
     """`kernel` with the normal interval of a jackknife over the pictures of both sets.
 
     Raises ValueError if either set has fewer than 3 pictures.
@@ -70,7 +61,7 @@ def kernel_distance(one: Tensor, other: Tensor) -> Distance:
         for left_out in (_without_each(one, other), _without_each(other, one))
     )
     half = 1.96 * float(variance) ** 0.5
-    return Distance(value, (value - half, value + half), (len(one), len(other)))
+    return Figure(value, (len(one), len(other)), (value - half, value + half))
 
 
 def _without_each(one: Tensor, other: Tensor) -> Tensor:

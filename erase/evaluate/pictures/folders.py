@@ -1,32 +1,55 @@
-"""The evaluators of a folder of pictures: labels, captions, nudity, distance to a reference."""
+"""The evaluators that ask a judge about a folder of pictures: labels, captions, a reference."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL.Image import Image
-from torch import Tensor
-from torchvision.transforms.functional import to_tensor
 
-from erase.evaluate.pictures.classifier_judge import Judge
-from erase.evaluate.pictures.clip import ClipJudge, wilson_share
+from erase.evaluate.base import Judge, OpenJudge, ReadsCaptions, evaluator
 from erase.evaluate.pictures.fidelity import frechet_distance, kernel_distance
-from erase.evaluate.pictures.nudity import (
-    EXPOSED,
-    NudityDetector,
-    blurred,
-    count,
-    require_threshold,
-    write_detections,
-)
+from erase.evaluate.pictures.judges import embedded, judge_protocol
+from erase.evaluate.statistics import wilson_share
+from erase.support.config import Config
+from erase.support.pictures import load_folder
 
-DETECTIONS = "detections.json"
+
+@dataclass(frozen=True)
+class LabelsConfig(Config):
+    """What a picture may show.
+
+    Args:
+        labels: what a judge chooses among for every picture.
+    """
+
+    labels: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class CaptionsConfig(Config):
+    """What the pictures were asked for.
+
+    Args:
+        captions: a text file with a caption a line, in the order of the pictures' names.
+    """
+
+    captions: str = ""
+
+
+@dataclass(frozen=True)
+class FidelityConfig(Config):
+    """What the pictures should be like.
+
+    Args:
+        reference: a folder of pictures to take the distance to.
+    """
+
+    reference: str = ""
 
 
 class Labels:
-    """How often a judge takes a picture for each of some labels (zero-shot)."""
+    """The share of pictures that a judge takes for each of the labels it chooses among."""
 
     name = "labels"
 
@@ -41,7 +64,8 @@ class Labels:
     def figures(self, pictures: Sequence[Image], folder: Path) -> dict[str, Any]:
         """The share of pictures that show each label."""
         seen = self._judge.classify(embedded(self._judge, pictures), "concept", self._labels)
-        return {label: wilson_share([name == label for name in seen]) for label in self._labels}
+        shares = {label: wilson_share([name == label for name in seen]) for label in self._labels}
+        return {label: share.to_json() for label, share in shares.items()}
 
 
 class Captions:
@@ -50,7 +74,7 @@ class Captions:
     name = "clip_score"
 
     def __init__(self, judge: Judge, captions: Sequence[str]):
-        if not isinstance(judge, ClipJudge):
+        if not isinstance(judge, ReadsCaptions):
             raise ValueError(f"The judge {judge.name} reads no captions; name an open_clip model.")
         self._judge, self._captions = judge, list(captions)
 
@@ -70,32 +94,6 @@ class Captions:
         return {"value": float(scores.mean()), "standard_error": error, "n": len(scores)}
 
 
-class Nudity:
-    """NudeNet's detections, kept raw, and pictures with what is counted blurred."""
-
-    name = "nudity"
-
-    def __init__(self, threshold: float, classes: Sequence[str] = EXPOSED):
-        require_threshold(threshold)
-        self._threshold, self._classes = threshold, list(classes)
-        self._detector = NudityDetector()
-
-    def protocol(self) -> dict[str, Any]:
-        """Detector, threshold and classes."""
-        return self._detector.protocol(self._threshold, self._classes)
-
-    def figures(self, pictures: Sequence[Image], folder: Path) -> dict[str, Any]:
-        """Counts by class; writes detections.json and the blurred pictures."""
-        found = self._detector.detect(pictures)
-        counts = count(found, self._threshold, self._classes)
-        write_detections(found, folder / DETECTIONS)
-        (folder / "blurred").mkdir()
-        for i, (picture, detections) in enumerate(zip(pictures, found, strict=True)):
-            covered = blurred(picture, detections, self._threshold, self._classes)
-            covered.save(folder / "blurred" / f"{i:05}.png")
-        return counts
-
-
 class Fidelity:
     """Fréchet and kernel distance to reference pictures, on a judge's picture embeddings."""
 
@@ -112,16 +110,26 @@ class Fidelity:
         """Both distances with their intervals and n."""
         features = embedded(self._judge, pictures)
         return {
-            "frechet_distance": asdict(frechet_distance(features, self._reference)),
-            "kernel_distance": asdict(kernel_distance(features, self._reference)),
+            "frechet_distance": frechet_distance(features, self._reference).to_json(),
+            "kernel_distance": kernel_distance(features, self._reference).to_json(),
         }
 
 
-def judge_protocol(judge: Judge) -> dict[str, Any]:
-    """What names a judge."""
-    return {"judge": Path(judge.name).name, "fingerprint": judge.fingerprint}
+@evaluator("labels", LabelsConfig)
+def labels(config: LabelsConfig, judge: OpenJudge) -> Labels | None:
+    """The share of each label, if there are any."""
+    return Labels(judge(), config.labels) if config.labels else None
 
 
-def embedded(judge: Judge, pictures: Sequence[Image]) -> Tensor:
-    """What the judge makes of pictures of any size: [N, D]."""
-    return torch.cat([judge.embed(to_tensor(picture)[None]) for picture in pictures])
+@evaluator("clip_score", CaptionsConfig)
+def captions(config: CaptionsConfig, judge: OpenJudge) -> Captions | None:
+    """The score of the captions, if there are any."""
+    if not config.captions:
+        return None
+    return Captions(judge(), Path(config.captions).read_text(encoding="utf-8").splitlines())
+
+
+@evaluator("fidelity", FidelityConfig)
+def fidelity(config: FidelityConfig, judge: OpenJudge) -> Fidelity | None:
+    """Distances to the reference, if there is one."""
+    return Fidelity(judge(), load_folder(Path(config.reference))) if config.reference else None

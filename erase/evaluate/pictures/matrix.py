@@ -11,11 +11,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from erase.evaluate.pictures.clip import ClipJudge
+from erase.evaluate.base import Judge
 from erase.prompts.catalogue import Catalogue, Concept, Sampling
+from erase.prompts.seeds import MATRIX_SEED
 from erase.tasks.diffusion.sampling import draw
-
-FIRST_SEED = 9_000_000
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class Matrix:
 def canvas_matrix(
     pipeline: DiffusionPipeline,
     catalogue: Catalogue,
-    judge: ClipJudge,
+    judge: Judge,
     sampling: Sampling,
     every: int = 1,
     whole: Sequence[Concept] = (),
@@ -49,7 +48,7 @@ def canvas_matrix(
     diagonal = torch.arange(len(objects))[:, None] + torch.arange(len(styles))
     drawn = (own | (diagonal % every == 0)).nonzero().tolist()
     prompts = [catalogue.prompt(objects[i], styles[j]) for i, j in drawn]
-    seeds = [FIRST_SEED + i * len(styles) + j for i, j in drawn]
+    seeds = [MATRIX_SEED + i * len(styles) + j for i, j in drawn]
     pictures = draw(pipeline, prompts, seeds, sampling, "pt", "objects in styles")
     embeddings = judge.embed(pictures.float())
     rows, columns = torch.tensor(drawn).T

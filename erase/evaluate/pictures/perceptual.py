@@ -1,6 +1,7 @@
 """LPIPS between pictures of the same prompts and seeds: how much else changed."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -8,9 +9,25 @@ import torch
 from PIL.Image import Image
 from torchvision.transforms.functional import to_tensor
 
+from erase.evaluate.base import OpenJudge, evaluator
+from erase.support.config import Config
 from erase.support.errors import first_line
+from erase.support.pictures import load_folder
 
 Backbone = Literal["alex", "squeeze", "vgg"]
+
+
+@dataclass(frozen=True)
+class PerceptualConfig(Config):
+    """Pictures of the same prompts and seeds.
+
+    Args:
+        partners: a folder of the same prompts' pictures from another model, for LPIPS.
+        backbone: LPIPS' own.
+    """
+
+    partners: str = ""
+    backbone: Backbone = "alex"
 
 
 class Perceptual:
@@ -52,3 +69,11 @@ class Perceptual:
         )
         error = float(distances.std()) / len(distances) ** 0.5 if len(distances) > 1 else None
         return {"value": float(distances.mean()), "standard_error": error, "n": len(distances)}
+
+
+@evaluator("lpips", PerceptualConfig)
+def perceptual(config: PerceptualConfig, judge: OpenJudge) -> Perceptual | None:
+    """LPIPS to the partners, if there are any."""
+    if not config.partners:
+        return None
+    return Perceptual(load_folder(Path(config.partners)), config.backbone)

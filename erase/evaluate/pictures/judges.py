@@ -1,0 +1,65 @@
+"""Opening any judge by its name, and what all evaluators ask of one."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL.Image import Image
+from torch import Tensor
+from torchvision.transforms.functional import to_tensor
+
+from erase.evaluate.base import JUDGES, Judge
+from erase.evaluate.pictures import classifier_judge  # noqa: F401 registers
+from erase.evaluate.pictures.clip import open_clip_judge
+from erase.models.opening import default_judge
+from erase.prompts.catalogue import Catalogue
+
+
+def open_judge(
+    name: str,
+    classes: Sequence[str] = (),
+    templates: Mapping[str, Sequence[str]] | None = None,
+    device: str = "cpu",
+) -> Judge:
+    """The judge that a registered scheme opens, `timm/resnet50`, or else open_clip.
+
+    classes: of a classifier's own weights, in order. templates: captions that speak for a label, by
+    its kind. Raises ValueError if it cannot be opened.
+    """
+    scheme = re.split("[:/]", name, maxsplit=1)[0]
+    return JUDGES.get(scheme, open_clip_judge)(name, classes, templates or {}, device)
+
+
+def judge_of(name: str, catalogue: Catalogue | None, device: str = "cpu") -> Judge:
+    """The judge of this name, or the one of models that draw such concepts.
+
+    Raises ValueError if there is neither.
+    """
+    name = name or default_judge(catalogue)
+    if name is None:
+        raise ValueError(
+            "There is no judge for this model; name one, e.g. --judge ViT-B-32/openai."
+        )
+    return open_judge(name, templates=judge_templates(catalogue), device=device)
+
+
+def judge_templates(catalogue: Catalogue | None) -> dict[str, list[str]]:
+    """Captions to average a label over: every style for objects, every object for styles."""
+    if catalogue is None:
+        return {}
+    return {
+        "object": [catalogue.prompt("{}", style) for style in catalogue.styles],
+        "style": [catalogue.prompt(object_, "{}") for object_ in catalogue.objects],
+    }
+
+
+def judge_protocol(judge: Judge) -> dict[str, Any]:
+    """What names a judge."""
+    return {"judge": Path(judge.name).name, "fingerprint": judge.fingerprint}
+
+
+def embedded(judge: Judge, pictures: Sequence[Image]) -> Tensor:
+    """What the judge makes of pictures of any size: [N, D]."""
+    return torch.cat([judge.embed(to_tensor(picture)[None]) for picture in pictures])

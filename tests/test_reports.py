@@ -1,0 +1,77 @@
+import json
+
+import pytest
+
+from erase.evaluate.reports import (
+    AttackFigures,
+    AttackReport,
+    Cost,
+    Figure,
+    GapReport,
+    LikelihoodRatioAttack,
+    Metrics,
+    Report,
+)
+from erase.evaluate.statistics import wilson_share
+from erase.evaluate.tables import markdown_table, plain_table
+
+SHARES = [wilson_share([True] * hits + [False] * (8 - hits)) for hits in range(9)]
+BASE = Metrics(
+    {"forget_accuracy": SHARES[8], "retain_accuracy": SHARES[7]}, {"ghost": SHARES[8]}, Figure(1, 8)
+)
+ERASED = Metrics(
+    {
+        "forget_accuracy": SHARES[0],
+        "retain_accuracy": SHARES[6],
+        "cross_retain_accuracy": SHARES[5],
+    },
+    {"ghost": SHARES[0]},
+)
+FAR = {"forget": Figure(0.5, (3, 4), (0.25, 0.75))}
+COST = Cost(1.5, 2, 3, 4)
+ROW = {"forget_accuracy": 3.0}
+REPORTS = [
+    Report({"concepts": ["ghost"]}, "uce", {"steps": 2}, {"base": BASE, "erased": ERASED}, COST),
+    Report(
+        {"concepts": ["ghost"]}, "uce", {}, {"base": BASE, "erased": ERASED, "oracle": BASE}, COST,
+        {"base": FAR, "erased": FAR},
+    ),
+    AttackReport(
+        None, ["ghost"], {"seed": 0}, {"recall": AttackFigures(SHARES[1], SHARES[2], 9)},
+        {"recall": AttackFigures(SHARES[3], SHARES[4], 9, {"prompt": "a"})}, {0.5: SHARES[1]},
+    ),
+    GapReport(ROW, ROW, ROW, ROW, 0.0, 1.0, "within", {"forget": 2}),
+    GapReport(
+        ROW, ROW, ROW, ROW, 0.0, 1.0, "within", {"forget": 2}, 1.5,
+        LikelihoodRatioAttack(0.5, 0.1, 2, 7), "class:3 of digits", "ssd", {"seed": 0},
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("report", REPORTS)
+def test_what_is_read_is_what_was_written(report):
+    written = json.dumps(report.to_json())
+    again = type(report).from_json(json.loads(written))
+    assert again == report
+    assert json.dumps(again.to_json()) == written
+
+
+@pytest.mark.parametrize("n", [1, 7, 96])
+def test_the_ends_of_wilsons_interval_are_two_sides_of_one_test(n):
+    for hits in range(n + 1):
+        share = wilson_share([True] * hits + [False] * (n - hits))
+        for end in share.interval:
+            # the share lies 1.96 standard errors from either end, taken at that end
+            squared = 1.959964**2 * end * (1 - end) / n
+            assert (hits / n - end) ** 2 == pytest.approx(squared, abs=5e-4)
+        assert 0 <= share.interval[0] <= share.value <= share.interval[1] <= 1
+
+
+def test_tables_keep_every_cell_in_its_column():
+    rows = [["", "base", "n"], ["forget accuracy", "87.5 %", "8"]]
+    head, rule, row = markdown_table(rows).splitlines()
+    assert [len(line.split(" | ")) for line in (head, rule, row)] == [3, 3, 3]
+    assert [cell.strip() for cell in row.strip("|").split("|")] == rows[1]
+    plain = plain_table(rows, ["<20", ">10", ">4"]).splitlines()
+    assert [line[20:30].strip() for line in plain] == ["base", "87.5 %"]
+    assert [len(line) for line in plain] == [34, 34]
