@@ -312,7 +312,7 @@ def test_an_erasure_is_attacked(tiny_model, tmp_path, capsys):
     assert "| ASR of the oracle |" in (output / "attacks.md").read_text()
     assert set(report["strength"]) == {"0.5"}
     assert main(["attack", folder, "--attack", "magic", f"--output={tmp_path / 'no'}"]) == 2
-    assert "no attack magic" in capsys.readouterr().err
+    assert "no attack 'magic'" in capsys.readouterr().err
 
 
 def test_a_folder_that_is_no_erasure_is_one_sentence(tmp_path, capsys):
