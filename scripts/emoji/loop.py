@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from erase.support.pictures import save_grid
-from erase.training.checkpoint import load_checkpoint, save_checkpoint
+from erase.training.checkpoint import Checkpoints, checkpoints_in
+from erase.training.config import TrainingConfig
 
 LOG_EVERY = 50
 CHECKPOINT_EVERY = 250
@@ -56,7 +57,12 @@ def train(
     optimizer = torch.optim.AdamW(
         parameters, schedule.learning_rate, (0.9, 0.99), weight_decay=weight_decay, fused=True
     )
-    first = load_checkpoint(run, RECIPE, modules, optimizer)
+    weights = {
+        f"{name}.{key}": t for name, m in modules.items() for key, t in m.state_dict().items()
+    }
+    with checkpoints_in(run):
+        kept = Checkpoints(TrainingConfig(), RECIPE, weights, optimizer)
+    first = kept.first
     started, total = time.perf_counter(), 0.0
     for step in tqdm(range(first, schedule.steps), initial=first, total=schedule.steps):
         for group in optimizer.param_groups:
@@ -72,7 +78,7 @@ def train(
             _log(run, step + 1, total / LOG_EVERY, time.perf_counter() - started)
             total = 0.0
         if (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == schedule.steps:
-            save_checkpoint(run, RECIPE, step + 1, modules, optimizer)
+            kept.save(step + 1, writes=True)
         if preview is not None and (step + 1) % preview_every == 0:
             save_grid(preview(), run / f"grid-{step + 1:06d}.png", columns=16)
 
