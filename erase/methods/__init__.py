@@ -1,146 +1,22 @@
-"""The registry of erasure methods: a name, a config and a function from a task to an Erasure."""
+"""Methods of erasure, one a file; what their registry holds is here by name."""
 
-import importlib
-import pkgutil
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
+if TYPE_CHECKING:
+    from erase.methods.registry import Method, Needs, get_method, holding, register, serving
+    from erase.methods.registry import usual_training as usual_training
 
-from erase.core.fingerprint import fingerprint
-from erase.core.names import find_weight
-from erase.erasure.erasure import Erasure
-from erase.support.config import Config
-from erase.support.registry import Registry
-from erase.tasks.base import Task
-from erase.training.config import TrainedConfig, TrainingConfig, with_defaults
-from erase.training.watch import require_runnable
-
-MethodFunction = Callable[[Task, Any], Erasure]
+__all__ = ["Method", "Needs", "get_method", "holding", "methods", "register", "serving"]
 
 
-@dataclass(frozen=True)
-class Needs:
-    """What a method trains and holds beside the model, as a plan tells before it is run.
-
-    trained: the tensors it may change, by canonical name. training: the optimizer's settings with
-    nothing left open; None for closed forms. copies_of_base: whole copies of the model.
-    extra_per_weight: bytes for each trained weight, beside its gradient, its original and the
-    optimizer's. kept: how many of the weights its mask lets change; None without a mask.
-    """
-
-    trained: Mapping[str, nn.Parameter]
-    training: TrainingConfig | None = None
-    copies_of_base: int = 0
-    extra_per_weight: int = 0
-    kept: int | None = None
-
-
-NeedsFunction = Callable[[Task, Any], Needs]
-
-
-def usual_training(task: Task, config: TrainedConfig) -> TrainingConfig:
-    """The optimizer's settings, the task's own where they are left open."""
-    return with_defaults(config.training, task.finetuning.learning_rate, task.finetuning.steps)
-
-
-def holding(copies_of_base: int = 0, extra_per_weight: int = 0) -> NeedsFunction:
-    """The needs of a method that trains what the task trains; a closed form edits any weight."""
-
-    def needs(task: Task, config: Config) -> Needs:
-        trains = isinstance(config, TrainedConfig)
-        return Needs(
-            task.parameters() if trains else task.editable(),
-            usual_training(task, config) if trains else None,
-            copies_of_base,
-            extra_per_weight,
-        )
-
-    return needs
-
-
-@dataclass(frozen=True)
-class Method:
-    """One registered method; its config's fields are its CLI flags and YAML keys.
-
-    task: the kind of task it needs, `object` if the Task protocol is enough. needs: what it will
-    train and hold, of a task and a config.
-    """
-
-    name: str
-    config: type[Config]
-    function: MethodFunction
-    task: type
-    needs: NeedsFunction
-
-    def __call__(self, task: Task, config: Config | None = None) -> Erasure:
-        """Run on a task, by default with default settings; the Erasure with its recipe.
-
-        Raises ValueError for a task of another kind.
-        """
-        self.require_serves(type(task))
-        config = config or self.config()
-        if isinstance(config, TrainedConfig):
-            require_runnable(config.training, task)
-        erasure = self.function(task, config)
-        weights = {name: find_weight(task.components, name) for name in erasure.deltas}
-        erasure.recipe |= {
-            "base": {
-                "fingerprints": {name: fingerprint(w) for name, w in weights.items()},
-                **task.architecture(),
-            },
-            "method": self.name,
-            "config": asdict(config),
-            "task": task.describe(),
-        }
-        return erasure
-
-    def require_serves(self, kind: type) -> None:
-        """ValueError unless the method serves this kind of task; runs ask before they open any."""
-        if not issubclass(kind, self.task):
-            raise ValueError(
-                f"The method {self.name} needs a {self.task.__name__}, not a "
-                f"{kind.__name__}; choose another method."
-            )
-
-
-METHODS: Registry[Method] = Registry("method", "erase.methods")
-JUST_THE_MODEL = holding()
-
-
-def register(
-    name: str,
-    config: type[Config],
-    task: type = object,
-    needs: NeedsFunction = JUST_THE_MODEL,
-) -> Callable[[MethodFunction], MethodFunction]:
-    """Make a function `(task, config) -> Erasure` available under `name`.
-
-    Raises ValueError if another method has that name.
-    """
-
-    def add(function: MethodFunction) -> MethodFunction:
-        METHODS.add(name, Method(name, config, function, task, needs))
-        return function
-
-    return add
-
-
-def methods() -> dict[str, Method]:
+def methods() -> "dict[str, Method]":
     """All registered methods, by name."""
+    from erase.methods.registry import METHODS
+
     return METHODS.all()
 
 
-def serving(kind: type) -> list[str]:
-    """The names of the methods that serve a kind of task."""
-    return [name for name, method in methods().items() if issubclass(kind, method.task)]
-
-
-def get_method(name: str) -> Method:
-    """The method called `name`; ValueError, listing all, if there is none."""
-    return METHODS.get(name)
-
-
-for _module in pkgutil.iter_modules(__path__):
-    importlib.import_module(f"{__name__}.{_module.name}")
+def __getattr__(name: str) -> Any:
+    # The registry brings torch and diffusers, which naming a method in a list does not need.
+    return getattr(import_module("erase.methods.registry"), name)

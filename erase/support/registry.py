@@ -1,6 +1,8 @@
 """Names for what one can choose: the library's own, and what other packages bring along."""
 
+import pkgutil
 import warnings
+from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Generic, TypeVar
 
@@ -15,10 +17,11 @@ class Registry(Generic[Entry]):
     kind: what a sentence calls an entry, as in "method". group: the entry points under which other
     packages name modules that add entries when they are imported, as in "erase.methods"; that
     happens when the registry is first read. One that cannot be imported is warned of and left out.
+    own: the package whose modules add the library's own entries, if they wait for that too.
     """
 
-    def __init__(self, kind: str, group: str):
-        self._kind, self._group = kind, group
+    def __init__(self, kind: str, group: str, own: str = ""):
+        self._kind, self._group, self._own = kind, group, own
         self._entries: dict[str, Entry] = {}
         self._plugins_asked = False
 
@@ -32,6 +35,7 @@ class Registry(Generic[Entry]):
         """Every entry, in the order of their names."""
         if not self._plugins_asked:
             self._plugins_asked = True
+            self._import_own()
             self._import_plugins()
         return dict(sorted(self._entries.items()))
 
@@ -42,6 +46,12 @@ class Registry(Generic[Entry]):
             known = ", ".join(entries)
             raise ValueError(f"There is no {self._kind} {name!r}; choose one of {known}.")
         return entries[name]
+
+    def _import_own(self) -> None:
+        if self._own:
+            folders = import_module(self._own).__path__
+            for module in pkgutil.iter_modules(folders, f"{self._own}."):
+                import_module(module.name)
 
     def _import_plugins(self) -> None:
         for plugin in entry_points(group=self._group):
