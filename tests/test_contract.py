@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -29,6 +30,7 @@ from erase.methods import methods
 from erase.methods.projection import ProjectionConfig
 from erase.tasks.classification.task import ClassificationTask
 from erase.tasks.diffusion.task import DiffusionTask
+from erase.training.checkpoint import checkpoints_in
 
 COMPONENTS = {
     "unet": ("unet",),
@@ -128,6 +130,27 @@ def test_masked_out_weights_are_bit_equal(task, selection, tmp_path):
     moved = changed(before, after)
     assert not moved - set(mask.tensors)
     assert moved or selection == "bottom"  # which may be weights that nothing reaches
+
+
+# Each trains tensors of its own kind: the model's, an extra class', adapters'.
+STOPPED = [(m, DIGITS) for m in SAMPLES if hasattr(methods()[m].config(), "training")]
+STOPPED.append(("salun_lora", "both"))
+
+
+@pytest.mark.parametrize(("method", "task"), STOPPED)
+def test_a_training_goes_on_from_a_checkpoint_to_the_same_bytes(method, task, tmp_path):
+    chosen = methods()[method]
+    config = brisk(chosen.config())
+    often = {"checkpointing_steps": 2, "checkpoints_total_limit": 2}
+    kept = dataclasses.replace(config, training=dataclasses.replace(config.training, **often))
+    with checkpoints_in(tmp_path):
+        whole = chosen(task_around(build_host(task), task), kept)
+        shutil.rmtree(tmp_path / "checkpoint-4")
+        resumed = chosen(task_around(build_host(task), task), kept)
+    plain = erase_tiny(method, task)[0]
+    for name, delta in plain.deltas.items():
+        assert torch.equal(delta.dense(), whole.deltas[name].dense()), name
+        assert torch.equal(delta.dense(), resumed.deltas[name].dense()), name
 
 
 @pytest.mark.parametrize(("method", "task"), UNSUPPORTED)

@@ -5,6 +5,7 @@ import pytest
 import torch
 from conftest import build_digits_task, build_tiny_pipeline, build_tiny_task
 from PIL import Image
+from safetensors.torch import load_file
 from test_salun import BRISK, same_bytes
 
 from erase.methods import methods
@@ -134,6 +135,18 @@ def test_what_cannot_be_is_one_sentence():
     digits = build_digits_task(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)))
     with pytest.raises(ValueError, match="draws nothing"):
         method(digits, SalUnConfig(training=dataclasses.replace(PLAIN, validation_steps=1)))
+
+
+def test_a_checkpoint_holds_what_is_trained_and_nothing_else(tmp_path):
+    averaged = dataclasses.replace(BRISK, use_ema=True)
+    with checkpoints_in(tmp_path):
+        salun(tiny(), SalUnConfig(training=averaged))
+    newest, names = latest_checkpoint(tmp_path), tiny().parameters().keys()
+    held = {path.stem: load_file(path) for path in newest.glob("*.safetensors")}
+    assert held.keys() == {"parameters", "average", "optimizer"}
+    assert held["parameters"].keys() == held["average"].keys() == names
+    slots = {"step", "exp_avg", "exp_avg_sq"}
+    assert held["optimizer"].keys() == {f"{i}.{slot}" for i in range(len(names)) for slot in slots}
 
 
 def test_starting_anew_spares_what_is_no_checkpoint(tmp_path):

@@ -25,7 +25,7 @@ from erase.methods.salun import (
 from erase.support.config import Positive, Share
 from erase.tasks.base import Task
 from erase.training.loop import train
-from erase.training.preserve import only_trainable, restored_parameters
+from erase.training.preserve import only_trainable
 from erase.training.watch import checkpointed_activations
 
 ADAPTER = "erase"
@@ -55,14 +55,8 @@ def salun_lora(task: Task, config: SalUnLoRAConfig) -> Erasure:
         ranks = _ranks(task, config)
     loss = relabelling_loss(task, config.teacher, config.retain_weight)
     training = settings_for_teacher(task, config)
-    everything = task.parameters()
-    # The outer contexts give back what injection and a resumed checkpoint do to the base.
-    with (
-        torch.random.fork_rng(),
-        restored_parameters(everything),
-        only_trainable(task, {}),
-        _adapters(task, ranks) as factors,
-    ):
+    # The outer context gives back the flags that injection sets.
+    with torch.random.fork_rng(), only_trainable(task, {}), _adapters(task, ranks) as factors:
         parameters = {
             f"{name}.{side}": factor
             for name, pair in factors.items()

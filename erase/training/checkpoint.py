@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from erase.core.shards import copy_full_, distributed_like, full_tensor, in_shards
-from erase.support.files import write_text
+from erase.support.files import write_json
 from erase.training.config import TrainingConfig
 
-OPTIMIZER, AVERAGE = "optimizer", "average"
-NUMBER = "#number"
+FORMAT = 2  # of the files; 1 held whole modules
+OPTIMIZER, STATE, NUMBER = "optimizer", "state.json", "#number"
 _folder: ContextVar[Path | None] = ContextVar("checkpoints", default=None)
 
 
@@ -44,106 +44,71 @@ def checkpoint_folder() -> Path | None:
 class Checkpoints:
     """The checkpoints of one training in the folder in force, if there is one.
 
-    `first` is the next step to run, after what the newest of them holds has been put in place.
+    They hold what changes: the trained tensors, their average and the optimizer's state. `first` is
+    the next step to run, after the newest of them has been put in place. Raises ValueError if that
+    is another training's.
     """
 
     def __init__(
         self,
         config: TrainingConfig,
         made_for: str,
-        modules: Mapping[str, nn.Module],
+        parameters: Mapping[str, nn.Parameter],
         optimizer: Optimizer,
         average: EMAModel | None = None,
     ):
-        self._folder, self._made_for = checkpoint_folder(), made_for
-        self._limit = config.checkpoints_total_limit
-        self._modules, self._optimizer, self._average = modules, optimizer, average
-        self.first = 0
+        self._folder, self._made_for = checkpoint_folder(), f"{FORMAT} {made_for}"
+        self._limit, self.first = config.checkpoints_total_limit, 0
+        self._optimizer, self._average = optimizer, average
+        self._tensors: dict[str, Mapping[str, Tensor]] = {"parameters": parameters}
+        if average:
+            shadows = dict(zip(parameters, average.shadow_params, strict=True))
+            self._tensors["average"] = shadows
         if self._folder and config.resume_from_checkpoint == "no":
             for older in [*_checkpoints(self._folder), *self._folder.glob("partial-*")]:
                 shutil.rmtree(older, ignore_errors=True)  # several processes may try
-        elif self._folder:
-            self.first = load_checkpoint(self._folder, made_for, modules, optimizer, average)
+        elif self._folder and (newest := latest_checkpoint(self._folder)):
+            self.first = self._load(newest)
 
     def save(self, step: int, writes: bool) -> None:
-        """Write one, or help the process that writes to gather what lies in shards."""
-        if self._folder:
-            save_checkpoint(
-                self._folder, self._made_for, step, self._modules, self._optimizer, self._average,
-                self._limit, writes,
-            )  # fmt: skip
+        """Write `checkpoint-STEP` under a temporary name, rename it, keep as many as the limit.
 
-
-def save_checkpoint(
-    folder: Path,
-    made_for: str,
-    step: int,
-    modules: Mapping[str, nn.Module],
-    optimizer: Optimizer,
-    average: EMAModel | None = None,
-    limit: int = 1,
-    writes: bool = True,
-) -> None:
-    """Write `folder/checkpoint-STEP` under a temporary name, rename it, keep `limit` in all.
-
-    Every process calls it where weights lie in shards, and one of them `writes`.
-    """
-    parts = {name: module.state_dict() for name, module in modules.items()}
-    parts[OPTIMIZER] = _flat_state(optimizer)
-    if average:
-        parts[AVERAGE] = {str(i): shadow for i, shadow in enumerate(average.shadow_params)}
-    target = folder / f"checkpoint-{step}"
-    partial = folder / f"partial-{step}"
-    if writes:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-    for name, tensors in parts.items():
-        gathered = _gathered(tensors, writes)
+        Every process calls it where weights lie in shards, and one of them `writes`.
+        """
+        if not self._folder:
+            return
+        partial = self._folder / f"partial-{step}"
         if writes:
-            save_file(gathered, partial / f"{name}.safetensors")
-    if not writes:
-        return
-    write_text(partial / "state.json", json.dumps({"step": step, "made_for": made_for}))
-    shutil.rmtree(target, ignore_errors=True)
-    partial.rename(target)
-    for older in _checkpoints(folder)[:-limit]:
-        shutil.rmtree(older)
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+        for part, tensors in (self._tensors | {OPTIMIZER: _flat_state(self._optimizer)}).items():
+            gathered = _gathered(tensors, writes)
+            if writes:
+                save_file(gathered, partial / f"{part}.safetensors")
+        if writes:
+            write_json(partial / STATE, {"step": step, "made_for": self._made_for})
+            target = self._folder / f"checkpoint-{step}"
+            shutil.rmtree(target, ignore_errors=True)
+            partial.rename(target)
+            for older in _checkpoints(self._folder)[: -self._limit]:
+                shutil.rmtree(older)
 
-
-def load_checkpoint(
-    folder: Path,
-    made_for: str,
-    modules: Mapping[str, nn.Module],
-    optimizer: Optimizer,
-    average: EMAModel | None = None,
-) -> int:
-    """Restore the newest checkpoint of `folder` in place; the next step to run, 0 without one.
-
-    Raises ValueError if it was made for something else.
-    """
-    source = latest_checkpoint(folder)
-    if source is None:
-        return 0
-    kept = json.loads((source / "state.json").read_text(encoding="utf-8"))
-    if kept.get("made_for") != made_for:
-        raise ValueError(f"The checkpoints in {folder} are another training's; name a new folder.")
-
-    def read(name: str) -> dict[str, Tensor]:
-        return load_file(source / f"{name}.safetensors")
-
-    for name, module in modules.items():
-        own = module.state_dict()  # the weights themselves, not copies
-        for key, values in read(name).items():
-            copy_full_(own[key], values)
-    state = optimizer.state_dict()
-    state["state"] = _nested_state(read(OPTIMIZER))
-    optimizer.load_state_dict(_like_weights(state, optimizer))
-    if average:
-        kept_average = read(AVERAGE)
-        for i, shadow in enumerate(average.shadow_params):
-            copy_full_(shadow, kept_average[str(i)])
-        average.optimization_step = kept["step"]
-    return kept["step"]
+    def _load(self, source: Path) -> int:
+        """Restore a checkpoint in place; the step it is of."""
+        record = json.loads((source / STATE).read_text(encoding="utf-8"))
+        if record.get("made_for") != self._made_for:
+            raise ValueError(
+                f"The checkpoints in {self._folder} are another training's; name a new folder."
+            )
+        for part, tensors in self._tensors.items():
+            for name, values in load_file(source / f"{part}.safetensors").items():
+                copy_full_(tensors[name], values)
+        state = self._optimizer.state_dict()
+        state["state"] = _nested_state(load_file(source / f"{OPTIMIZER}.safetensors"))
+        self._optimizer.load_state_dict(_like_weights(state, self._optimizer))
+        if self._average:
+            self._average.optimization_step = record["step"]
+        return record["step"]
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
@@ -162,7 +127,7 @@ def _gathered(tensors: Mapping[str, Tensor], keeps: bool) -> dict[str, Tensor]:
     kept = {}
     for key, tensor in tensors.items():
         if keeps or in_shards(tensor):
-            piece = full_tensor(tensor)
+            piece = full_tensor(tensor.detach())
             if keeps:
                 kept[key] = piece.cpu().contiguous()
     return kept

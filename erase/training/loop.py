@@ -89,7 +89,7 @@ def train(
         originals = {name: p.detach().clone() for name, p in parameters.items()}
     shrink = SoftThreshold(parameters, originals) if sparsity else None
     made_for = _made_for(task, step_loss, config, mask, parameters, sparsity)
-    kept = Checkpoints(config, made_for, task.components, optimizer, average)
+    kept = Checkpoints(config, made_for, parameters, optimizer, average)
     masked = MaskedUpdate(optimizer, parameters, mask, originals) if mask else nullcontext()
     able = checkpointed_activations(task, config.gradient_checkpointing)
     with masked, able, _stop_requested() as stop:
