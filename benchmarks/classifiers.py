@@ -35,6 +35,7 @@ from torch.utils.data import TensorDataset
 
 from erase.evaluate.classifiers.gaps import Reference, Split, gap_figures
 from erase.methods import get_method
+from erase.prompts.seeds import RETRAIN_SEED
 from erase.runs.calibrate import calibrate, gap_of, hold_out, with_setting
 from erase.support.errors import first_line
 from erase.tasks.classification.datasets import in_memory, load_data
@@ -47,7 +48,6 @@ CLASSES = (0, 3, 7)
 SETS = ("random_10", "random_50", *(f"class_{c}" for c in CLASSES), "worst_10", "highest_10")
 PILOTS = {"samples": "random_10", "class": f"class_{CLASSES[0]}"}
 ALPHAS = tuple(product((1.0, 3.0, 10.0, 30.0), (10.0, 30.0, 100.0, 300.0)))
-RETRAIN_SEED = 1000
 WORST = "lowest sum of losses of the original and of two rounds' models"
 FITS = {"resnet": FitConfig(12), "vit": FitConfig(25, 0.03)}
 

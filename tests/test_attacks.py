@@ -117,5 +117,5 @@ def test_a_family_that_an_attack_cannot_serve_is_refused():
 
 
 def test_a_name_is_given_once():
-    with pytest.raises(ValueError, match="an attack prefix already"):
-        register("prefix", PrefixConfig)
+    with pytest.raises(ValueError, match="The attack 'prefix' is there already"):
+        register("prefix", PrefixConfig)(lambda target, config: None)

@@ -147,3 +147,22 @@ def test_a_config_has_no_field_but_its_own_and_plain_types_on_the_command_line()
     assert "how many. (type: int, default: 3)" in parser.format_help()
     parsed = parser.parse_args(["--toy.count=7", "--toy.names=[x, y]", "--toy.weight=2"])
     assert parser.instantiate(parsed).toy == Toy(7, weight=2.0, names=["x", "y"])
+
+
+def test_a_config_of_two_parents_keeps_the_ranges_of_both():
+    @dataclasses.dataclass(frozen=True)
+    class Left(Config):
+        left: Positive[int] = 1
+
+    @dataclasses.dataclass(frozen=True)
+    class Right(Config):
+        right: Positive[int] = 1
+
+    @dataclasses.dataclass(frozen=True)
+    class Both(Left, Right):
+        own: Positive[int] = 1
+
+    assert Both() == Both(1, 1, 1)
+    for name in ("left", "right", "own"):
+        with pytest.raises(ValueError, match=f"{name} is 0; give a number above 0"):
+            Both(**{name: 0})

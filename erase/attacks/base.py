@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from erase.prompts.catalogue import Sampling
 from erase.prompts.request import Prompt
+from erase.prompts.seeds import ATTACK_SEED
 from erase.tasks.diffusion.denoiser import ConditionedDenoiser
 from erase.tasks.diffusion.sampling import draw
 from erase.training.preserve import only_trainable_of
@@ -64,7 +65,7 @@ class Target:
     @property
     def seeds(self) -> range:
         """One seed a prompt."""
-        first = 8_000_000 + 10_000 * self.seed
+        first = ATTACK_SEED + 10_000 * self.seed
         return range(first, first + len(self.prompts))
 
     def drawn(self, texts: Sequence[str] | None = None, description: str = "attack") -> Tensor:

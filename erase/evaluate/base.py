@@ -10,6 +10,9 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 from PIL.Image import Image
 from torch import Tensor
 
+from erase.support.config import Config
+from erase.support.registry import Registry
+
 Function = TypeVar("Function", bound=Callable)
 OpenJudge = Callable[[], "Judge"]
 
@@ -57,46 +60,41 @@ class Evaluator(Protocol):
 class EvaluatorKind:
     """What builds an evaluator of a config of this class, or None if the config wants none."""
 
-    config: type
+    config: type[Config]
     build: Callable[[Any, OpenJudge], Evaluator | None]
 
 
-JUDGES: dict[str, Callable[..., Judge]] = {}
-EVALUATORS: dict[str, EvaluatorKind] = {}
+JUDGES: Registry[Callable[..., Judge]] = Registry("judge", "erase.judges")
+EVALUATORS: Registry[EvaluatorKind] = Registry("evaluator", "erase.evaluators")
 
 
 def judge(*schemes: str) -> Callable[[Function], Function]:
     """Register what opens judges whose names begin with a scheme: `timm/...`, `local-dir:...`.
 
-    It takes the whole name, `classes` and `templates`, as `open_judge` does, and a device. Raises
-    ValueError for a scheme that is taken.
+    It takes a name, classes, templates and a device, as `open_judge` does. Raises ValueError if
+    another one has a scheme.
     """
 
     def add(function: Function) -> Function:
         for scheme in schemes:
-            _add(JUDGES, scheme, function)
+            JUDGES.add(scheme, function)
         return function
 
     return add
 
 
-def evaluator(name: str, config: type) -> Callable[[Function], Function]:
+def evaluator(name: str, config: type[Config]) -> Callable[[Function], Function]:
     """Register `(config, open_judge) -> Evaluator | None` under the name that its figures have.
 
-    The fields of `config` are its flags. Raises ValueError for a name that is taken.
+    The fields of `config` are flags of `erase evaluate`. Raises ValueError if another one has the
+    name.
     """
 
     def add(function: Function) -> Function:
-        _add(EVALUATORS, name, EvaluatorKind(config, function))
+        EVALUATORS.add(name, EvaluatorKind(config, function))
         return function
 
     return add
-
-
-def _add(registry: dict[str, Any], name: str, entry: Any) -> None:
-    if name in registry:
-        raise ValueError(f"{name} is registered already; choose another name.")
-    registry[name] = entry
 
 
 def protocol_hash(protocol: Mapping[str, Any]) -> str:
@@ -104,12 +102,12 @@ def protocol_hash(protocol: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(protocol, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def evaluators_of(config: Any, judge: OpenJudge) -> list[Evaluator]:
+def evaluators_of(config: Config, judge: OpenJudge) -> list[Evaluator]:
     """What the config asks for, in the order of its fields; `judge` opens the one they share."""
     built = [
         kind.build(config, judge)
         for part in reversed(type(config).__mro__)
-        for kind in EVALUATORS.values()
+        for kind in EVALUATORS.all().values()
         if kind.config is part
     ]
     return [evaluator for evaluator in built if evaluator is not None]

@@ -1,8 +1,16 @@
-"""The first seed of every range that is drawn from, so that no two ranges meet.
+"""The first seed of every range of draws, in one place, so that no two ranges meet.
 
-Pictures to train on and steps of training have ranges that follow from a run's seed; theirs are
-beside them, `SampledPictures` and `step_seed`.
+A run's own seed picks the ranges that it learns from, at the places that draw them: pictures from
+`1_000_000 * (10 * seed + stream)` on, steps of training from `10_000_000 * (seed + 1)` on.
+benchmarks/ has 5_000_000 and 9_500_000.
 """
 
-EVALUATION_SEED = 7_000_000  # what a judge sees, one a picture
+TARGET_SEED = 6_000_000  # pictures that attacks learn from, 10,000 for each seed of an attack
+EVALUATION_SEED = 7_000_000  # pictures that are judged, one a prompt
+ATTACK_SEED = 8_000_000  # pictures under attack, 10,000 for each seed of an attack
 MATRIX_SEED = 9_000_000  # every object in every style, one a cell
+
+# Of classifiers, added to a run's own seed.
+RETRAIN_SEED = 1_000  # the model trained without the forget set
+HELD_OUT_SEED = 7_919  # the model that methods ask how a stranger to the forget set answers
+SHADOW_SEED = 100_000  # one for each shadow model

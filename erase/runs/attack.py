@@ -17,6 +17,7 @@ from erase.evaluate.statistics import wilson_share
 from erase.evaluate.tables import attack_table
 from erase.models.opening import Model
 from erase.prompts.request import EraseRequest, Prompt, PromptSet, sample
+from erase.prompts.seeds import TARGET_SEED
 from erase.runs.opening import Opened, open_all
 from erase.runs.state import carry_out
 from erase.support.config import Config, Positive
@@ -24,8 +25,6 @@ from erase.support.files import write_json, write_text
 from erase.support.pictures import save_grid
 from erase.tasks.diffusion.denoiser import ConditionedDenoiser
 from erase.tasks.diffusion.sampling import draw
-
-PICTURES_SEED = 6_000_000
 
 
 @dataclass(frozen=True)
@@ -158,9 +157,9 @@ def build_target(
 
     The victim may be the base's own pipeline, if an erasure is applied to it later.
     """
-    chosen = sample(prompts.forget, count, PICTURES_SEED + seed)
-    others = [prompt.text for prompt in sample(prompts.retain, count, PICTURES_SEED + seed)]
-    texts, first = [prompt.text for prompt in chosen], PICTURES_SEED + 10_000 * seed
+    chosen = sample(prompts.forget, count, TARGET_SEED + seed)
+    others = [prompt.text for prompt in sample(prompts.retain, count, TARGET_SEED + seed)]
+    texts, first = [prompt.text for prompt in chosen], TARGET_SEED + 10_000 * seed
 
     def drawn(wanted: Sequence[str], what: str) -> Tensor:
         seeds = range(first, first + len(wanted))

@@ -25,6 +25,7 @@ from erase.evaluate.classifiers.report import (
 from erase.evaluate.reports import GapReport
 from erase.evaluate.tables import gap_table
 from erase.methods import get_method
+from erase.prompts.seeds import RETRAIN_SEED, SHADOW_SEED
 from erase.runs.state import (
     carry_out,
     options_of,
@@ -39,7 +40,6 @@ from erase.tasks.classification.fit import FitConfig, fit, outputs_of
 from erase.tasks.classification.forget_sets import forget_indices
 from erase.tasks.classification.task import ClassificationTask, ClassificationTaskConfig
 
-RETRAIN_SEED, SHADOW_SEED = 1_000, 100_000
 OUTPUT_FILES = (*FILES, *REPORT_FILES)
 
 

@@ -140,7 +140,7 @@ class PromptRow:
 
 def evaluation_config() -> type[PictureEvaluation]:
     """PictureEvaluation, with the fields of evaluators that other packages registered."""
-    kinds = [kind.config for kind in EVALUATORS.values()]
+    kinds = [kind.config for kind in EVALUATORS.all().values()]
     others = [kind for kind in kinds if not issubclass(PictureEvaluation, kind)]
     if not others:
         return PictureEvaluation

@@ -1,6 +1,7 @@
 """The base of every config: its fields' types say what each may be, and it checks them."""
 
 import math
+from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from inspect import get_annotations
@@ -36,9 +37,13 @@ class Config:
     def __init_subclass__(cls) -> None:
         """Leave plain types in the annotations, of which flags, help and forms are made."""
         super().__init_subclass__()
-        own, known = get_annotations(cls), getattr(cls, "_kinds", {})
+        own, known = (
+            get_annotations(cls),
+            ChainMap(*(vars(c).get("_kinds", {}) for c in cls.__mro__)),
+        )
         kinds, plain = get_type_hints(cls, include_extras=True), get_type_hints(cls)
-        cls._kinds = known | {name: kinds[name] for name in own}  # a base's are plain already
+        # The bases' annotations are plain already.
+        cls._kinds = {**known, **{name: kinds[name] for name in own}}
         cls.__annotations__ = {name: plain[name] for name in own}
 
     def __post_init__(self) -> None:

@@ -29,7 +29,7 @@ def open_judge(
     its kind. Raises ValueError if it cannot be opened.
     """
     scheme = re.split("[:/]", name, maxsplit=1)[0]
-    return JUDGES.get(scheme, open_clip_judge)(name, classes, templates or {}, device)
+    return JUDGES.all().get(scheme, open_clip_judge)(name, classes, templates or {}, device)
 
 
 def judge_of(name: str, catalogue: Catalogue | None, device: str = "cpu") -> Judge:

@@ -18,6 +18,7 @@ from erase.core.fingerprint import combined, fingerprint
 from erase.core.names import canonical, named_parameters
 from erase.core.patterns import filter_names
 from erase.prompts.catalogue import Finetuning
+from erase.prompts.seeds import HELD_OUT_SEED
 from erase.support.config import Config, NotNegative, Positive
 from erase.support.distributed import shard_of
 from erase.tasks.base import InputCallback, SetName
@@ -25,7 +26,6 @@ from erase.tasks.classification.fit import FitConfig, fit, head_of, logits_of, u
 
 LAST, ALL, HEAD = "last_layers", "layers", "head"
 LAST_SHARE = 0.25
-HELD_OUT_SEED = 7919  # apart from any seed that another model is fitted with
 CHUNK, FIRST = 256, 8
 
 
