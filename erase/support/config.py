@@ -48,9 +48,11 @@ class Config:
     def __init_subclass__(cls) -> None:
         """Leave plain types in the annotations, of which flags, help and forms are made."""
         super().__init_subclass__()
-        own, kinds = get_annotations(cls), get_type_hints(cls, include_extras=True)
-        plain = get_type_hints(cls)
-        cls._kinds = cls._kinds | {name: kinds[name] for name in own}  # a base's are plain already
+        own, plain = get_annotations(cls), get_type_hints(cls)
+        ranged, cls._kinds = get_type_hints(cls, include_extras=True), {}
+        for base in reversed(cls.__mro__[1:]):  # whose annotations are plain by now
+            cls._kinds |= vars(base).get("_kinds", {})
+        cls._kinds |= {name: ranged[name] for name in own}
         cls.__annotations__ = {name: plain[name] for name in own}
 
     def __post_init__(self) -> None:
