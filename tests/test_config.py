@@ -6,7 +6,7 @@ import math
 import pkgutil
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import pytest
 from jsonargparse import ArgumentParser
@@ -72,6 +72,8 @@ def test_a_field_refuses_what_is_not_of_its_type(config, name, kind):
     assert refuses(config, name, math.nan)
     assert refuses(config, name, math.inf)
     assert refuses(config, name, object())
+    if get_origin(config._kinds[name]) is Annotated:
+        assert refuses(config, name, -1)
 
 
 def test_whatever_is_registered_or_reads_like_a_config_checks_itself():

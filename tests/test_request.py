@@ -66,6 +66,7 @@ def test_models_without_a_catalogue_take_the_request_at_its_word():
         (lambda: expand(EraseRequest(["ghost"], anchors=["ink style"]), CATALOGUE), "of kind"),
         (lambda: expand(EraseRequest(["ghost", "boo"]), CATALOGUE), "the same one"),
         (lambda: EraseRequest("ghost"), "list of names"),
+        (lambda: EraseRequest(["ghost"], redirect="anchors"), "redirect is 'anchors'; choose"),
         (lambda: EraseRequest(["dog"], retain=["dog"]), "both forgotten and retained"),
         (lambda: expand(EraseRequest(["dog"]), None), "--retain"),
         (lambda: expand(EraseRequest(["ink style", "noto style"]), CATALOGUE), "Nothing is left"),

@@ -51,7 +51,7 @@ class ProjectionConfig(Config):
             exactly.
         strength: 1 removes, 2 reflects; 0 is the space's own: 1.25 of oblique and contrastive,
             since single inputs exceed the means that tell the sets apart, else 1.
-        samples: most samples of either set to listen to; the UNet is heard over 64 prompts at most.
+        samples: most samples of either set to run over; of a denoiser's, 64 prompts at most.
     """
 
     targets: Sequence[str] = ()

@@ -15,7 +15,7 @@ from erase.tasks.base import Task
 from erase.training.config import TrainedConfig, TrainingConfig, with_defaults
 from erase.training.watch import require_runnable
 
-MethodFunction = Callable[[Task, Any], Erasure]
+MethodFunction = Callable[[Any, Any], Erasure]  # of its kind of task, and its config
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Needs:
     kept: int | None = None
 
 
-NeedsFunction = Callable[[Task, Any], Needs]
+NeedsFunction = Callable[[Any, Any], Needs]
 
 
 def usual_training(task: Task, config: TrainedConfig) -> TrainingConfig:
@@ -47,13 +47,10 @@ def holding(copies_of_base: int = 0, extra_per_weight: int = 0) -> NeedsFunction
     """The needs of a method that trains what the task trains; a closed form edits any weight."""
 
     def needs(task: Task, config: Config) -> Needs:
-        trains = isinstance(config, TrainedConfig)
-        return Needs(
-            task.parameters() if trains else task.editable(),
-            usual_training(task, config) if trains else None,
-            copies_of_base,
-            extra_per_weight,
-        )
+        held = copies_of_base, extra_per_weight
+        if isinstance(config, TrainedConfig):
+            return Needs(task.parameters(), usual_training(task, config), *held)
+        return Needs(task.editable(), None, *held)
 
     return needs
 

@@ -23,6 +23,7 @@ from erase.training.preserve import only_trainable
 from erase.training.watch import checkpointed_activations
 
 Teacher = Literal["frozen", "current"]
+MaskEstimator = Literal[Estimator, "fisher_ratio"]
 MASK = 1  # byte a weight
 
 
@@ -31,10 +32,10 @@ class RelabellingConfig(TrainedConfig):
     """Teacher and training of SalUn and its kin.
 
     Args:
-        teacher: "frozen" takes both the wrong answers and the retained ones from the base as it
-            was; "current" is the paper's: wrong answers of the model as it is, and its own
-            training loss on the retain set. Either trains on pictures of the concept and of the
-            anchor under the forget prompts, the paper on the concept's alone, as random_label does.
+        teacher: what teaches the wrong answers. "frozen" is a copy of the base, which holds the
+            retain set too. "current", the paper's, is the model as it is now; the retain set has
+            the usual loss. Either way the forget prompts come with pictures of the concept and of
+            the anchor; in the paper, as in random_label, with the concept's alone.
         retain_weight: weight of the retain set's loss, the paper's alpha; by default 1 with the
             current teacher, and with a frozen one what the task suggests.
         training: the optimizer's settings; what is 0 is, with a frozen teacher, what the task
@@ -60,7 +61,7 @@ class SalUnConfig(RelabellingConfig):
     density: Share = 0.5
     mask: Selection = "top"
     scope: Scope = "global"
-    estimator: Literal[Estimator, "fisher_ratio"] = "signed_sum"
+    estimator: MaskEstimator = "signed_sum"
     mask_file: str = ""
 
 
@@ -112,7 +113,7 @@ def settings_for_teacher(task: Task, config: RelabellingConfig) -> TrainingConfi
     return with_defaults(config.training, known.anchored_rate, known.anchored_steps)
 
 
-def saliency(task: Task, estimator: str) -> dict[str, Tensor]:
+def saliency(task: Task, estimator: MaskEstimator) -> dict[str, Tensor]:
     """Every editable weight's saliency on the forget set; "fisher_ratio" sees both sets."""
     parameters, seed = task.parameters(), step_seed(task.seed, -1)
     one_set = "fisher" if estimator == "fisher_ratio" else estimator
@@ -155,7 +156,7 @@ def _facts(mask: Mask, scores: Mapping[str, Tensor]) -> dict[str, Any]:
     """Counts, in all and by layer, and each layer's share of the saliency where it is known."""
     sums = {name: float(score.cpu().double().sum()) for name, score in scores.items()}
     total = sum(sums.values()) or 1.0
-    layers = {
+    layers: dict[str, dict[str, float]] = {
         name: {"kept": int(kept.sum()), "of": kept.numel()} for name, kept in mask.tensors.items()
     }
     for name, of_layer in sums.items():

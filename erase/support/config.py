@@ -1,12 +1,21 @@
 """The base of every config: its fields' types say what each may be, and it checks them."""
 
 import math
-from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from inspect import get_annotations
 from types import UnionType
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Literal,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 Number = TypeVar("Number", int, float)
 
@@ -34,16 +43,16 @@ class Config:
     whose value is not of its type; a number must be finite.
     """
 
+    _kinds: ClassVar[dict[str, Any]] = {}  # of the fields, with their ranges
+
     def __init_subclass__(cls) -> None:
         """Leave plain types in the annotations, of which flags, help and forms are made."""
         super().__init_subclass__()
-        own, known = (
-            get_annotations(cls),
-            ChainMap(*(vars(c).get("_kinds", {}) for c in cls.__mro__)),
-        )
-        kinds, plain = get_type_hints(cls, include_extras=True), get_type_hints(cls)
-        # The bases' annotations are plain already.
-        cls._kinds = {**known, **{name: kinds[name] for name in own}}
+        own, plain = get_annotations(cls), get_type_hints(cls)
+        ranged, cls._kinds = get_type_hints(cls, include_extras=True), {}
+        for base in reversed(cls.__mro__[1:]):  # whose annotations are plain by now
+            cls._kinds |= vars(base).get("_kinds", {})
+        cls._kinds |= {name: ranged[name] for name in own}
         cls.__annotations__ = {name: plain[name] for name in own}
 
     def __post_init__(self) -> None:
@@ -80,7 +89,7 @@ def _mend(value: Any, kind: Any) -> str:
 def _mend_number(value: Any, kind: type) -> str:
     if isinstance(value, bool) or not isinstance(value, (int, kind)):
         return f"give {WORDS[kind]}"
-    return "" if math.isfinite(value) else "give a finite number"
+    return "" if abs(value) < math.inf else "give a finite number"  # NaN is not
 
 
 def _mend_items(value: Any, origin: type, parts: Sequence[Any]) -> str:
