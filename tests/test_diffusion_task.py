@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 
 import pytest
@@ -86,7 +87,7 @@ def test_a_flow_model_is_erased_end_to_end(tiny_pipeline):
         prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
     )
     task = build_task(tiny_pipeline)
-    assert isinstance(task._model.noising, FlowNoising)
+    assert isinstance(task.denoiser.noising, FlowNoising)
     erasure = methods()["salun"](task, SalUnConfig(training=TrainingConfig(max_train_steps=2)))
     with erasure.apply(tiny_pipeline.components):
         picture = tiny_pipeline("a ghost", num_inference_steps=2, output_type="pt").images
@@ -158,16 +159,18 @@ def test_robust_training_learns_against_words_that_bring_the_concept_back(tiny_p
     assert mixed.shows.any()
     assert not mixed.shows.all()
 
+    denoiser = task.denoiser
+
     def errors(steps):
-        with task._model.adversarial_prompts(mixed, steps, 20.0) as prompts, torch.no_grad():
-            return task._model.errors(mixed, task._model.denoise(mixed, task.condition(prompts)))
+        with denoiser.adversarial_prompts(mixed, steps, 20.0) as prompts, torch.no_grad():
+            return denoiser.errors(mixed, denoiser.denoise(mixed, task.condition(prompts)))
 
     shows = mixed.shows
     assert errors(4)[shows].sum() < errors(0)[shows].sum()  # without a step words are at random
-    with task._model.adversarial_prompts(mixed, 4, 20.0) as prompts:
-        known = task._model.denoise(mixed, task.condition(prompts))
+    with denoiser.adversarial_prompts(mixed, 4, 20.0) as prompts:
+        known = denoiser.denoise(mixed, task.condition(prompts))
     assert torch.equal(task.predict(mixed, mixed.prompts), known)
-    plain = task._model.denoise(mixed, task.condition(mixed.prompts))
+    plain = denoiser.denoise(mixed, task.condition(mixed.prompts))
     with torch.no_grad():
         assert torch.equal(task.predict(mixed, mixed.prompts), plain)
     retained = next(iter(task.retain_batches(0)))
@@ -199,3 +202,49 @@ def test_listening_hears_every_site_of_a_target(tiny_pipeline):
                 assert parameters[name].flatten(1).shape[1] == heard[site].shape[-1], name
     with pytest.raises(ValueError, match="no target"):
         task.sites("nothing")
+
+
+def heard_by(task) -> dict:
+    """Everything that is read at each place of every target, in order."""
+    heard = {}
+    for target in task.targets:
+
+        def keep(site, rows, group, target=target):
+            heard.setdefault((target, site), []).append(rows)
+
+        task.record_inputs("forget", target, keep, 2)
+    return {place: torch.cat(rows) for place, rows in heard.items()}
+
+
+def same_tensors(one: dict, other: dict) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
+def test_a_frozen_copy_is_of_the_model_as_it_was_in_all_that_it_does(tiny_pipeline):
+    task = build_tiny_task(tiny_pipeline, ("unet", "text_encoder"))
+    frozen, batch = task.frozen_copy(), next(iter(task.forget_batches(0)))
+
+    def done_by(one) -> dict:
+        with torch.no_grad():
+            loss = one.loss(batch)
+        return heard_by(one) | {"preview": one.preview(), "loss": loss}
+
+    before = done_by(task)
+    assert same_tensors(done_by(frozen), before)
+    with torch.no_grad():
+        for parameter in task.parameters().values():
+            parameter.mul_(1.5)
+    assert same_tensors(done_by(frozen), before)
+    after = done_by(task)
+    assert after.keys() == before.keys()
+    assert not any(torch.equal(after[key], before[key]) for key in ("preview", "loss"))
+
+
+def test_modules_that_stand_in_are_heard_and_edited(tiny_pipeline):
+    task = build_tiny_task(tiny_pipeline, ("unet", "text_encoder"))
+    before = heard_by(task)
+    copies = {name: copy.deepcopy(module) for name, module in task.components.items()}
+    with task.replaced_modules(copies):
+        assert same_tensors(heard_by(task), before)
+        own = {id(p) for module in copies.values() for p in module.parameters()}
+        assert {id(p) for p in task.editable().values()} <= own

@@ -88,8 +88,10 @@ class Family:
         """Whether the stock pipeline loads LoRA files."""
         return hasattr(self.pipeline, "load_lora_weights")
 
-    def side(self, pipeline: DiffusionPipeline) -> int:
-        """How many pixels wide the pipeline draws unless it is told."""
+    def side(self, pipeline: DiffusionPipeline, size: int = 0) -> int:
+        """How many pixels wide a picture is: `size`, or 0 for what the pipeline draws by itself."""
+        if size:
+            return size
         known = getattr(getattr(pipeline, self.denoiser).config, "sample_size", None)
         return (known or pipeline.default_sample_size) * pipeline.vae_scale_factor
 

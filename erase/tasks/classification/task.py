@@ -196,21 +196,21 @@ class ClassificationTask:
 
     def frozen_copy(self) -> "ClassificationTask":
         """The same task around a copy of the model as it is now, without gradients."""
-        other = copy.copy(self)
-        model = copy.deepcopy(self.components["model"]).requires_grad_(False)
-        other.components = {"model": model}
-        return other
+        return self._with_model(copy.deepcopy(self.components["model"]).requires_grad_(False))
 
     def untrained(self, seed: int | None = None) -> "ClassificationTask":
         """The same task around an untrained model, drawn from the task's or another seed."""
         with torch.random.fork_rng():
             torch.manual_seed(self.seed if seed is None else seed)
             model = self._build() if self._build else untrained_copy(self.components["model"])
-        other = copy.copy(self)
         parameter = next(self.components["model"].parameters())
-        fresh = model.to(parameter.device, parameter.dtype).eval()
-        other.components = {"model": fresh}
-        return other
+        return self._with_model(model.to(parameter.device, parameter.dtype))
+
+    def _with_model(self, model: nn.Module) -> "ClassificationTask":
+        return ClassificationTask(
+            model, self.dataset, self.forget, self._classes, self.config, self.seed,
+            self.finetuning.learning_rate, self._build, self.recipe,
+        )  # fmt: skip
 
     def state(self, model: nn.Module | None = None) -> dict[str, Tensor]:
         """Parameters and floating-point buffers, of another model if one is given, by name."""

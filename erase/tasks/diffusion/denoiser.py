@@ -32,10 +32,14 @@ def pictures_of(pipeline: DiffusionPipeline, latents: Tensor) -> Tensor:
 
 
 class ConditionedDenoiser:
-    """What the family of a pipeline makes of prompts, for pictures `side` pixels wide."""
+    """What the family of a pipeline makes of prompts, for pictures `size` pixels wide.
 
-    def __init__(self, pipeline: DiffusionPipeline, side: int):
-        self.pipeline, self.family, self.side = pipeline, family_of(pipeline), side
+    0 is as many as the pipeline draws by itself.
+    """
+
+    def __init__(self, pipeline: DiffusionPipeline, size: int = 0):
+        self.pipeline, self.family = pipeline, family_of(pipeline)
+        self.side = self.family.side(pipeline, size)
         self.noising = noising_of(pipeline.scheduler)
 
     @property

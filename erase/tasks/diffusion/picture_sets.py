@@ -3,25 +3,25 @@
 from collections.abc import Sequence
 from functools import cached_property
 from hashlib import sha256
+from typing import Literal
 
 import torch
-from diffusers import DiffusionPipeline
 from PIL.Image import Image
 from torch import Tensor
 
 from erase.core.fingerprint import combined
-from erase.models.family import family_of
 from erase.prompts.catalogue import Sampling
 from erase.prompts.request import Prompt, PromptSet, sample
-from erase.tasks.diffusion.denoiser import latents_of
+from erase.tasks.diffusion.denoiser import ConditionedDenoiser, latents_of
 from erase.tasks.diffusion.sampling import OutputType, draw
 
 PREVIEWED = 4
 PictureSet = tuple[list[Prompt], Tensor]
+ForgetSet = Literal["forget", "anchors"]
 
 
 class PictureSets:
-    """Prompts and latents [N, C, h, w] of both sets, made once, when first asked for.
+    """Prompts and latents [N, C, h, w] of both sets, made once by the base, when first asked for.
 
     counts: how many pictures to draw of the forget and of the retain set. given: pictures of the
     concept to take instead of drawn ones; the forget prompts are their captions, in turn.
@@ -29,14 +29,14 @@ class PictureSets:
 
     def __init__(
         self,
-        pipeline: DiffusionPipeline,
+        base: ConditionedDenoiser,
         prompts: PromptSet,
         sampling: Sampling,
         counts: tuple[int, int],
         seed: int,
         given: Sequence[Image] | None = None,
     ):
-        self._pipeline, self._prompts, self._sampling = pipeline, prompts, sampling
+        self._base, self._prompts, self._sampling = base, prompts, sampling
         self._counts, self._seed, self._given = counts, seed, given
         if given is not None and len({prompt.group for prompt in prompts.forget}) > 1:
             raise ValueError("Pictures can be given of one concept only; erase one at a time.")
@@ -47,40 +47,51 @@ class PictureSets:
         if self._given is not None:
             return self._encoded(self._given)
         prompts = sample(self._prompts.forget, self._counts[0], self._seed)
-        return prompts, self.draw([prompt.text for prompt in prompts], 1, "forget set")
+        return prompts, self._drawn([prompt.text for prompt in prompts], 1, "forget set")
 
     @cached_property
     def anchors(self) -> PictureSet:
         """Forget prompts and latents of their anchors' pictures."""
         prompts = sample(self._prompts.forget, self._counts[0], self._seed)
-        return prompts, self.draw([prompt.anchor for prompt in prompts], 3, "anchor pictures")
+        return prompts, self._drawn([prompt.anchor for prompt in prompts], 3, "anchor pictures")
 
     @cached_property
     def retain(self) -> PictureSet:
         """Retain prompts and latents."""
         prompts = sample(self._prompts.retain, self._counts[1], self._seed)
-        return prompts, self.draw([prompt.text for prompt in prompts], 2, "retain set")
+        return prompts, self._drawn([prompt.text for prompt in prompts], 2, "retain set")
+
+    def _drawn(self, texts: Sequence[str], stream: int, description: str) -> Tensor:
+        return self.draw(self._base, texts, stream, description)
+
+    def samples(self, shown: Sequence[ForgetSet]) -> tuple[list[Prompt], Tensor, Tensor]:
+        """Prompts and latents of these sets together, and which of them show the concept [N]."""
+        sets = {name: getattr(self, name) for name in shown}
+        prompts = [prompt for part, _ in sets.values() for prompt in part]
+        shows = [torch.full((len(part),), name == "forget") for name, (part, _) in sets.items()]
+        return prompts, torch.cat([latents for _, latents in sets.values()]), torch.cat(shows)
 
     def draw(
         self,
+        denoiser: ConditionedDenoiser,
         texts: Sequence[str],
         stream: int,
         description: str,
         output_type: OutputType = "latent",
         places: Sequence[int] | None = None,
     ) -> Tensor:
-        """Latents or pictures of the texts, or of those at some places, from seeds of a stream."""
+        """What a model draws of the texts, or of those at some places, from seeds of a stream."""
         first = 1_000_000 * (10 * self._seed + stream)
         places = range(len(texts)) if places is None else places
         chosen, seeds = [texts[i] for i in places], [first + i for i in places]
-        return draw(self._pipeline, chosen, seeds, self._sampling, output_type, description)
+        return draw(denoiser.pipeline, chosen, seeds, self._sampling, output_type, description)
 
-    def preview(self) -> Tensor:
-        """Pictures of PREVIEWED forget prompts, then of as many retained ones."""
+    def preview(self, denoiser: ConditionedDenoiser) -> Tensor:
+        """What a model draws of PREVIEWED forget prompts, then of as many retained ones."""
         parts = (self._prompts.forget, self._prompts.retain)
         samples = (sample(part, PREVIEWED, self._seed)[:PREVIEWED] for part in parts)
         texts = [prompt.text for chosen in samples for prompt in chosen]
-        return self.draw(texts, 5, "looking at the model", "pt").float()
+        return self.draw(denoiser, texts, 5, "looking at the model", "pt").float()
 
     def fingerprints(self) -> dict[str, str]:
         """What tells both sets from others: their prompts, and their pictures or their seeds."""
@@ -95,9 +106,9 @@ class PictureSets:
 
     @torch.no_grad()
     def _encoded(self, pictures: Sequence[Image]) -> PictureSet:
-        processor = self._pipeline.image_processor
-        side = self._sampling.size or family_of(self._pipeline).side(self._pipeline)
-        batches = (processor.preprocess(p.convert("RGB"), side, side) for p in pictures)
-        latents = [latents_of(self._pipeline, batch / 2 + 0.5) for batch in batches]
+        pipeline, side = self._base.pipeline, self._base.side
+        ready = pipeline.image_processor.preprocess
+        batches = (ready(picture.convert("RGB"), side, side) for picture in pictures)
+        latents = [latents_of(pipeline, batch / 2 + 0.5) for batch in batches]
         scaled = torch.cat(latents).cpu()
         return sample(self._prompts.forget, len(scaled), self._seed), scaled

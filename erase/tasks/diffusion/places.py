@@ -1,6 +1,6 @@
 """Where the weights of a pipeline read what a projection may take out."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from torch import nn
 
@@ -11,13 +11,17 @@ from erase.models.family import Family
 
 TEXT = "text"
 TIME_EMBEDDERS = ("time_emb", "timestep_embedder", "guidance_embedder", "resolution_embedder")
-Editable = Callable[[], Mapping[str, nn.Parameter]]
 
 
 class EditSites:
-    """The places of a family's pipeline where weights that `editable` gives read, by target."""
+    """The places of a family's pipeline where `editable` weights read, by target."""
 
-    def __init__(self, family: Family, components: Mapping[str, nn.Module], editable: Editable):
+    def __init__(
+        self,
+        family: Family,
+        components: Mapping[str, nn.Module],
+        editable: Mapping[str, nn.Parameter],
+    ):
         self._family, self._components, self._editable = family, components, editable
 
     @property
@@ -40,8 +44,8 @@ class EditSites:
 
     def text_entry_sites(self) -> dict[str, list[str]]:
         """The places where text enters the denoiser."""
-        weights = self._editable()
-        read = {site: [*filter_names(weights, p)] for site, p in self._family.enters.items()}
+        enters = self._family.enters.items()
+        read = {site: [*filter_names(self._editable, patterns)] for site, patterns in enters}
         if not any(read.values()):
             raise ValueError(
                 f"No weight of {', '.join(self._components)} that reads the text itself may "
@@ -51,7 +55,7 @@ class EditSites:
 
     def layers(self, component: str) -> dict[str, nn.Module]:
         """The layers that may change, read something of the prompt, and fit a LoRA."""
-        weights = {name for name in self._editable() if lora_holds(name)}
+        weights = {name for name in self._editable if lora_holds(name)}
         return {
             name: layer
             for name, layer in projectable_layers(self._components[component], component).items()

@@ -31,7 +31,7 @@ def draw(
     no part: what is drawn is to be measured, not shown.
     """
     unfiltered, family = without_filter(pipeline), family_of(pipeline)
-    side = sampling.size or family.side(pipeline)
+    side = family.side(pipeline, sampling.size)
     count, drawn = at_once(side // pipeline.vae_scale_factor), []
     heard = "callback_on_step_end" in inspect.signature(pipeline.__call__).parameters
     with Bar(total=sampling.steps * len(prompts), desc=description, unit="step") as bar:

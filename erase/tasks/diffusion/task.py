@@ -1,6 +1,5 @@
 """Forgetting in a text-to-image pipeline: forget and retain sets that it draws itself."""
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
@@ -26,7 +25,7 @@ from erase.tasks.base import InputCallback, SetName
 from erase.tasks.diffusion.config import MOST_TRAJECTORIES, DiffusionTaskConfig
 from erase.tasks.diffusion.denoiser import ConditionedDenoiser
 from erase.tasks.diffusion.noising import DiffusionBatch
-from erase.tasks.diffusion.picture_sets import PictureSets
+from erase.tasks.diffusion.picture_sets import ForgetSet, PictureSets
 from erase.tasks.diffusion.places import TEXT, EditSites
 
 
@@ -34,7 +33,9 @@ class DiffusionTask:
     """The Task of one pipeline, of any family, and one set of prompts.
 
     Both sets are drawn by the pipeline itself, once, when first asked for or by `prepare`, unless
-    pictures of the concept are given (any sequence of them, such as a dataset's column).
+    pictures of the concept are given (any sequence of them, such as a dataset's column), or `sets`
+    of another task on the same prompts. Forget batches are made of the sets in `shown`. Raises
+    ValueError for a pipeline or components that are not served, and if no tensor may change.
     """
 
     draws = True
@@ -48,47 +49,57 @@ class DiffusionTask:
         seed: int = 0,
         forget_pictures: Sequence[Image] | None = None,
         finetuning: Finetuning | None = None,
+        sets: PictureSets | None = None,
+        shown: Sequence[ForgetSet] = ("forget",),
     ):
         self.family: Family = require_supported(pipeline)
         self.config = config or DiffusionTaskConfig()
         self.config.require_serves(self.family)
-        self.seed, self.finetuning = seed, finetuning or Finetuning()
-        self.prompts = prompts
+        self.prompts, self.seed, self.finetuning = prompts, seed, finetuning or Finetuning()
         self.sampling = self.config.sampling(sampling)
-        side = self.sampling.size or self.family.side(pipeline)
-        self._model = ConditionedDenoiser(pipeline, side)
-        self._names = self._may_change(self.config.components)
-        self.frozen: Mapping[str, nn.Module] = {
-            name: module
-            for name, module in pipeline.components.items()
-            if isinstance(module, nn.Module) and name not in self.components
-        }
-        self._places = EditSites(self.family, self.components, self.editable)
+        self.denoiser = ConditionedDenoiser(pipeline, self.sampling.size)
         if not self.parameters():
             raise ValueError(
                 f"No tensor of {', '.join(self.components)} fits include {self.config.include} and "
                 f"exclude {self.config.exclude}; widen the patterns."
             )
-        folder = self.config.forget_folder
-        given = load_folder(Path(folder)) if folder else forget_pictures
-        counts = self.config.forget_pictures, self.config.retain_pictures
-        self._sets = PictureSets(pipeline, prompts, self.sampling, counts, seed, given)
-        self._forget_sets: tuple[str, ...] = ("forget",)
+        self._sets, self._shown = sets or self._new_sets(forget_pictures), shown
 
-    def _may_change(self, chosen: Sequence[str]) -> Sequence[str]:
-        """The components that may change; ValueError if the family has no such."""
-        known = self.family.components
-        if strange := [name for name in chosen if name not in known]:
-            raise ValueError(
-                f"The components name {', '.join(strange)}, which may not change in a pipeline of "
-                f"family {self.family.name}; name some of {', '.join(known)}."
-            )
-        return chosen or known
+    def _new_sets(self, given: Sequence[Image] | None) -> PictureSets:
+        config = self.config
+        given = load_folder(Path(config.forget_folder)) if config.forget_folder else given
+        counts = config.forget_pictures, config.retain_pictures
+        return PictureSets(self.denoiser, self.prompts, self.sampling, counts, self.seed, given)
+
+    def with_denoiser(self, denoiser: ConditionedDenoiser) -> "DiffusionTask":
+        """The same task, with the same pictures to learn from, of another model."""
+        return self._rebuilt(denoiser.pipeline, self._shown)
+
+    def _rebuilt(self, pipeline: DiffusionPipeline, shown: Sequence[ForgetSet]) -> "DiffusionTask":
+        return DiffusionTask(
+            pipeline, self.prompts, self.sampling, self.config, self.seed,
+            finetuning=self.finetuning, sets=self._sets, shown=shown,
+        )  # fmt: skip
 
     @property
     def components(self) -> dict[str, nn.Module]:
         """The modules that hold what may change."""
-        return {name: self._model.modules[name] for name in self._names}
+        modules, chosen = self.denoiser.modules, self.config.components
+        if strange := [name for name in chosen if name not in modules]:
+            raise ValueError(
+                f"The components name {', '.join(strange)}, which may not change in a pipeline of "
+                f"family {self.family.name}; name some of {', '.join(modules)}."
+            )
+        return {name: modules[name] for name in chosen or modules}
+
+    @property
+    def frozen(self) -> dict[str, nn.Module]:
+        """The pipeline's other modules, which take part unchanged."""
+        return {
+            name: module
+            for name, module in self.denoiser.pipeline.components.items()
+            if isinstance(module, nn.Module) and name not in self.components
+        }
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """The tensors that training changes, by canonical name such as `unet.conv_in.weight`."""
@@ -101,11 +112,11 @@ class DiffusionTask:
 
     def prepare(self) -> None:
         """Draw all sets, unless they have been drawn."""
-        _ = self._forget_samples(), self._sets.retain
+        _ = self._sets.samples(self._shown), self._sets.retain
 
     def forget_batches(self, step_seed: int) -> Iterator[DiffusionBatch]:
         """One shuffled pass through the forget set."""
-        return self._batches(*self._forget_samples(), step_seed)
+        return self._batches(*self._sets.samples(self._shown), step_seed)
 
     def retain_batches(self, step_seed: int) -> Iterator[DiffusionBatch]:
         """One shuffled pass through the retain set."""
@@ -119,18 +130,18 @@ class DiffusionTask:
         if not self.family.guided:
             return self.loss(batch)
         scale = self.sampling.guidance_scale
-        prompted = self._model.denoise(batch, self.condition(batch.prompts))
-        unprompted = self._model.denoise(batch, self.condition([""] * len(batch)))
+        prompted = self.denoiser.denoise(batch, self.condition(batch.prompts))
+        unprompted = self.denoiser.denoise(batch, self.condition([""] * len(batch)))
         guided = (1 + scale) * prompted - scale * unprompted
-        return F.mse_loss(guided, self._model.noising.target(batch))
+        return F.mse_loss(guided, self.denoiser.noising.target(batch))
 
     def loss(self, batch: DiffusionBatch) -> Tensor:
         """The noise- (or velocity-) prediction MSE the model was trained with."""
-        return F.mse_loss(self.predict(batch, batch.prompts), self._model.noising.target(batch))
+        return F.mse_loss(self.predict(batch, batch.prompts), self.denoiser.noising.target(batch))
 
     def sample_losses(self, batch: DiffusionBatch) -> Tensor:
         """The same of every sample [B]."""
-        return self._model.errors(batch, self.predict(batch, batch.prompts))
+        return self.denoiser.errors(batch, self.predict(batch, batch.prompts))
 
     def redirected_loss(
         self, batch: DiffusionBatch, teacher: "DiffusionTask | None" = None
@@ -145,6 +156,10 @@ class DiffusionTask:
         with torch.no_grad():
             answer = teacher.predict(batch, batch.prompts)
         return F.mse_loss(self.predict(batch, batch.prompts), answer)
+
+    @property
+    def _places(self) -> EditSites:
+        return EditSites(self.family, self.components, self.editable())
 
     @property
     def targets(self) -> list[str]:
@@ -181,51 +196,39 @@ class DiffusionTask:
         """Have the target read this process' share of the texts; what enters as text itself."""
         if target == self.family.denoiser:
             places = list(shard_of(range(len(texts))))
-            self._sets.draw(texts, 4, f"listening to the {which} set", places=places)
+            what = f"listening to the {which} set"
+            self._sets.draw(self.denoiser, texts, 4, what, places=places)
             return {}
         texts = list(shard_of(texts))
-        read = self._model.readings(texts) if texts else {}
+        read = self.denoiser.readings(texts) if texts else {}
         return self._entering(read) if read and target == TEXT else {}
 
     def frozen_copy(self) -> "DiffusionTask":
         """The same task around copies of denoiser and text encoders as they are now."""
-        frozen = copy.copy(self)
-        frozen._model = self._model.frozen()
-        return frozen
+        return self.with_denoiser(self.denoiser.frozen())
 
     def replaced_modules(self, modules: Mapping[str, nn.Module]) -> AbstractContextManager[None]:
         """While in force, `modules` do the work of the components of their names."""
-        return self._model.replaced_modules(modules)
+        return self.denoiser.replaced_modules(modules)
 
     def with_anchor_pictures(self) -> "DiffusionTask":
         """The same task with pictures of the anchors, under the forget prompts, to forget."""
-        other = copy.copy(self)
-        other._forget_sets = ("anchors",)
-        return other
+        return self._rebuilt(self.denoiser.pipeline, ("anchors",))
 
     def with_redirection_pictures(self) -> "DiffusionTask":
-        """The same task with pictures of concept and anchor, all under the forget prompts.
+        """The same task with pictures of the concept and of its anchor, all under forget prompts.
 
-        The first show the model where to turn off, the second where it then is.
+        The first teach where to turn off, the second what to draw from there on.
         """
-        other = copy.copy(self)
-        other._forget_sets = ("forget", "anchors")
-        return other
+        return self._rebuilt(self.denoiser.pipeline, ("forget", "anchors"))
 
     def preview(self) -> Tensor:
         """What the model as it is draws for a few forget prompts, then for as many retained."""
-        return self._sets.preview()
-
-    def _forget_samples(self) -> tuple[list[Prompt], Tensor, Tensor]:
-        """The prompts and latents that forget batches are made of, and which show the concept."""
-        sets = {name: getattr(self._sets, name) for name in self._forget_sets}
-        prompts = [prompt for part, _ in sets.values() for prompt in part]
-        shows = [torch.full((len(part),), name == "forget") for name, (part, _) in sets.items()]
-        return prompts, torch.cat([latents for _, latents in sets.values()]), torch.cat(shows)
+        return self._sets.preview(self.denoiser)
 
     def fingerprints(self) -> dict[str, str]:
         """What tells this "base", this "forget set" and this "retain set" from others."""
-        modules = self._model.modules.values()
+        modules = self.denoiser.modules.values()
         base = combined(fingerprint(w) for module in modules for w in module.parameters())
         return {"base": base} | self._sets.fingerprints()
 
@@ -251,26 +254,26 @@ class DiffusionTask:
         """
         trained_on = torch.is_grad_enabled() and prompts == batch.prompts
         if not (self.config.adversary_steps and trained_on and batch.shows is not None):
-            return self._model.denoise(batch, self.condition(prompts))
+            return self.denoiser.denoise(batch, self.condition(prompts))
         reach = self.config.adversary_steps, self.config.adversary_reach
-        with self._model.adversarial_prompts(batch, *reach) as adversarial_prompts:
-            return self._model.denoise(batch, self.condition(adversarial_prompts))
+        with self.denoiser.adversarial_prompts(batch, *reach) as adversarial_prompts:
+            return self.denoiser.denoise(batch, self.condition(adversarial_prompts))
 
     def condition(self, prompts: Sequence[str]) -> Condition:
         """What the denoiser reads of the prompts; has gradients if a text encoder may change."""
         trained = any(name in self.components for name in self.family.encoders)
         with torch.set_grad_enabled(torch.is_grad_enabled() and trained):
-            return self._model.condition(prompts)
+            return self.denoiser.condition(prompts)
 
     def readings(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """What is read of the prompts at each place where text enters: [N, tokens, width]."""
-        return self._entering(self._model.readings(prompts))
+        return self._entering(self.denoiser.readings(prompts))
 
     @torch.no_grad()
     def redirected_readings(self, prompts: Sequence[Prompt]) -> dict[str, tuple[Tensor, Tensor]]:
         """What is read of forget prompts at each place, and of the anchor prompts: [n, width]."""
         texts, anchors = [p.text for p in prompts], [p.anchor for p in prompts]
-        return self._entering(self._model.redirected_readings(texts, anchors))
+        return self._entering(self.denoiser.redirected_readings(texts, anchors))
 
     def _entering(self, read: Mapping[str, Any]) -> dict[str, Any]:
         """What is read at the places whose weights may change."""
@@ -284,8 +287,8 @@ class DiffusionTask:
         for rows in order.split(self.config.batch_size):
             chosen = [prompts[row] for row in rows.tolist()]
             noise = torch.randn(latents[rows].shape, generator=generator)
-            timesteps = self._model.noising.draw_timesteps(len(rows), generator)
-            device = self._model.device
+            timesteps = self.denoiser.noising.draw_timesteps(len(rows), generator)
+            device = self.denoiser.device
             yield DiffusionBatch(
                 latents[rows].to(device),
                 noise.to(device, latents.dtype),
