@@ -17,6 +17,7 @@ from erase.core.delta import (
 )
 from erase.core.names import lora_holds
 from erase.erasure.erasure import Erasure
+from erase.erasure.recipe import for_any_base
 
 
 def scale(erasure: Erasure, factor: float) -> Erasure:
@@ -41,9 +42,8 @@ def difference(one: Erasure, other: Erasure) -> Erasure:
     Its base is the model with `other`, whose fingerprints nobody has taken.
     """
     change = _fold([one, scale(other, -1.0)], add_deltas, "difference")
-    change.recipe["base"]["fingerprints"] = {}
-    change.recipe["request"] = {"concepts": one.recipe.get("request", {}).get("concepts", [])}
-    return change
+    request = {"request": {"concepts": list(one.facts.concepts)}}
+    return Erasure(change.deltas, for_any_base(change.recipe) | request)
 
 
 def low_rank(erasure: Erasure, rank: int) -> Erasure:
@@ -80,7 +80,7 @@ def largest_rank(erasure: Erasure) -> int:
 
 def require_loader(erasure: Erasure) -> None:
     """Raise ValueError if the base's pipeline loads no LoRA."""
-    if not erasure.recipe.get("base", {}).get("loads_lora", True):
+    if not erasure.facts.base.loads_lora:
         raise ValueError("Pipelines of this family load no LoRA; export a pipeline.")
 
 
@@ -93,7 +93,7 @@ def export_lora(erasure: Erasure, folder: str | Path, rank: int) -> float:
     require_loader(erasure)
     lora = low_rank(erasure, rank)
     lora.save_pretrained(folder)
-    return lora.recipe["truncation"]["relative_error"]
+    return lora.facts.truncation.relative_error
 
 
 def _fits_lora(name: str, delta: Delta) -> bool:
@@ -145,7 +145,7 @@ def _check_same_base(erasures: Sequence[Erasure]) -> None:
     seen: dict[str, Any] = {}
     for erasure in erasures:
         shapes = {name: delta.shape for name, delta in erasure.deltas.items()}
-        fingerprints = erasure.recipe.get("base", {}).get("fingerprints", {})
+        fingerprints = erasure.facts.base.fingerprints
         for name in shapes:
             facts = shapes[name], fingerprints.get(name)
             shape, fingerprint = seen.setdefault(name, facts)
@@ -159,20 +159,18 @@ def _check_same_base(erasures: Sequence[Erasure]) -> None:
 
 def _joint_recipe(erasures: Sequence[Erasure], operation: str, **facts: Any) -> dict[str, Any]:
     """The bases' fingerprints together, all concepts, and the parts' recipes without reports."""
-    bases = [erasure.recipe.get("base", {}) for erasure in erasures]
-    fingerprints = {k: v for base in bases for k, v in base.get("fingerprints", {}).items()}
-    concepts = [
-        concept
-        for erasure in erasures
-        for concept in erasure.recipe.get("request", {}).get("concepts", [])
-    ]
+    base: dict[str, Any] = {"model": "its base"}
+    fingerprints: dict[str, str] = {}
+    for erasure in erasures:
+        base |= erasure.recipe.get("base", {})
+        fingerprints |= erasure.facts.base.fingerprints
+    concepts = [concept for erasure in erasures for concept in erasure.facts.concepts]
     parts = [
         {key: value for key, value in erasure.recipe.items() if key not in ("base", "report")}
         for erasure in erasures
     ]
-    about = {k: v for base in bases for k, v in base.items() if k != "fingerprints"}
     return {
-        "base": {"model": "its base"} | about | {"fingerprints": fingerprints},
+        "base": base | {"fingerprints": fingerprints},
         "request": {"concepts": list(dict.fromkeys(concepts))},
         "method": operation,
         "parts": parts,

@@ -1,7 +1,8 @@
 """The model card an Erasure is published with: what it suppresses, how it was measured, limits."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Collection
+
+from erase.erasure.recipe import Recipe
 
 CARD = """---
 library_name: {library}
@@ -42,30 +43,29 @@ applied = Erasure.from_pretrained("THIS_FOLDER").apply({{"model": classifier}})
 applied.revert()"""
 
 
-def render_card(recipe: Mapping[str, Any], tensors: int, stock_lora: bool = False) -> str:
-    """The README.md of an erasure folder, from its recipe and how many tensors change."""
-    base = recipe.get("base", {})
-    report = recipe.get("report")
-    measured = (
-        "Not measured yet."
-        if report is None
-        else report.get("table", "Its figures are in erasure.json.")
-    )
-    classifier = any(name.startswith("model.") for name in base.get("fingerprints", {}))
-    if "truncation" in recipe:
-        cut = recipe["truncation"]
-        measured += (
-            "\n\nThese figures are of the whole erasure. This LoRA is it cut to rank "
-            f"{cut['rank']}, with a relative error of {cut['relative_error']} in the weights."
-        )
-    model = base.get("model", "its base")
+def render_card(facts: Recipe, changed: Collection[str], stock_lora: bool = False) -> str:
+    """The README.md of an erasure folder, from its recipe and the names of what it changes."""
+    classifier = any(name.startswith("model.") for name in changed)
     use = USE_CLASSIFIER if classifier else USE_LORA if stock_lora else USE
+    model = facts.base.model or "its base"
     return CARD.format(
-        concepts=", ".join(recipe.get("request", {}).get("concepts", ["A concept"])),
+        concepts=", ".join(facts.concepts or ["A concept"]),
         model=model,
         library="pytorch" if classifier else "diffusers",
         use=use.format(model=model),
-        method=recipe.get("method", "custom"),
-        tensors=tensors,
-        measured=measured,
+        method=facts.method or "custom",
+        tensors=len(changed),
+        measured=_measured(facts),
+    )
+
+
+def _measured(facts: Recipe) -> str:
+    measured = "Not measured yet."
+    if facts.report is not None:
+        measured = facts.report.get("table", "Its figures are in erasure.json.")
+    if not (cut := facts.truncation):
+        return measured
+    return (
+        f"{measured}\n\nThese figures are of the whole erasure. This LoRA is it cut to rank "
+        f"{cut.rank}, with a relative error of {cut.relative_error} in the weights."
     )

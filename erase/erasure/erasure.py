@@ -19,6 +19,7 @@ from erase.core.delta import Delta
 from erase.core.fingerprint import fingerprint
 from erase.core.names import find_weight
 from erase.erasure.card import render_card
+from erase.erasure.recipe import Recipe
 from erase.erasure.weights import DELTAS, LORA, PROJECTIONS, read_deltas, shared_bases, write_deltas
 from erase.prompts.catalogue import FILE as CATALOGUE
 from erase.support.files import replaced_folder, write_json, write_text
@@ -33,7 +34,7 @@ class Erasure:
     """Deltas by canonical tensor name (`unet.conv_in.weight`) and a JSON-ready recipe.
 
     `recipe` holds `base` (model, fingerprints), `request`, `method`, `config`, `versions` and,
-    once measured, `report`.
+    once measured, `report`; `facts` are what the library reads of it.
     """
 
     deltas: dict[str, Delta]
@@ -55,7 +56,7 @@ class Erasure:
         return AppliedErasure(self.deltas, weights, scale)
 
     def _check_base(self, weights: Mapping[str, Tensor], allow_other_base: bool) -> None:
-        fingerprints = self.recipe.get("base", {}).get("fingerprints", {})
+        fingerprints = self.facts.base.fingerprints
         for name, weight in weights.items():
             if weight.shape != self.deltas[name].shape:
                 raise ValueError(
@@ -71,11 +72,16 @@ class Erasure:
                 )
 
     @property
+    def facts(self) -> Recipe:
+        """The recipe as types; ValueError naming a part that is of another type."""
+        return Recipe.read(self.recipe)
+
+    @property
     def base_model(self) -> str:
         """The name of the model it was made for; ValueError if nobody has noted it."""
-        if "model" not in self.recipe.get("base", {}):
+        if not (model := self.facts.base.model):
             raise ValueError("The erasure does not say for which model it was made; name --model.")
-        return self.recipe["base"]["model"]
+        return model
 
     @property
     def nbytes(self) -> int:
@@ -90,11 +96,9 @@ class Erasure:
 
     def write(self, folder: Path) -> Path:
         """Write the three files into an existing folder; the path of the weights."""
-        stock = self.recipe.get("base", {}).get("loads_lora", True)
-        path = write_deltas(self.deltas, folder, stock)
-        record = {"schema": SCHEMA, **self.recipe}
-        write_json(folder / RECIPE, record)
-        write_text(folder / CARD, render_card(record, len(self.deltas), path.name == LORA))
+        path = write_deltas(self.deltas, folder, self.facts.base.loads_lora)
+        write_json(folder / RECIPE, {"schema": SCHEMA, **self.recipe})
+        write_text(folder / CARD, render_card(self.facts, self.deltas, path.name == LORA))
         return path
 
     @classmethod
@@ -103,13 +107,13 @@ class Erasure:
         folder = Path(folder)
         try:
             record = json.loads((folder / RECIPE).read_text(encoding="utf-8"))
-            deltas = read_deltas(folder)
+            Recipe.read(record)
+            if record.pop("schema", None) != SCHEMA:
+                raise ValueError(f"it has another schema than {SCHEMA}: update diffusers-erase")
+            return cls(read_deltas(folder), record)
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise ValueError(f"{folder} is not a readable erasure folder ({error}); give a folder "
                              "that save_pretrained wrote.") from error  # fmt: skip
-        if record.pop("schema", None) != SCHEMA:
-            raise ValueError(f"{folder} has another schema than {SCHEMA}; update diffusers-erase.")
-        return cls(deltas, record)
 
     def export_pipeline(self, pipeline: DiffusionPipeline, folder: str | Path) -> None:
         """Write the erased pipeline as a stock folder that plain diffusers opens.

@@ -31,7 +31,7 @@ def export_kohya(erasure: Erasure, folder: str | Path) -> Path:
         raise ValueError(
             "ComfyUI and its like read a transformer's stock LoRA as it is; choose --format lora."
         )
-    one_encoder = erasure.recipe.get("base", {}).get("family") == "sd"
+    one_encoder = erasure.facts.base.family == "sd"
     with replaced_folder(Path(folder)) as partial:
         save_file(kohya_tensors(erasure.deltas, one_encoder), partial / KOHYA)
     return Path(folder) / KOHYA

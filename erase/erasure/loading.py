@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from erase.core.names import find_weight
 from erase.erasure.algebra import compose, scale
 from erase.erasure.erasure import FILES, Erasure
+from erase.erasure.recipe import for_any_base
 from erase.models.family import family_of, with_components
 
 
@@ -49,7 +50,7 @@ class ErasureLoaderMixin:
             )
         erasure = Erasure.from_pretrained(_folder_of(source, hub_options))
         if allow_other_base:
-            erasure.recipe.get("base", {}).pop("fingerprints", None)
+            erasure.recipe = for_any_base(erasure.recipe)
         with self._at_hand():
             with self._base_restored():
                 erasure.apply(self.components, scale, allow_other_base).revert()

@@ -1,0 +1,103 @@
+"""What an erasure says of itself: the recipe, which is kept as it was written, read as types."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeVar
+
+from erase.prompts.request import EraseRequest
+from erase.support.config import Config, require_kind
+
+logger = logging.getLogger(__name__)
+Part = TypeVar("Part")
+
+
+@dataclass(frozen=True)
+class Base(Config):
+    """The model an erasure was made for; its name and family are empty where nobody noted them.
+
+    fingerprints: of the tensors that change, by name. loads_lora: whether the family's stock
+    pipeline loads LoRA files.
+    """
+
+    model: str = ""
+    family: str = ""
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
+    loads_lora: bool = True
+
+
+@dataclass(frozen=True)
+class Truncation(Config):
+    """To which rank an erasure was cut, what that lost of it, and which tensors it left out."""
+
+    rank: int = 0
+    relative_error: float = 0.0
+    left_out: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Recipe(Config):
+    """How an erasure was made, as far as the library reads it; what is not noted is empty.
+
+    run: what tells the run from others. mask: counts, in all and by layer. report: the figures, and
+    as `table` what a person reads of them.
+    """
+
+    base: Base = field(default_factory=Base)
+    request: Mapping[str, Any] = field(default_factory=dict)
+    method: str = ""
+    run: str = ""
+    mask: Mapping[str, Any] = field(default_factory=dict)
+    truncation: Truncation | None = None
+    report: Mapping[str, Any] | None = None
+
+    @classmethod
+    def read(cls, record: Mapping[str, Any]) -> "Recipe":
+        """The parts of a recipe; ValueError naming one that is of another type.
+
+        What older versions did not write is empty; what newer ones add is not looked at.
+        """
+        require_kind("recipe", record, Mapping[str, Any])
+        parts = {"base": Base, "truncation": Truncation}
+        typed = {n: _known(kind, n, record[n]) for n, kind in parts.items() if n in record}
+        recipe = _known(cls, "recipe", {**record, **typed})
+        require_kind("concepts", recipe.concepts, Sequence[str])
+        require_kind("layers", recipe.layers, Mapping[str, Any])
+        return recipe
+
+    @property
+    def concepts(self) -> Sequence[str]:
+        """What it forgets."""
+        return self.request.get("concepts", ())
+
+    @property
+    def layers(self) -> Mapping[str, Any]:
+        """The mask's counts and share of the saliency by layer, if there was a mask."""
+        return self.mask.get("layers", {})
+
+    def asked(self) -> EraseRequest:
+        """The request as it was made; ValueError if there is none."""
+        if not self.concepts:
+            raise ValueError("The erasure does not say what it forgets; give one of `erase run`.")
+        known = {part.name for part in fields(EraseRequest)}
+        if strange := sorted(self.request.keys() - known):
+            logger.warning("The request's %s is of a newer version; left out.", ", ".join(strange))
+        return EraseRequest(
+            **{
+                name: tuple(value) if isinstance(value, list) else value
+                for name, value in self.request.items()
+                if name in known
+            }
+        )
+
+
+def _known(kind: type[Part], name: str, record: Any) -> Part:
+    """The fields that a type knows of a record."""
+    require_kind(name, record, Mapping[str, Any])
+    known = {part.name for part in fields(kind)}
+    return kind(**{key: value for key, value in record.items() if key in known})
+
+
+def for_any_base(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe without the fingerprints of its base."""
+    return {**recipe, "base": {**recipe.get("base", {}), "fingerprints": {}}}
