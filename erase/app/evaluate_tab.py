@@ -91,7 +91,7 @@ def _matrix_part(context: Context, chosen: gr.Dropdown) -> None:
                     studio.model.pipeline, known, studio.judge, studio.model.sampling
                 )
             save_heat_maps({made.name: found}, path := visitor.folder / "matrix.png")
-            asked = made.erasure.recipe["request"]["concepts"]
+            asked = made.erasure.facts.concepts
             return _summary(context, ua_ira_cra(found, [find_concept(c, known) for c in asked]),
                             path)  # fmt: skip
 

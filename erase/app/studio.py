@@ -70,7 +70,7 @@ class Studio:
                 raise ValueError(f"Two erasure folders are called {folder.name}; rename one.")
             erasure = Erasure.from_pretrained(folder)
             with erasure.apply(self.model.pipeline.components):
-                stored = erasure.recipe.get("report")
+                stored = erasure.facts.report
                 report = Report.from_json(stored) if stored else None
                 found[folder.name] = Made(folder.name, erasure, folder, report)
         return found

@@ -57,7 +57,7 @@ def _charts(context: Context, made: Made, visitor: Visitor) -> tuple[str, str | 
         changes = changes_of(made.erasure.deltas, lambda name: find_weight(components, name))
     path = _chart_path(visitor, "change")
     save_change_chart(changes, path)
-    layers = made.erasure.recipe.get("mask", {}).get("layers")
+    layers = made.erasure.facts.layers
     if not layers:
         return str(path), None, note("This method chose its tensors without a mask.")
     blocks, masked = blocks_of(layers), _chart_path(visitor, "mask")

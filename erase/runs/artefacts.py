@@ -99,17 +99,16 @@ def list_families() -> str:
 
 
 def _summary(erasure: Erasure) -> str:
-    recipe = erasure.recipe
-    concepts = ", ".join(recipe.get("request", {}).get("concepts", []))
+    facts = erasure.facts
     ranks = [delta.rank for delta in erasure.deltas.values() if isinstance(delta, LowRankDelta)]
     lines = [
-        f"forgets {concepts or 'something'} by {recipe.get('method', 'an unnamed method')}, "
-        f"base {recipe.get('base', {}).get('model', 'unknown')}",
+        f"forgets {', '.join(facts.concepts) or 'something'} by "
+        f"{facts.method or 'an unnamed method'}, base {facts.base.model or 'unknown'}",
         f"{len(erasure.deltas)} tensors, {sum(d.count for d in erasure.deltas.values())} weights, "
         f"{erasure.nbytes / 1e6:.1f} MB" + (f", rank up to {max(ranks)}" if ranks else ""),
     ]
-    layers = recipe.get("mask", {}).get("layers")
-    return "\n".join([*lines, block_table(blocks_of(layers))] if layers else lines)
+    blocks = [block_table(blocks_of(facts.layers))] if facts.layers else []
+    return "\n".join([*lines, *blocks])
 
 
 def _pair_text(one: Erasure, other: Erasure) -> str:

@@ -16,7 +16,7 @@ from erase.evaluate.reports import AttackFigures, AttackReport, Figure
 from erase.evaluate.statistics import wilson_share
 from erase.evaluate.tables import attack_table
 from erase.models.opening import Model
-from erase.prompts.request import EraseRequest, Prompt, PromptSet, sample
+from erase.prompts.request import Prompt, PromptSet, sample
 from erase.prompts.seeds import TARGET_SEED
 from erase.runs.opening import Opened, open_all
 from erase.runs.state import carry_out
@@ -78,12 +78,9 @@ def run_attacks(
     erasure = Erasure.from_pretrained(run.erasure)
 
     def open_() -> Opened:
-        if "request" not in erasure.recipe:
-            raise ValueError(
-                f"{run.erasure} does not say what it forgets; attack one of `erase run`."
-            )
+        asked = erasure.facts.asked()
         names = run if model or run.model else replace(run, model=erasure.base_model)
-        opened = open_all(names, request_of(erasure), model=model, judge=judge, oracle=oracle)
+        opened = open_all(names, asked, model=model, judge=judge, oracle=oracle)
         for name in run.attacks:
             get_attack(name).require_serves(opened.family)
         return opened
@@ -121,8 +118,8 @@ def attacked(
         found = outcomes(target)
     of_oracle = outcomes(target.with_pipeline(oracle.pipeline)) if oracle else {}
     report = AttackReport(
-        erasure=erasure.recipe.get("method"),
-        concepts=erasure.recipe["request"]["concepts"],
+        erasure=erasure.facts.method or None,
+        concepts=list(erasure.facts.concepts),
         protocol={
             "judge": f"{Path(judge.name).name} {judge.fingerprint}",
             **({"oracle": oracle.name} if oracle else {}),
@@ -136,13 +133,6 @@ def attacked(
         strength=leaks,
     )
     return report, {name: outcome.pictures for name, outcome in found.items()}
-
-
-def request_of(erasure: Erasure) -> EraseRequest:
-    """The request that the erasure answers."""
-    asked = erasure.recipe["request"]
-    fields = {k: v for k, v in asked.items() if k in EraseRequest.__dataclass_fields__}
-    return EraseRequest(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
 
 
 def build_target(

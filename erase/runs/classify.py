@@ -152,7 +152,7 @@ def classify(run: ClassificationRun, output: str | Path) -> GapReport | None:
         report = _report(run, opened, models, seconds, shadows)
         erasure.recipe |= _recipe(run, options, erasure, opened.digest, report)
         erasure.write(folder)
-        layers = erasure.recipe.get("mask", {}).get("layers")
+        layers = erasure.facts.layers
         write_classification_report(report, models, _examples(opened), folder, layers)
         return report
 

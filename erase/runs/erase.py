@@ -106,7 +106,7 @@ def run(
         report = _report(config, opened, drawn, erasure, started)
         erasure.recipe["report"] = report.to_json() | {"table": measured_lines(report)}
         erasure.write(folder)
-        write_report(report, drawn, folder, erasure.recipe.get("mask", {}).get("layers"))
+        write_report(report, drawn, folder, erasure.facts.layers)
         return report
 
     return carry_out(output, OUTPUT_FILES, open_, work, write, attrgetter("digest"))

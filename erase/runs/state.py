@@ -94,7 +94,7 @@ def refuse_another_run(output: Path, digest: str) -> None:
     """A folder may be written again by the very same run only."""
     if not (output / RECIPE).exists():
         return
-    if Erasure.from_pretrained(output).recipe.get("run") != digest:
+    if Erasure.from_pretrained(output).facts.run != digest:
         raise ValueError(f"The output {output} holds another run; name another --output.")
 
 
