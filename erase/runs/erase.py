@@ -33,8 +33,11 @@ from erase.runs.state import (
     versions,
 )
 from erase.support.config import Config
+from erase.support.progress import whole_run
 from erase.tasks.diffusion.task import DiffusionTask, DiffusionTaskConfig
+from erase.training.config import TrainingConfig
 
+PASSES_A_STEP = 8  # of each sample: forward, backward, and a teacher's, of both sets
 OUTPUT_FILES = (*FILES, *REPORT_FILES)
 
 
@@ -97,6 +100,7 @@ def run(
         return replace(opened, digest=run_digest(config, opened.task))
 
     def work(opened: Opened) -> Erasure:
+        whole.expect(_passes(config, opened, method.needs(opened.task, options).training))
         return method(opened.task, options)
 
     def write(opened: Opened, erasure: Erasure, folder: Path) -> Report:
@@ -109,7 +113,24 @@ def run(
         write_report(report, drawn, folder, erasure.facts.layers)
         return report
 
-    return carry_out(output, OUTPUT_FILES, open_, work, write, attrgetter("digest"))
+    with whole_run() as whole:
+        return carry_out(output, OUTPUT_FILES, open_, work, write, attrgetter("digest"))
+
+
+def _passes(config: RunConfig, opened: Opened, training: TrainingConfig | None) -> dict[str, float]:
+    """About how many pictures pass through the denoiser in each part, by what its bar is called."""
+    task, judged = (
+        opened.task,
+        config.evaluation.forget_pictures + config.evaluation.retain_pictures,
+    )
+    each, parts = 2 if opened.family.guided else 1, {}
+    if training:
+        forget, retain = task.config.forget_pictures, task.config.retain_pictures
+        counts = {"forget set": forget, "anchor pictures": forget, "retain set": retain}
+        parts = {name: each * task.sampling.steps * count for name, count in counts.items()}
+        parts["erasing"] = PASSES_A_STEP * task.config.batch_size * training.max_train_steps
+    models = ("base", "erased", *(["oracle"] if opened.oracle else []))
+    return parts | {f"judging the {name}": each * opened.sampling.steps * judged for name in models}
 
 
 def open_run(

@@ -19,7 +19,11 @@ class WholeRun:
     The unit of work is any that is common to all parts.
     """
 
-    def __init__(self, parts: Mapping[str, float]):
+    def __init__(self, parts: Mapping[str, float] | None = None):
+        self.expect(parts or {})
+
+    def expect(self, parts: Mapping[str, float]) -> None:
+        """Begin with these parts now."""
         self._parts, self._started = dict(parts), time.perf_counter()
 
     def seconds_left(self, part: str, share: float) -> float | None:
@@ -78,10 +82,11 @@ def on_progress(callback: ProgressCallback) -> Iterator[None]:
 
 
 @contextmanager
-def whole_run(parts: Mapping[str, float]) -> Iterator[None]:
-    """While in force, the bars called as the parts also tell the time left for all of them."""
-    token = _whole.set(WholeRun(parts))
+def whole_run(parts: Mapping[str, float] | None = None) -> Iterator[WholeRun]:
+    """While in force, the bars that go by the run's parts also tell the time left for all."""
+    whole = WholeRun(parts)
+    token = _whole.set(whole)
     try:
-        yield
+        yield whole
     finally:
         _whole.reset(token)
