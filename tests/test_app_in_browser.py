@@ -10,6 +10,7 @@ from erase.app import build
 from erase.app.settings import AppConfig
 from erase.app.studio import shown
 from erase.bundled import EMOJI
+from erase.prompts.catalogue import Catalogue
 
 CHROMIUM = shutil.which("chromium")
 QUIET = (
@@ -17,6 +18,7 @@ QUIET = (
     "--disable-component-update", "--disable-sync",
 )  # fmt: skip
 SECONDS = 40_000
+STEPS = Catalogue.of_model(EMOJI).sampling.steps
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium")
 
 
@@ -131,7 +133,7 @@ def test_erase_compare_scale_and_take_home(page, tmp_path):
     plain.load_lora_weights(tmp_path / "home")
     picture = plain(
         "a ghost in noto style", generator=torch.Generator().manual_seed(0),
-        num_inference_steps=20, guidance_scale=4.0, output_type="pt",
+        num_inference_steps=STEPS, guidance_scale=4.0, output_type="pt",
     ).images[0]  # fmt: skip
     shown(picture).save(tmp_path / "plain.png")
     assert apart(tmp_path / "plain.png", erased) < 0.5

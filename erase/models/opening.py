@@ -1,11 +1,15 @@
 """Opening a pipeline with the catalogue and the judge that go with it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.utils import logging as of_diffusers
 from huggingface_hub import hf_hub_download
+from transformers.utils import logging as of_transformers
 
 from erase.bundled import EMOJI, JUDGE
 from erase.models.family import family_of, require_supported
@@ -40,11 +44,25 @@ def load_model(name: str, device: str = "cpu") -> Model:
     """Open "emoji", a pipeline folder or a hub id in float32; ValueError if that fails."""
     source = BUNDLED.get(name, name)
     try:
-        pipeline = DiffusionPipeline.from_pretrained(source, dtype=torch.float32).to(device)
+        with _without_loading_bars():
+            pipeline = DiffusionPipeline.from_pretrained(source, dtype=torch.float32).to(device)
     except Exception as error:
         raise _not_opened(name, error) from error
     require_supported(pipeline)
     return Model(name, pipeline, Catalogue.of_model(source))
+
+
+@contextmanager
+def _without_loading_bars() -> Iterator[None]:
+    """While in force, diffusers and transformers show no bars within each other's."""
+    shown = [one for one in (of_diffusers, of_transformers) if one.is_progress_bar_enabled()]
+    for one in shown:
+        one.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for one in shown:
+            one.enable_progress_bar()
 
 
 def catalogue_of(name: str) -> Catalogue | None:

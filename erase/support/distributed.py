@@ -12,6 +12,8 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object, reduce
 from torch import Tensor
 
+from erase.support.errors import first_line
+
 Item = TypeVar("Item")
 
 
@@ -30,10 +32,18 @@ def all_reduce_sum(tensor: Tensor) -> Tensor:
 
 
 def own_device(asked: str) -> str:
-    """The device asked for, or of several processes this one's own; ValueError if that is another.
+    """The device asked for, or of several processes this one's own.
 
-    It comes before anything is put on a device, so that every process takes its own.
+    It comes before anything is put on a device, so that every process takes its own. Raises
+    ValueError if there is none such here, or the processes were launched on another.
     """
+    try:
+        torch.empty(0, device=asked)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"The device {asked} could not be opened ({first_line(error)}); give cpu, or one that "
+            "is here."
+        ) from error
     state = Accelerator()
     if state.num_processes == 1:
         return asked
