@@ -10,7 +10,7 @@ from diffusers import (
     StableDiffusionInpaintPipeline,
 )
 from PIL import Image
-from tiny_families import build_family
+from tiny_families import SIDE, build_family
 
 from erase.methods import methods
 from erase.methods.salun import SalUnConfig
@@ -169,20 +169,30 @@ def test_robust_training_learns_against_words_that_bring_the_concept_back(tiny_p
     assert errors(4)[shows].sum() < errors(0)[shows].sum()  # without a step words are at random
     with denoiser.adversarial_prompts(mixed, 4, 20.0) as prompts:
         known = denoiser.denoise(mixed, task.condition(prompts))
-    assert torch.equal(task.predict(mixed, mixed.prompts), known)
-    plain = denoiser.denoise(mixed, task.condition(mixed.prompts))
-    with torch.no_grad():
-        assert torch.equal(task.predict(mixed, mixed.prompts), plain)
     retained = next(iter(task.retain_batches(0)))
-    with torch.no_grad():
-        plain = task.loss(retained)
-    assert torch.equal(task.loss(retained), plain)
+    plain = denoiser.denoise(mixed, task.condition(mixed.prompts))
+    for gradients in (True, False):
+        with torch.set_grad_enabled(gradients):
+            assert torch.equal(task.training_prediction(mixed), known)
+            assert torch.equal(task.predict(mixed, mixed.prompts), plain)
+            kept = task.training_prediction(retained)
+            assert torch.equal(kept, task.predict(retained, retained.prompts))
     config = SalUnConfig(training=TrainingConfig(max_train_steps=2, learning_rate=1e-3))
     robust, same = (methods()["salun"](task, config) for _ in "ab")
     name = next(iter(robust.deltas))
     assert torch.equal(robust.deltas[name].dense(), same.deltas[name].dense())
     with pytest.raises(ValueError, match="adversary_steps"):
         build_task(tiny_pipeline, adversary_steps=-1)
+
+
+@pytest.mark.parametrize("family", ["sdxl", "flux"])  # guided, and not
+def test_saliency_is_of_the_prompts_alone(family):
+    task = build_tiny_task(build_family(family), (), SIDE)
+    batch = next(iter(task.forget_batches(0)))
+    plain = task.saliency_loss(batch)
+    task.config = dataclasses.replace(task.config, adversary_steps=2)
+    assert torch.equal(task.saliency_loss(batch), plain)
+    assert not torch.equal(task.loss(batch), plain)
 
 
 def test_an_adversary_needs_a_text_encoder_that_may_change():

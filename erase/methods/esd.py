@@ -49,7 +49,7 @@ def esd(task: DiffusionTask, config: ESDConfig) -> Erasure:
     base = task.frozen_copy()
 
     def step_loss(forget: Batch, retain: Batch, progress: float) -> Tensor:
-        loss = F.mse_loss(task.predict(forget, forget.prompts), _target(base, forget, config))
+        loss = F.mse_loss(task.training_prediction(forget), _target(base, forget, config))
         if config.retain_weight:
             loss = loss + config.retain_weight * task.divergence(retain, base)
         return loss

@@ -47,12 +47,12 @@ def adversarial_prefix(
     steps: int,
     reach: float,
 ) -> dict[str, Tensor]:
-    """Vectors of words, by text encoder [WORDS, width], under which a whole batch's error is low.
+    """The words, by text encoder [WORDS, width], that make a batch's error small.
 
-    `error` gives a number, and reads the encoders; processes that share a batch find the same words
-    for all of it. The search begins at words of the vocabulary that hang on the batch's `noise`,
-    and its steps together go as far as `reach` standard deviations of the vocabulary's numbers: the
-    inner problem of adversarial unlearning (AdvUnlearn; Zhang et al., NeurIPS 2024).
+    `error` computes it through the encoders, as a scalar; processes that share a batch find the
+    same words. The search starts at random words of the vocabulary, drawn by the batch's `noise`,
+    and takes `steps` gradient steps of one length, together `reach` standard deviations of the
+    vocabulary's numbers. Source: the inner problem of AdvUnlearn (Zhang et al., NeurIPS 2024).
     """
     tables = {
         name: full_tensor(encoder.get_input_embeddings().weight.detach())
@@ -62,7 +62,7 @@ def adversarial_prefix(
     words = {name: _random_words(table, seed) for name, table in tables.items()}
     for _ in range(steps):
         words = {name: vectors.requires_grad_() for name, vectors in words.items()}
-        with prefix_embeddings(encoders, words):
+        with torch.enable_grad(), prefix_embeddings(encoders, words):
             slopes = torch.autograd.grad(error(), list(words.values()))
         words = {
             name: vectors.detach() - reach / steps * tables[name].std() * _of_unit_size(slope)

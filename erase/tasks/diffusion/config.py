@@ -30,12 +30,11 @@ class DiffusionTaskConfig(Config):
             but 15 at most.
         size: pixels of a side of all pictures; 0 for as many as the model draws by itself.
         batch_size: samples of either set in a training step.
-        adversary_steps: robust training; so many gradient steps, each as dear as a training step,
-            find words that bring the concept back when they come before the batch's prompts, and
-            the model learns to forget it after these, wherever it learns on pictures of the
-            concept. 0 trains on the prompts as they are.
-        adversary_reach: how far those steps together may move each number of the words' vectors,
-            in standard deviations of the vocabulary's.
+        adversary_steps: robust training. So many gradient steps look for words before the prompts
+            that bring the concept back, and the model learns to forget after these words too. Each
+            costs as much as a training step. 0 trains on the prompts alone.
+        adversary_reach: how far all those steps together move the words' vectors, in standard
+            deviations of the vocabulary's numbers.
     """
 
     components: Sequence[str] = ()

@@ -110,18 +110,19 @@ class ConditionedDenoiser:
     def adversarial_prompts(
         self, batch: DiffusionBatch, steps: int, reach: float
     ) -> Iterator[list[str]]:
-        """The batch's prompts after words that bring the concept back in its pictures, in force."""
-        prompts = with_prefix_slots(batch.prompts)
-        encoders = self.encoders
-        shows = batch.shows.to(self.device)
+        """Yield the batch's prompts with room before them for an adversary's words.
+
+        While in force they are read with these words, which bring the concept back where the
+        batch's pictures show it.
+        """
+        prompts, shows = with_prefix_slots(batch.prompts), batch.shows.to(self.device)
 
         def error() -> Tensor:
             found = self.denoise(batch, self.condition(prompts))
             return (shows * self.errors(batch, found)).sum()
 
-        with prefix_embeddings(
-            encoders, adversarial_prefix(encoders, error, batch.noise, steps, reach)
-        ):
+        words = adversarial_prefix(self.encoders, error, batch.noise, steps, reach)
+        with prefix_embeddings(self.encoders, words):
             yield prompts
 
     def readings(self, prompts: Sequence[str]) -> dict[str, Tensor]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -125,22 +125,20 @@ class DiffusionTask:
     def saliency_loss(self, batch: DiffusionBatch) -> Tensor:
         """Noise-prediction MSE of the guided prediction, as SalUn's generation code takes it.
 
-        Families that are not guided have their plain loss.
+        Of families that are not guided it is of the plain one. No adversary takes part.
         """
-        if not self.family.guided:
-            return self.loss(batch)
-        scale = self.sampling.guidance_scale
-        prompted = self.denoiser.denoise(batch, self.condition(batch.prompts))
-        unprompted = self.denoiser.denoise(batch, self.condition([""] * len(batch)))
-        guided = (1 + scale) * prompted - scale * unprompted
-        return F.mse_loss(guided, self.denoiser.noising.target(batch))
+        predicted, target = self.predict(batch, batch.prompts), self.denoiser.noising.target(batch)
+        if self.family.guided:
+            scale, unprompted = self.sampling.guidance_scale, self.predict(batch, [""] * len(batch))
+            predicted = (1 + scale) * predicted - scale * unprompted
+        return F.mse_loss(predicted, target)
 
     def loss(self, batch: DiffusionBatch) -> Tensor:
         """The noise- (or velocity-) prediction MSE the model was trained with."""
-        return F.mse_loss(self.predict(batch, batch.prompts), self.denoiser.noising.target(batch))
+        return F.mse_loss(self.training_prediction(batch), self.denoiser.noising.target(batch))
 
     def sample_losses(self, batch: DiffusionBatch) -> Tensor:
-        """The same of every sample [B]."""
+        """The same of every sample [B], without an adversary."""
         return self.denoiser.errors(batch, self.predict(batch, batch.prompts))
 
     def redirected_loss(
@@ -149,13 +147,13 @@ class DiffusionTask:
         """MSE to what the teacher (or the model as it is) predicts for the anchor prompts."""
         with torch.no_grad():
             wrong_answer = (teacher or self).predict(batch, batch.anchors)
-        return F.mse_loss(self.predict(batch, batch.prompts), wrong_answer)
+        return F.mse_loss(self.training_prediction(batch), wrong_answer)
 
     def divergence(self, batch: DiffusionBatch, teacher: "DiffusionTask") -> Tensor:
         """MSE to what the teacher predicts for the same prompts."""
         with torch.no_grad():
             answer = teacher.predict(batch, batch.prompts)
-        return F.mse_loss(self.predict(batch, batch.prompts), answer)
+        return F.mse_loss(self.training_prediction(batch), answer)
 
     @property
     def _places(self) -> EditSites:
@@ -247,17 +245,19 @@ class DiffusionTask:
         }
 
     def predict(self, batch: DiffusionBatch, prompts: Sequence[str]) -> Tensor:
-        """The denoiser's output for the noised latents under these prompts, beset if that is asked.
+        """The denoiser's output [B, C, h, w] for the noised latents under these prompts."""
+        return self.denoiser.denoise(batch, self.condition(prompts))
 
-        Only what is trained on is beset: with gradients, the batch's own prompts where its pictures
-        show what is to be forgotten.
+    def training_prediction(self, batch: DiffusionBatch) -> Tensor:
+        """The output [B, C, h, w] that training compares: under the batch's own prompts.
+
+        Where the config asks for an adversary, its words come before the prompts of forget batches.
         """
-        trained_on = torch.is_grad_enabled() and prompts == batch.prompts
-        if not (self.config.adversary_steps and trained_on and batch.shows is not None):
-            return self.denoiser.denoise(batch, self.condition(prompts))
-        reach = self.config.adversary_steps, self.config.adversary_reach
-        with self.denoiser.adversarial_prompts(batch, *reach) as adversarial_prompts:
-            return self.denoiser.denoise(batch, self.condition(adversarial_prompts))
+        if not self.config.adversary_steps or batch.shows is None:
+            return self.predict(batch, batch.prompts)
+        steps, reach = self.config.adversary_steps, self.config.adversary_reach
+        with self.denoiser.adversarial_prompts(batch, steps, reach) as prompts:
+            return self.predict(batch, prompts)
 
     def condition(self, prompts: Sequence[str]) -> Condition:
         """What the denoiser reads of the prompts; has gradients if a text encoder may change."""
@@ -286,14 +286,7 @@ class DiffusionTask:
         order = torch.randperm(len(prompts), generator=generator)
         for rows in order.split(self.config.batch_size):
             chosen = [prompts[row] for row in rows.tolist()]
-            noise = torch.randn(latents[rows].shape, generator=generator)
-            timesteps = self.denoiser.noising.draw_timesteps(len(rows), generator)
-            device = self.denoiser.device
-            yield DiffusionBatch(
-                latents[rows].to(device),
-                noise.to(device, latents.dtype),
-                timesteps.to(device),
-                [prompt.text for prompt in chosen],
-                [prompt.anchor for prompt in chosen],
-                None if shows is None else shows[rows],
-            )
+            clean = latents[rows].to(self.denoiser.device)
+            batch = self.denoiser.noised(clean, [prompt.text for prompt in chosen], generator)
+            anchors = [prompt.anchor for prompt in chosen]
+            yield replace(batch, anchors=anchors, shows=None if shows is None else shows[rows])
