@@ -6,7 +6,7 @@ import torch
 from conftest import build_tiny_pipeline
 from safetensors.torch import load_file, save_file
 
-from erase.core.delta import DenseDelta, SparseDelta, difference
+from erase.core.delta import DenseDelta, SparseDelta, deltas_between
 from erase.core.fingerprint import fingerprint
 from erase.core.mask import build_mask
 from erase.erasure.erasure import Erasure
@@ -27,7 +27,7 @@ def make_erasure(pipeline, scale: float = 0.1) -> Erasure:
     }
     prints = {name: fingerprint(weight) for name, weight in weights.items()}
     base = {"model": "tiny", "fingerprints": prints}
-    return Erasure(difference(weights, after, mask), {"base": base})
+    return Erasure(deltas_between(weights, after, mask), {"base": base})
 
 
 def snapshot(pipeline) -> dict[str, torch.Tensor]:

@@ -28,12 +28,12 @@ class Delta(Protocol):
         """The change as a float32 tensor of the weight's shape."""
 
     def tensors(self) -> dict[str, Tensor]:
-        """The parts to write to a safetensors file, by short name."""
+        """The parts to write to a safetensors file, by short name, each of its own shape."""
 
 
 @dataclass(frozen=True)
 class SparseDelta:
-    """Values at a mask's positions, in memory order; zero elsewhere."""
+    """Values [count] at the positions of a mask [...] of the weight's shape, in memory order."""
 
     mask: Tensor
     values: Tensor
@@ -55,14 +55,14 @@ class SparseDelta:
         return change
 
     def tensors(self) -> dict[str, Tensor]:
-        """Bit-packed mask, its shape, and the values."""
+        """The mask in bits, uint8 [ceil(N / 8)], its shape [dimensions], and the values [count]."""
         shape = torch.tensor(self.shape)
         return {"mask": pack_bits(self.mask), "shape": shape, "values": self.values}
 
 
 @dataclass(frozen=True)
 class DenseDelta:
-    """A change of every weight."""
+    """A change of every weight: values [...] of the weight's shape."""
 
     values: Tensor
 
@@ -81,7 +81,7 @@ class DenseDelta:
         return self.values.float()
 
     def tensors(self) -> dict[str, Tensor]:
-        """The values."""
+        """The values [...]."""
         return {"values": self.values}
 
 
@@ -118,20 +118,21 @@ class LowRankDelta:
         return (self.up.float().flatten(1) @ self.down.float().flatten(1)).view(self.shape)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Both factors."""
+        """Both factors, up [out, k, ...] and down [k, in, ...]."""
         return {"up": self.up, "down": self.down}
 
 
-def difference(
+def deltas_between(
     before: Mapping[str, Tensor],
     after: Mapping[str, Tensor],
     mask: Mask | None = None,
     dtype: torch.dtype = torch.float16,
 ) -> dict[str, Delta]:
-    """What turns `before` into `after`, to `dtype` precision; sparse where that is smaller.
+    """What turns tensors `before` into `after`, alike in names and shapes, to `dtype` precision.
 
-    Tensors whose change is nothing in `dtype` are left out. Raises RuntimeError if a masked-out
-    weight changed, NotFiniteError if a change is not finite in `dtype`.
+    Each change is sparse where that is smaller, and left out if it is nothing in `dtype`. The mask
+    is of the same shapes [...]. Raises RuntimeError if a masked-out weight changed, NotFiniteError
+    if a change is not finite in `dtype`.
     """
     deltas: dict[str, Delta] = {}
     for name, old in before.items():
@@ -151,13 +152,13 @@ def difference(
 
 
 def require_finite(name: str, change: Tensor) -> None:
-    """Raise NotFiniteError, naming the tensor, unless all of its change is finite."""
+    """Raise NotFiniteError, naming the tensor, unless all of its change [...] is finite."""
     if not change.isfinite().all():
         raise NotFiniteError(f"The change of {name} is not finite; lower learning_rate, or step.")
 
 
 def read_delta(parts: Mapping[str, Tensor]) -> Delta:
-    """The delta that wrote these parts."""
+    """The delta whose `tensors` these are, of their shapes; KeyError if a part is missing."""
     if "up" in parts:
         return LowRankDelta(parts["up"], parts["down"])
     if "mask" in parts:

@@ -11,7 +11,7 @@ DIGITS = 16
 
 
 def fingerprint(tensor: Tensor) -> str:
-    """16 hex digits of the SHA-256 of the values in float16, alike for any wider copy of them."""
+    """16 hex digits of the SHA-256 of values [...] in float16, alike for any wider copy of them."""
     values = full_tensor(tensor.detach()).half().cpu().contiguous().numpy()
     return hashlib.sha256(values.tobytes()).hexdigest()[:DIGITS]
 

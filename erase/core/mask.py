@@ -14,7 +14,7 @@ WEIGHTS_AT_ONCE = 1 << 24
 
 @dataclass(frozen=True)
 class Mask:
-    """Which weights may change: one boolean tensor per parameter, True where it may."""
+    """Which weights may change: a boolean tensor of each one's shape, True where it may."""
 
     tensors: Mapping[str, Tensor]
 
@@ -38,12 +38,12 @@ def build_mask(
 ) -> Mask:
     """Keep exactly int(N * density) of all N weights, by score or by one of the control rules.
 
-    "top" keeps the most salient (SalUn), "bottom" the least, "random" as many anywhere,
-    "random_per_layer" as many per tensor as "top" would, "none" all of them (no mask). Weights
-    tied at the threshold are kept in parameter order, then in memory order, until the count is
-    reached ("bottom" drops them in that order). With scope "layer" the rule holds within each
-    tensor, N being its own weights. Raises ValueError for a density outside (0, 1], and for an
-    unknown selection or scope.
+    Scores are of the weights' shapes [...] and not negative. "top" keeps the most salient (SalUn),
+    "bottom" the least, "random" as many anywhere, "random_per_layer" as many per tensor as "top"
+    would, "none" all of them (no mask). Weights tied at the threshold are kept in parameter order,
+    then in memory order, until the count is reached ("bottom" drops them in that order). With scope
+    "layer" the rule holds within each tensor, N being its own weights. Raises ValueError for a
+    density outside (0, 1], and for an unknown selection or scope.
     """
     if not 0 < density <= 1:
         raise ValueError(f"density is {density}; give a share of the weights in (0, 1].")

@@ -17,7 +17,8 @@ class MaskedUpdate:
     Masking gradients alone is not enough: weight decay and momentum move weights whose gradient is
     0. So gradients are masked as they are made (clipping then sees only what counts) and
     masked-out values are put back after every step, from `originals`, copies of the parameters as
-    they were. Source: SalUn, eq. 5, as an invariant.
+    they were. Mask and originals are of the parameters' shapes. Source: SalUn, eq. 5, as an
+    invariant.
     """
 
     def __init__(

@@ -13,7 +13,7 @@ ROUNDING = 1e-5
 
 @dataclass(frozen=True)
 class Projection:
-    """The factored matrix P = left @ right [d, d]: of an input x a weight is to lose P x."""
+    """P = left [d, k] @ right [k, d]: of an input x [d] a weight is to lose P x."""
 
     left: Tensor
     right: Tensor

@@ -21,7 +21,7 @@ def accumulate(
     estimator: Estimator = "signed_sum",
     total: Term = lambda tensor: tensor,
 ) -> dict[str, Tensor]:
-    """Score every weight from the gradients of `losses`, one scalar per batch.
+    """Score every weight from the gradients of `losses`, a scalar [] a batch; of weights' shapes.
 
     "signed_sum" is |sum of gradients| (SalUn; Fan et al., ICLR 2024, eq. 4), "abs_sum" the sum of
     their magnitudes, "fisher" the sum of their squares (the empirical Fisher diagonal, of batches
@@ -67,7 +67,7 @@ def _finished(name: str, score: Tensor, parameter: Tensor) -> Tensor:
 
 
 def fisher_ratio(forget: Mapping[str, Tensor], retain: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """f / (f + r): in 0..1, in the order of f / r, and 0 for what matters to neither set."""
+    """f / (f + r) of scores [...]: in 0..1, ordered as f / r is, 0 for what matters to neither."""
     tiny = torch.finfo(torch.float32).tiny
     return {name: f / (f + retain[name]).clamp_min(tiny) for name, f in forget.items()}
 

@@ -1,21 +1,21 @@
-"""Tensors that may lie in shards over processes, as PyTorch's fully_shard lays them."""
+"""Tensors [...] that may lie in shards over processes, as PyTorch's fully_shard lays them."""
 
 import torch
 from torch import Tensor
 
 
 def in_shards(tensor: Tensor) -> bool:
-    """Whether each process holds a part of it."""
+    """Whether each process holds a part of the tensor [...]."""
     return hasattr(tensor, "full_tensor")
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
-    """The tensor in one piece; every process has to ask for one that lies in shards."""
+    """The tensor [...] in one piece; every process has to ask for one that lies in shards."""
     return tensor.full_tensor() if in_shards(tensor) else tensor
 
 
 def distributed_like(tensor: Tensor, reference: Tensor) -> Tensor:
-    """The whole `tensor` on the device of `reference`, and in shards if that is."""
+    """The whole `tensor` on the device of `reference` [...], and in shards if that is."""
     tensor = tensor.to(reference.device)
     if not in_shards(reference):
         return tensor
@@ -27,5 +27,5 @@ def distributed_like(tensor: Tensor, reference: Tensor) -> Tensor:
 
 @torch.no_grad()
 def copy_full_(tensor: Tensor, values: Tensor) -> None:
-    """Put whole values into a tensor, in shards or not."""
+    """Put whole values [...] into a tensor of their shape, in shards or not."""
     tensor.copy_(distributed_like(values, tensor) if in_shards(tensor) else values)

@@ -10,7 +10,7 @@ NUMERICAL_RANK, TINY = 1e-10, 1e-300
 
 
 def eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues, ascending, and eigenvectors of a symmetric matrix without negative ones."""
+    """Eigenvalues [d], ascending, none negative, and eigenvectors [d, d] of a symmetric matrix."""
     try:
         return torch.linalg.eigh(matrix)
     except torch.linalg.LinAlgError:

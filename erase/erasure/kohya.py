@@ -38,7 +38,10 @@ def export_kohya(erasure: Erasure, folder: str | Path) -> Path:
 
 
 def kohya_tensors(deltas: Mapping[str, LowRankDelta], one_encoder: bool) -> dict[str, Tensor]:
-    """The tensors of such a file, all of one rank, since not all programs heed each layer's."""
+    """The tensors of such a file, all of one rank k, since not all programs heed each layer's.
+
+    They are lora_down [k, in, ...], lora_up [out, k, ...] and alpha [], by kohya's names.
+    """
     rank = max(delta.rank for delta in deltas.values())
     padded = {name: _padded(delta, rank) for name, delta in deltas.items()}
     tensors = convert_state_dict_to_kohya(lora_tensors(padded))

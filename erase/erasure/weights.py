@@ -57,7 +57,7 @@ def read_deltas(folder: Path) -> dict[str, Delta]:
 
 
 def shared_bases(deltas: Mapping[str, Delta]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The input bases of all deltas, one tensor for all that are alike, and which delta has which.
+    """The input bases [k, in] of all deltas, one for all that are alike, and which delta has which.
 
     Where they are the delta's own `down` factor they go by that name, and need no tensor.
     """
@@ -96,7 +96,7 @@ def _read_bases(folder: Path, deltas: Mapping[str, Delta]) -> dict[str, Tensor]:
 
 
 def lora_tensors(deltas: Mapping[str, LowRankDelta]) -> dict[str, Tensor]:
-    """The tensors of a LoRA file in diffusers' own names, which plain diffusers loads."""
+    """The tensors of a stock LoRA file: lora_A [k, in, ...] and lora_B [out, k, ...] of each."""
     parts = {
         lora_key(name, part): tensor.contiguous()
         for name, delta in deltas.items()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector
 
-from erase.core.delta import difference
+from erase.core.delta import deltas_between
 from erase.erasure.erasure import Erasure
 from erase.methods import register
 from erase.support.config import Config, Positive
@@ -54,7 +54,7 @@ def influence(task: ClassificationTask, config: InfluenceConfig) -> Erasure:
         parts = change.split([weight.numel() for weight in weights.values()])
         for weight, part in zip(weights.values(), parts, strict=True):
             weight.add_(part.view_as(weight))
-        return Erasure(difference(before, weights))
+        return Erasure(deltas_between(before, weights))
 
 
 def solve_fisher(gradients: Tensor, vector: Tensor, damping: float) -> Tensor:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from erase.core.delta import difference
+from erase.core.delta import deltas_between
 from erase.erasure.erasure import Erasure
 from erase.methods import holding, register
 from erase.tasks.base import Batch, Task
@@ -40,4 +40,4 @@ def l1_sparse(task: Task, config: L1SparseConfig) -> Erasure:
     with restored_parameters(weights) as before, only_trainable(task, weights):
         zeros = {name: torch.zeros_like(weight) for name, weight in weights.items()}
         train(task, step_loss, config.training, None, weights, config.penalty, zeros)
-        return Erasure(difference(before, weights))
+        return Erasure(deltas_between(before, weights))

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from erase.core.delta import difference
+from erase.core.delta import deltas_between
 from erase.erasure.erasure import Erasure
 from erase.methods import holding, register
 from erase.support.config import Positive
@@ -43,7 +43,7 @@ def eu_k(task: ClassificationTask, config: LastLayersConfig) -> Erasure:
         for name, parameter in chosen.items():
             parameter.data.copy_(fresh[name])
         train(task, _retain_loss(task), config.training, parameters=chosen)
-        return Erasure(difference(before, chosen))
+        return Erasure(deltas_between(before, chosen))
 
 
 def _retain_loss(task: ClassificationTask) -> StepLoss:

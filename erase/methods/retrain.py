@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from erase.core.delta import difference
+from erase.core.delta import deltas_between
 from erase.erasure.erasure import Erasure
 from erase.methods import holding, register
 from erase.support.config import Config, NotNegative
@@ -27,4 +27,4 @@ def retrain(task: ClassificationTask, config: RetrainConfig) -> Erasure:
     fresh = task.untrained().components["model"]
     recipe = replace(task.recipe, epochs=config.epochs or task.recipe.epochs)
     fit(fresh, task.subset(task.retain), recipe, task.seed)
-    return Erasure(difference(task.state(), task.state(fresh)))
+    return Erasure(deltas_between(task.state(), task.state(fresh)))

@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from erase.core.delta import difference
+from erase.core.delta import deltas_between
 from erase.core.saliency import Estimator, accumulate
 from erase.erasure.erasure import Erasure
 from erase.methods import holding, register
@@ -66,7 +66,7 @@ def _dampened(
     with restored_parameters(weights) as before, torch.no_grad():
         for name, weight in weights.items():
             weight.mul_(dampening(forget[name], overall[name], config))
-        return Erasure(difference(before, weights))
+        return Erasure(deltas_between(before, weights))
 
 
 def dampening(forget: Tensor, overall: Tensor, config: SSDConfig) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from erase.models.tokens import padded_tokens, pairing
 from erase.prompts.catalogue import Sampling
 
-T5_TOKENS = {"sd3": 256, "flux": 512, "pixart": 300}
+SD3_T5_TOKENS = 256
 STATES, POOLED = "text", "pooled"
 
 
@@ -115,6 +115,11 @@ def with_components(
     return (kind or type(pipeline))(**{**pipeline.components, **options, **components})
 
 
+def _tokens(tokenizer: str, length: int | None = None) -> Callable[..., Tensor]:
+    """What pairs the tokens of one tokenizer, `length` of each text."""
+    return lambda p, texts, anchors: pairing(getattr(p, tokenizer), texts, anchors, length)
+
+
 def _encode_sd(pipeline: DiffusionPipeline, prompts: Sequence[str], side: int) -> Condition:
     tokens = padded_tokens(pipeline.tokenizer, prompts)
     return Condition(pipeline.text_encoder(tokens.to(pipeline.text_encoder.device))[0])
@@ -122,10 +127,6 @@ def _encode_sd(pipeline: DiffusionPipeline, prompts: Sequence[str], side: int) -
 
 def _denoise_sd(p: DiffusionPipeline, latents: Tensor, steps: Tensor, text: Condition) -> Tensor:
     return p.unet(latents, steps, text.states).sample
-
-
-def _tokens_clip(p: DiffusionPipeline, texts: Sequence[str], anchors: Sequence[str]) -> Tensor:
-    return pairing(p.tokenizer, texts, anchors)
 
 
 def _encode_sdxl(pipeline: DiffusionPipeline, prompts: Sequence[str], side: int) -> Condition:
@@ -159,7 +160,7 @@ def _denoise_sd3(p: DiffusionPipeline, latents: Tensor, steps: Tensor, text: Con
 
 
 def _tokens_sd3(p: DiffusionPipeline, texts: Sequence[str], anchors: Sequence[str]) -> Tensor:
-    clip, length = pairing(p.tokenizer, texts, anchors), T5_TOKENS["sd3"]
+    clip, length = pairing(p.tokenizer, texts, anchors), SD3_T5_TOKENS
     if p.text_encoder_3 is None:  # its tokens are all zero then
         t5 = torch.arange(length).expand(len(clip), -1)
     else:
@@ -191,10 +192,6 @@ def _unpacked_flux(pipeline: DiffusionPipeline, latents: Tensor, side: int) -> T
     return pipeline._unpack_latents(latents, side, side, pipeline.vae_scale_factor)
 
 
-def _tokens_flux(p: DiffusionPipeline, texts: Sequence[str], anchors: Sequence[str]) -> Tensor:
-    return pairing(p.tokenizer_2, texts, anchors, T5_TOKENS["flux"])
-
-
 def _encode_pixart(pipeline: DiffusionPipeline, prompts: Sequence[str], side: int) -> Condition:
     states, mask, _, _ = pipeline.encode_prompt(
         list(prompts), do_classifier_free_guidance=False, device=pipeline.transformer.device
@@ -211,10 +208,6 @@ def _denoise_pixart(
         added_cond_kwargs={"resolution": None, "aspect_ratio": None},
     ).sample  # fmt: skip
     return found[:, : latents.shape[1]]  # the rest is a learnt variance
-
-
-def _tokens_pixart(p: DiffusionPipeline, texts: Sequence[str], anchors: Sequence[str]) -> Tensor:
-    return pairing(p.tokenizer, texts, anchors, T5_TOKENS["pixart"])
 
 
 FLUX_GUIDANCE = 3.5
@@ -246,12 +239,12 @@ FAMILIES = {
         Family(
             "sd", StableDiffusionPipeline, encoders=("text_encoder",), **UNET,
             enters={STATES: CROSS_ATTENTION},
-            encode=_encode_sd, denoise=_denoise_sd, tokens=_tokens_clip,
+            encode=_encode_sd, denoise=_denoise_sd, tokens=_tokens("tokenizer"),
         ),
         Family(
             "sdxl", StableDiffusionXLPipeline, encoders=("text_encoder", "text_encoder_2"), **UNET,
             enters={STATES: CROSS_ATTENTION, POOLED: ("unet.add_embedding.linear_1.weight",)},
-            encode=_encode_sdxl, denoise=_denoise_sdxl, tokens=_tokens_clip,
+            encode=_encode_sdxl, denoise=_denoise_sdxl, tokens=_tokens("tokenizer"),
             sampling=Sampling(50, 5.0),
         ),
         Family(
@@ -261,7 +254,7 @@ FAMILIES = {
         ),
         Family(
             "flux", FluxPipeline, encoders=("text_encoder",), **JOINT,
-            encode=_encode_flux, denoise=_denoise_flux, tokens=_tokens_flux,
+            encode=_encode_flux, denoise=_denoise_flux, tokens=_tokens("tokenizer_2", 512),
             sampling=Sampling(28, FLUX_GUIDANCE), unpacked=_unpacked_flux, guided=False,
         ),
         Family(
@@ -270,7 +263,7 @@ FAMILIES = {
             enters={STATES: ("transformer.caption_projection.linear_1.weight",)},
             keys_and_values=("transformer.*attn2.to_k.*", "transformer.*attn2.to_v.*"),
             attention=("transformer.*attn2.*",),
-            encode=_encode_pixart, denoise=_denoise_pixart, tokens=_tokens_pixart,
+            encode=_encode_pixart, denoise=_denoise_pixart, tokens=_tokens("tokenizer", 300),
             sampling=Sampling(20, 4.5),
             drawing={"use_resolution_binning": False, "clean_caption": False},
         ),

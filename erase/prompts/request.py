@@ -2,7 +2,7 @@
 
 import difflib
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -10,6 +10,7 @@ from erase.prompts.catalogue import Catalogue, Concept, fill
 
 PLAIN_TEMPLATES = ("{concept}", "a picture of {concept}", "a photo of {concept}")
 PLAIN_KIND = "concept"
+NO_STYLE = Concept("", "style")
 Redirect = Literal["anchor", "random"]
 
 
@@ -98,29 +99,22 @@ def _expand_plain(request: EraseRequest) -> PromptSet:
     if not request.retain:
         raise ValueError("The retain set is empty; name concepts to keep, e.g. --retain dog car.")
     rng = random.Random(request.seed)
-    anchors = dict(
-        zip(request.concepts, request.anchors or [""] * len(request.concepts), strict=True)
+    given = request.anchors or [""] * len(request.concepts)
+    anchors = dict(zip(request.concepts, given, strict=True))
+
+    def prompt(template: str, concept: str) -> Prompt:
+        text, instead = template.format(concept=concept), ""
+        if concept in anchors:
+            anchor = anchors[concept]
+            anchor = anchor if request.redirect == "anchor" else rng.choice(request.retain)
+            instead = template.format(concept=anchor).strip()
+        group = concept if concept in anchors else ""
+        return Prompt(text, {PLAIN_KIND: concept}, (PLAIN_KIND,), group, instead)
+
+    forget, retain = (
+        [prompt(template, concept) for concept in concepts for template in request.templates]
+        for concepts in (request.concepts, request.retain)
     )
-
-    def instead(concept: str) -> str:
-        return anchors[concept] if request.redirect == "anchor" else rng.choice(request.retain)
-
-    forget = [
-        Prompt(
-            template.format(concept=concept),
-            {PLAIN_KIND: concept},
-            (PLAIN_KIND,),
-            concept,
-            template.format(concept=instead(concept)).strip(),
-        )
-        for concept in request.concepts
-        for template in request.templates
-    ]
-    retain = [
-        Prompt(template.format(concept=concept), {PLAIN_KIND: concept}, (PLAIN_KIND,))
-        for concept in request.retain
-        for template in request.templates
-    ]
     labels = dict.fromkeys([*request.concepts, *request.anchors, *request.retain])
     return PromptSet(forget, retain, {PLAIN_KIND: list(labels)})
 
@@ -137,63 +131,47 @@ class _Expansion:
 
     def prompts(self) -> PromptSet:
         """Forget prompts of cells with a forgotten part, retain prompts of the others."""
+        known = self.catalogue
+        cells = [(style, known.templates) for style in known.concepts("style")]
+        if "style" not in self.kinds:
+            cells.insert(0, (NO_STYLE, known.object_templates))
         forget: list[Prompt] = []
         retain: list[Prompt] = []
-        for object_ in self.catalogue.concepts("object"):
-            if "style" not in self.kinds:
-                (forget if object_ in self.anchor_of else retain).extend(self._of_object(object_))
-            for style in self.catalogue.concepts("style"):
-                forgotten = object_ in self.anchor_of or style in self.anchor_of
-                (forget if forgotten else retain).extend(self._of_cell(object_, style))
+        for object_ in known.concepts("object"):
+            for style, templates in cells:
+                forgotten = [part for part in (object_, style) if part in self.anchor_of]
+                of_cell = self._of_cell(object_, style, templates, forgotten)
+                (forget if forgotten else retain).extend(of_cell)
         if self.kept:
             names = {concept.name for concept in self.kept}
             retain = [prompt for prompt in retain if names & set(prompt.labels.values())]
         if not retain:
             raise ValueError("The retain set is empty; leave some concept to keep.")
-        labels = {"object": list(self.catalogue.objects), "style": list(self.catalogue.styles)}
-        return PromptSet(forget, retain, labels)
+        return PromptSet(
+            forget, retain, {"object": list(known.objects), "style": list(known.styles)}
+        )
 
-    def _of_cell(self, object_: Concept, style: Concept) -> list[Prompt]:
-        labels = {"object": object_.name, "style": style.name}
-        forgotten = [concept for concept in (object_, style) if concept in self.anchor_of]
-        kinds = tuple(concept.kind for concept in forgotten) or self.kinds
-        return [
-            self._prompt(template, name, object_, style, labels, kinds, forgotten)
-            for name in self._names(object_)
-            for template in self.catalogue.templates
-        ]
-
-    def _of_object(self, object_: Concept) -> list[Prompt]:
-        labels = {"object": object_.name}
-        forgotten = [object_] if object_ in self.anchor_of else []
-        return [
-            self._prompt(
-                template, name, object_, Concept("", "style"), labels, ("object",), forgotten
-            )
-            for name in self._names(object_)
-            for template in self.catalogue.object_templates
-        ]
+    def _of_cell(
+        self,
+        object_: Concept,
+        style: Concept,
+        templates: Sequence[str],
+        forgotten: Sequence[Concept],
+    ) -> Iterator[Prompt]:
+        labels = {part.kind: part.name for part in (object_, style) if part is not NO_STYLE}
+        kinds = tuple(part.kind for part in forgotten) or self.kinds
+        for name in self._names(object_):
+            for template in templates:
+                text, group, anchor = fill(template, name, style.name), "", ""
+                if forgotten:
+                    instead = [self._instead(part).name for part in (object_, style)]
+                    group, anchor = str(forgotten[0]), fill(template, *instead)
+                yield Prompt(text, labels, kinds, group, anchor)
 
     def _names(self, object_: Concept) -> list[str]:
         """A forgotten object is forgotten by its synonyms too; a retained one goes by its name."""
         synonyms = self.catalogue.synonyms.get(object_.name, [])
         return [object_.name, *(synonyms if object_ in self.anchor_of else [])]
-
-    def _prompt(
-        self,
-        template: str,
-        name: str,
-        object_: Concept,
-        style: Concept,
-        labels: Mapping[str, str],
-        kinds: tuple[str, ...],
-        forgotten: Sequence[Concept],
-    ) -> Prompt:
-        text = fill(template, name, style.name)
-        if not forgotten:
-            return Prompt(text, labels, kinds)
-        instead = [self._instead(concept).name for concept in (object_, style)]
-        return Prompt(text, labels, kinds, str(forgotten[0]), fill(template, *instead))
 
     def _instead(self, concept: Concept) -> Concept:
         if concept not in self.anchor_of or self.redirect == "anchor":

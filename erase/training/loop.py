@@ -13,7 +13,7 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from erase.core.delta import Delta, NotFiniteError, difference
+from erase.core.delta import Delta, NotFiniteError, deltas_between
 from erase.core.fingerprint import combined, fingerprint
 from erase.core.mask import Mask
 from erase.core.masked_update import MaskedUpdate, SoftThreshold
@@ -54,10 +54,10 @@ def finetune(
         with sharded(task, chosen) as shards:
             train(task, step_loss, config, mask, shards, sparsity)
             after = gather_full(shards)
-        return difference({name: p.detach() for name, p in chosen.items()}, after, mask)
+        return deltas_between({name: p.detach() for name, p in chosen.items()}, after, mask)
     with restored_parameters(chosen) as before, only_trainable(task, chosen):
         train(task, step_loss, config, mask, chosen, sparsity, before)
-        return difference(before, chosen, mask)
+        return deltas_between(before, chosen, mask)
 
 
 def train(
