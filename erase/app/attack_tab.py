@@ -8,19 +8,20 @@ from typing import Any
 import gradio as gr
 import pandas as pd
 
-from erase.app.context import LINE, Context, plainly
+from erase.app.context import LINE, PRIVATE, Context, plainly
 from erase.app.figures import markdown_table, note, protocol_of
 from erase.app.forms import options_form
 from erase.app.jobs import Progress, Tell, followed
 from erase.app.options import with_options
 from erase.app.settings import require_within
+from erase.app.shelf import STORED, stored_attacks
 from erase.attacks import attacks
 from erase.evaluate.reports import AttackReport
 from erase.evaluate.tables import attack_table
 from erase.runs.attack import AttackRun, run_attacks
 
 EMPTY = "Choose an erasure and an attack. What comes back will stand here."
-LEAST, FIRST = 4, 8
+LEAST, FIRST, FIRST_ATTACK = 4, 8, "recall"
 CURVE = ["steps", "share that shows the concept", "model"]
 
 
@@ -28,23 +29,30 @@ def attack_tab(context: Context) -> gr.Dropdown:
     """Build the tab; its choice of erasures is given back."""
     with gr.Row():
         with gr.Column(scale=2, min_width=280):
-            chosen = gr.Dropdown(list(context.visitors.offered), value=None, label="Erasure")
+            offered = list(context.visitors.offered)
+            first = offered[0] if offered else None
+            chosen = gr.Dropdown(offered, value=first, label="Erasure")
             attack = gr.Dropdown(
-                list(attacks()), value="recall", label="Attack",
+                list(attacks()), value=FIRST_ATTACK, label="Attack",
                 info="recall is the quickest; searches and relearning take minutes.",
             )  # fmt: skip
-            options = options_form(attack, lambda name: attacks()[name].config, "attack")
+            options = options_form(
+                attack, lambda name: attacks()[name].config, "Options of this attack", "attack"
+            )
             prompts = gr.Slider(LEAST, context.limits.pictures, FIRST, step=1, label="Prompts")
             with gr.Row():
                 button = gr.Button("Attack", variant="primary")
                 cancel = gr.Button("Cancel", variant="stop")
         with gr.Column(scale=3, min_width=300):
-            status = gr.Markdown("")
-            table = gr.HTML(note(EMPTY))
-            gallery = gr.Image(label="What the attack drew", format="png", interactive=False)
-            curve = gr.LinePlot(
-                x=CURVE[0], y=CURVE[1], color=CURVE[2], title="Relearning", visible=False
+            said, rows, picture, frame = _stored(context, first, FIRST_ATTACK)
+            status, table = gr.Markdown(said), gr.HTML(rows)
+            gallery = gr.Image(
+                picture, label="What the attack drew", format="png", interactive=False
             )
+            curve = gr.LinePlot(
+                frame, x=CURVE[0], y=CURVE[1], color=CURVE[2], title="Relearning",
+                visible=not frame.empty,
+            )  # fmt: skip
 
     @plainly
     def attacked(
@@ -63,14 +71,37 @@ def attack_tab(context: Context) -> gr.Dropdown:
             if isinstance(event, Progress):
                 yield str(event), gr.skip(), gr.skip(), gr.skip()
             else:
-                yield ("Done.", *_shown(event, output, attack, studio.always_screened))
+                rows, picture, frame = _shown(event, output, attack, studio.always_screened)
+                yield "Done.", rows, picture, _plot(frame)
 
     button.click(
         attacked, [chosen, attack, options, prompts], [status, table, gallery, curve],
         api_name="attack", show_progress="hidden", **LINE,
     )  # fmt: skip
+
+    def stored(name: str | None, attack: str) -> tuple:
+        said, rows, picture, frame = _stored(context, name, attack)
+        return said, rows, picture, _plot(frame)
+
+    for one in (chosen, attack):
+        one.input(stored, [chosen, attack], [status, table, gallery, curve], queue=False, **PRIVATE)
     context.cancels(cancel, status)
     return chosen
+
+
+def _stored(
+    context: Context, name: str | None, attack: str
+) -> tuple[str, str, str | None, pd.DataFrame]:
+    """What was measured before of a ready erasure: status, table, picture and curve."""
+    made = context.visitors.offered.get(name or "")
+    kept = stored_attacks(made) if made else None
+    if kept is None:
+        return "", note(EMPTY), None, pd.DataFrame(columns=CURVE)
+    return STORED, *_shown(*kept, attack, context.studio.always_screened)
+
+
+def _plot(frame: pd.DataFrame) -> dict[str, Any]:
+    return gr.update(value=frame, visible=not frame.empty)
 
 
 def _prepared(
@@ -93,8 +124,8 @@ def _prepared(
 
 def _shown(
     report: AttackReport, output: Path, attack: str, hidden: bool
-) -> tuple[str, str | None, Any]:
-    """The table, the pictures unless hidden, and the curve where the attack has one."""
+) -> tuple[str, str | None, pd.DataFrame]:
+    """The table, the pictures unless hidden or not there, and the curve of a relearning attack."""
     protocol = protocol_of(report)
     table = markdown_table(attack_table(report), protocol)
     rows = [
@@ -103,5 +134,6 @@ def _shown(
         if attack in found
         for step, share in found[attack].details.get("curve", {}).items()
     ]
-    plot = gr.update(value=pd.DataFrame(rows, columns=CURVE), visible=bool(rows))
-    return table, None if hidden else str(output / f"{attack}.png"), plot
+    picture = output / f"{attack}.png"
+    seen = None if hidden or not picture.is_file() else str(picture)
+    return table, seen, pd.DataFrame(rows, columns=CURVE)

@@ -17,6 +17,7 @@ from erase.app.studio import Studio
 from erase.app.theme import CSS, build_theme
 from erase.app.visitors import Visitors
 from erase.app.where_tab import where_tab
+from erase.bundled import ATTACKS, DIGITS
 
 TITLE = "erase"
 HEAD = """<div class="masthead"><h1>erase</h1>
@@ -46,8 +47,8 @@ def build_app(config: AppConfig) -> gr.Blocks:
                 shown = where_tab(context)
             with gr.Tab("Break it"):
                 attacked = attack_tab(context)
-            with gr.Tab("Evaluate"):
-                measured = evaluate_tab(context)
+            with gr.Tab("Evaluate") as tab:
+                measured = evaluate_tab(context, tab)
             with gr.Tab("Classifier"):
                 classifier_tab(context)
             connect([(compared, True), *((part, False) for part in (*shown, attacked, measured))])
@@ -61,7 +62,7 @@ def build_app(config: AppConfig) -> gr.Blocks:
 
 
 def launch(page: gr.Blocks, config: AppConfig, **options: Any) -> tuple[Any, str, str]:
-    """Serve the page; nothing but what its handlers return can be fetched."""
+    """Serve the page; what its handlers return and pictures of the package can be fetched alone."""
     return page.launch(
         server_name=config.host,
         server_port=config.port or None,
@@ -71,6 +72,7 @@ def launch(page: gr.Blocks, config: AppConfig, **options: Any) -> tuple[Any, str
         ssr_mode=False,
         show_error=True,
         max_file_size="1mb",
+        allowed_paths=[str(ATTACKS), str(DIGITS)],
         footer_links=["api"],
         **options,
     )

@@ -11,6 +11,8 @@ from erase.app.figures import markdown_table, note, protocol_of
 from erase.app.forms import options_form
 from erase.app.jobs import Progress, followed
 from erase.app.options import with_options
+from erase.app.shelf import STORED, stored_digits
+from erase.evaluate.reports import GapReport
 from erase.evaluate.tables import gap_table
 from erase.methods import get_method, serving
 from erase.runs.classify import ClassificationRun, ClassifierConfig, classify
@@ -41,14 +43,19 @@ def classifier_tab(context: Context) -> None:
                 [str(i) for i in range(CLASSES)], value="3", label="Forget the digit"
             )
             method = gr.Dropdown(classifier_methods(), value="projection", label="Method")
-            options = options_form(method, lambda n: get_method(n).config, "classifier-method")
+            options = options_form(
+                method,
+                lambda n: get_method(n).config,
+                "Options of this method",
+                "classifier-method",
+            )
             button = gr.Button("Forget and retrain (about a minute)", variant="primary")
         with gr.Column(scale=3, min_width=300):
-            status = gr.Markdown("")
-            table = gr.HTML(note(EMPTY))
+            said, rows, first = _stored()
+            status, table = gr.Markdown(said), gr.HTML(rows)
             pictures = gr.Gallery(
-                label="Original, retrained, unlearned", columns=1, format="png", height="auto",
-                interactive=False,
+                first, label="Original, retrained, unlearned", columns=1, format="png",
+                height="auto", interactive=False,
             )  # fmt: skip
 
     @plainly
@@ -67,13 +74,26 @@ def classifier_tab(context: Context) -> None:
             if isinstance(event, Progress):
                 yield str(event), gr.skip(), gr.skip()
             else:
-                said = markdown_table(gap_table(event), protocol_of(event))
-                yield f"Verdict: {event.verdict}.", said, _gallery(output)
+                yield _shown(event, output)
 
     button.click(
         classified, [gone, method, options], [status, table, pictures], api_name="classify",
         show_progress="hidden", **LINE,
     )  # fmt: skip
+
+
+def _stored() -> tuple[str, str, list[tuple[str, str]]]:
+    """A digit that was forgotten before the package was published."""
+    kept = stored_digits()
+    if kept is None:
+        return "", note(EMPTY), []
+    said, rows, pictures = _shown(*kept)
+    return f"{STORED} {kept[0].request}, by {kept[0].method}. {said}", rows, pictures
+
+
+def _shown(report: GapReport, folder: Path) -> tuple[str, str, list[tuple[str, str]]]:
+    table = markdown_table(gap_table(report), protocol_of(report))
+    return f"Verdict: {report.verdict}.", table, _gallery(folder)
 
 
 def _gallery(folder: Path) -> list[tuple[str, str]]:

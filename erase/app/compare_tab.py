@@ -12,6 +12,8 @@ from torch import Tensor
 from erase.app.context import LINE, PRIVATE, Context, plainly
 from erase.app.figures import figure, note
 from erase.app.studio import LARGEST_SEED, MOST_STRENGTH, THRESHOLD, beside, shown
+from erase.app.visitors import Visitor
+from erase.prompts.catalogue import Catalogue
 
 NEARBY = 4
 EMPTY = "Write a prompt or pick one, and press Generate."
@@ -19,6 +21,7 @@ EMPTY = "Write a prompt or pick one, and press Generate."
 
 def compare_tab(context: Context) -> gr.CheckboxGroup:
     """Build the tab; its choice of erasures is given back, to be filled as they are made."""
+    pictures, said, strip = _first_view(context)
     with gr.Row():
         with gr.Column(scale=2, min_width=280):
             prompt, chosen, strength, *_ = inputs = _controls(context)
@@ -26,12 +29,12 @@ def compare_tab(context: Context) -> gr.CheckboxGroup:
         with gr.Column(scale=3, min_width=300):
             outputs = [
                 gr.ImageSlider(
-                    label="Base | erased", format="png", elem_id="compared", interactive=False,
-                    max_height=460,
+                    pictures, label="Base | erased", format="png", elem_id="compared",
+                    interactive=False, max_height=460,
                 ),
-                gr.HTML(note(EMPTY)),
+                gr.HTML(said),
                 gr.Gallery(
-                    label="Nearby concepts: base | erased", columns=NEARBY, format="png",
+                    strip, label="Nearby concepts: base | erased", columns=NEARBY, format="png",
                     height=210, elem_id="nearby", object_fit="contain", interactive=False,
                 ),
             ]  # fmt: skip
@@ -47,12 +50,12 @@ def compare_tab(context: Context) -> gr.CheckboxGroup:
 def _controls(context: Context) -> list[gr.components.Component]:
     """Prompt, erasures, strength, seed, steps and screening, in the order of the handler."""
     studio, known = context.studio, context.studio.model.catalogue
-    first = known.prompt(known.objects[0], known.styles[0]) if known else ""
-    prompt = gr.Textbox(first, label="Prompt", elem_id="prompt", max_lines=3)
+    offered = list(context.visitors.offered)
+    prompt = gr.Textbox(_first_prompt(context), label="Prompt", elem_id="prompt", max_lines=3)
     if known:
         _picker(context, prompt)
     chosen = gr.CheckboxGroup(
-        list(context.visitors.offered), label="Erasures in force, in this order",
+        offered, value=offered[:1], label="Erasures in force, in this order",
         info="Make one under Erase; none is the base twice.", elem_id="chosen",
     )  # fmt: skip
     strength = gr.Slider(
@@ -85,36 +88,79 @@ def _handler(context: Context) -> Callable[..., Iterator[tuple]]:
         made = context.visitors.chosen(visitor, erasures)
         force = [(one.erasure, strength) for one in made]
         screen = screen or studio.always_screened
-        pair = [studio.drawn([prompt], seed, steps, part)[0] for part in ((), force)]
-        pictures, found = _screened(context, pair) if screen else ([shown(p) for p in pair], None)
-        text = _figures_html(context, torch.stack(pair), prompt, seed, steps, found)
-        paths = tuple(map(visitor.saved, ("base", "erased"), pictures))
-        yield paths, text, []
-        if force:
-            near = _nearby(context, prompt, seed, steps, force)
-            strip = [(visitor.saved(f"near-{i}", one), said) for i, (one, said) in enumerate(near)]
-            yield paths, text, strip
+        yield from _views(context, visitor, prompt, force, seed, steps, screen)
 
     return generate
+
+
+def _views(
+    context: Context, visitor: Visitor, prompt: str, force: list[tuple[Any, float]], seed: int,
+    steps: int, screen: bool,
+) -> Iterator[tuple]:  # fmt: skip
+    """Both pictures and their figures; then, with an erasure, the strip of concepts nearby too."""
+    studio = context.studio
+    pair = [studio.drawn([prompt], seed, steps, part)[0] for part in ((), force)]
+    pictures, found = _screened(context, pair) if screen else ([shown(p) for p in pair], None)
+    text = _figures_html(context, torch.stack(pair), prompt, seed, steps, found)
+    paths = tuple(map(visitor.saved, ("base", "erased"), pictures))
+    yield paths, text, []
+    if force:
+        near = _nearby(context, prompt, seed, steps, force)
+        strip = [(visitor.saved(f"near-{i}", one), said) for i, (one, said) in enumerate(near)]
+        yield paths, text, strip
+
+
+def _first_view(context: Context) -> tuple[tuple[str, str] | None, str, list]:
+    """What a visitor sees before any click: the first erasure offered, at work."""
+    offered = list(context.visitors.offered.values())
+    if not offered or context.studio.always_screened:
+        return None, note(EMPTY), []
+    visitor, steps = context.visitors.host(), context.studio.model.sampling.steps
+    force = [(offered[0].erasure, 1.0)]
+    *_, last = _views(context, visitor, _first_prompt(context), force, 0, steps, False)
+    return last
+
+
+def _first_prompt(context: Context) -> str:
+    """A prompt that names what the first erasure offered forgets, or the first object known."""
+    known = context.studio.model.catalogue
+    if known is None:
+        return ""
+    offered = next(iter(context.visitors.offered.values()), None)
+    asked = offered.erasure.recipe.get("request", {}).get("concepts", []) if offered else []
+    objects = [name for name in asked if name in known.objects]
+    return known.prompt(objects[0] if objects else known.objects[0], known.styles[0])
 
 
 def _picker(context: Context, prompt: gr.Textbox) -> None:
     """Two drop-downs that write the prompt, and examples of one click."""
     known = context.studio.model.catalogue
     with gr.Row():
-        what = gr.Dropdown(list(known.objects), label="Object", value=None)
+        first = _named_object(known, _first_prompt(context))
+        what = gr.Dropdown(list(known.objects), label="Object", value=first)
         style = gr.Dropdown(list(known.styles), label="Style", value=known.styles[0])
 
     def written(what: str | None, style: str) -> str:
         return known.prompt(what, style) if what else gr.skip()
 
+    def read(prompt: str) -> tuple[str | None, Any]:
+        styles = [name for name in known.styles if f"{name} style" in prompt]
+        return _named_object(known, prompt), max(styles, key=len) if styles else gr.skip()
+
     for one in (what, style):
         one.input(written, [what, style], prompt, queue=False, **PRIVATE)
+    prompt.change(read, prompt, [what, style], queue=False, **PRIVATE)
     pairs = zip(known.objects[::17], (known.styles * 8)[::3], strict=False)
     gr.Examples(
         [known.prompt(*pair) for pair in pairs][:4], prompt, label="Prompts to try",
         api_visibility="private",
     )  # fmt: skip
+
+
+def _named_object(known: Catalogue, prompt: str) -> str | None:
+    """The longest object's name that the prompt holds."""
+    named = [name for name in known.objects if f" {name} " in f" {prompt} "]
+    return max(named, key=len, default=None)
 
 
 def _screened(context: Context, pair: Sequence[Tensor]) -> tuple[list[Image.Image], list[str]]:
@@ -151,11 +197,11 @@ def _nearby(
 ) -> list[tuple[Image.Image, str]]:
     """The nearest concepts with and without the erasures, and whether the judge still sees them."""
     studio, known = context.studio, context.studio.model.catalogue
-    named = [n for n in (known.objects if known else ()) if f" {n} " in f" {prompt} "]
-    near = studio.nearest(max(named, key=len), NEARBY) if named else []
+    named = _named_object(known, prompt) if known else None
+    near = studio.nearest(named, NEARBY) if named else []
     if not near:
         return []
-    prompts = [prompt.replace(max(named, key=len), name) for name in near]
+    prompts = [prompt.replace(named, name) for name in near]
     before, after = (studio.drawn(prompts, seed, steps, part) for part in ((), force))
     return [
         (beside(one, other), _became(name, was["object"], now["object"]))

@@ -93,7 +93,9 @@ def _request_form(context: Context) -> list[gr.components.Component]:
         serving(DiffusionTask), value="projection", label="Method", elem_id="method",
         info="projection takes seconds; salun trains for minutes.",
     )  # fmt: skip
-    options = options_form(method, lambda name: get_method(name).config, "method")
+    options = options_form(
+        method, lambda name: get_method(name).config, "Options of this method", "method"
+    )
     with gr.Row():
         counts = [
             gr.Slider(
@@ -109,8 +111,9 @@ def _results() -> list[gr.components.Component]:
     """Status, look, report, use, download, grid and card."""
     status = gr.Markdown("", elem_id="status")
     look = gr.Image(
-        label="The concept, as it is drawn now", format="png", height=220, interactive=False
-    )
+        label="The concept, as it is drawn now", format="png", height=220, interactive=False,
+        visible=False,
+    )  # fmt: skip
     report = gr.HTML(note(WAITING), elem_id="report")
     use = gr.Markdown("")
     download = gr.DownloadButton("Download", interactive=False, elem_id="download")
@@ -146,7 +149,7 @@ def _handler(context: Context, many: Sequence[bool]) -> Callable[..., Iterator[t
                 studio = context.studio
                 picture = event.picture
                 seen = studio.screened(picture)[0] if studio.always_screened else shown(picture)
-                look = visitor.saved("look", seen)
+                look = gr.update(value=visitor.saved("look", seen), visible=True)
                 yield (gr.skip(), look, *[gr.skip()] * 5, *rest)
             elif isinstance(event, Erasure):
                 seconds = time.perf_counter() - started
@@ -250,7 +253,7 @@ def _finished(made: Made, context: Context) -> tuple:
     size = made.report.cost.artefact_bytes / 1e6
     said = f"{made.name}: done, {made.report.cost.seconds:.0f} s, {size:.2f} MB."
     return (
-        said, gr.skip(), report_html(made.report), use,
+        said, gr.update(visible=False), report_html(made.report), use,
         gr.update(value=archive, interactive=True), grid, card,
     )  # fmt: skip
 

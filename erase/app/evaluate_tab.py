@@ -1,38 +1,41 @@
 """Evaluate: every measured erasure in one table, and UA, IRA and CRA cell by cell."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import pandas as pd
 
-from erase.app.context import LINE, Context, plainly
+from erase.app.context import LINE, PRIVATE, Context, plainly
 from erase.app.figures import figure, note
 from erase.app.jobs import Progress, Tell, followed
+from erase.app.shelf import READY, STORED, stored_attacks
 from erase.app.visitors import Made
 from erase.evaluate.pictures.matrix import canvas_matrix, save_heat_maps, ua_ira_cra
 from erase.prompts.request import find_concept
 
 COLUMNS = ["erasure", "method", "UA", "IRA", "CRA", "n forget", "n retain", "seconds", "MB"]
 EMPTY = "Nothing is measured yet; erase something, and its figures will stand here."
+STORED_ROWS = f"The rows of {', '.join(READY)} are stored: they were measured before."
 
 
-def evaluate_tab(context: Context) -> gr.Dropdown:
-    """Build the tab; its choice of erasures is given back."""
+def evaluate_tab(context: Context, tab: gr.Tab) -> gr.Dropdown:
+    """Build the tab; its choice of erasures is given back. Opening it loads the reports."""
+    first = _frame(list(context.visitors.offered.values()))
     gr.Markdown(
         "Accuracies in per cent, as each report's own protocol has them (its card says which). "
         "UA: pictures of the concept that no longer show it; IRA, CRA: what is retained."
     )
     refresh = gr.Button("Load the reports", variant="primary")
-    said = gr.HTML(note(EMPTY))
+    said = gr.HTML(note(EMPTY) if first.empty else note(STORED))
     table = gr.Dataframe(
-        headers=COLUMNS, interactive=False, label="Measured", show_search="filter",
+        first, headers=COLUMNS, interactive=False, label="Measured", show_search="filter",
         elem_id="measured",
     )  # fmt: skip
     csv = gr.DownloadButton("Export as CSV", interactive=False)
     scatter = gr.ScatterPlot(
-        x="UA", y="IRA", color="method", tooltip=COLUMNS, height=320,
+        first, x="UA", y="IRA", color="method", tooltip=COLUMNS, height=320,
         title="Forgetting against retention, %",
     )  # fmt: skip
 
@@ -40,19 +43,30 @@ def evaluate_tab(context: Context) -> gr.Dropdown:
     def measured(request: gr.Request) -> tuple:
         """The table of all measured erasures, and its CSV file."""
         visitor = context.visitor(request)
-        rows = [_row(m) for m in context.visitors.choices(visitor).values() if m.report]
-        frame = pd.DataFrame(rows, columns=COLUMNS)
-        if not rows:
+        choices = list(context.visitors.choices(visitor).values())
+        frame = _frame(choices)
+        if frame.empty:
             return frame, gr.update(interactive=False), frame, note(EMPTY)
         path = visitor.folder / "erasures.csv"
         frame.to_csv(path, index=False)
-        return frame, gr.update(value=str(path), interactive=True), frame, ""
+        stored = any(stored_attacks(made) for made in choices)
+        return (
+            frame, gr.update(value=str(path), interactive=True), frame,
+            note(STORED_ROWS) if stored else "",
+        )  # fmt: skip
 
-    refresh.click(measured, None, [table, csv, scatter, said], api_name="measured")
+    shows = [table, csv, scatter, said]
+    refresh.click(measured, None, shows, api_name="measured")
+    tab.select(measured, None, shows, **PRIVATE)
     chosen = gr.Dropdown(list(context.visitors.offered), value=None, label="Every cell of")
     if context.studio.model.catalogue:
         _matrix_part(context, chosen)
     return chosen
+
+
+def _frame(choices: Sequence[Made]) -> pd.DataFrame:
+    """A row of every measured erasure."""
+    return pd.DataFrame([_row(made) for made in choices if made.report], columns=COLUMNS)
 
 
 def _row(made: Made) -> list[Any]:

@@ -10,9 +10,14 @@ from erase.app.context import PRIVATE
 from erase.app.options import Option, options_of
 
 
-def options_form(choice: gr.Dropdown, config_of: Callable[[str], type], name: str) -> gr.Textbox:
-    """A folded form of the chosen method's options; the box with what was set, as JSON."""
-    with gr.Accordion(f"Options of the {name}", open=False):
+def options_form(
+    choice: gr.Dropdown, config_of: Callable[[str], type], title: str, name: str
+) -> gr.Textbox:
+    """A folded form of the chosen method's options; the box with what was set, as JSON.
+
+    name: what the page's elements are called by.
+    """
+    with gr.Accordion(title, open=False):
         written = gr.Textbox(
             "{}", label="Options, as JSON", elem_id=f"{name}-options",
             info="What is not named keeps its default; the form below writes here.",

@@ -12,6 +12,7 @@ from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
 from erase.app.settings import AppConfig, Limits, require_short, require_within
+from erase.app.shelf import ready_folders
 from erase.app.visitors import Made
 from erase.erasure.algebra import compose, scale
 from erase.erasure.erasure import Erasure
@@ -63,9 +64,12 @@ class Studio:
         return {"object": list(known.objects), "style": list(known.styles)} if known else {}
 
     def offered(self) -> dict[str, Made]:
-        """The erasures that the app was started with; ValueError for one of another base."""
+        """The ready erasures and those that the app was started with, by name.
+
+        ValueError for one of another base.
+        """
         found = {}
-        for folder in map(Path, self.config.erasures):
+        for folder in (*ready_folders(self.config.model), *map(Path, self.config.erasures)):
             if folder.name in found:
                 raise ValueError(f"Two erasure folders are called {folder.name}; rename one.")
             erasure = Erasure.from_pretrained(folder)

@@ -96,6 +96,12 @@ class Visitors:
                 self._drop(self._to_go(name))
         return visitor
 
+    def host(self) -> Visitor:
+        """The app itself, as it draws what everybody sees first; nobody can come as it."""
+        folder = self.root / "first"
+        folder.mkdir(exist_ok=True)
+        return Visitor(folder)
+
     def leave(self, session: str | None) -> None:
         """Drop a visitor and all their files; their job ends at its next step."""
         name = self._name(session)

@@ -20,17 +20,22 @@ EMPTY = "Choose an erasure, and another to see how they meet."
 def where_tab(context: Context) -> list[gr.Dropdown]:
     """Build the tab; both its choices of erasures are given back."""
     offered = list(context.visitors.offered)
+    first = context.visitors.offered[offered[0]] if offered else None
     with gr.Row():
-        one = gr.Dropdown(offered, value=None, label="Erasure")
+        one = gr.Dropdown(offered, value=offered[0] if offered else None, label="Erasure")
         other = gr.Dropdown(offered, value=None, label="Beside")
         button = gr.Button("Show", variant="primary")
     gr.Markdown(
         "What a mask is worth shows beside its controls: under Erase, set `mask` of salun to "
         "`random`, `random_per_layer`, `bottom` or `none`, and compare the reports."
     )
-    change = gr.Image(label="Change by block", format="png", interactive=False)
-    mask = gr.Image(label="Saliency and mask by block", format="png", interactive=False)
-    table = gr.HTML(note(EMPTY))
+    shown = _charts(context, first, context.visitors.host()) if first else (None, None, note(EMPTY))
+    change = gr.Image(shown[0], label="Change by block", format="png", interactive=False)
+    mask = gr.Image(
+        shown[1], label="Saliency and mask by block", format="png", interactive=False,
+        visible=shown[1] is not None,
+    )  # fmt: skip
+    table = gr.HTML(shown[2])
     meeting = gr.HTML("")
 
     @plainly
@@ -40,13 +45,13 @@ def where_tab(context: Context) -> list[gr.Dropdown]:
         chosen = context.visitors.chosen(visitor, [name for name in (one, other) if name])
         if not chosen:
             raise ValueError("No erasure is chosen; choose one, or make one under Erase.")
-        charts = _charts(context, chosen[0], visitor)
+        changed, masked, blocks = _charts(context, chosen[0], visitor)
         said = _meeting(*chosen) if len(chosen) > 1 else ""
-        return (*charts, said)
+        return changed, gr.update(value=masked, visible=masked is not None), blocks, said
 
-    button.click(
-        where, [one, other], [change, mask, table, meeting], api_name="where", **LINE
-    )  # fmt: skip
+    shows = [change, mask, table, meeting]
+    button.click(where, [one, other], shows, api_name="where", **LINE)
+    one.input(where, [one, other], shows, api_visibility="private", **LINE)
     return [one, other]
 
 
