@@ -22,6 +22,7 @@ from erase.app import build
 from erase.app.jobs import Cancelled, Preview, Progress, followed
 from erase.app.options import options_of, with_options
 from erase.app.settings import PUBLIC, AppConfig, Limits
+from erase.app.shelf import READY
 from erase.app.studio import Studio, shown
 from erase.app.visitors import Made, Visitors
 from erase.bundled import EMOJI
@@ -224,14 +225,14 @@ def test_where_attack_and_table_know_what_was_made(served):
         GHOST, "pizza, projection", api_name="/where"
     )  # fmt: skip
     assert Image.open(change).width > 300
-    assert mask is None
+    assert not mask["visible"]
     assert "cosine" in meeting
     said, table, gallery, _ = client.predict(GHOST, "recall", "{}", 4, api_name="/attack")
     assert said == "Done."
     assert "Pre-ASR" in table
     assert Image.open(gallery).width > 100
     frame, csv, *_ = client.predict(api_name="/measured")
-    assert [row[0] for row in frame["data"]] == [GHOST, "pizza, projection"]
+    assert [row[0] for row in frame["data"]] == [*READY, GHOST, "pizza, projection"]
     path = csv["value"] if isinstance(csv, dict) else csv
     assert Path(path).read_text().startswith("erasure,method,UA")
 
