@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from accelerate import Accelerator
 from torch import Tensor
@@ -14,7 +14,7 @@ from erase.core.saliency import Estimator, accumulate, fisher_ratio
 from erase.erasure.erasure import Erasure
 from erase.erasure.masks import read_mask, write_mask
 from erase.methods import Needs, register, usual_training
-from erase.support.config import Share, require_kind
+from erase.support.config import Within, require_kind
 from erase.support.distributed import all_reduce_sum, shard_of
 from erase.tasks.base import Batch, Task
 from erase.training.config import TrainedConfig
@@ -24,6 +24,9 @@ from erase.training.watch import checkpointed_activations
 
 Teacher = Literal["frozen", "current"]
 MaskEstimator = Literal[Estimator, "fisher_ratio"]
+Density = Annotated[
+    float, Within(lambda density: 0 < density <= 1, "a share of the weights in (0, 1]")
+]
 MASK = 1  # byte a weight
 
 
@@ -58,7 +61,7 @@ class SalUnConfig(RelabellingConfig):
         mask_file: a mask to use again; if there is no such file, where to write this one.
     """
 
-    density: Share = 0.5
+    density: Density = 0.5
     mask: Selection = "top"
     scope: Scope = "global"
     estimator: MaskEstimator = "signed_sum"

@@ -16,13 +16,14 @@ from erase.core.names import lora_holds
 from erase.erasure.erasure import Erasure
 from erase.methods import register
 from erase.methods.salun import (
+    Density,
     RelabellingConfig,
     relabelling_loss,
     relabelling_needs,
     saliency,
     settings_for_teacher,
 )
-from erase.support.config import Positive, Share
+from erase.support.config import Positive
 from erase.tasks.base import Task
 from erase.training.loop import train
 from erase.training.preserve import only_trainable
@@ -41,7 +42,7 @@ class SalUnLoRAConfig(RelabellingConfig):
     """
 
     rank: Positive[int] = 16
-    density: Share = 0.1
+    density: Density = 0.1
 
 
 @register("salun_lora", SalUnLoRAConfig, needs=relabelling_needs)
