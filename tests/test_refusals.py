@@ -7,7 +7,9 @@ import open_clip
 import pytest
 from conftest import CATALOGUE, build_tiny_pipeline
 from diffusers import DiffusionPipeline
+from PIL import Image
 
+from erase.bundled import JUDGE
 from erase.erasure.erasure import Erasure
 from erase.evaluate.pictures.generation import EvaluationConfig
 from erase.methods.uce import UCEConfig
@@ -17,22 +19,36 @@ from erase.runs.calibrate import CalibrationRun, calibrated
 from erase.runs.classify import ClassificationRun, ClassifierConfig, classify
 from erase.runs.erase import RunConfig, run
 from erase.runs.forget_set import ForgetSetRun, choose_forget_set
+from erase.runs.measure import (
+    BenchmarkProtocol,
+    PictureEvaluation,
+    PromptFile,
+    SamplingConfig,
+    evaluate,
+    run_protocol,
+)
 from erase.support.progress import on_progress
 from erase.training.config import TrainedConfig, TrainingConfig
 
 DIGITS = ClassifierConfig()
+JUDGED = {"judge": f"local-dir:{JUDGE}"}
+NO_JUDGE = PictureEvaluation(judge="no-such-judge")
+LENIENT = PictureEvaluation(nudity=True, threshold=0.1)
 LOOKING = TrainedConfig(training=TrainingConfig(validation_steps=1))
 
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """A folder with a tiny model, two erasures, one without a request, and a full folder."""
+    """A tiny model, two erasures, one without a request, pictures, prompts and a full folder."""
     build_tiny_pipeline().save_pretrained(tmp_path / "tiny")
     (tmp_path / "tiny" / "concepts.json").write_text(json.dumps(asdict(CATALOGUE)))
     recipe = {"base": {"model": str(tmp_path / "tiny")}, "method": "uce"}
     asked = asdict(EraseRequest(["ghost"]))
     Erasure({}, recipe | {"request": asked}).save_pretrained(tmp_path / "erasure")
     Erasure({}, recipe).save_pretrained(tmp_path / "nameless")
+    (tmp_path / "pictures").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "pictures" / "0.png")
+    (tmp_path / "prompts.csv").write_text("prompt,class\na ghost,ghost\n")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").write_text("mine")
     return tmp_path
@@ -74,6 +90,19 @@ def calibrating(at: Path, forget: str = "class:3", **options: object) -> None:
 
 def choosing(at: Path, output: str = "chosen.json", count: int = 9, **options: object) -> None:
     choose_forget_set(ForgetSetRun(classifier=DIGITS, count=count, **options), at / output)
+
+
+def evaluating(at: Path, output: str = "out", pictures: str = "pictures", **asked: object) -> None:
+    evaluate(at / pictures, PictureEvaluation(**asked), at / output)
+
+
+def following(
+    at: Path, output: str = "out", path: str = "prompts.csv", label: str = "", **options: object
+) -> None:
+    """A protocol."""
+    prompts = PromptFile(str(at / path), label=label)
+    model = {"model": str(at / "tiny")}
+    run_protocol(BenchmarkProtocol(prompts=prompts, **model | options), at / output)
 
 
 BAD = [
@@ -123,6 +152,27 @@ BAD = [
     (choosing, {"method": "esd"}, "esd needs a DiffusionTask"),
     (choosing, {"output": "/proc/chosen.json"}, "cannot be written"),
     (choosing, {"output": "full"}, "cannot be written"),
+    (evaluating, {}, "Nothing is to be measured"),
+    (evaluating, {"pictures": "full", "labels": ["ghost"]}, "holds no pictures"),
+    (evaluating, {"labels": ["ghost"]}, "need a judge"),
+    (evaluating, {"labels": ["ghost"], "judge": "no-such-judge"}, "could not be opened"),
+    (evaluating, {"labels": ["ghost"], "judge": "timm/nothing"}, "could not be opened"),
+    (evaluating, {"captions": "none.txt", **JUDGED}, "none.txt cannot be read"),
+    (evaluating, {"reference": "none", **JUDGED}, "holds no pictures"),
+    (evaluating, {"partners": "none"}, "holds no pictures"),
+    (evaluating, {"nudity": True, "threshold": 0.1}, "own cut"),
+    (evaluating, {"labels": ["ghost"], "output": "/proc/evaluated"}, "cannot be written"),
+    (evaluating, {"labels": ["ghost"], "output": "full"}, "holds other things"),
+    (following, {}, "Nothing is to be measured"),
+    (following, {"path": "none.csv"}, "cannot be read"),
+    (following, {"label": "kind"}, "no column kind"),
+    (following, {"label": "class"}, "need a judge"),
+    (following, {"kept_groups": ["others"]}, "name --prompts.label"),
+    (following, {"drawing": SamplingConfig("Magic")}, "has no Magic"),
+    (following, {"label": "class", "evaluation": NO_JUDGE}, "could not be opened"),
+    (following, {"evaluation": LENIENT}, "own cut"),
+    (following, {"output": "/proc/followed"}, "cannot be written"),
+    (following, {"output": "full"}, "holds other things"),
 ]
 
 

@@ -17,22 +17,12 @@ from torch import Tensor, nn
 
 from erase.erasure.erasure import FILES, Erasure
 from erase.evaluate.classifiers.gaps import Shadows, Split, gap_report, scaled_confidence
-from erase.evaluate.classifiers.report import (
-    MODELS,
-    REPORT_FILES,
-    write_classification_report,
-)
+from erase.evaluate.classifiers.report import MODELS, REPORT_FILES, write_classification_report
 from erase.evaluate.reports import GapReport
 from erase.evaluate.tables import gap_table
 from erase.methods import get_method
 from erase.prompts.seeds import RETRAIN_SEED, SHADOW_SEED
-from erase.runs.state import (
-    carry_out,
-    options_of,
-    require_method,
-    run_digest,
-    versions,
-)
+from erase.runs.state import carry_out, note_run, options_of, require_method, run_digest
 from erase.support.config import Config, NotNegative, Positive
 from erase.support.files import replaced_file
 from erase.tasks.classification.datasets import Data, build_classifier, load_data
@@ -146,11 +136,14 @@ def classify(run: ClassificationRun, output: str | Path) -> GapReport | None:
         return erasure, round(time.perf_counter() - started, 1)
 
     def write(opened: OpenedClassifier, done: tuple[Erasure, float], folder: Path) -> GapReport:
-        erasure, seconds = done
+        (erasure, seconds), known = done, run.classifier
         models = dict(zip(MODELS, three_models(opened.task, erasure), strict=True))
         shadows = _shadows(run, opened, options) if run.shadows else None
         report = _report(run, opened, models, seconds, shadows)
-        erasure.recipe |= _recipe(run, options, erasure, opened.digest, report)
+        request = {"concepts": [report.request], "seed": run.seed}
+        base = {"model": f"{known.model} on {known.data}", "classifier": asdict(known)}
+        note_run(erasure, opened.digest, options, request, **base)
+        erasure.recipe["report"] = {"table": gap_table(report)}
         erasure.write(folder)
         layers = erasure.facts.layers
         write_classification_report(report, models, _examples(opened), folder, layers)
@@ -261,17 +254,3 @@ def build_task(
         model, data.train, forget, data.classes, run.task, run.seed, run.learning_rate,
         build=lambda: build_classifier(run.classifier.model, data), recipe=run.classifier.fit,
     )  # fmt: skip
-
-
-def _recipe(
-    run: ClassificationRun, options: Any, erasure: Erasure, digest: str, report: GapReport
-) -> dict[str, Any]:
-    model = f"{run.classifier.model} on {run.classifier.data}"
-    return {
-        "run": digest,
-        "base": erasure.recipe["base"] | {"model": model, "classifier": asdict(run.classifier)},
-        "request": {"concepts": [report.request], "seed": run.seed},
-        "config": asdict(options),
-        "versions": versions(),
-        "report": {"table": gap_table(report)},
-    }

@@ -25,13 +25,7 @@ from erase.models.opening import Model
 from erase.prompts.request import EraseRequest
 from erase.prompts.seeds import EVALUATION_SEED
 from erase.runs.opening import Opened, open_all
-from erase.runs.state import (
-    carry_out,
-    options_of,
-    require_method,
-    run_digest,
-    versions,
-)
+from erase.runs.state import carry_out, note_run, options_of, require_method, run_digest
 from erase.support.config import Config
 from erase.support.progress import whole_run
 from erase.tasks.diffusion.task import DiffusionTask, DiffusionTaskConfig
@@ -104,7 +98,7 @@ def run(
         return method(opened.task, options)
 
     def write(opened: Opened, erasure: Erasure, folder: Path) -> Report:
-        erasure.recipe |= _recipe(config, options, erasure, opened.digest)
+        note_run(erasure, opened.digest, options, asdict(config.request), model=config.model)
         erased(erasure)
         drawn = _draw_all(config, opened, erasure)
         report = _report(config, opened, drawn, erasure, started)
@@ -175,16 +169,6 @@ def _report(
         distances=kernel_distances(drawn, judge) if opened.oracle else {},
         cost=_cost(erasure, time.perf_counter() - started),
     )
-
-
-def _recipe(config: RunConfig, options: Any, erasure: Erasure, digest: str) -> dict[str, Any]:
-    return {
-        "run": digest,
-        "base": erasure.recipe["base"] | {"model": config.model},
-        "request": asdict(config.request),
-        "config": asdict(options),
-        "versions": versions(),
-    }
 
 
 def _protocol(config: RunConfig, opened: Opened) -> dict[str, Any]:

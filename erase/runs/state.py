@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from importlib.metadata import version
@@ -90,6 +90,19 @@ def run_digest(config: Any, task: Task) -> str:
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:12]
 
 
+def note_run(
+    erasure: Erasure, digest: str, options: Any, request: Mapping[str, Any], **base: Any
+) -> None:
+    """Add to a method's recipe what the run knows: the request, the base, and what it ran with."""
+    erasure.recipe |= {
+        "run": digest,
+        "base": erasure.recipe["base"] | base,
+        "request": request,
+        "config": asdict(options),
+        "versions": {name: version(name) for name in LIBRARIES},
+    }
+
+
 def refuse_another_run(output: Path, digest: str) -> None:
     """A folder may be written again by the very same run only."""
     if not (output / RECIPE).exists():
@@ -110,8 +123,3 @@ def _cleared_if_broken(state: Path | None) -> Iterator[None]:
         if not had_parent and state.parent.exists() and not any(state.parent.iterdir()):
             state.parent.rmdir()
         raise
-
-
-def versions() -> dict[str, str]:
-    """The versions that a recipe names."""
-    return {name: version(name) for name in LIBRARIES}

@@ -126,10 +126,18 @@ def captions(config: CaptionsConfig, judge: OpenJudge) -> Captions | None:
     """The score of the captions, if there are any."""
     if not config.captions:
         return None
-    return Captions(judge(), Path(config.captions).read_text(encoding="utf-8").splitlines())
+    try:
+        lines = Path(config.captions).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"The captions {config.captions} cannot be read ({error}); give a text "
+                         "file with a caption a line.") from error  # fmt: skip
+    return Captions(judge(), lines)
 
 
 @evaluator("fidelity", FidelityConfig)
 def fidelity(config: FidelityConfig, judge: OpenJudge) -> Fidelity | None:
     """Distances to the reference, if there is one."""
-    return Fidelity(judge(), load_folder(Path(config.reference))) if config.reference else None
+    if not config.reference:
+        return None
+    reference = load_folder(Path(config.reference))
+    return Fidelity(judge(), reference)
