@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 import pytest
 from conftest import CATALOGUE, build_tiny_pipeline, launch_two
+from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from erase.bundled import JUDGE
 from erase.cli import main
@@ -227,6 +228,25 @@ def test_a_model_without_a_catalogue_needs_retained_concepts_and_a_judge(
     assert erase_run(*arguments, "--retain", "Monet", judge) == 0
     metrics = json.loads((tmp_path / "out/report.json").read_text())["metrics"]
     assert "cross_retain_accuracy" not in metrics
+
+
+def test_a_run_is_judged_by_any_judge_that_knows_its_labels(tiny_model, tmp_path, capsys):
+    (tiny_model / "concepts.json").unlink()
+    names = ["dog", "cat", "sea"]
+    config = ViTConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+        image_size=32, patch_size=16, id2label=dict(enumerate(names)),
+    )  # fmt: skip
+    ViTForImageClassification(config).save_pretrained(tmp_path / "vit")
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "vit")
+    judged = (tiny_model, tmp_path / "out", f"--judge=transformers/{tmp_path / 'vit'}")
+    assert erase_run(*judged, "--concept", "dog", "--retain", "bird", "cat") == 2
+    assert "knows no class bird" in capsys.readouterr().err
+    assert erase_run(*judged, "--concept", "dog", "--retain", "sea", "cat") == 0
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    assert report["protocol"]["judge"].startswith("vit ")
+    assert "clip_score" not in report["metrics"]
+    assert "CLIP score" not in capsys.readouterr().out
 
 
 def test_a_failure_in_the_evaluation_leaves_a_checkpoint_and_nothing_else(

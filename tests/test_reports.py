@@ -6,6 +6,7 @@ from erase.evaluate.reports import (
     AttackFigures,
     AttackReport,
     Cost,
+    Distance,
     Figure,
     GapReport,
     LikelihoodRatioAttack,
@@ -16,18 +17,9 @@ from erase.evaluate.statistics import wilson_share
 from erase.evaluate.tables import markdown_table, plain_table
 
 SHARES = [wilson_share([True] * hits + [False] * (8 - hits)) for hits in range(9)]
-BASE = Metrics(
-    {"forget_accuracy": SHARES[8], "retain_accuracy": SHARES[7]}, {"ghost": SHARES[8]}, Figure(1, 8)
-)
-ERASED = Metrics(
-    {
-        "forget_accuracy": SHARES[0],
-        "retain_accuracy": SHARES[6],
-        "cross_retain_accuracy": SHARES[5],
-    },
-    {"ghost": SHARES[0]},
-)
-FAR = {"forget": Figure(0.5, (3, 4), (0.25, 0.75))}
+BASE = Metrics(SHARES[8], {"ghost": SHARES[8]}, SHARES[7], clip_score=Figure(1, 8))
+ERASED = Metrics(SHARES[0], {"ghost": SHARES[0]}, SHARES[6], SHARES[5])
+FAR = {"forget": Distance(0.5, (0.25, 0.75), (3, 4))}
 COST = Cost(1.5, 2, 3, 4)
 ROW = {"forget_accuracy": 3.0}
 REPORTS = [
@@ -40,7 +32,7 @@ REPORTS = [
         None, ["ghost"], {"seed": 0}, {"recall": AttackFigures(SHARES[1], SHARES[2], 9)},
         {"recall": AttackFigures(SHARES[3], SHARES[4], 9, {"prompt": "a"})}, {0.5: SHARES[1]},
     ),
-    GapReport(ROW, ROW, ROW, ROW, 0.0, 1.0, "within", {"forget": 2}),
+    GapReport(ROW, ROW, ROW, ROW, 0.0, 1.0, "within", {"forget": 2}, None),
     GapReport(
         ROW, ROW, ROW, ROW, 0.0, 1.0, "within", {"forget": 2}, 1.5,
         LikelihoodRatioAttack(0.5, 0.1, 2, 7), "class:3 of digits", "ssd", {"seed": 0},

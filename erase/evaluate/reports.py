@@ -1,71 +1,100 @@
-"""What each kind of report holds, as types that read and write its JSON."""
+"""What each kind of report holds, as types that write and read its JSON."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, TypeVar
+from dataclasses import MISSING, dataclass, field, fields
+from types import NoneType, UnionType
+from typing import Any, Self, get_args, get_origin, get_type_hints
 
-Part = TypeVar("Part", "Figure", "AttackFigures")
 SCHEMA = 1
 DERIVED = {"forget_accuracy": "UA", "retain_accuracy": "IRA", "cross_retain_accuracy": "CRA"}
-ACCURACIES, BY_CONCEPT = tuple(DERIVED), "forget_accuracy_by_concept"
+ACCURACIES = tuple(DERIVED)
 GAPS = ("forget_accuracy", "retain_accuracy", "test_accuracy", "mia_efficacy")
 
 
-@dataclass(frozen=True)
-class Figure:
-    """A value, the number of samples behind it, of a distance those of either set, and, where
-    there is one, its 95 % interval."""
+class Record:
+    """A dataclass with its fields as JSON, by which it can be read too: `report["cost"]`.
 
-    value: float
-    n: int | tuple[int, int]
-    interval: tuple[float, float] | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Its fields, the interval where there is one."""
-        interval = {"interval": self.interval} if self.interval else {}
-        return {"value": self.value, **interval, "n": self.n}
-
-    @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> "Figure":
-        """What `to_json` gave."""
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in record.items()})
-
-
-def _to_json(parts: Mapping[Any, Part]) -> dict[Any, Any]:
-    return {name: part.to_json() for name, part in parts.items()}
-
-
-def _from_json(kind: type[Part], record: Mapping[str, Any]) -> dict[str, Part]:
-    return {name: kind.from_json(part) for name, part in record.items()}
-
-
-@dataclass(frozen=True)
-class Metrics:
-    """What a judge sees in one model's pictures.
-
-    accuracies: of ACCURACIES those that the prompts have an answer to. by_concept: the forget
-    accuracy of each concept. clip_score: of retained prompts, by judges that read.
+    A field that is None by default is left out where it is None.
     """
 
-    accuracies: Mapping[str, Figure]
-    by_concept: Mapping[str, Figure]
-    clip_score: Figure | None = None
-
     def to_json(self) -> dict[str, Any]:
-        """All figures by name."""
-        score = {"clip_score": self.clip_score.to_json()} if self.clip_score else {}
-        return _to_json(self.accuracies) | {BY_CONCEPT: _to_json(self.by_concept)} | score
+        """All fields by name, records within as JSON too."""
+        values = {field.name: (getattr(self, field.name), field.default) for field in fields(self)}
+        return {
+            name: _to_json(value)
+            for name, (value, default) in values.items()
+            if value is not None or default is MISSING
+        }
 
     @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> "Metrics":
+    def from_json(cls, record: Mapping[str, Any]) -> Self:
         """What `to_json` gave, whatever stands beside it."""
-        known = {name: record[name] for name in ACCURACIES if name in record}
-        score = Figure.from_json(record["clip_score"]) if "clip_score" in record else None
-        return cls(_from_json(Figure, known), _from_json(Figure, record[BY_CONCEPT]), score)
+        kinds = get_type_hints(cls)
+        known = [field.name for field in fields(cls) if field.name in record]
+        return cls(**{name: _from_json(kinds[name], record[name]) for name in known})
+
+    def __getitem__(self, key: str) -> Any:
+        return self.to_json()[key]
+
+
+def _to_json(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _to_json(part) for key, part in value.items()}
+    return value.to_json() if isinstance(value, Record) else value
+
+
+def _from_json(kind: Any, value: Any) -> Any:
+    """A value of a field's type: JSON knows no records, no tuples, and no keys but text."""
+    if value is not None and isinstance(kind, UnionType):
+        kind = next(part for part in get_args(kind) if part is not NoneType)
+    if isinstance(kind, type) and issubclass(kind, Record):
+        return value if value is None else kind.from_json(value)
+    if get_origin(kind) is Mapping:
+        key, part = get_args(kind)
+        return {key(name): _from_json(part, one) for name, one in value.items()}
+    return tuple(value) if isinstance(value, list) and get_origin(kind) is tuple else value
 
 
 @dataclass(frozen=True)
-class Cost:
+class Figure(Record):
+    """A value with its 95 % interval, where there is one, and the number of samples behind it."""
+
+    value: float
+    interval: tuple[float, float] | None = field(default=None, kw_only=True)
+    n: int
+
+
+@dataclass(frozen=True)
+class Distance(Record):
+    """A distance with its 95 % interval and the number of pictures of either set."""
+
+    value: float
+    interval: tuple[float, float]
+    n: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Metrics(Record):
+    """What a judge sees in one model's pictures; what each share is stands at `judge_drawn`.
+
+    cross_retain_accuracy: where prompts name another kind. clip_score: by judges that read.
+    """
+
+    forget_accuracy: Figure
+    forget_accuracy_by_concept: Mapping[str, Figure]
+    retain_accuracy: Figure
+    cross_retain_accuracy: Figure | None = None
+    clip_score: Figure | None = None
+
+    @property
+    def accuracies(self) -> dict[str, Figure]:
+        """Those of ACCURACIES that there are."""
+        found = {name: getattr(self, name) for name in ACCURACIES}
+        return {name: figure for name, figure in found.items() if figure}
+
+
+@dataclass(frozen=True)
+class Cost(Record):
     """What a run took, in seconds and bytes of memory, and how large its artefact is."""
 
     seconds: float
@@ -74,19 +103,8 @@ class Cost:
     edited_parameters: int
 
 
-class Readable:
-    """A report that can be read by key too, as its JSON is."""
-
-    def to_json(self) -> dict[str, Any]:
-        """The whole report."""
-        raise NotImplementedError
-
-    def __getitem__(self, key: str) -> Any:
-        return self.to_json()[key]
-
-
 @dataclass(frozen=True)
-class Report(Readable):
+class Report(Record):
     """What one erasure did.
 
     metrics: of "base", "erased" and, where there is one, "oracle", in this order. distances: of the
@@ -98,7 +116,7 @@ class Report(Readable):
     protocol: Mapping[str, Any]
     metrics: Mapping[str, Metrics]
     cost: Cost
-    distances: Mapping[str, Mapping[str, Figure]] = field(default_factory=dict)
+    distances: Mapping[str, Mapping[str, Distance]] = field(default_factory=dict)
 
     @property
     def derived(self) -> dict[str, float]:
@@ -107,45 +125,30 @@ class Report(Readable):
         return found | {"UA": round(1 - found["UA"], 4)}
 
     def to_json(self) -> dict[str, Any]:
-        """As report.json has it: the erased model's figures, with the others' among them."""
-        metrics = _to_json(self.metrics)
-        beside = {
-            "derived": self.derived,
-            "base": metrics["base"],
-            "oracle": metrics.get("oracle"),
-            "distance_to_oracle": {n: _to_json(d) for n, d in self.distances.items()} or None,
-        }
-        return {
-            "schema": SCHEMA,
-            "request": self.request,
-            "method": self.method,
-            "protocol": self.protocol,
-            "accuracies": list(self.metrics["erased"].accuracies),
-            "metrics": metrics["erased"] | beside,
-            "cost": asdict(self.cost),
-        }
+        """As report.json has it: the erased model's figures, and the others' among them."""
+        record = super().to_json()
+        models, distances = record["metrics"], record.pop("distances")
+        others = {"base": models["base"], "oracle": models.get("oracle")}
+        others |= {"derived": self.derived, "distance_to_oracle": distances or None}
+        accuracies = list(self.metrics["erased"].accuracies)
+        changed = {"accuracies": accuracies, "metrics": models["erased"] | others}
+        return {"schema": SCHEMA, **record, **changed}
 
     @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> "Report":
+    def from_json(cls, record: Mapping[str, Any]) -> Self:
         """What `to_json` gave."""
-        erased = record["metrics"]
-        models = {"base": erased["base"], "erased": erased, "oracle": erased["oracle"]}
-        distances = erased["distance_to_oracle"] or {}
-        return cls(
-            record["request"],
-            record["method"],
-            record["protocol"],
-            {name: Metrics.from_json(found) for name, found in models.items() if found},
-            Cost(**record["cost"]),
-            {name: _from_json(Figure, sides) for name, sides in distances.items()},
-        )
+        found = record["metrics"]
+        models = {"base": found["base"], "erased": found, "oracle": found["oracle"]}
+        metrics = {name: of_model for name, of_model in models.items() if of_model}
+        distances = found["distance_to_oracle"] or {}
+        return super().from_json({**record, "metrics": metrics, "distances": distances})
 
 
 @dataclass(frozen=True)
-class AttackFigures:
+class AttackFigures(Record):
     """How often the concept shows without an attack and with it, and at which budget.
 
-    details: what else the attack tells, as JSON.
+    details: what else the attack tells; in JSON it stands beside the figures.
     """
 
     pre_asr: Figure
@@ -155,19 +158,19 @@ class AttackFigures:
 
     def to_json(self) -> dict[str, Any]:
         """All in one."""
-        shares = {"pre_asr": self.pre_asr.to_json(), "asr": self.asr.to_json()}
-        return shares | {"forward_passes": self.forward_passes} | self.details
+        record = super().to_json()
+        return record | record.pop("details")
 
     @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> "AttackFigures":
+    def from_json(cls, record: Mapping[str, Any]) -> Self:
         """What `to_json` gave."""
-        details = dict(record)
-        shares = [Figure.from_json(details.pop(name)) for name in ("pre_asr", "asr")]
-        return cls(*shares, details.pop("forward_passes"), details)
+        names = [field.name for field in fields(cls)]
+        details = {name: value for name, value in record.items() if name not in names}
+        return super().from_json({**record, "details": details})
 
 
 @dataclass(frozen=True)
-class AttackReport(Readable):
+class AttackReport(Record):
     """What attacks brought back of one erasure.
 
     erasure: its method. attacks, oracle: of the erased model and, where there is one, the oracle,
@@ -181,31 +184,9 @@ class AttackReport(Readable):
     oracle: Mapping[str, AttackFigures]
     strength: Mapping[float, Figure]
 
-    def to_json(self) -> dict[str, Any]:
-        """As attacks.json has it."""
-        return {
-            "erasure": self.erasure,
-            "concepts": self.concepts,
-            "protocol": self.protocol,
-            "attacks": _to_json(self.attacks),
-            "oracle": _to_json(self.oracle),
-            "strength": _to_json(self.strength),
-        }
-
-    @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> "AttackReport":
-        """What `to_json` gave."""
-        strength = _from_json(Figure, record["strength"])
-        parts = {
-            "attacks": _from_json(AttackFigures, record["attacks"]),
-            "oracle": _from_json(AttackFigures, record["oracle"]),
-            "strength": {float(scale): figure for scale, figure in strength.items()},
-        }
-        return cls(**{**record, **parts})
-
 
 @dataclass(frozen=True)
-class LikelihoodRatioAttack:
+class LikelihoodRatioAttack(Record):
     """U-LiRA's outcome: the area under its ROC curve, 0.5 being ideal, and TPR at 1 % FPR."""
 
     auc: float
@@ -215,7 +196,7 @@ class LikelihoodRatioAttack:
 
 
 @dataclass(frozen=True)
-class GapReport(Readable):
+class GapReport(Record):
     """How far an unlearned classifier is from one retrained without the forget set.
 
     What each figure is stands at `gap_report`. original, retrained, unlearned: figures of each
@@ -230,19 +211,8 @@ class GapReport(Readable):
     tow: float
     verdict: str
     n: Mapping[str, int]
-    seconds: float | None = None
+    seconds: float | None
     u_lira: LikelihoodRatioAttack | None = None
     request: str = ""
     method: str = ""
     protocol: Mapping[str, Any] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        """As report.json has it: U-LiRA only where shadows were trained."""
-        record = asdict(self)
-        return record if self.u_lira else {k: v for k, v in record.items() if k != "u_lira"}
-
-    @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> "GapReport":
-        """What `to_json` gave."""
-        found = record.get("u_lira")
-        return cls(**{**record, "u_lira": LikelihoodRatioAttack(**found) if found else None})

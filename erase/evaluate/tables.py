@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from erase.evaluate.layers import CHART, Block, blocks_of
-from erase.evaluate.reports import GAPS, AttackReport, Figure, GapReport, Report
+from erase.evaluate.reports import GAPS, AttackReport, Distance, Figure, GapReport, Report
 from erase.models.family import Family
 
 
@@ -37,18 +37,16 @@ def metric_rows(report: Report) -> list[list[str]]:
         row(name.replace("_", " "), [model.accuracies[name] for model in models])
         for name in erased.accuracies
     ]
-    if len(erased.by_concept) > 1:
-        rows += [
-            row(f"forget {concept}", [model.by_concept[concept] for model in models])
-            for concept in erased.by_concept
-        ]
+    by_concept = [model.forget_accuracy_by_concept for model in models]
+    if len(by_concept[0]) > 1:
+        rows += [row(f"forget {c}", [one[c] for one in by_concept]) for c in by_concept[0]]
     if erased.clip_score:
         scores = [f"{model.clip_score.value:.3f}" for model in models]
         rows.append(["CLIP score, retained", *scores, str(erased.clip_score.n)])
     return rows + _distance_rows(report.distances)
 
 
-def _distance_rows(distances: Mapping[str, Mapping[str, Figure]]) -> list[list[str]]:
+def _distance_rows(distances: Mapping[str, Mapping[str, Distance]]) -> list[list[str]]:
     """KID on the judge's features for both sides; the oracle's to itself is nothing to tell."""
     return [
         [

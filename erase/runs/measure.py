@@ -1,8 +1,7 @@
 """Measuring pictures: a folder's, whoever drew them, or what a published protocol draws."""
 
-import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, make_dataclass, replace
 from functools import cache
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
-from huggingface_hub import hf_hub_download
 from PIL.Image import Image
 from torchvision.transforms.functional import to_pil_image
 
@@ -31,13 +29,14 @@ from erase.evaluate.pictures.nudity import DETECTIONS, NudityConfig, count, read
 from erase.evaluate.pictures.perceptual import PerceptualConfig
 from erase.models.opening import Model, load_model
 from erase.prompts.catalogue import Sampling
+from erase.runs.prompt_file import PromptFile, PromptRow, read_prompts
 from erase.runs.state import carry_out
-from erase.support.config import Config, NotNegative, Positive
+from erase.support.config import Config, Positive
 from erase.support.files import write_json, write_text
 from erase.support.pictures import load_folder
 from erase.tasks.diffusion.sampling import draw
 
-HUB, PICTURES, REPORT = "hf://", "pictures", "evaluation.json"
+PICTURES, REPORT = "pictures", "evaluation.json"
 DRAWN_AT_ONCE = 256  # pictures in memory before they are written
 
 
@@ -55,32 +54,6 @@ class PictureEvaluation(
 
     judge: str = ""
     judge_classes: Sequence[str] = ()
-
-
-@dataclass(frozen=True)
-class PromptFile(Config):
-    """Where prompts are and which columns say what.
-
-    Args:
-        path: a CSV file, or hf://OWNER/DATASET/FILE for one of the hub's data sets.
-        text: the column of the prompts.
-        seed: the column of each prompt's own seed.
-        guidance_scale: the column of its own guidance scale.
-        label: the column of what its picture is to show.
-        group: the column by which accuracies are told apart, such as erased and kept.
-        seeds: seeds that every prompt is drawn with, if they have none of their own; by default one
-            seed a prompt from 0.
-        limit: how many prompts of the file count, 0 for all.
-    """
-
-    path: str = ""
-    text: str = "prompt"
-    seed: str = ""
-    guidance_scale: str = ""
-    label: str = ""
-    group: str = ""
-    seeds: Sequence[int] = ()
-    limit: NotNegative[int] = 0
 
 
 @dataclass(frozen=True)
@@ -125,17 +98,6 @@ class BenchmarkProtocol(Config):
     clip_score: bool = False
     quirks: Sequence[str] = ()
     device: str = "cpu"
-
-
-@dataclass(frozen=True)
-class PromptRow:
-    """One picture to draw, what it is to show, and which group it counts for."""
-
-    text: str
-    seed: int
-    guidance_scale: float
-    label: str = ""
-    group: str = ""
 
 
 def evaluation_config() -> type[PictureEvaluation]:
@@ -245,56 +207,6 @@ def run_protocol(protocol: BenchmarkProtocol, output: str | Path) -> dict[str, A
     return carry_out(output, (), open_, lambda *_: None, write) or {}
 
 
-def read_prompts(file: PromptFile, guidance_scale: float) -> list[PromptRow]:
-    """One entry for each picture; ValueError for a missing file or column."""
-    rows = _rows(file)
-    wanted = {name: getattr(file, name) for name in ("text", "seed", "guidance_scale", "label",
-                                                     "group")}  # fmt: skip
-    missing = [column for column in wanted.values() if column and column not in rows[0]]
-    if missing:
-        raise ValueError(
-            f"{file.path} has no column {missing[0]}; it has {', '.join(rows[0])}. Name another."
-        )
-
-    try:
-        return [
-            one
-            for position, row in enumerate(rows)
-            for one in _asked(file, row, position, guidance_scale)
-        ]
-    except ValueError as error:
-        raise ValueError(f"A seed or guidance scale of {file.path} is no number ({error}); mend "
-                         "the file.") from error  # fmt: skip
-
-
-def _asked(
-    file: PromptFile, row: Mapping[str, str], position: int, guidance_scale: float
-) -> list[PromptRow]:
-    """One row's pictures, one a seed."""
-    seeds = [int(row[file.seed])] if file.seed else file.seeds or [position]
-    scale = float(row[file.guidance_scale]) if file.guidance_scale else guidance_scale
-    label, group = (row[name] if name else "" for name in (file.label, file.group))
-    return [PromptRow(row[file.text], seed, scale, label, group) for seed in seeds]
-
-
-def _rows(file: PromptFile) -> list[dict[str, str]]:
-    path = file.path
-    try:
-        if path.startswith(HUB):
-            owner, name, inside = path.removeprefix(HUB).split("/", 2)
-            path = hf_hub_download(f"{owner}/{name}", inside, repo_type="dataset")
-        with open(path, newline="", encoding="utf-8") as opened:
-            rows = list(csv.DictReader(opened))
-    except Exception as error:
-        raise ValueError(
-            f"The prompts {file.path or '(none named)'} cannot be read ({error}); give "
-            "--prompts.path a CSV file or hf://OWNER/DATASET/FILE."
-        ) from error
-    if not rows:
-        raise ValueError(f"{file.path} holds no prompts; give a CSV file with a row a prompt.")
-    return rows[: file.limit or None]
-
-
 def _scheduler_class(name: str) -> type | None:
     """The scheduler of this name, none for the model's own; ValueError if there is none such."""
     if name and not hasattr(diffusers, name):
@@ -327,14 +239,14 @@ def _accuracy(protocol: BenchmarkProtocol, rows: Sequence[PromptRow], judge: Jud
     )
 
 
-def _draw(model: Model, asked: Sequence[PromptRow], steps: int, folder: Path) -> None:
+def _draw(model: Model, rows: Sequence[PromptRow], steps: int, folder: Path) -> None:
     """Write one numbered PNG each, those of one guidance scale in turn, some at a time."""
     folder.mkdir()
-    for scale in sorted({one.guidance_scale for one in asked}):
-        places = [i for i, one in enumerate(asked) if one.guidance_scale == scale]
+    for scale in sorted({row.guidance_scale for row in rows}):
+        places = [i for i, row in enumerate(rows) if row.guidance_scale == scale]
         for start in range(0, len(places), DRAWN_AT_ONCE):
             part = places[start : start + DRAWN_AT_ONCE]
-            texts, seeds = [asked[i].text for i in part], [asked[i].seed for i in part]
+            texts, seeds = [rows[i].text for i in part], [rows[i].seed for i in part]
             name = f"guidance {scale:g}, {start} of {len(places)}"
             pictures = draw(model.pipeline, texts, seeds, Sampling(steps, scale), "pt", name)
             for i, picture in zip(part, pictures.float().clamp(0, 1), strict=True):

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from erase.evaluate.reports import Figure
+from erase.evaluate.reports import Distance
 
 BOOTSTRAPS = 50
 
@@ -21,7 +21,7 @@ def frechet(one: Tensor, other: Tensor) -> float:
     return float(means + covariance.trace() + target.trace() - 2 * cross)
 
 
-def frechet_distance(one: Tensor, other: Tensor, seed: int = 0) -> Figure:
+def frechet_distance(one: Tensor, other: Tensor, seed: int = 0) -> Distance:
     """`frechet` with a basic bootstrap interval, which mirrors resamples' excess of variance."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -31,7 +31,7 @@ def frechet_distance(one: Tensor, other: Tensor, seed: int = 0) -> Figure:
     value = frechet(one, other)
     values = torch.tensor([frechet(resampled(one), resampled(other)) for _ in range(BOOTSTRAPS)])
     low, high = values.quantile(torch.tensor([0.025, 0.975])).tolist()
-    return Figure(value, (len(one), len(other)), (2 * value - high, 2 * value - low))
+    return Distance(value, (2 * value - high, 2 * value - low), (len(one), len(other)))
 
 
 def kernel(one: Tensor, other: Tensor) -> float:
@@ -48,7 +48,7 @@ def _kernel(one: Tensor, other: Tensor) -> Tensor:
     return (one @ other.T / one.shape[1] + 1) ** 3
 
 
-def kernel_distance(one: Tensor, other: Tensor) -> Figure:
+def kernel_distance(one: Tensor, other: Tensor) -> Distance:
     """`kernel` with the normal interval of a jackknife over the pictures of both sets.
 
     Raises ValueError if either set has fewer than 3 pictures.
@@ -61,7 +61,7 @@ def kernel_distance(one: Tensor, other: Tensor) -> Figure:
         for left_out in (_without_each(one, other), _without_each(other, one))
     )
     half = 1.96 * float(variance) ** 0.5
-    return Figure(value, (len(one), len(other)), (value - half, value + half))
+    return Distance(value, (value - half, value + half), (len(one), len(other)))
 
 
 def _without_each(one: Tensor, other: Tensor) -> Tensor:

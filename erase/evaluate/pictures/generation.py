@@ -8,7 +8,7 @@ from torch import Tensor
 
 from erase.evaluate.base import Judge, ReadsCaptions
 from erase.evaluate.pictures.fidelity import kernel_distance
-from erase.evaluate.reports import ACCURACIES, Figure, Metrics
+from erase.evaluate.reports import Distance, Figure, Metrics
 from erase.evaluate.statistics import wilson_share
 from erase.prompts.catalogue import Sampling
 from erase.prompts.request import Prompt, PromptSet, sample
@@ -94,13 +94,18 @@ def judge_drawn(
     concepts = dict.fromkeys(drawn.prompts[i].group for i in forget)
     by_concept = {c: shown(i for i in forget if drawn.prompts[i].group == c) for c in concepts}
     kept, cross = ([hit for i in retain for hit in hits(i, own)] for own in (True, False))
-    shares = [shown(forget), wilson_share(kept), *([wilson_share(cross)] if cross else [])]
     score = None
     if isinstance(judge, ReadsCaptions):
         captions = [drawn.prompts[i].text for i in retain]
         scores = judge.score(embeddings[drawn.forget_count :], captions)
         score = Figure(round(scores.mean().item(), 4), len(captions))
-    return Metrics(dict(zip(ACCURACIES, shares, strict=False)), by_concept, score)
+    return Metrics(
+        forget_accuracy=shown(forget),
+        forget_accuracy_by_concept=by_concept,
+        retain_accuracy=wilson_share(kept),
+        cross_retain_accuracy=wilson_share(cross) if cross else None,
+        clip_score=score,
+    )
 
 
 def features_of(drawn: EvaluationPictures, judge: Judge) -> dict[str, Tensor]:
@@ -111,7 +116,7 @@ def features_of(drawn: EvaluationPictures, judge: Judge) -> dict[str, Tensor]:
 
 def kernel_distances(
     drawn: Mapping[str, EvaluationPictures], judge: Judge
-) -> dict[str, dict[str, Figure]]:
+) -> dict[str, dict[str, Distance]]:
     """Of "base" and "erased" from "oracle", on the judge's features, for either side."""
     features = {name: features_of(one, judge) for name, one in drawn.items()}
     return {
