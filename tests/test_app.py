@@ -101,7 +101,7 @@ def test_options_are_those_a_form_can_ask_for_and_name_no_files():
         ('{"training.max_train_steps": 10000}', "at most 300"),
         ('{"training.max_train_steps": 1.5}', "of type int"),
         ('{"density": "all"}', "of type float"),
-        ('{"density": 2}', "a share in"),
+        ('{"density": 2}', "share of the weights"),
     ],
 )
 def test_options_that_are_off_are_refused_in_one_sentence(text, said):
