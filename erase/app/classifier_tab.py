@@ -55,7 +55,7 @@ def classifier_tab(context: Context) -> None:
             status, table = gr.Markdown(said), gr.HTML(rows)
             pictures = gr.Gallery(
                 first, label="Original, retrained, unlearned", columns=1, format="png",
-                height="auto", interactive=False,
+                height="auto", object_fit="contain", interactive=False,
             )  # fmt: skip
 
     @plainly
