@@ -288,9 +288,7 @@ COMMANDS = {
     "attack": Command(
         "try to bring a concept back, and measure what comes", _attack, _attack_options, "attack"
     ),
-    "evaluate": Command(
-        "measure a folder of pictures, whoever drew them", _evaluate, _evaluate_options
-    ),
+    "evaluate": Command("measure a folder of pictures", _evaluate, _evaluate_options),
     "protocol": Command(
         "draw a protocol's prompts and measure the pictures", _protocol, _protocol_options,
         config_file=True,
@@ -308,9 +306,7 @@ COMMANDS = {
         _forget_set_options, "method", True,
     ),
     "app": Command("open the app in a browser: compare, erase, attack", _app, _app_options),
-    "inspect": Command(
-        "tell what erasures hold and how they interfere", _artefacts("inspect"), _inspect_options
-    ),
+    "inspect": Command("tell what erasures hold", _artefacts("inspect"), _inspect_options),
     "compose": Command(
         "join erasures into one, in order", _artefacts("compose_folders"), _compose_options
     ),

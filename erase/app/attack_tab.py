@@ -44,15 +44,7 @@ def attack_tab(context: Context) -> gr.Dropdown:
                 button = gr.Button("Attack", variant="primary")
                 cancel = gr.Button("Cancel", variant="stop")
         with gr.Column(scale=3, min_width=300):
-            said, rows, picture, frame = _stored(context, first, FIRST_ATTACK)
-            status, table = gr.Markdown(said), gr.HTML(rows)
-            gallery = gr.Image(
-                picture, label="What the attack drew", format="png", interactive=False
-            )
-            curve = gr.LinePlot(
-                frame, x=CURVE[0], y=CURVE[1], color=CURVE[2], title="Relearning",
-                visible=not frame.empty,
-            )  # fmt: skip
+            status, *_ = shows = _results(context, first)
 
     @plainly
     def attacked(
@@ -75,18 +67,33 @@ def attack_tab(context: Context) -> gr.Dropdown:
                 yield "Done.", rows, picture, _plot(frame)
 
     button.click(
-        attacked, [chosen, attack, options, prompts], [status, table, gallery, curve],
-        api_name="attack", show_progress="hidden", **LINE,
+        attacked, [chosen, attack, options, prompts], shows, api_name="attack",
+        show_progress="hidden", **LINE,
     )  # fmt: skip
 
+    @plainly
     def stored(name: str | None, attack: str) -> tuple:
         said, rows, picture, frame = _stored(context, name, attack)
         return said, rows, picture, _plot(frame)
 
     for one in (chosen, attack):
-        one.input(stored, [chosen, attack], [status, table, gallery, curve], queue=False, **PRIVATE)
+        one.input(stored, [chosen, attack], shows, queue=False, **PRIVATE)
     context.cancels(cancel, status)
     return chosen
+
+
+def _results(context: Context, name: str | None) -> list[gr.components.Component]:
+    """Status, table, pictures and curve, of what is stored of the erasure at first."""
+    said, rows, picture, frame = _stored(context, name, FIRST_ATTACK)
+    return [
+        gr.Markdown(said),
+        gr.HTML(rows),
+        gr.Image(picture, label="What the attack drew", format="png", interactive=False),
+        gr.LinePlot(
+            frame, x=CURVE[0], y=CURVE[1], color=CURVE[2], title="Relearning",
+            visible=not frame.empty,
+        ),
+    ]  # fmt: skip
 
 
 def _stored(
