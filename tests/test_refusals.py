@@ -39,13 +39,15 @@ LOOKING = TrainedConfig(training=TrainingConfig(validation_steps=1))
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """A tiny model, two erasures, one without a request, pictures, prompts and a full folder."""
+    """A tiny model, erasures (one names no request), pictures, prompts and a full folder."""
     build_tiny_pipeline().save_pretrained(tmp_path / "tiny")
     (tmp_path / "tiny" / "concepts.json").write_text(json.dumps(asdict(CATALOGUE)))
     recipe = {"base": {"model": str(tmp_path / "tiny")}, "method": "uce"}
     asked = asdict(EraseRequest(["ghost"]))
     Erasure({}, recipe | {"request": asked}).save_pretrained(tmp_path / "erasure")
     Erasure({}, recipe).save_pretrained(tmp_path / "nameless")
+    pixart = recipe["base"] | {"family": "pixart"}
+    Erasure({}, recipe | {"base": pixart, "request": asked}).save_pretrained(tmp_path / "of_pixart")
     (tmp_path / "pictures").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "pictures" / "0.png")
     (tmp_path / "prompts.csv").write_text("prompt,class\na ghost,ghost\n")
@@ -132,6 +134,7 @@ BAD = [
     (attacking, {"attacks": "recall"}, "give a list"),
     (attacking, {"configs": {"magic": None}}, "no attack 'magic'"),
     (attacking, {"prompts": 0}, "prompts is 0"),
+    (attacking, {"attacks": ["prefix"], "erasure": "of_pixart"}, "prefix cannot serve a PixArt"),
     (attacking, {"erasure": "full"}, "not a readable erasure"),
     (attacking, {"erasure": "nameless"}, "does not say what it forgets"),
     (attacking, {"judge": "no-such-judge"}, "could not be opened"),

@@ -15,6 +15,7 @@ from erase.evaluate.base import Judge
 from erase.evaluate.reports import AttackFigures, AttackReport, Figure
 from erase.evaluate.statistics import wilson_share
 from erase.evaluate.tables import attack_table
+from erase.models.family import FAMILIES, Family
 from erase.models.opening import Model
 from erase.prompts.request import Prompt, PromptSet, sample
 from erase.prompts.seeds import TARGET_SEED
@@ -78,11 +79,12 @@ def run_attacks(
     erasure = Erasure.from_pretrained(run.erasure)
 
     def open_() -> Opened:
-        asked = erasure.facts.asked()
+        asked, family = erasure.facts.asked(), FAMILIES.get(erasure.facts.base.family)
+        if family:  # known before the model is opened
+            _require_served(run, family)
         names = run if model or run.model else replace(run, model=erasure.base_model)
         opened = open_all(names, asked, model=model, judge=judge, oracle=oracle)
-        for name in run.attacks:
-            get_attack(name).require_serves(opened.family)
+        _require_served(run, opened.family)
         return opened
 
     def work(opened: Opened) -> tuple[AttackReport, dict[str, Tensor]]:
@@ -99,6 +101,11 @@ def run_attacks(
         return report
 
     return carry_out(output, (), open_, work, write)
+
+
+def _require_served(run: AttackRun, family: Family) -> None:
+    for name in run.attacks:
+        get_attack(name).require_serves(family)
 
 
 def attacked(
