@@ -202,7 +202,8 @@ def _shadows(run: ClassificationRun, opened: OpenedClassifier, options: Any) -> 
         its = build_task(again, load_or_train(other, data), data, forget)
         erasure = get_method(run.method)(its, options)
         _, oracle, unlearned = three_models(its, erasure)
-        return tuple(scaled_confidence(outputs_of(m, forgotten)) for m in (unlearned, oracle))
+        ours, theirs = (outputs_of(model, forgotten) for model in (unlearned, oracle))
+        return scaled_confidence(ours), scaled_confidence(theirs)
 
     first = SHADOW_SEED + run.seed
     pairs = map(shadow, range(first, first + run.shadows))

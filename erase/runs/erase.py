@@ -113,10 +113,8 @@ def run(
 
 def _passes(config: RunConfig, opened: Opened, training: TrainingConfig | None) -> dict[str, float]:
     """About how many pictures pass through the denoiser in each part, by what its bar is called."""
-    task, judged = (
-        opened.task,
-        config.evaluation.forget_pictures + config.evaluation.retain_pictures,
-    )
+    task, counted = opened.task, config.evaluation
+    judged = counted.forget_pictures + counted.retain_pictures
     each, parts = 2 if opened.family.guided else 1, {}
     if training:
         forget, retain = task.config.forget_pictures, task.config.retain_pictures

@@ -16,10 +16,21 @@ from erase.tasks.diffusion.task import DiffusionTask, DiffusionTaskConfig
 class Names(Protocol):
     """What a run's config asks to be opened; judge and oracle may be empty."""
 
-    model: str
-    judge: str
-    oracle: str
-    device: str
+    @property
+    def model(self) -> str:
+        """A pipeline."""
+
+    @property
+    def judge(self) -> str:
+        """What names the concepts in pictures."""
+
+    @property
+    def oracle(self) -> str:
+        """A pipeline trained without the concept."""
+
+    @property
+    def device(self) -> str:
+        """Where all three work."""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,9 @@ from erase.training.config import TrainedConfig, without_run_state
 from erase.training.watch import require_runnable
 
 LIBRARIES = ("torch", "diffusers", "transformers", "diffusers-erase")
-Opened, Done, Report = TypeVar("Opened"), TypeVar("Done"), TypeVar("Report")
+Opened = TypeVar("Opened")
+Done = TypeVar("Done")
+Report = TypeVar("Report")
 
 
 def carry_out(
@@ -61,7 +63,7 @@ def carry_out(
     return report
 
 
-def require_method(run: Any, kind: type[Task]) -> None:
+def require_method(run: Any, kind: type) -> None:
     """ValueError if a run's method is unknown, serves no such tasks, or has another's config."""
     method, given = get_method(run.method), run.method_config
     method.require_serves(kind)
@@ -72,7 +74,7 @@ def require_method(run: Any, kind: type[Task]) -> None:
         )
 
 
-def options_of(run: Any, kind: type[Task]) -> Any:
+def options_of(run: Any, kind: type) -> Any:
     """The config of a run's method; ValueError for what this machine or launch cannot do."""
     options = run.method_config or get_method(run.method).config()
     if isinstance(options, TrainedConfig):
@@ -114,12 +116,12 @@ def refuse_another_run(output: Path, digest: str) -> None:
 @contextmanager
 def _cleared_if_broken(state: Path | None) -> Iterator[None]:
     """Training state does not outlive a run whose numbers broke, nor does a folder made for it."""
-    had_parent = state is None or state.parent.exists()
+    parent = state.parent if state and not state.parent.exists() else None
     try:
         yield
     except NotFiniteError:
         if state:
             shutil.rmtree(state, ignore_errors=True)
-        if not had_parent and state.parent.exists() and not any(state.parent.iterdir()):
-            state.parent.rmdir()
+        if parent and parent.exists() and not any(parent.iterdir()):
+            parent.rmdir()
         raise
