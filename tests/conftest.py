@@ -19,11 +19,11 @@ from diffusers import (
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
-from emoji.tokenizer import build_tokenizer
 from torch import nn
 from torch.utils.data import TensorDataset
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from erase.bundled import EMOJI
 from erase.prompts.catalogue import Catalogue, Finetuning, Sampling
 from erase.prompts.request import EraseRequest, expand
 from erase.tasks.classification.datasets import load_data
@@ -40,10 +40,15 @@ CATALOGUE = Catalogue(
 TUNING = Finetuning(1e-3, anchored_rate=1e-3)
 
 
+def load_tokenizer() -> CLIPTokenizer:
+    """The bundled model's."""
+    return CLIPTokenizer.from_pretrained(EMOJI, subfolder="tokenizer")
+
+
 def build_tiny_pipeline(prediction_type: str = "v_prediction") -> StableDiffusionPipeline:
     """A StableDiffusionPipeline of the real classes with random weights, always the same ones."""
     torch.manual_seed(0)
-    tokenizer = build_tokenizer()
+    tokenizer = load_tokenizer()
     text_encoder = CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from functools import cache
 
 import torch
-from conftest import build_tiny_pipeline
+from conftest import build_tiny_pipeline, load_tokenizer
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
@@ -20,7 +20,6 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from emoji.tokenizer import build_tokenizer
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
@@ -32,7 +31,7 @@ from transformers import (
 )
 
 SIDE, WIDTH, T5_WIDTH = 16, 16, 32
-tokenizer = cache(build_tokenizer)
+tokenizer = cache(load_tokenizer)
 
 
 def _t5() -> dict[str, object]:
