@@ -13,7 +13,7 @@ from erase.support.memory import keep_freed_memory
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
-NEW_FOLDER = {"type": str, "required": True, "help": "a new folder"}
+NEW_FOLDER: dict[str, Any] = {"type": str, "required": True, "help": "a new folder"}
 LISTS = {
     "concept": "what to forget, one or more: ghost 'ink style'",
     "anchor": "what to draw instead, one a concept",
@@ -131,6 +131,8 @@ def _attack(options: "Namespace") -> str:
         "configs": {name: options[name] for name in attacks()},
     }
     report = run_attacks(made(AttackRun, options, **chosen), options.output)
+    if not report:
+        return ""
     return f"{attack_table(report)}\nreport: {Path(options.output) / 'attacks.md'}"
 
 

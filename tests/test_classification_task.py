@@ -6,6 +6,7 @@ from torch.utils.data import TensorDataset
 from erase.methods import methods
 from erase.methods.gradient_ascent import GradientAscentConfig
 from erase.methods.ssd import SSDConfig
+from erase.tasks.classification.fit import one_cycle
 from erase.tasks.classification.task import ClassificationTask, ClassificationTaskConfig
 from erase.training.config import TrainedConfig, TrainingConfig
 
@@ -93,3 +94,14 @@ def test_forget_sets_that_do_not_fit_are_refused(trained, forget, reason):
 def test_a_classifier_is_refused_by_methods_of_prompts(trained):
     with pytest.raises(ValueError, match="needs a DiffusionTask, not a ClassificationTask"):
         methods()["uce"](build_digits_task(trained))
+
+
+def test_the_learning_rate_is_highest_where_the_config_says():
+    optimizer = torch.optim.SGD(torch.nn.Linear(2, 2).parameters(), 0.1)
+    schedule, rates = one_cycle(optimizer, 0.1, 100), []
+    for _ in range(100):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates.index(max(rates)) == 29  # the last of the first three tenths
+    assert max(rates) == 0.1

@@ -162,12 +162,15 @@ def test_robust_training_learns_against_words_that_bring_the_concept_back(tiny_p
     denoiser = task.denoiser
 
     def errors(steps):
-        with denoiser.adversarial_prompts(mixed, steps, 20.0) as prompts, torch.no_grad():
+        with (
+            denoiser.adversarial_prompts(mixed, mixed.shows, steps, 20.0) as prompts,
+            torch.no_grad(),
+        ):
             return denoiser.errors(mixed, denoiser.denoise(mixed, task.condition(prompts)))
 
     shows = mixed.shows
     assert errors(4)[shows].sum() < errors(0)[shows].sum()  # without a step words are at random
-    with denoiser.adversarial_prompts(mixed, 4, 20.0) as prompts:
+    with denoiser.adversarial_prompts(mixed, mixed.shows, 4, 20.0) as prompts:
         known = denoiser.denoise(mixed, task.condition(prompts))
     retained = next(iter(task.retain_batches(0)))
     plain = denoiser.denoise(mixed, task.condition(mixed.prompts))

@@ -137,6 +137,12 @@ def test_what_cannot_be_is_one_sentence():
         method(digits, SalUnConfig(training=dataclasses.replace(PLAIN, validation_steps=1)))
 
 
+def test_a_selection_of_nothing_is_not_everything():
+    task = tiny()
+    with pytest.raises(ValueError, match="No tensor is to be trained"):
+        finetune(task, lambda forget, retain, progress: task.loss(retain), PLAIN, parameters={})
+
+
 def test_a_checkpoint_holds_what_is_trained_and_nothing_else(tmp_path):
     averaged = dataclasses.replace(BRISK, use_ema=True)
     with checkpoints_in(tmp_path):

@@ -54,7 +54,7 @@ def attack_tab(context: Context) -> gr.Dropdown:
         run_, output = _prepared(context, name, attack, options, prompts, request)
         studio = context.studio
 
-        def work(tell: Tell) -> AttackReport:
+        def work(tell: Tell) -> AttackReport | None:
             with studio.lock:
                 return run_attacks(run_, output, studio.model, studio.judge, studio.oracle)
 

@@ -53,7 +53,7 @@ def _controls(context: Context) -> list[gr.components.Component]:
     offered = list(context.visitors.offered)
     prompt = gr.Textbox(_first_prompt(context), label="Prompt", elem_id="prompt", max_lines=3)
     if known:
-        _picker(context, prompt)
+        _picker(context, prompt, known)
     chosen = gr.CheckboxGroup(
         offered, value=offered[:1], label="Erasures in force, in this order",
         info="Make one under Erase; none is the base twice.", elem_id="chosen",
@@ -132,9 +132,8 @@ def _first_prompt(context: Context) -> str:
     return known.prompt(objects[0] if objects else known.objects[0], known.styles[0])
 
 
-def _picker(context: Context, prompt: gr.Textbox) -> None:
+def _picker(context: Context, prompt: gr.Textbox, known: Catalogue) -> None:
     """Two drop-downs that write the prompt, and examples of one click."""
-    known = context.studio.model.catalogue
     with gr.Row():
         first = _named_object(known, _first_prompt(context))
         what = gr.Dropdown(list(known.objects), label="Object", value=first)
@@ -150,7 +149,7 @@ def _picker(context: Context, prompt: gr.Textbox) -> None:
     for one in (what, style):
         one.input(written, [what, style], prompt, queue=False, **PRIVATE)
     prompt.change(read, prompt, [what, style], queue=False, **PRIVATE)
-    pairs = zip(known.objects[::17], (known.styles * 8)[::3], strict=False)
+    pairs = zip(known.objects[::17], ([*known.styles] * 8)[::3], strict=False)
     gr.Examples(
         [known.prompt(*pair) for pair in pairs][:4], prompt, label="Prompts to try",
         api_visibility="private",
@@ -199,7 +198,7 @@ def _nearby(
     studio, known = context.studio, context.studio.model.catalogue
     named = _named_object(known, prompt) if known else None
     near = studio.nearest(named, NEARBY) if named else []
-    if not near:
+    if not named or not near:
         return []
     prompts = [prompt.replace(named, name) for name in near]
     before, after = (studio.drawn(prompts, seed, steps, part) for part in ((), force))

@@ -244,16 +244,17 @@ def _look(context: Context, config: RunConfig) -> Callable[[str, int], Any]:
 
 def _finished(made: Made, context: Context) -> tuple:
     """What the page shows of a measured erasure."""
-    grid = None if context.studio.always_screened else str(made.folder / "grid.png")
-    archive = shutil.make_archive(str(made.folder), "zip", made.folder)
+    folder, report = made.measured()
+    grid = None if context.studio.always_screened else str(folder / "grid.png")
+    archive = shutil.make_archive(str(folder), "zip", folder)
     name = context.studio.model.name
-    lora = (made.folder / LORA).exists()
+    lora = (folder / LORA).exists()
     use = LORA_USE.format(model=_stock_name(context)) if lora else USE.format(model=name)
-    card = (made.folder / CARD).read_text(encoding="utf-8").split("---\n", 2)[-1]
-    size = made.report.cost.artefact_bytes / 1e6
-    said = f"{made.name}: done, {made.report.cost.seconds:.0f} s, {size:.2f} MB."
+    card = (folder / CARD).read_text(encoding="utf-8").split("---\n", 2)[-1]
+    size = report.cost.artefact_bytes / 1e6
+    said = f"{made.name}: done, {report.cost.seconds:.0f} s, {size:.2f} MB."
     return (
-        said, gr.update(visible=False), report_html(made.report), use,
+        said, gr.update(visible=False), report_html(report), use,
         gr.update(value=archive, interactive=True), grid, card,
     )  # fmt: skip
 

@@ -1,7 +1,6 @@
 """Evaluate: every measured erasure in one table, and UA, IRA and CRA cell by cell."""
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -13,6 +12,7 @@ from erase.app.jobs import Progress, Tell, followed
 from erase.app.shelf import READY, STORED, stored_attacks
 from erase.app.visitors import Made
 from erase.evaluate.pictures.matrix import canvas_matrix, save_heat_maps, ua_ira_cra
+from erase.prompts.catalogue import Catalogue
 from erase.prompts.request import find_concept
 
 COLUMNS = ["erasure", "method", "UA", "IRA", "CRA", "n forget", "n retain", "seconds", "MB"]
@@ -59,8 +59,8 @@ def evaluate_tab(context: Context, tab: gr.Tab) -> gr.Dropdown:
     refresh.click(measured, None, shows, api_name="measured")
     tab.select(measured, None, shows, **PRIVATE)
     chosen = gr.Dropdown(list(context.visitors.offered), value=None, label="Every cell of")
-    if context.studio.model.catalogue:
-        _matrix_part(context, chosen)
+    if known := context.studio.model.catalogue:
+        _matrix_part(context, chosen, known)
     return chosen
 
 
@@ -70,20 +70,20 @@ def _frame(choices: Sequence[Made]) -> pd.DataFrame:
 
 
 def _row(made: Made) -> list[Any]:
-    report, cost = made.report, made.report.cost
+    _, report = made.measured()
     derived = [
         round(100 * report.derived[key], 1) if key in report.derived else None
         for key in ("UA", "IRA", "CRA")
     ]
     accuracies = report.metrics["erased"].accuracies
     counts = [accuracies[key].n for key in ("forget_accuracy", "retain_accuracy")]
-    size = round(cost.artefact_bytes / 1e6, 3)
-    return [made.name, report.method, *derived, *counts, cost.seconds, size]
+    size = round(report.cost.artefact_bytes / 1e6, 3)
+    return [made.name, report.method, *derived, *counts, report.cost.seconds, size]
 
 
-def _matrix_part(context: Context, chosen: gr.Dropdown) -> None:
+def _matrix_part(context: Context, chosen: gr.Dropdown, known: Catalogue) -> None:
     """The heat-map of every object in every style."""
-    studio, known = context.studio, context.studio.model.catalogue
+    studio = context.studio
     count = len(known.objects) * len(known.styles)
     button = gr.Button(f"Draw all {count} cells (takes minutes)")
     status = gr.Markdown("")
@@ -96,18 +96,20 @@ def _matrix_part(context: Context, chosen: gr.Dropdown) -> None:
             raise ValueError("No erasure is chosen; choose one, or make one under Erase.")
         visitor = context.visitor(request)
         (made,) = context.visitors.chosen(visitor, [name])
-        if studio.judge is None:
+        judge = studio.judge
+        if judge is None:
             raise ValueError("There is no judge for this model; start the app with --judge.")
 
         def work(tell: Tell) -> tuple[str, str]:
             with studio.in_force([(made.erasure, 1.0)]):
-                found = canvas_matrix(
-                    studio.model.pipeline, known, studio.judge, studio.model.sampling
-                )
+                found = canvas_matrix(studio.model.pipeline, known, judge, studio.model.sampling)
             save_heat_maps({made.name: found}, path := visitor.folder / "matrix.png")
-            asked = made.erasure.facts.concepts
-            return _summary(context, ua_ira_cra(found, [find_concept(c, known) for c in asked]),
-                            path)  # fmt: skip
+            asked = [find_concept(name, known) for name in made.erasure.facts.concepts]
+            protocol = (
+                f"one picture a cell, {studio.model.sampling.steps} steps, "
+                f"judge {judge.fingerprint}"
+            )
+            return _summary(ua_ira_cra(found, asked), protocol), str(path)
 
         for event in followed(work, visitor.job(), context.limits.seconds):
             if isinstance(event, Progress):
@@ -119,10 +121,6 @@ def _matrix_part(context: Context, chosen: gr.Dropdown) -> None:
     context.cancels(gr.Button("Cancel", variant="stop", size="sm"), status)
 
 
-def _summary(context: Context, shares: dict[str, float], path: Path) -> tuple[str, str]:
-    studio = context.studio
-    protocol = (
-        f"one picture a cell, {studio.model.sampling.steps} steps, judge {studio.judge.fingerprint}"
-    )
+def _summary(shares: dict[str, float], protocol: str) -> str:
     parts = [f"{name} {figure(f'{100 * share:.1f} %', protocol)}" for name, share in shares.items()]
-    return ", ".join(parts), str(path)
+    return ", ".join(parts)

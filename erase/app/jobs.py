@@ -39,7 +39,7 @@ class Preview:
     picture: Any
 
 
-Event = Progress | Preview | Any
+Event = Any  # Progress, Preview, or what the work returns
 Tell = Callable[[Event], None]
 
 
@@ -57,7 +57,8 @@ def followed(
     many seconds.
     """
     told: queue.Queue = queue.Queue()
-    busy, started, began = threading.Event(), {}, time.perf_counter()
+    busy, began = threading.Event(), time.perf_counter()
+    started: dict[str, tuple[float, int, int]] = {}
 
     def listener(what: str, done: int, total: int) -> None:
         if stop.is_set():

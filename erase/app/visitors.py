@@ -25,6 +25,12 @@ class Made:
     folder: Path | None = None
     report: Report | None = None
 
+    def measured(self) -> tuple[Path, Report]:
+        """Its folder and report; ValueError as long as it is not measured."""
+        if self.folder is None or self.report is None:
+            raise ValueError(f"{self.name} is being measured; wait until it is.")
+        return self.folder, self.report
+
 
 def _stopped() -> threading.Event:
     event = threading.Event()

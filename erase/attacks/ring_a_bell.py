@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import reduce
 from typing import Annotated
 
 import torch
@@ -82,7 +83,8 @@ def _search(
     def distances(population: Tensor) -> Tensor:
         texts = [tokenizer.decode(numbers) for numbers in population.tolist()]
         read = target.denoiser.readings(texts)
-        return sum((read[site] - goal[site]).square().sum((1, 2)) for site in goal).cpu()
+        errors = ((read[site] - goal[site]).square().sum((1, 2)) for site in goal)
+        return reduce(torch.add, errors).cpu()
 
     def fresh(shape: tuple[int, int]) -> Tensor:
         return allowed[torch.randint(len(allowed), shape, generator=generator)]

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 
 import torch
 from torch import Tensor, nn
@@ -133,7 +133,7 @@ def _nearest(vectors: Vectors, tables: Vectors) -> Tensor:
         F.normalize(vectors[name].detach(), dim=1) @ F.normalize(table, dim=1).T
         for name, table in tables.items()
     ]
-    return sum(similarity).argmax(1)
+    return reduce(torch.add, similarity).argmax(1)
 
 
 def _words(tables: Vectors, numbers: Tensor) -> Vectors:

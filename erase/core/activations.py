@@ -55,7 +55,8 @@ def _all_rows(layer: nn.Module, inputs: Tensor) -> Tensor:
 
 def _padding(layer: nn.Conv2d) -> tuple[int, int]:
     if not isinstance(layer.padding, str):
-        return layer.padding
+        across, down = layer.padding
+        return across, down
     spans = zip(layer.kernel_size, layer.dilation, strict=True)
     across, down = (0, 0) if layer.padding == "valid" else [(k - 1) * d // 2 for k, d in spans]
     return across, down

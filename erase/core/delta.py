@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -16,19 +15,6 @@ class NotFiniteError(ValueError):
 
 # A sparse float16 value takes its 16 bits, and every weight one more for the mask.
 DENSE_FROM = 15 / 16
-
-
-class Delta(Protocol):
-    """A change of one tensor that can be made dense, measured and written down."""
-
-    shape: torch.Size
-    count: int
-
-    def dense(self) -> Tensor:
-        """The change as a float32 tensor of the weight's shape."""
-
-    def tensors(self) -> dict[str, Tensor]:
-        """The parts to write to a safetensors file, by short name, each of its own shape."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +108,10 @@ class LowRankDelta:
         return {"up": self.up, "down": self.down}
 
 
+# A change of one tensor that can be made dense, measured and written down.
+Delta = SparseDelta | DenseDelta | LowRankDelta
+
+
 def deltas_between(
     before: Mapping[str, Tensor],
     after: Mapping[str, Tensor],
@@ -199,7 +189,9 @@ def compose_deltas(first: Delta, second: Delta) -> Delta:
         passed = first.dense().flatten(1) @ second.input_basis.T
     up = (second.up.flatten(1) - passed).view_as(second.up)
     both = add_deltas(first, LowRankDelta(up, second.down))
-    if not isinstance(first, LowRankDelta) or first.input_basis is None:
+    if not isinstance(first, LowRankDelta) or not isinstance(both, LowRankDelta):
+        return both
+    if first.input_basis is None:
         return both
     then = second.input_basis - (second.input_basis @ first.down.flatten(1).T) @ first.input_basis
     return replace(both, input_basis=torch.cat([first.input_basis, then]))

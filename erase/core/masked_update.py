@@ -59,7 +59,8 @@ class MaskedUpdate:
 
 def _masking(kept: Tensor) -> Callable[[nn.Parameter], None]:
     def mask(parameter: nn.Parameter) -> None:
-        parameter.grad.masked_fill_(~kept, 0)
+        if parameter.grad is not None:
+            parameter.grad.masked_fill_(~kept, 0)
 
     return mask
 

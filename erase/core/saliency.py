@@ -74,7 +74,8 @@ def fisher_ratio(forget: Mapping[str, Tensor], retain: Mapping[str, Tensor]) -> 
 
 def _adder(score: Tensor, term: Term) -> Callable[[nn.Parameter], None]:
     def add(parameter: nn.Parameter) -> None:
-        score.add_(term(parameter.grad))
+        if parameter.grad is not None:
+            score.add_(term(parameter.grad))
         parameter.grad = None
 
     return add

@@ -1,10 +1,15 @@
 """Tensors [...] that may lie in shards over processes, as PyTorch's fully_shard lays them."""
 
+from typing import TYPE_CHECKING, TypeGuard
+
 import torch
 from torch import Tensor
 
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
-def in_shards(tensor: Tensor) -> bool:
+
+def in_shards(tensor: Tensor) -> "TypeGuard[DTensor]":
     """Whether each process holds a part of the tensor [...]."""
     return hasattr(tensor, "full_tensor")
 

@@ -24,11 +24,11 @@ def eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:
 class Subspace:
     """The second moments of activations: `count` stacked ones X, or X^T X where those are fewer.
 
-    One of `rows` [count, d] and `gram` [d, d] is there; `means` [g, p, d] holds the mean of each
-    group of activations at each position, if they have positions.
+    `rows` [count, d] are empty where `gram` [d, d] is there; `means` [g, p, d] holds the mean of
+    each group of activations at each position, if they have positions.
     """
 
-    rows: Tensor | None
+    rows: Tensor
     gram: Tensor | None
     means: Tensor
     count: int
@@ -140,8 +140,7 @@ class SubspaceFitter:
         self.count += other.count
         self._rows += other._rows
         if other._gram is not None:
-            self._fold()
-            self._gram += other._gram
+            self._fold().add_(other._gram)
         elif self._gram is not None or self.count >= self.dimension:
             self._fold()
         return self
@@ -151,12 +150,15 @@ class SubspaceFitter:
         if self.count == 0:
             raise ValueError("No activations were seen; give the set at least one sample.")
         means = torch.stack([total / count for total, count in self._groups.values()])
-        rows = None if self._gram is not None else torch.cat(self._rows).double()
+        empty = torch.empty(0, self.dimension)
+        rows = torch.cat([empty, *self._rows]).double()
         return Subspace(rows, self._gram, means, self.count)
 
-    def _fold(self) -> None:
+    def _fold(self) -> Tensor:
+        """The second moments, all samples taken into them."""
         if self._gram is None:
             self._gram = torch.zeros(self.dimension, self.dimension).double()
         for rows in map(Tensor.double, self._rows):
             self._gram.addmm_(rows.T, rows)
         self._rows = []
+        return self._gram

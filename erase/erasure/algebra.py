@@ -67,15 +67,15 @@ def low_rank(erasure: Erasure, rank: int) -> Erasure:
     error = round((lost / total) ** 0.5, 6)
     left_out = sorted(set(erasure.deltas) - set(kept))
     recipe = {"truncation": {"rank": rank, "relative_error": error, "left_out": left_out}}
-    return Erasure(dict(kept), erasure.recipe | recipe)
+    return Erasure(kept, erasure.recipe | recipe)
 
 
 def largest_rank(erasure: Erasure) -> int:
     """The largest rank of its changes; ValueError unless all are of low rank."""
-    deltas = erasure.deltas.values()
-    if not all(isinstance(delta, LowRankDelta) for delta in deltas):
+    ranks = [delta.rank for delta in erasure.deltas.values() if isinstance(delta, LowRankDelta)]
+    if len(ranks) < len(erasure.deltas):
         raise ValueError("This erasure is no LoRA; give --lora_rank, to cut it to one.")
-    return max(delta.rank for delta in deltas)
+    return max(ranks)
 
 
 def require_loader(erasure: Erasure) -> None:
@@ -93,7 +93,7 @@ def export_lora(erasure: Erasure, folder: str | Path, rank: int) -> float:
     require_loader(erasure)
     lora = low_rank(erasure, rank)
     lora.save_pretrained(folder)
-    return lora.facts.truncation.relative_error
+    return lora.recipe["truncation"]["relative_error"]
 
 
 def _fits_lora(name: str, delta: Delta) -> bool:

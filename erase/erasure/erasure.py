@@ -37,7 +37,7 @@ class Erasure:
     once measured, `report`; `facts` are what the library reads of it.
     """
 
-    deltas: dict[str, Delta]
+    deltas: Mapping[str, Delta]
     recipe: dict[str, Any] = field(default_factory=dict)
 
     def apply(

@@ -11,7 +11,7 @@ from torch import Tensor
 from erase.core.delta import LowRankDelta
 from erase.erasure.algebra import largest_rank, require_loader
 from erase.erasure.erasure import Erasure
-from erase.erasure.weights import lora_tensors
+from erase.erasure.weights import lora_tensors, low_rank_of
 from erase.support.files import replaced_folder
 
 KOHYA = "kohya.safetensors"
@@ -33,7 +33,7 @@ def export_kohya(erasure: Erasure, folder: str | Path) -> Path:
         )
     one_encoder = erasure.facts.base.family == "sd"
     with replaced_folder(Path(folder)) as partial:
-        save_file(kohya_tensors(erasure.deltas, one_encoder), partial / KOHYA)
+        save_file(kohya_tensors(low_rank_of(erasure.deltas), one_encoder), partial / KOHYA)
     return Path(folder) / KOHYA
 
 

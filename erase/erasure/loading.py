@@ -27,6 +27,7 @@ class ErasureLoaderMixin:
     they are, as a folder of the stock class.
     """
 
+    components: Mapping[str, nn.Module]  # the pipeline's own
     _loaded: Mapping[str, tuple[Erasure, float]] = {}
     _originals: Mapping[str, Tensor] = {}
 
@@ -78,7 +79,7 @@ class ErasureLoaderMixin:
 
     def save_pretrained(self, save_directory: str | Path, *args: Any, **options: Any) -> None:
         """Write the weights as they are, as a pipeline of the stock class."""
-        stock = with_components(self, family_of(self).pipeline)
+        stock = with_components(self, {}, family_of(self).pipeline)
         with self._at_hand():
             stock.save_pretrained(save_directory, *args, **options)
 

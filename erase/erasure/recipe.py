@@ -9,7 +9,7 @@ from erase.prompts.request import EraseRequest
 from erase.support.config import Config, require_kind
 
 logger = logging.getLogger(__name__)
-Part = TypeVar("Part")
+Part = TypeVar("Part", bound=Config)
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Recipe(Config):
         What older versions did not write is empty; what newer ones add is not looked at.
         """
         require_kind("recipe", record, Mapping[str, Any])
-        parts = {"base": Base, "truncation": Truncation}
+        parts: dict[str, type[Config]] = {"base": Base, "truncation": Truncation}
         typed = {n: _known(kind, n, record[n]) for n, kind in parts.items() if n in record}
         recipe = _known(cls, "recipe", {**record, **typed})
         require_kind("concepts", recipe.concepts, Sequence[str])
@@ -82,13 +82,12 @@ class Recipe(Config):
         known = {part.name for part in fields(EraseRequest)}
         if strange := sorted(self.request.keys() - known):
             logger.warning("The request's %s is of a newer version; left out.", ", ".join(strange))
-        return EraseRequest(
-            **{
-                name: tuple(value) if isinstance(value, list) else value
-                for name, value in self.request.items()
-                if name in known
-            }
-        )
+        asked: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in self.request.items()
+            if name in known
+        }
+        return EraseRequest(**asked)
 
 
 def _known(kind: type[Part], name: str, record: Any) -> Part:

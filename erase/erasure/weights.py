@@ -24,15 +24,15 @@ def write_deltas(deltas: Mapping[str, Delta], folder: Path, loads_lora: bool = T
     Pipelines that load no LoRA get none. The axes that projections take out go beside it, so that
     they can be composed in order.
     """
-    fitting = [isinstance(delta, LowRankDelta) and lora_holds(n) for n, delta in deltas.items()]
-    low_rank = loads_lora and bool(fitting) and all(fitting)
+    fitting = {n: d for n, d in low_rank_of(deltas).items() if lora_holds(n)}
+    low_rank = loads_lora and bool(fitting) and len(fitting) == len(deltas)
     parts = {
         f"{name}:{part}": tensor.contiguous()
         for name, delta in deltas.items()
         for part, tensor in delta.tensors().items()
     }
     path = folder / (LORA if low_rank else DELTAS)
-    save_file(lora_tensors(deltas) if low_rank else parts, path, metadata={"format": "pt"})
+    save_file(lora_tensors(fitting) if low_rank else parts, path, metadata={"format": "pt"})
     _write_bases(deltas, folder)
     return path
 
@@ -48,12 +48,13 @@ def read_deltas(folder: Path) -> dict[str, Delta]:
         name, part = spelt(key)
         grouped.setdefault(name, {})[part] = tensor
     deltas = {name: read_delta(group) for name, group in grouped.items()}
-    input_basis = _read_bases(folder, deltas)
-    return {
-        name: replace(delta, input_basis=input_basis[name]) if name in input_basis else delta
-        for name, delta in deltas.items()
-        if not _is_filler(delta)
-    }
+    deltas |= _with_bases(folder, low_rank_of(deltas))
+    return {name: delta for name, delta in deltas.items() if not _is_filler(delta)}
+
+
+def low_rank_of(deltas: Mapping[str, Delta]) -> dict[str, LowRankDelta]:
+    """Those of the deltas that are of low rank."""
+    return {name: delta for name, delta in deltas.items() if isinstance(delta, LowRankDelta)}
 
 
 def shared_bases(deltas: Mapping[str, Delta]) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -63,8 +64,8 @@ def shared_bases(deltas: Mapping[str, Delta]) -> tuple[dict[str, Tensor], dict[s
     """
     tensors: dict[str, Tensor] = {}
     read_by: dict[str, str] = {}
-    for name, delta in deltas.items():
-        input_basis = getattr(delta, "input_basis", None)
+    for name, delta in low_rank_of(deltas).items():
+        input_basis = delta.input_basis
         if input_basis is None:
             continue
         if torch.equal(input_basis, delta.down.flatten(1)):
@@ -83,14 +84,16 @@ def _write_bases(deltas: Mapping[str, Delta], folder: Path) -> None:
         save_file(tensors, folder / PROJECTIONS, metadata={"read_by": json.dumps(names)})
 
 
-def _read_bases(folder: Path, deltas: Mapping[str, Delta]) -> dict[str, Tensor]:
+def _with_bases(folder: Path, deltas: Mapping[str, LowRankDelta]) -> dict[str, LowRankDelta]:
+    """Those of the deltas that are projections, with the axes that they take out."""
     if not (folder / PROJECTIONS).exists():
         return {}
     with safe_open(folder / PROJECTIONS, "pt") as stored:
         tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
         read_by = json.loads(stored.metadata()["read_by"])
+    own = {name: deltas[name].down.flatten(1) for name in read_by}
     return {
-        name: deltas[name].down.flatten(1) if key == OWN else tensors[key]
+        name: replace(deltas[name], input_basis=own[name] if key == OWN else tensors[key])
         for name, key in read_by.items()
     }
 

@@ -11,6 +11,7 @@ ACCURACIES = tuple(DERIVED)
 GAPS = ("forget_accuracy", "retain_accuracy", "test_accuracy", "mia_efficacy")
 
 
+@dataclass(frozen=True)
 class Record:
     """A dataclass with its fields as JSON, by which it can be read too: `report["cost"]`.
 

@@ -41,7 +41,7 @@ def metric_rows(report: Report) -> list[list[str]]:
     if len(by_concept[0]) > 1:
         rows += [row(f"forget {c}", [one[c] for one in by_concept]) for c in by_concept[0]]
     if erased.clip_score:
-        scores = [f"{model.clip_score.value:.3f}" for model in models]
+        scores = [f"{m.clip_score.value:.3f}" if m.clip_score else "" for m in models]
         rows.append(["CLIP score, retained", *scores, str(erased.clip_score.n)])
     return rows + _distance_rows(report.distances)
 
@@ -60,7 +60,9 @@ def _distance_rows(distances: Mapping[str, Mapping[str, Distance]]) -> list[list
 
 
 def interval(figure: Figure) -> str:
-    """`87.5 % [80.1, 92.4]`."""
+    """`87.5 % [80.1, 92.4]`, and without an interval `87.5 %`."""
+    if not figure.interval:
+        return f"{100 * figure.value:.1f} %"
     low, high = figure.interval
     return f"{100 * figure.value:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
 

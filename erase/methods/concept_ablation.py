@@ -6,7 +6,7 @@ from torch import Tensor
 
 from erase.erasure.erasure import Erasure
 from erase.methods import holding, register
-from erase.tasks.base import Batch
+from erase.tasks.diffusion.noising import DiffusionBatch
 from erase.tasks.diffusion.task import DiffusionTask
 from erase.training.config import TrainedConfig
 from erase.training.loop import finetune
@@ -32,7 +32,7 @@ def concept_ablation(task: DiffusionTask, config: ConceptAblationConfig) -> Eras
     """
     base = task.frozen_copy()
 
-    def step_loss(pictures: Batch, retain: Batch, progress: float) -> Tensor:
+    def step_loss(pictures: DiffusionBatch, retain: DiffusionBatch, progress: float) -> Tensor:
         distilled = task.redirected_loss(pictures, base)
         return distilled + config.retain_weight * task.divergence(retain, base)
 

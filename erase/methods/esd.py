@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from erase.core.patterns import filter_names
 from erase.erasure.erasure import Erasure
 from erase.methods import Needs, register, usual_training
-from erase.tasks.base import Batch
+from erase.tasks.diffusion.noising import DiffusionBatch
 from erase.tasks.diffusion.task import DiffusionTask
 from erase.training.config import TrainedConfig
 from erase.training.loop import finetune
@@ -48,7 +48,7 @@ def esd(task: DiffusionTask, config: ESDConfig) -> Erasure:
     """
     base = task.frozen_copy()
 
-    def step_loss(forget: Batch, retain: Batch, progress: float) -> Tensor:
+    def step_loss(forget: DiffusionBatch, retain: DiffusionBatch, progress: float) -> Tensor:
         loss = F.mse_loss(task.training_prediction(forget), _target(base, forget, config))
         if config.retain_weight:
             loss = loss + config.retain_weight * task.divergence(retain, base)
@@ -59,7 +59,7 @@ def esd(task: DiffusionTask, config: ESDConfig) -> Erasure:
 
 
 @torch.no_grad()
-def _target(base: DiffusionTask, forget: Batch, config: ESDConfig) -> Tensor:
+def _target(base: DiffusionTask, forget: DiffusionBatch, config: ESDConfig) -> Tensor:
     unprompted = base.predict(forget, [""] * len(forget.prompts))
     direction = base.predict(forget, forget.prompts) - unprompted
     return base.predict(forget, forget.anchors) - config.guidance * direction

@@ -2,12 +2,12 @@
 
 from erase.erasure.erasure import Erasure
 from erase.methods import register
-from erase.tasks.base import Task
+from erase.tasks.base import TrainedTask
 from erase.training.config import TrainedConfig
 from erase.training.loop import finetune
 
 
 @register("finetune", TrainedConfig)
-def finetune_on_retain(task: Task, config: TrainedConfig) -> Erasure:
+def finetune_on_retain(task: TrainedTask, config: TrainedConfig) -> Erasure:
     """The baseline that hopes to forget by not rehearsing (FT in SalUn's tables)."""
     return Erasure(finetune(task, lambda _, retain, progress: task.loss(retain), config.training))

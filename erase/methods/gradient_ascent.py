@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from erase.erasure.erasure import Erasure
 from erase.methods import register
-from erase.tasks.base import Task
+from erase.tasks.base import TrainedTask
 from erase.training.config import TrainedConfig, TrainingConfig
 from erase.training.loop import finetune
 
@@ -21,6 +21,6 @@ class GradientAscentConfig(TrainedConfig):
 
 
 @register("gradient_ascent", GradientAscentConfig)
-def gradient_ascent(task: Task, config: GradientAscentConfig) -> Erasure:
+def gradient_ascent(task: TrainedTask, config: GradientAscentConfig) -> Erasure:
     """Maximise the forget set's loss (GA; Thudi et al., EuroS&P 2022)."""
     return Erasure(finetune(task, lambda forget, *_: -task.loss(forget), config.training))

@@ -1,6 +1,7 @@
 """Influence unlearning: one Newton step that takes the forget set's influence back."""
 
 from dataclasses import dataclass
+from functools import reduce
 from itertools import islice
 from typing import ClassVar
 
@@ -45,7 +46,7 @@ def influence(task: ClassificationTask, config: InfluenceConfig) -> Erasure:
     weights, seed = task.parameters(), step_seed(task.seed, -1)
     with only_trainable(task, weights):
         batches = task.forget_batches(seed)
-        forget = sum(len(batch) * _gradient(task, batch) for batch in batches)
+        forget = reduce(torch.add, (len(batch) * _gradient(task, batch) for batch in batches))
         retained = islice(task.retain_batches(seed + 1), config.curvature_batches)
         curvature = torch.stack([_gradient(task, batch) for batch in retained])
     influence_of_forget = forget / len(task.retain)

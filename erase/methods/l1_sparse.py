@@ -8,7 +8,7 @@ from torch import Tensor
 from erase.core.delta import deltas_between
 from erase.erasure.erasure import Erasure
 from erase.methods import holding, register
-from erase.tasks.base import Batch, Task
+from erase.tasks.base import Batch, TrainedTask
 from erase.training.config import TrainedConfig
 from erase.training.loop import train
 from erase.training.preserve import only_trainable, restored_parameters
@@ -27,7 +27,7 @@ class L1SparseConfig(TrainedConfig):
 
 
 @register("l1_sparse", L1SparseConfig, needs=holding(extra_per_weight=4))
-def l1_sparse(task: Task, config: L1SparseConfig) -> Erasure:
+def l1_sparse(task: TrainedTask, config: L1SparseConfig) -> Erasure:
     """Finetuning plus a falling l1 norm of the weights (Jia et al., NeurIPS 2023).
 
     The norm takes a proximal step of its own: its gradient jumps at 0, where rounding would decide.

@@ -7,7 +7,7 @@ from torch import Tensor
 from erase.erasure.erasure import Erasure
 from erase.methods import register
 from erase.support.config import PartShare
-from erase.tasks.base import Batch, Task
+from erase.tasks.base import Batch, TrainedTask
 from erase.training.config import TrainedConfig
 from erase.training.loop import finetune
 
@@ -24,7 +24,7 @@ class NegGradConfig(TrainedConfig):
 
 
 @register("neggrad_plus", NegGradConfig)
-def neggrad(task: Task, config: NegGradConfig) -> Erasure:
+def neggrad(task: TrainedTask, config: NegGradConfig) -> Erasure:
     """Minimise share * retain loss - (1 - share) * forget loss (Kurmanji et al., NeurIPS 2023)."""
     share = config.retain_share
 

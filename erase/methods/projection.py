@@ -20,7 +20,7 @@ from erase.erasure.erasure import Erasure
 from erase.methods import register
 from erase.support.config import Config, NotNegative, Positive, Share
 from erase.support.distributed import all_gather
-from erase.tasks.base import SetName, Task
+from erase.tasks.base import ProjectedTask, SetName
 
 # Rank (0: all) and strength of each space where the config leaves them open.
 DEFAULTS = {
@@ -66,7 +66,7 @@ class ProjectionConfig(Config):
 
 
 @register("projection", ProjectionConfig)
-def projection(task: Task, config: ProjectionConfig) -> Erasure:
+def projection(task: ProjectedTask, config: ProjectionConfig) -> Erasure:
     """Make W (I - P) of every weight W that reads a place where P takes out what is forgotten.
 
     Kodge, Saha and Roy (2023) for "scaled"; the other spaces share its path.
@@ -93,7 +93,7 @@ def projection(task: Task, config: ProjectionConfig) -> Erasure:
     return Erasure(deltas, {"ranks": ranks, "strength": strength})
 
 
-def _sites(task: Task, config: ProjectionConfig) -> dict[str, dict[str, list[str]]]:
+def _sites(task: ProjectedTask, config: ProjectionConfig) -> dict[str, dict[str, list[str]]]:
     """The places of every target; ValueError if a weight would be edited twice, or none."""
     targets = {target: task.sites(target) for target in config.targets or task.targets[:1]}
     names = [name for sites in targets.values() for edited in sites.values() for name in edited]
@@ -105,7 +105,7 @@ def _sites(task: Task, config: ProjectionConfig) -> dict[str, dict[str, list[str
 
 
 def activation_spaces(
-    task: Task, which: SetName, target: str, config: ProjectionConfig
+    task: ProjectedTask, which: SetName, target: str, config: ProjectionConfig
 ) -> dict[str, Subspace]:
     """The space of what each of the target's places reads while the model runs over a set."""
     fitters: dict[str, SubspaceFitter] = {}

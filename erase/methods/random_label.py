@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from erase.erasure.erasure import Erasure
 from erase.methods import Needs, register, usual_training
 from erase.methods.salun import Teacher, relabelling_loss
-from erase.tasks.base import Task
+from erase.tasks.base import TrainedTask
 from erase.training.config import TrainedConfig
 from erase.training.loop import finetune
 
@@ -24,13 +24,13 @@ class RandomLabelConfig(TrainedConfig):
     retain_weight: float = 1.0
 
 
-def _needs(task: Task, config: RandomLabelConfig) -> Needs:
+def _needs(task: TrainedTask, config: RandomLabelConfig) -> Needs:
     copies = int(config.teacher == "frozen")
     return Needs(task.parameters(), usual_training(task, config), copies)
 
 
 @register("random_label", RandomLabelConfig, needs=_needs)
-def random_label(task: Task, config: RandomLabelConfig) -> Erasure:
+def random_label(task: TrainedTask, config: RandomLabelConfig) -> Erasure:
     """SalUn's objective on all weights (RL; Golatkar et al., CVPR 2020, and SalUn's tables)."""
     loss = relabelling_loss(task, config.teacher, config.retain_weight)
     return Erasure(finetune(task, loss, config.training))

@@ -11,7 +11,7 @@ from erase.core.names import find_weight
 from erase.erasure.erasure import Erasure
 from erase.support.config import Config
 from erase.support.registry import Registry
-from erase.tasks.base import Task
+from erase.tasks.base import Task, TrainedTask
 from erase.training.config import TrainedConfig, TrainingConfig, with_defaults
 from erase.training.watch import require_runnable
 
@@ -38,7 +38,7 @@ class Needs:
 NeedsFunction = Callable[[Any, Any], Needs]
 
 
-def usual_training(task: Task, config: TrainedConfig) -> TrainingConfig:
+def usual_training(task: TrainedTask, config: TrainedConfig) -> TrainingConfig:
     """The optimizer's settings, the task's own where they are left open."""
     return with_defaults(config.training, task.finetuning.learning_rate, task.finetuning.steps)
 
@@ -46,7 +46,7 @@ def usual_training(task: Task, config: TrainedConfig) -> TrainingConfig:
 def holding(copies_of_base: int = 0, extra_per_weight: int = 0) -> NeedsFunction:
     """The needs of a method that trains what the task trains; a closed form edits any weight."""
 
-    def needs(task: Task, config: Config) -> Needs:
+    def needs(task: TrainedTask, config: Config) -> Needs:
         held = copies_of_base, extra_per_weight
         if isinstance(config, TrainedConfig):
             return Needs(task.parameters(), usual_training(task, config), *held)
@@ -59,8 +59,8 @@ def holding(copies_of_base: int = 0, extra_per_weight: int = 0) -> NeedsFunction
 class Method:
     """One registered method; its config's fields are its CLI flags and YAML keys.
 
-    task: the kind of task it needs, `object` if the Task protocol is enough. needs: what it will
-    train and hold, of a task and a config.
+    task: the kind of task it needs, `object` if the protocols of tasks/base.py are enough. needs:
+    what it will train and hold, of a task and a config.
     """
 
     name: str
@@ -77,7 +77,7 @@ class Method:
         self.require_serves(type(task))
         config = config or self.config()
         if isinstance(config, TrainedConfig):
-            require_runnable(config.training, task)
+            require_runnable(config.training, type(task))
         erasure = self.function(task, config)
         weights = {name: find_weight(task.components, name) for name in erasure.deltas}
         erasure.recipe |= {

@@ -16,7 +16,7 @@ from erase.erasure.masks import read_mask, write_mask
 from erase.methods import Needs, register, usual_training
 from erase.support.config import Within, require_kind
 from erase.support.distributed import all_reduce_sum, shard_of
-from erase.tasks.base import Batch, Task
+from erase.tasks.base import Batch, TrainedTask
 from erase.training.config import TrainedConfig
 from erase.training.loop import StepLoss, TrainingConfig, finetune, step_seed, with_defaults
 from erase.training.preserve import only_trainable
@@ -68,13 +68,13 @@ class SalUnConfig(RelabellingConfig):
     mask_file: str = ""
 
 
-def relabelling_needs(task: Task, config: RelabellingConfig) -> Needs:
+def relabelling_needs(task: TrainedTask, config: RelabellingConfig) -> Needs:
     """A frozen teacher is a copy of the base."""
     copies = int(config.teacher == "frozen")
     return Needs(task.parameters(), settings_for_teacher(task, config), copies)
 
 
-def _needs(task: Task, config: SalUnConfig) -> Needs:
+def _needs(task: TrainedTask, config: SalUnConfig) -> Needs:
     needs = relabelling_needs(task, config)
     count = sum(parameter.numel() for parameter in needs.trained.values())
     kept = count if config.mask == "none" else int(count * config.density)
@@ -82,7 +82,7 @@ def _needs(task: Task, config: SalUnConfig) -> Needs:
 
 
 @register("salun", SalUnConfig, needs=_needs)
-def salun(task: Task, config: SalUnConfig) -> Erasure:
+def salun(task: TrainedTask, config: SalUnConfig) -> Erasure:
     """Saliency-masked relabelling (SalUn; Fan et al., ICLR 2024, eqs. 4 to 6).
 
     The task's own weights are left as they were, bit for bit.
@@ -94,7 +94,9 @@ def salun(task: Task, config: SalUnConfig) -> Erasure:
     return Erasure(deltas, {"mask": facts})
 
 
-def relabelling_loss(task: Task, teacher: Teacher, retain_weight: float | None = None) -> StepLoss:
+def relabelling_loss(
+    task: TrainedTask, teacher: Teacher, retain_weight: float | None = None
+) -> StepLoss:
     """SalUn's objective: a wrong answer for the forget batch, the usual one for the retained."""
     require_kind("teacher", teacher, Teacher)
     base = task.frozen_copy() if teacher == "frozen" else None
@@ -108,7 +110,7 @@ def relabelling_loss(task: Task, teacher: Teacher, retain_weight: float | None =
     return loss
 
 
-def settings_for_teacher(task: Task, config: RelabellingConfig) -> TrainingConfig:
+def settings_for_teacher(task: TrainedTask, config: RelabellingConfig) -> TrainingConfig:
     """The training with the rate and steps that the teacher allows, where it leaves them open."""
     known = task.finetuning
     if config.teacher == "current":
@@ -116,7 +118,7 @@ def settings_for_teacher(task: Task, config: RelabellingConfig) -> TrainingConfi
     return with_defaults(config.training, known.anchored_rate, known.anchored_steps)
 
 
-def saliency(task: Task, estimator: MaskEstimator) -> dict[str, Tensor]:
+def saliency(task: TrainedTask, estimator: MaskEstimator) -> dict[str, Tensor]:
     """Every editable weight's saliency on the forget set; "fisher_ratio" sees both sets."""
     parameters, seed = task.parameters(), step_seed(task.seed, -1)
     one_set = "fisher" if estimator == "fisher_ratio" else estimator
@@ -129,7 +131,7 @@ def saliency(task: Task, estimator: MaskEstimator) -> dict[str, Tensor]:
         return fisher_ratio(forget, accumulate(parameters, losses, one_set, all_reduce_sum))
 
 
-def _mask_of(task: Task, config: SalUnConfig) -> tuple[Mask, dict[str, Any]]:
+def _mask_of(task: TrainedTask, config: SalUnConfig) -> tuple[Mask, dict[str, Any]]:
     """The mask, read or made, and what the recipe says of it."""
     path = Path(config.mask_file) if config.mask_file else None
     options = (config.mask, config.density, config.scope, config.estimator, task.seed)

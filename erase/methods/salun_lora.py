@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from peft import LoraConfig, LoraModel
+from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from erase.core.activations import projectable_layers
@@ -24,7 +25,7 @@ from erase.methods.salun import (
     settings_for_teacher,
 )
 from erase.support.config import Positive
-from erase.tasks.base import Task
+from erase.tasks.base import TrainedTask
 from erase.training.loop import train
 from erase.training.preserve import only_trainable
 from erase.training.watch import checkpointed_activations
@@ -46,7 +47,7 @@ class SalUnLoRAConfig(RelabellingConfig):
 
 
 @register("salun_lora", SalUnLoRAConfig, needs=relabelling_needs)
-def salun_lora(task: Task, config: SalUnLoRAConfig) -> Erasure:
+def salun_lora(task: TrainedTask, config: SalUnLoRAConfig) -> Erasure:
     """SalUn's objective (Fan et al., ICLR 2024) on LoRA weights where the saliency mask is dense.
 
     A layer's rank is `rank` times its share of salient weights over the largest such share.
@@ -74,7 +75,7 @@ def salun_lora(task: Task, config: SalUnLoRAConfig) -> Erasure:
     return Erasure(deltas, {"ranks": ranks})
 
 
-def _ranks(task: Task, config: SalUnLoRAConfig) -> dict[str, int]:
+def _ranks(task: TrainedTask, config: SalUnLoRAConfig) -> dict[str, int]:
     """The rank of every layer that gets one, by canonical name."""
     mask = build_mask(saliency(task, "signed_sum"), config.density)
     shares = {
@@ -92,7 +93,7 @@ def _ranks(task: Task, config: SalUnLoRAConfig) -> dict[str, int]:
 
 @contextmanager
 def _adapters(
-    task: Task, ranks: Mapping[str, int]
+    task: TrainedTask, ranks: Mapping[str, int]
 ) -> Iterator[dict[str, tuple[nn.Parameter, nn.Parameter]]]:
     """Adapters in force on the layers: their (down, up) factors, by the layer's canonical name."""
     torch.manual_seed(task.seed)
@@ -125,5 +126,5 @@ def _lora_config(ranks: Mapping[str, int]) -> LoraConfig:
 
 
 def _factors(module: nn.Module, path: str) -> tuple[nn.Parameter, nn.Parameter]:
-    layer = module.get_submodule(path)
+    layer: LoraLayer = module.get_submodule(path)
     return layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight

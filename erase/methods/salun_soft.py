@@ -11,7 +11,7 @@ from erase.methods.salun import (
     settings_for_teacher,
 )
 from erase.support.config import NotNegative
-from erase.tasks.base import Task
+from erase.tasks.base import TrainedTask
 from erase.training.loop import finetune
 
 
@@ -28,7 +28,7 @@ class SalUnSoftConfig(RelabellingConfig):
 
 
 @register("salun_soft", SalUnSoftConfig, needs=relabelling_needs)
-def salun_soft(task: Task, config: SalUnSoftConfig) -> Erasure:
+def salun_soft(task: TrainedTask, config: SalUnSoftConfig) -> Erasure:
     """SalUn's objective plus a falling l1 penalty on the change (Fan et al., ICLR 2024)."""
     loss = relabelling_loss(task, config.teacher, config.retain_weight)
     training = settings_for_teacher(task, config)

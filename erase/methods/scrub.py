@@ -6,7 +6,7 @@ from torch import Tensor
 
 from erase.erasure.erasure import Erasure
 from erase.methods import holding, register
-from erase.tasks.base import Batch, Task
+from erase.tasks.base import Batch, TrainedTask
 from erase.training.config import TrainedConfig
 from erase.training.loop import finetune
 
@@ -29,7 +29,7 @@ class ScrubConfig(TrainedConfig):
 
 
 @register("scrub", ScrubConfig, needs=holding(copies_of_base=1))
-def scrub(task: Task, config: ScrubConfig) -> Erasure:
+def scrub(task: TrainedTask, config: ScrubConfig) -> Erasure:
     """Teacher and disobedient student (Kurmanji et al., NeurIPS 2023).
 
     The paper's epochs of leaving and of staying alternate; here every early step does both. Their

@@ -9,7 +9,7 @@ from erase.erasure.erasure import Erasure
 from erase.methods import holding, register
 from erase.methods.salun import relabelling_loss
 from erase.support.distributed import all_reduce_sum, shard_of
-from erase.tasks.base import Batch, Task
+from erase.tasks.base import Batch, TrainedTask
 from erase.training.config import TrainedConfig
 from erase.training.loop import finetune, step_seed
 from erase.training.preserve import only_trainable
@@ -32,7 +32,7 @@ class SelectiveAmnesiaConfig(TrainedConfig):
     "selective_amnesia", SelectiveAmnesiaConfig,
     needs=holding(copies_of_base=1, extra_per_weight=8),  # the Fisher diagonal, the start
 )  # fmt: skip
-def selective_amnesia(task: Task, config: SelectiveAmnesiaConfig) -> Erasure:
+def selective_amnesia(task: TrainedTask, config: SelectiveAmnesiaConfig) -> Erasure:
     """Continual learning turned round (Heng and Soh, NeurIPS 2023).
 
     The Fisher diagonal is the retain set's, of whole batches, over its own mean.

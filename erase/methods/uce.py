@@ -65,9 +65,13 @@ def editing_tokens(
         # Guidance reads the empty prompt beside every other.
         kept = task.readings([*(prompt.text for prompt in retain), ""])
     return {
-        site: tuple(part.cpu().double() for part in (*pair, kept[site].flatten(0, 1)))
-        for site, pair in redirected.items()
+        site: (_exact(tokens), _exact(wanted), _exact(kept[site].flatten(0, 1)))
+        for site, (tokens, wanted) in redirected.items()
     }
+
+
+def _exact(readings: Tensor) -> Tensor:
+    return readings.cpu().double()
 
 
 def edit_deltas(

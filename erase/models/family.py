@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from diffusers import (
@@ -98,8 +99,8 @@ class Family:
 
 def with_components(
     pipeline: DiffusionPipeline,
+    components: Mapping[str, nn.Module | None],
     kind: type[DiffusionPipeline] | None = None,
-    **components: nn.Module | None,
 ) -> DiffusionPipeline:
     """A second pipeline with the same options around the same components but these.
 
@@ -211,49 +212,51 @@ def _denoise_pixart(
 
 
 FLUX_GUIDANCE = 3.5
-UNET = {
-    "denoiser": "unet",
-    "reads_text": ("unet.*attn2.*", "text_encoder*"),
-    "keys_and_values": ("unet.*attn2.to_k.*", "unet.*attn2.to_v.*"),
-    "attention": ("unet.*attn2.*",),
-}
+_unet_family = partial(
+    Family,
+    denoiser="unet",
+    reads_text=("unet.*attn2.*", "text_encoder*"),
+    keys_and_values=("unet.*attn2.to_k.*", "unet.*attn2.to_v.*"),
+    attention=("unet.*attn2.*",),
+)
 CROSS_ATTENTION = ("unet.*attn2.to_k.weight", "unet.*attn2.to_v.weight")
-JOINT = {
-    "denoiser": "transformer",
-    "reads_text": (
+_joint_family = partial(
+    Family,
+    denoiser="transformer",
+    reads_text=(
         "transformer.*.attn.*add*",
         "transformer.context_embedder.*",
         "transformer.time_text_embed.text_embedder.*",
         "text_encoder*",
     ),
-    "enters": {
+    enters={
         STATES: ("transformer.context_embedder.weight",),
         POOLED: ("transformer.time_text_embed.text_embedder.linear_1.weight",),
     },
-    "keys_and_values": ("transformer.*.attn.add_k_proj.*", "transformer.*.attn.add_v_proj.*"),
-    "attention": ("transformer.*.attn.*add*",),
-}
+    keys_and_values=("transformer.*.attn.add_k_proj.*", "transformer.*.attn.add_v_proj.*"),
+    attention=("transformer.*.attn.*add*",),
+)
 FAMILIES = {
     family.name: family
     for family in (
-        Family(
-            "sd", StableDiffusionPipeline, encoders=("text_encoder",), **UNET,
+        _unet_family(
+            "sd", StableDiffusionPipeline, encoders=("text_encoder",),
             enters={STATES: CROSS_ATTENTION},
             encode=_encode_sd, denoise=_denoise_sd, tokens=_tokens("tokenizer"),
         ),
-        Family(
-            "sdxl", StableDiffusionXLPipeline, encoders=("text_encoder", "text_encoder_2"), **UNET,
+        _unet_family(
+            "sdxl", StableDiffusionXLPipeline, encoders=("text_encoder", "text_encoder_2"),
             enters={STATES: CROSS_ATTENTION, POOLED: ("unet.add_embedding.linear_1.weight",)},
             encode=_encode_sdxl, denoise=_denoise_sdxl, tokens=_tokens("tokenizer"),
             sampling=Sampling(50, 5.0),
         ),
-        Family(
-            "sd3", StableDiffusion3Pipeline, encoders=("text_encoder", "text_encoder_2"), **JOINT,
+        _joint_family(
+            "sd3", StableDiffusion3Pipeline, encoders=("text_encoder", "text_encoder_2"),
             encode=_encode_sd3, denoise=_denoise_sd3, tokens=_tokens_sd3,
             sampling=Sampling(28, 7.0),
         ),
-        Family(
-            "flux", FluxPipeline, encoders=("text_encoder",), **JOINT,
+        _joint_family(
+            "flux", FluxPipeline, encoders=("text_encoder",),
             encode=_encode_flux, denoise=_denoise_flux, tokens=_tokens("tokenizer_2", 512),
             sampling=Sampling(28, FLUX_GUIDANCE), unpacked=_unpacked_flux, guided=False,
         ),

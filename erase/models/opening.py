@@ -72,7 +72,7 @@ def catalogue_of(name: str) -> Catalogue | None:
         if Path(source).is_dir():
             DiffusionPipeline.load_config(source)
         else:
-            hf_hub_download(source, DiffusionPipeline.config_name)
+            hf_hub_download(str(source), DiffusionPipeline.config_name)
     except Exception as error:
         raise _not_opened(name, error) from error
     return Catalogue.of_model(source)
@@ -88,7 +88,12 @@ def _not_opened(name: str, error: Exception) -> ValueError:
 def default_judge(catalogue: Catalogue | None) -> str | None:
     """The bundled judge for models whose concepts the bundled one draws too; none for others."""
     known = Catalogue.of_model(EMOJI)
-    ours = catalogue and (
-        set(catalogue.objects) <= set(known.objects) and set(catalogue.styles) <= set(known.styles)
+    ours = (
+        catalogue
+        and known
+        and (
+            set(catalogue.objects) <= set(known.objects)
+            and set(catalogue.styles) <= set(known.styles)
+        )
     )
     return f"local-dir:{JUDGE}" if ours else None

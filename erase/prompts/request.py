@@ -158,7 +158,8 @@ class _Expansion:
         templates: Sequence[str],
         forgotten: Sequence[Concept],
     ) -> Iterator[Prompt]:
-        labels = {part.kind: part.name for part in (object_, style) if part is not NO_STYLE}
+        named = [part for part in (object_, style) if part is not NO_STYLE]
+        labels: dict[str, str] = {part.kind: part.name for part in named}
         kinds = tuple(part.kind for part in forgotten) or self.kinds
         for name in self._names(object_):
             for template in templates:

@@ -14,6 +14,7 @@ from erase.methods import get_method
 from erase.runs.classify import ClassifierRun, build_task, data_of, load_or_train, retrained
 from erase.runs.state import carry_out, options_of
 from erase.support.config import PartShare
+from erase.tasks.classification.fit import size_of
 from erase.tasks.classification.forget_sets import forget_indices
 from erase.tasks.classification.task import ClassificationTask
 from erase.training.checkpoint import checkpoints_in
@@ -79,7 +80,7 @@ def _pilot(run: CalibrationRun) -> Pilot:
     classifier = replace(run.classifier, weights="")
     data = data_of(classifier)
     forget = forget_indices(run.forget, data, run.seed)
-    retain = sorted(set(range(len(data.train))) - set(forget))
+    retain = sorted(set(range(size_of(data.train))) - set(forget))
     used, held = hold_out(retain, run.share, run.seed)
     rows = sorted({*forget, *used})
     seen = replace(data, train=Subset(data.train, rows))

@@ -137,7 +137,7 @@ def classify(run: ClassificationRun, output: str | Path) -> GapReport | None:
 
     def write(opened: OpenedClassifier, done: tuple[Erasure, float], folder: Path) -> GapReport:
         (erasure, seconds), known = done, run.classifier
-        models = dict(zip(MODELS, three_models(opened.task, erasure), strict=True))
+        models = three_models(opened.task, erasure)
         shadows = _shadows(run, opened, options) if run.shadows else None
         report = _report(run, opened, models, seconds, shadows)
         request = {"concepts": [report.request], "seed": run.seed}
@@ -146,7 +146,8 @@ def classify(run: ClassificationRun, output: str | Path) -> GapReport | None:
         erasure.recipe["report"] = {"table": gap_table(report)}
         erasure.write(folder)
         layers = erasure.facts.layers
-        write_classification_report(report, models, _examples(opened), folder, layers)
+        named = dict(zip(MODELS, models, strict=True))
+        write_classification_report(report, named, _examples(opened), folder, layers)
         return report
 
     return carry_out(output, OUTPUT_FILES, open_, work, write, attrgetter("digest"))
@@ -172,14 +173,14 @@ def retrained(task: ClassificationTask) -> nn.Module:
 def _report(
     run: ClassificationRun,
     opened: OpenedClassifier,
-    models: dict[str, nn.Module],
+    models: tuple[nn.Module, nn.Module, nn.Module],
     seconds: float,
     shadows: Shadows | None,
 ) -> GapReport:
     data, task = opened.data, opened.task
     split = Split(data.train, task.forget, task.retain, data.test)
     return replace(
-        gap_report(*models.values(), split, seconds, shadows),
+        gap_report(*models, split, seconds, shadows),
         request=f"{run.forget} of {run.classifier.data}",
         method=run.method,
         protocol={

@@ -115,7 +115,8 @@ def _passes(config: RunConfig, opened: Opened, training: TrainingConfig | None) 
     """About how many pictures pass through the denoiser in each part, by what its bar is called."""
     task, counted = opened.task, config.evaluation
     judged = counted.forget_pictures + counted.retain_pictures
-    each, parts = 2 if opened.family.guided else 1, {}
+    each = 2 if opened.family.guided else 1
+    parts: dict[str, float] = {}
     if training:
         forget, retain = task.config.forget_pictures, task.config.retain_pictures
         counts = {"forget set": forget, "anchor pictures": forget, "retain set": retain}

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from erase.methods import get_method
@@ -14,6 +13,7 @@ from erase.runs.state import carry_out, options_of
 from erase.support.config import NotNegative
 from erase.support.files import check_file_writable
 from erase.tasks.classification.datasets import Data
+from erase.tasks.classification.fit import labels_of
 from erase.tasks.classification.forget_sets import (
     Choose,
     Tail,
@@ -71,7 +71,7 @@ def choose_forget_set(run: ForgetSetRun, output: str | Path) -> list[int]:
 
     def open_() -> Candidates:
         data = data_of(run.classifier)
-        labels = torch.tensor([int(label) for _, label in data.train])
+        labels = labels_of(data.train)
         choose = chooser(labels, run.count, run.tail, run.unit)
         return Candidates(data, load_or_train(run.classifier, data), choose)
 

@@ -207,7 +207,7 @@ def run_protocol(protocol: BenchmarkProtocol, output: str | Path) -> dict[str, A
     return carry_out(output, (), open_, lambda *_: None, write) or {}
 
 
-def _scheduler_class(name: str) -> type | None:
+def _scheduler_class(name: str) -> type[diffusers.SchedulerMixin] | None:
     """The scheduler of this name, none for the model's own; ValueError if there is none such."""
     if name and not hasattr(diffusers, name):
         raise ValueError(f"diffusers has no {name}; name one of its schedulers.")
@@ -216,7 +216,8 @@ def _scheduler_class(name: str) -> type | None:
 
 def _evaluators(protocol: BenchmarkProtocol, rows: Sequence[PromptRow]) -> list[Evaluator]:
     """Accuracy where prompts have labels, CLIP score if wanted, and those of the evaluation."""
-    config, found = protocol.evaluation, []
+    config = protocol.evaluation
+    found: list[Evaluator] = []
     judge = shared_judge(config, "--evaluation.judge", protocol.device)
     if protocol.prompts.label:
         found.append(_accuracy(protocol, rows, judge()))

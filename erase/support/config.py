@@ -1,7 +1,7 @@
 """The base of every config: its fields' types say what each may be, and it checks them."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from inspect import get_annotations
 from types import UnionType
@@ -87,15 +87,15 @@ def _mend(value: Any, kind: Any) -> str:
 
 
 def _mend_number(value: Any, kind: type) -> str:
-    if isinstance(value, bool) or not isinstance(value, (int, kind)):
+    if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else int):
         return f"give {WORDS[kind]}"
     return "" if abs(value) < math.inf else "give a finite number"  # NaN is not
 
 
-def _mend_items(value: Any, origin: type, parts: Sequence[Any]) -> str:
+def _mend_items(value: Any, origin: type[Iterable[Any]], parts: Sequence[Any]) -> str:
     if isinstance(value, str) or not isinstance(value, origin):
         return f"give {WORDS[origin]}"
-    items = value.values() if origin is Mapping else value
+    items = value.values() if isinstance(value, Mapping) else value
     return next(filter(None, (_mend(item, parts[-1]) for item in items)), "")
 
 

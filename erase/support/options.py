@@ -4,13 +4,23 @@ import argparse
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter, Namespace
 
-Made = TypeVar("Made")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Made = TypeVar("Made", bound="DataclassInstance")
 HELP = {"-h", "--help"}
-UNTOLD = (None, "", [], (), False, argparse.SUPPRESS)  # defaults that say nothing
+UNTOLD: tuple[object, ...] = (
+    None,
+    "",
+    [],
+    (),
+    False,
+    argparse.SUPPRESS,
+)  # defaults that say nothing
 RUN_STATE = re.compile(r"training\.checkpoints\b")
 RUN_STATE_MOVED = "Training state lies beside --output; leave out METHOD.training.checkpoints."
 WHOLE_CONFIG = "Path to a configuration file."  # as jsonargparse offers for every config within
@@ -19,9 +29,11 @@ WHOLE_CONFIG = "Path to a configuration file."  # as jsonargparse offers for eve
 class Parser(ArgumentParser):
     """A parser that says of an option that is gone what to do instead."""
 
-    def parse_args(self, args: Sequence[str], *others: Any, **options: Any) -> Namespace:
+    def parse_args(  # type: ignore[override]  # jsonargparse's own is not argparse's
+        self, args: Sequence[str] | None = None, *others: Any, **options: Any
+    ) -> Namespace:
         """As argparse's, which would read the flag as the start of a longer one."""
-        for word in args:
+        for word in args or ():
             if RUN_STATE.search(word.partition("=")[0]):
                 self.error(word)
         return super().parse_args(args, *others, **options)
@@ -85,7 +97,8 @@ def _helping(
     if not known:
         parser.epilog = f"A method's or attack's own options: {parser.prog} --{kind} NAME --help"
         return parser
-    own = brief_parser(parser.prog.removeprefix("erase "), parser.description.rstrip("."))
+    said = (parser.description or "").rstrip(".")
+    own = brief_parser(parser.prog.removeprefix("erase "), said)
     for name in known:
         own.add_class_arguments(entries[name].config, name)
     own.epilog = f"The common options: {parser.prog} --help"

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import overload
 
 from PIL import Image
 from torch import Tensor
@@ -25,7 +26,15 @@ class Pictures(Sequence[Image.Image]):
     def __len__(self) -> int:
         return len(self._paths)
 
-    def __getitem__(self, index: int) -> Image.Image:
+    @overload
+    def __getitem__(self, index: int) -> Image.Image: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> "Pictures": ...
+
+    def __getitem__(self, index: int | slice) -> "Image.Image | Pictures":
+        if isinstance(index, slice):
+            return Pictures(self._paths[index])
         with Image.open(self._paths[index]) as picture:
             return picture.convert("RGB")
 

@@ -54,7 +54,7 @@ class Bar(tqdm.auto.tqdm):
         """As tqdm's; raises what the callback raises."""
         if self.disable:
             self.n += n  # tqdm does not count what it does not show
-        self._tell_whole(n)
+        self._tell_whole(n or 0)
         shown = super().update(n)
         callback = _callback.get()
         if callback is not None:

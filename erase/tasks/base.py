@@ -1,8 +1,8 @@
-"""The protocol through which one method serves UNets, text encoders and classifiers alike."""
+"""The protocols through which one method serves UNets, text encoders and classifiers alike."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, Protocol, Self, TypeVar, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -23,76 +23,23 @@ class Batch(Protocol):
 
 
 class Task(Protocol):
-    """A model, its forget and retain sets, and the losses a method may minimise or climb.
+    """A model and what may change in it: what every method needs."""
 
-    A pass goes through a set once; what its batches hold, their order, noise and time steps,
-    depends on the seed alone. Batches are made as they are asked for, so that a training step may
-    take the first batch of a pass of its own.
-    """
-
-    components: Mapping[str, nn.Module]  # hold what may change
-    frozen: Mapping[str, nn.Module]  # take part, unchanged
-    draws: bool  # whether there are pictures to look at
-    targets: Sequence[str]  # parts a projection may edit, the cheapest first
     seed: int
-    finetuning: Finetuning  # what AdamW does to this model without its falling apart
 
-    def parameters(self) -> dict[str, nn.Parameter]:
-        """The tensors that training changes, by canonical name `component.path`."""
+    @property
+    def components(self) -> Mapping[str, nn.Module]:
+        """The modules that hold what may change."""
+
+    @property
+    def frozen(self) -> Mapping[str, nn.Module]:
+        """The modules that take part, unchanged."""
 
     def editable(self) -> dict[str, nn.Parameter]:
-        """All tensors that may change; closed forms choose among them."""
+        """All tensors that may change, by canonical name `component.path`."""
 
-    def prepare(self) -> None:
-        """Make both sets while the model is still the base; training calls it first."""
-
-    def forget_batches(self, step_seed: int) -> Iterable[Batch]:
-        """One shuffled pass through the forget set."""
-
-    def retain_batches(self, step_seed: int) -> Iterable[Batch]:
-        """One shuffled pass through the retain set."""
-
-    def saliency_loss(self, batch: Batch) -> Tensor:
-        """The forget loss whose gradient is the weights' saliency."""
-
-    def loss(self, batch: Batch) -> Tensor:
-        """The model's own training loss: cross-entropy, noise-prediction MSE."""
-
-    def redirected_loss(self, batch: Batch, teacher: "Task | None" = None) -> Tensor:
-        """The loss that teaches the wrong answer: a random label, the anchor concept.
-
-        The answer comes from `teacher`, or from the model as it is now.
-        """
-
-    def divergence(self, batch: Batch, teacher: "Task") -> Tensor:
-        """How far predictions are from the teacher's: KL of logits, MSE of noise."""
-
-    def sites(self, target: str) -> dict[str, list[str]]:
-        """The places where a target's weights read, and which editable weights read there."""
-
-    def record_inputs(
-        self, which: SetName, target: str, callback: InputCallback, samples: int
-    ) -> None:
-        """Run over at most `samples` of a set; `callback(site, read, group)` what is read.
-
-        That is rows [n, d], or [n, p, d] where the same p positions are read of every sample. Of
-        several processes each hears its share of the samples.
-        """
-
-    def with_redirection_pictures(self) -> "Task":
-        """The same task, its forget batches being what `redirected_loss` is best taught on."""
-
-    def frozen_copy(self) -> "Task":
-        """The same task around a copy of the model as it is now, without gradients."""
-
-    def replaced_modules(self, modules: Mapping[str, nn.Module]) -> AbstractContextManager[None]:
-        """While in force, `modules` do the work of the components of their names."""
-
-    def preview(self) -> Tensor:
-        """Pictures [N, 3, H, W] in 0..1 of the forget set, then as many of the retain set.
-
-        Of tasks that draw.
-        """
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """Those among them that training changes; closed forms choose by themselves."""
 
     def fingerprints(self) -> dict[str, str]:
         """What tells this "base", this "forget set" and this "retain set" from others."""
@@ -102,3 +49,78 @@ class Task(Protocol):
 
     def describe(self) -> dict[str, Any]:
         """The data of the task as JSON, for the recipe."""
+
+
+SomeBatch = TypeVar("SomeBatch", bound=Batch)
+
+
+class TrainedTask(Task, Protocol[SomeBatch]):
+    """Forget and retain batches, and losses to minimise or climb: what trained methods need.
+
+    A pass goes through a set once. What its batches hold, their order, noise and time steps follow
+    from the seed alone. Batches are made one by one, when asked for: a training step takes the
+    first of a pass of its own.
+    """
+
+    finetuning: Finetuning  # what AdamW does to this model without its falling apart
+
+    def prepare(self) -> None:
+        """Make both sets while the model is still the base; training calls it first."""
+
+    def forget_batches(self, step_seed: int) -> Iterable[SomeBatch]:
+        """One shuffled pass through the forget set."""
+
+    def retain_batches(self, step_seed: int) -> Iterable[SomeBatch]:
+        """One shuffled pass through the retain set."""
+
+    def saliency_loss(self, batch: SomeBatch) -> Tensor:
+        """The forget loss whose gradient is the weights' saliency."""
+
+    def loss(self, batch: SomeBatch) -> Tensor:
+        """The model's own training loss: cross-entropy, noise-prediction MSE."""
+
+    def redirected_loss(self, batch: SomeBatch, teacher: Self | None = None) -> Tensor:
+        """The loss that teaches the wrong answer: a random label, the anchor concept.
+
+        The answer comes from `teacher`, or from the model as it is now.
+        """
+
+    def divergence(self, batch: SomeBatch, teacher: Self) -> Tensor:
+        """How far predictions are from the teacher's: KL of logits, MSE of noise."""
+
+    def with_redirection_pictures(self) -> Self:
+        """The same task, with the forget batches that `redirected_loss` learns most from."""
+
+    def frozen_copy(self) -> Self:
+        """The same task around a copy of the model as it is now, without gradients."""
+
+    def replaced_modules(self, modules: Mapping[str, nn.Module]) -> AbstractContextManager[None]:
+        """While in force, `modules` do the work of the components of their names."""
+
+
+class ProjectedTask(Task, Protocol):
+    """What the weights read while the model runs: what projections need."""
+
+    @property
+    def targets(self) -> Sequence[str]:
+        """Parts a projection may edit, the cheapest first."""
+
+    def sites(self, target: str) -> dict[str, list[str]]:
+        """The places where a target's weights read, and which editable weights read there."""
+
+    def record_inputs(
+        self, which: SetName, target: str, callback: InputCallback, samples: int
+    ) -> None:
+        """Run the model over at most `samples` of a set; `callback(site, rows, group)` for each.
+
+        Rows are [n, d], or [n, p, d] where every sample is read at the same p positions. Each of
+        several processes runs over its share of the samples.
+        """
+
+
+@runtime_checkable
+class DrawingTask(Protocol):
+    """What a look at the pictures needs; a classifier draws none."""
+
+    def preview(self) -> Tensor:
+        """Pictures [N, 3, H, W] in 0..1 of the forget set, then as many of the retain set."""

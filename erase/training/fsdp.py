@@ -14,7 +14,7 @@ from accelerate.utils import parse_flag_from_env
 from torch import Tensor, nn
 
 from erase.core.shards import full_tensor
-from erase.tasks.base import Task
+from erase.tasks.base import TrainedTask
 from erase.training.preserve import only_trainable
 
 
@@ -32,7 +32,7 @@ def offload_asked() -> bool:
 
 
 @contextmanager
-def sharded(task: Task, names: Iterable[str]) -> Iterator[dict[str, nn.Parameter]]:
+def sharded(task: TrainedTask, names: Iterable[str]) -> Iterator[dict[str, nn.Parameter]]:
     """While in force, copies of the components in shards do their work; the named weights learn.
 
     Every process has to do the same with the modules at the same time, so draw pictures before.
@@ -72,4 +72,6 @@ def _shard(module: nn.Module, mesh: "torch.distributed.device_mesh.DeviceMesh") 
     for part in (*reversed(parts), module):
         kind = type(part)
         fully_shard(part, mesh=mesh, reshard_after_forward=True)
-        part.__class__ = kind  # by which transformers knows what a model records
+        # fully_shard gives the module a class of its own; transformers looks up by class what a
+        # model records of its layers, and would find nothing. The hooks that shard it stay.
+        part.__class__ = kind

@@ -19,7 +19,7 @@ from erase.core.mask import Mask
 from erase.core.masked_update import MaskedUpdate, SoftThreshold
 from erase.core.shards import full_tensor, in_shards
 from erase.support.progress import Bar
-from erase.tasks.base import Batch, Task
+from erase.tasks.base import SomeBatch, Task, TrainedTask
 from erase.training.checkpoint import Checkpoints, checkpoint_folder
 from erase.training.config import TrainingConfig, with_defaults, without_run_state
 from erase.training.fsdp import gather_full, sharded, shards_asked
@@ -27,7 +27,7 @@ from erase.training.preserve import only_trainable, restored_parameters
 from erase.training.watch import TrainingLog, checkpointed_activations
 
 logger = logging.getLogger(__name__)
-StepLoss = Callable[[Batch, Batch, float], Tensor]
+StepLoss = Callable[[SomeBatch, SomeBatch, float], Tensor]
 
 
 class TrainingStopped(KeyboardInterrupt):
@@ -35,8 +35,8 @@ class TrainingStopped(KeyboardInterrupt):
 
 
 def finetune(
-    task: Task,
-    step_loss: StepLoss,
+    task: TrainedTask[SomeBatch],
+    step_loss: StepLoss[SomeBatch],
     config: TrainingConfig,
     mask: Mask | None = None,
     parameters: Mapping[str, nn.Parameter] | None = None,
@@ -48,7 +48,7 @@ def finetune(
     Where the launch asks for shards they lie in shards, unless `replicas`, which a `step_loss` asks
     for that reads weights by itself and not through the task.
     """
-    chosen = parameters or task.parameters()
+    chosen = _chosen(task, parameters)
     if shards_asked() and not replicas:
         task.prepare()
         with sharded(task, chosen) as shards:
@@ -61,8 +61,8 @@ def finetune(
 
 
 def train(
-    task: Task,
-    step_loss: StepLoss,
+    task: TrainedTask[SomeBatch],
+    step_loss: StepLoss[SomeBatch],
     config: TrainingConfig,
     mask: Mask | None = None,
     parameters: Mapping[str, nn.Parameter] | None = None,
@@ -77,16 +77,17 @@ def train(
     were (which a mask needs them to be), if the caller gives no others.
     Each step's batches depend on the task's seed and the step alone; processes take shards of them
     and average gradients, so that one and two processes agree. Raises NotFiniteError when loss or
-    gradients are not finite, ValueError if the checkpoints are another training's, TrainingStopped
-    after SIGINT or SIGTERM.
+    gradients are not finite, ValueError if no parameter is named and if the checkpoints are another
+    training's, TrainingStopped after SIGINT or SIGTERM.
     """
     task.prepare()
     config = with_defaults(config, task.finetuning.learning_rate, task.finetuning.steps)
-    watch, parameters = TrainingLog(task, config), parameters or task.parameters()
+    watch, parameters = TrainingLog(task, config), _chosen(task, parameters)
     optimizer, steps = _optimizer(parameters, config), config.max_train_steps
     average = EMAModel(parameters.values(), config.ema_decay) if config.use_ema else None
-    if originals is None and (mask or sparsity):
-        originals = {name: p.detach().clone() for name, p in parameters.items()}
+    if originals is None:
+        compared = parameters if mask or sparsity else {}
+        originals = {name: p.detach().clone() for name, p in compared.items()}
     shrink = SoftThreshold(parameters, originals) if sparsity else None
     made_for = _made_for(task, step_loss, config, mask, parameters, sparsity)
     kept = Checkpoints(config, made_for, parameters, optimizer, average)
@@ -114,6 +115,16 @@ def train(
         average.copy_to(parameters.values())
 
 
+def _chosen(
+    task: Task, parameters: Mapping[str, nn.Parameter] | None
+) -> Mapping[str, nn.Parameter]:
+    """What is to change: all that the task trains, if nobody says; ValueError for none at all."""
+    chosen = task.parameters() if parameters is None else parameters
+    if not chosen:
+        raise ValueError("No tensor is to be trained; choose some, or widen the task's patterns.")
+    return chosen
+
+
 def _optimizer(parameters: Mapping[str, nn.Parameter], config: TrainingConfig) -> Optimizer:
     """AdamW, or bitsandbytes'."""
     if not config.use_8bit_adam:
@@ -126,8 +137,8 @@ def _optimizer(parameters: Mapping[str, nn.Parameter], config: TrainingConfig) -
 
 
 def _made_for(
-    task: Task,
-    step_loss: StepLoss,
+    task: TrainedTask[SomeBatch],
+    step_loss: StepLoss[SomeBatch],
     config: TrainingConfig,
     mask: Mask | None,
     parameters: Mapping[str, nn.Parameter],
@@ -144,8 +155,8 @@ def _made_for(
 
 
 def _step(
-    task: Task,
-    step_loss: StepLoss,
+    task: TrainedTask[SomeBatch],
+    step_loss: StepLoss[SomeBatch],
     accelerator: Accelerator,
     optimizer: Optimizer,
     config: TrainingConfig,
@@ -173,14 +184,19 @@ def _step(
     return total
 
 
-def _batches(task: Task, seed: int, accelerator: Accelerator) -> tuple[Batch, Batch]:
+def _batches(
+    task: TrainedTask[SomeBatch], seed: int, accelerator: Accelerator
+) -> tuple[SomeBatch, SomeBatch]:
     """This process' shares of the first forget and retain batches of two passes."""
     rank, world = accelerator.process_index, accelerator.num_processes
     forget, retain = task.forget_batches(seed), task.retain_batches(seed + 1)
-    return tuple(_share_of(next(iter(part)), rank, world) for part in (forget, retain))
+    return (
+        _share_of(next(iter(forget)), rank, world),
+        _share_of(next(iter(retain)), rank, world),
+    )
 
 
-def _share_of(batch: Batch, rank: int, world: int) -> Batch:
+def _share_of(batch: SomeBatch, rank: int, world: int) -> SomeBatch:
     # Uneven shares would weigh some samples more than one process does.
     if len(batch) % world:
         raise ValueError(

@@ -6,17 +6,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from accelerate import Accelerator, DistributedType
+from diffusers import ModelMixin
 
 from erase.support.pictures import save_grid
-from erase.tasks.base import Task
+from erase.tasks.base import DrawingTask, Task
 from erase.training.config import TrainingConfig
 from erase.training.fsdp import offload_asked, shards_asked
 
 ENGINES = (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
 
 
-def require_runnable(config: TrainingConfig, task: Task) -> None:
-    """Raise ValueError for what this machine, launch or task cannot do of a training's config."""
+def require_runnable(config: TrainingConfig, task: type) -> None:
+    """Raise ValueError for what this machine, launch or kind of task cannot do of a training."""
     kind = Accelerator().distributed_type
     if kind in ENGINES:
         raise ValueError(
@@ -37,7 +38,7 @@ def require_runnable(config: TrainingConfig, task: Task) -> None:
         if getattr(config, option) and importlib.util.find_spec(package) is None:
             raise ValueError(f"{option} needs {package}, which is not installed; install it, or "
                              "leave it out.")  # fmt: skip
-    if config.validation_steps and not task.draws:
+    if config.validation_steps and not issubclass(task, DrawingTask):
         raise ValueError("A classifier draws nothing to look at; leave validation_steps at 0.")
 
 
@@ -45,10 +46,12 @@ class TrainingLog:
     """Logs a training of a task as its config asks; the first process alone writes."""
 
     def __init__(self, task: Task, config: TrainingConfig):
-        self._task, self._config = task, config
+        require_runnable(config, type(task))
+        self._config = config
         self.accelerator = Accelerator(
             log_with=config.report_to or None, project_dir=config.logging_dir
         )
+        self._preview = task.preview if isinstance(task, DrawingTask) else None
         if config.report_to:
             self.accelerator.init_trackers("erase")
 
@@ -58,8 +61,8 @@ class TrainingLog:
         if config.report_to:
             self.accelerator.log(dict(figures), step=done)
         looking = config.validation_steps and done % config.validation_steps == 0
-        if looking and self.accelerator.is_main_process:
-            pictures = self._task.preview()
+        if looking and self._preview and self.accelerator.is_main_process:
+            pictures = self._preview()
             folder = Path(config.logging_dir)
             folder.mkdir(parents=True, exist_ok=True)
             save_grid(pictures, folder / f"validation-{done}.png", len(pictures) // 2)
@@ -76,8 +79,7 @@ def checkpointed_activations(task: Task, wanted: bool) -> Iterator[None]:
     modules = (*task.components.values(), *task.frozen.values())
     able = [
         module for module in modules
-        if wanted and hasattr(module, "enable_gradient_checkpointing")
-        and not module.is_gradient_checkpointing
+        if wanted and isinstance(module, ModelMixin) and not module.is_gradient_checkpointing
     ]  # fmt: skip
     try:
         for module in able:

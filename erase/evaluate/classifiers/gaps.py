@@ -95,7 +95,9 @@ class Reference:
         rows = self.rows | {"unlearned": self._figures(unlearned, view)}
         gaps = {key: rows["unlearned"][key] - rows["retrained"][key] for key in GAPS}
         return GapReport(
-            **rows,
+            rows["original"],
+            rows["retrained"],
+            rows["unlearned"],
             gaps=gaps,
             average_gap=sum(map(abs, gaps.values())) / len(gaps),
             tow=math.prod(1 - abs(gaps[key]) / 100 for key in GAPS[:3]),

@@ -5,7 +5,7 @@ from functools import cache
 
 import open_clip
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.transforms import v2
 
 from erase.core.fingerprint import module_fingerprint
@@ -47,8 +47,8 @@ class ClipJudge:
     @torch.no_grad()
     def embed(self, pictures: Tensor) -> Tensor:
         """Unit embeddings [N, D] of pictures [N, 3, H, W] in 0..1, always in full precision."""
-        size = self.model.visual.image_size
-        size = [size, size] if isinstance(size, int) else list(size)
+        known = self.model.visual.image_size
+        size = [known, known] if isinstance(known, int) else list(known)
         if list(pictures.shape[-2:]) != size:
             resized = v2.functional.resize(pictures, size[:1], v2.InterpolationMode.BICUBIC)
             pictures = v2.functional.center_crop(resized, size)
@@ -111,7 +111,7 @@ def open_clip_judge(
     return ClipJudge(name, templates, device)
 
 
-def _open(name: str) -> tuple[nn.Module, nn.Module, open_clip.SimpleTokenizer]:
+def _open(name: str) -> tuple[open_clip.CLIP, v2.Compose, open_clip.SimpleTokenizer]:
     whole = name.startswith(tuple(f"{scheme}:" for scheme in SCHEMES))
     architecture, _, weights = (name, "", "") if whole else name.partition("/")
     try:
@@ -126,7 +126,8 @@ def _open(name: str) -> tuple[nn.Module, nn.Module, open_clip.SimpleTokenizer]:
         ) from error
 
 
-def _normalisation(preprocess: nn.Module) -> tuple[Tensor, Tensor]:
+def _normalisation(preprocess: v2.Compose) -> tuple[Tensor, Tensor]:
     """Mean and deviation of open_clip's own preprocessing, shaped for [N, 3, H, W]."""
     normalise = preprocess.transforms[-1]
-    return tuple(torch.tensor(v).view(1, 3, 1, 1) for v in (normalise.mean, normalise.std))
+    mean, deviation = (torch.tensor(v).view(1, 3, 1, 1) for v in (normalise.mean, normalise.std))
+    return mean, deviation

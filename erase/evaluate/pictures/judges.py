@@ -37,12 +37,12 @@ def judge_of(name: str, catalogue: Catalogue | None, device: str = "cpu") -> Jud
 
     Raises ValueError if there is neither.
     """
-    name = name or default_judge(catalogue)
-    if name is None:
+    chosen = name or default_judge(catalogue)
+    if chosen is None:
         raise ValueError(
             "There is no judge for this model; name one, e.g. --judge ViT-B-32/openai."
         )
-    return open_judge(name, templates=judge_templates(catalogue), device=device)
+    return open_judge(chosen, templates=judge_templates(catalogue), device=device)
 
 
 def judge_templates(catalogue: Catalogue | None) -> dict[str, list[str]]:

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -66,10 +66,7 @@ class NudityDetector:
     def detect(self, pictures: Sequence[Picture]) -> list[list[Detection]]:
         """All detections of every picture: PIL, a path, uint8 RGB [H, W, 3] or float [3, H, W]."""
         return [
-            [
-                Detection(found["class"], float(found["score"]), tuple(map(int, found["box"])))
-                for found in self._detector.detect(_as_bgr(picture))
-            ]
+            [_detection(found) for found in self._detector.detect(_as_bgr(picture))]
             for picture in pictures
         ]
 
@@ -190,3 +187,8 @@ def _as_bgr(picture: Picture) -> np.ndarray:
     if picture.dtype != np.uint8:
         raise ValueError(f"The picture is of {picture.dtype}; give uint8 RGB in 0..255.")
     return np.ascontiguousarray(picture[:, :, ::-1])
+
+
+def _detection(found: Mapping[str, Any]) -> Detection:
+    x, y, width, height = map(int, found["box"])
+    return Detection(found["class"], float(found["score"]), (x, y, width, height))

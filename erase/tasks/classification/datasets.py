@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -55,27 +56,27 @@ def _digits(root: Path, download: bool) -> Data:
     train, test = train_test_split(
         range(len(labels)), test_size=DIGITS_TEST, random_state=DIGITS_SEED, stratify=bunch.target
     )
-    parts = (TensorDataset(pictures[rows], labels[rows]) for rows in (sorted(train), sorted(test)))
-    return Data(*parts, 10)
+    train, test = (
+        TensorDataset(pictures[rows], labels[rows]) for rows in (sorted(train), sorted(test))
+    )
+    return Data(train, test, 10)
 
 
-def _torchvision(kind: type, classes: int) -> Callable[[Path, bool], Data]:
+def _torchvision(
+    kind: Callable[..., Dataset],
+    classes: int,
+    option: str = "train",
+    parts: Sequence[Any] = (True, False),
+) -> Callable[[Path, bool], Data]:
+    """What opens both `parts` of a kind of data set, which its `option` tells apart."""
+
     def load(root: Path, download: bool) -> Data:
-        parts = (
-            kind(root, train=train, transform=TO_TENSOR, download=download)
-            for train in (True, False)
+        train, test = (
+            kind(root, transform=TO_TENSOR, download=download, **{option: part}) for part in parts
         )
-        return Data(*parts, classes)
+        return Data(train, test, classes)
 
     return load
-
-
-def _svhn(root: Path, download: bool) -> Data:
-    parts = (
-        vision.SVHN(root, split=split, transform=TO_TENSOR, download=download)
-        for split in ("train", "test")
-    )
-    return Data(*parts, 10)
 
 
 def _folder(root: Path, side: int) -> Data:
@@ -120,7 +121,7 @@ LOADERS: dict[str, Callable[[Path, bool], Data]] = {
     "fashion_mnist": _torchvision(vision.FashionMNIST, 10),
     "cifar10": _torchvision(vision.CIFAR10, 10),
     "cifar100": _torchvision(vision.CIFAR100, 100),
-    "svhn": _svhn,
+    "svhn": _torchvision(vision.SVHN, 10, "split", ("train", "test")),
     "tiny_imagenet": _tiny_imagenet,
 }
 

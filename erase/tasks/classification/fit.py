@@ -6,12 +6,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 from torch.utils.data import DataLoader, Dataset
 
 from erase.support.config import Config, Positive
 from erase.support.progress import Bar
 
-RISE = 0.1  # of all steps
+RISE = 0.3  # of all steps
 BATCH = 256  # samples that are looked at together
 
 
@@ -21,7 +23,7 @@ class FitConfig(Config):
 
     Args:
         epochs: passes through the data.
-        learning_rate: at its highest, after a rise over the first tenth.
+        learning_rate: at its highest, after a rise over the first three tenths.
         momentum: Nesterov's.
         weight_decay: on all parameters.
         batch_size: samples of a step.
@@ -34,6 +36,16 @@ class FitConfig(Config):
     batch_size: Positive[int] = 128
 
 
+def size_of(dataset: Dataset) -> int:
+    """How many samples a map-style data set holds."""
+    return len(dataset)  # type: ignore[arg-type]  # torch's Dataset leaves it to its subclasses
+
+
+def labels_of(dataset: Dataset) -> Tensor:
+    """The labels of all its samples [n]."""
+    return torch.tensor([int(dataset[index][1]) for index in range(size_of(dataset))])
+
+
 def fit(model: nn.Module, dataset: Dataset, config: FitConfig, seed: int = 0) -> nn.Module:
     """Train `model` in place on (input, label) pairs; order and dropout follow from the seed.
 
@@ -41,7 +53,7 @@ def fit(model: nn.Module, dataset: Dataset, config: FitConfig, seed: int = 0) ->
     running statistics of norms. The model comes back in evaluation mode.
     """
     loader = DataLoader(
-        dataset, config.batch_size, shuffle=True, drop_last=len(dataset) > config.batch_size,
+        dataset, config.batch_size, shuffle=True, drop_last=size_of(dataset) > config.batch_size,
         generator=torch.Generator().manual_seed(seed),
     )  # fmt: skip
     optimizer = torch.optim.SGD(
@@ -49,10 +61,7 @@ def fit(model: nn.Module, dataset: Dataset, config: FitConfig, seed: int = 0) ->
         weight_decay=config.weight_decay, nesterov=config.momentum > 0,
     )  # fmt: skip
     steps = config.epochs * len(loader)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, config.learning_rate, max(steps, 2), max(RISE, 2 / max(steps, 2)),
-        cycle_momentum=False,
-    )  # fmt: skip
+    schedule = one_cycle(optimizer, config.learning_rate, steps)
     parameter = next(model.parameters())
     model.train()
     with torch.random.fork_rng():
@@ -66,6 +75,11 @@ def fit(model: nn.Module, dataset: Dataset, config: FitConfig, seed: int = 0) ->
                 optimizer.step()
                 schedule.step()
     return model.eval()
+
+
+def one_cycle(optimizer: Optimizer, highest: float, steps: int) -> LRScheduler:
+    """The schedule: a rise over the first of all steps, then a cosine down to almost nothing."""
+    return OneCycleLR(optimizer, highest, max(steps, 2), pct_start=RISE, cycle_momentum=False)
 
 
 def logits_of(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:

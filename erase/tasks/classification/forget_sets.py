@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from erase.support.files import write_text
 from erase.tasks.classification.datasets import Data
-from erase.tasks.classification.fit import outputs_of
+from erase.tasks.classification.fit import labels_of, outputs_of, size_of
 
 Tail = Literal["lowest", "highest"]
 Unit = Literal["samples", "balanced", "classes"]
@@ -117,7 +117,7 @@ def forget_indices(forget: str, data: Data, seed: int) -> list[int]:
 
     Raises ValueError if they are none, all, or beyond the training set.
     """
-    chosen, total = _named(forget, data, seed), len(data.train)
+    chosen, total = _named(forget, data, seed), size_of(data.train)
     if not chosen or len(set(chosen)) == total:
         raise ValueError(
             f"The forget set {forget} holds {len(chosen)} of {total} samples; leave some to both."
@@ -140,10 +140,10 @@ def _named(forget: str, data: Data, seed: int) -> list[int]:
     if kind == "random" and not 0 < number < 1:
         raise ValueError(f"The forget set {forget!r} is no share; write one such as random:0.1.")
     if kind == "class":
-        return [i for i, (_, label) in enumerate(data.train) if int(label) == number]
+        return (labels_of(data.train) == number).nonzero().flatten().tolist()
     generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(data.train), generator=generator)
-    return sorted(order[: int(number * len(data.train))].tolist())
+    order = torch.randperm(size_of(data.train), generator=generator)
+    return sorted(order[: int(number * size_of(data.train))].tolist())
 
 
 def _groups(classes: Tensor) -> list[Tensor]:

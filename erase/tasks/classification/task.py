@@ -22,11 +22,20 @@ from erase.prompts.seeds import HELD_OUT_SEED
 from erase.support.config import Config, NotNegative, Positive
 from erase.support.distributed import shard_of
 from erase.tasks.base import InputCallback, SetName
-from erase.tasks.classification.fit import FitConfig, fit, head_of, logits_of, untrained_copy
+from erase.tasks.classification.fit import (
+    BATCH,
+    FitConfig,
+    fit,
+    head_of,
+    labels_of,
+    logits_of,
+    size_of,
+    untrained_copy,
+)
 
 LAST, ALL, HEAD = "last_layers", "layers", "head"
 LAST_SHARE = 0.25
-CHUNK, FIRST = 256, 8
+SHOWN = 8  # samples that tell a data set
 
 
 @dataclass(frozen=True)
@@ -79,7 +88,6 @@ class ClassificationTask:
     """
 
     frozen: Mapping[str, nn.Module] = {}
-    draws = False
     targets: Sequence[str] = (LAST, ALL, HEAD)
 
     def __init__(
@@ -101,10 +109,13 @@ class ClassificationTask:
         self.finetuning = Finetuning(learning_rate, anchored_rate=learning_rate, retain_weight=1.0)
         self.dataset, self._classes = dataset, classes
         chosen = set(forget)
-        if not chosen <= set(range(len(dataset))):
-            raise ValueError(f"The forget set names samples beyond the {len(dataset)} there are.")
+        everything = range(size_of(dataset))
+        if not chosen <= set(everything):
+            raise ValueError(
+                f"The forget set names samples beyond the {len(everything)} there are."
+            )
         self.forget = sorted(chosen)
-        self.retain = [index for index in range(len(dataset)) if index not in chosen]
+        self.retain = [index for index in everything if index not in chosen]
         if not self.forget or not self.retain:
             empty = "retain" if self.forget else "forget"
             raise ValueError(f"The {empty} set is empty; leave samples in both.")
@@ -134,7 +145,7 @@ class ClassificationTask:
 
     def training_batches(self, step_seed: int) -> Iterator[ClassificationBatch]:
         """One shuffled pass through both sets together."""
-        return self._batches(range(len(self.dataset)), step_seed)
+        return self._batches(range(size_of(self.dataset)), step_seed)
 
     def predict(self, inputs: Tensor) -> Tensor:
         """Logits [B, classes]."""
@@ -241,22 +252,22 @@ class ClassificationTask:
         fit(fresh, self.subset(self.retain), brief, seed)
         with torch.no_grad():
             parts = [
-                logits_of(fresh, self._collate(self.forget[i : i + CHUNK])[0]).softmax(1)
-                for i in range(0, len(self.forget), CHUNK)
+                logits_of(fresh, self._collate(self.forget[i : i + BATCH])[0]).softmax(1)
+                for i in range(0, len(self.forget), BATCH)
             ]
         return torch.cat(parts)
 
     @cached_property
     def labels(self) -> Tensor:
         """The labels of the whole training set [n]."""
-        return torch.tensor([int(label) for _, label in self.dataset])
+        return labels_of(self.dataset)
 
     def fingerprints(self) -> dict[str, str]:
         """What tells this "base", this "forget set" and this "retain set" from others."""
         base = combined(fingerprint(tensor) for tensor in self.state().values())
-        first = self._collate(self.forget[:FIRST])
+        first = self._collate(self.forget[:SHOWN])
         shown = map(fingerprint, first)
-        split = combined([str(len(self.dataset)), *shown, *map(str, self.forget)])
+        split = combined([str(size_of(self.dataset)), *shown, *map(str, self.forget)])
         return {"base": base, "forget set": split, "retain set": split}
 
     def architecture(self) -> dict[str, Any]:

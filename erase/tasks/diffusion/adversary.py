@@ -6,6 +6,7 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from erase.core.shards import full_tensor
 from erase.support.distributed import all_gather, all_reduce_sum
@@ -21,7 +22,7 @@ def with_prefix_slots(prompts: Sequence[str]) -> list[str]:
 
 @contextmanager
 def prefix_embeddings(
-    encoders: Mapping[str, nn.Module], words: Mapping[str, Tensor]
+    encoders: Mapping[str, PreTrainedModel], words: Mapping[str, Tensor]
 ) -> Iterator[None]:
     """While in force, prompts that are `with_prefix_slots` read as if they began with these words.
 
@@ -41,7 +42,7 @@ def prefix_embeddings(
 
 
 def adversarial_prefix(
-    encoders: Mapping[str, nn.Module],
+    encoders: Mapping[str, PreTrainedModel],
     error: Callable[[], Tensor],
     noise: Tensor,
     steps: int,
@@ -58,7 +59,7 @@ def adversarial_prefix(
         name: full_tensor(encoder.get_input_embeddings().weight.detach())
         for name, encoder in encoders.items()
     }
-    seed = all_gather(noise.flatten()[0].float().view(torch.int32).item())[0]
+    seed = int(all_gather(noise.flatten()[0].float().view(torch.int32).item())[0])
     words = {name: _random_words(table, seed) for name, table in tables.items()}
     for _ in range(steps):
         words = {name: vectors.requires_grad_() for name, vectors in words.items()}

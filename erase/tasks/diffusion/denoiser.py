@@ -7,12 +7,13 @@ from contextlib import contextmanager
 import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from erase.models.family import POOLED, STATES, Condition, family_of, with_components
 from erase.tasks.diffusion.adversary import adversarial_prefix, prefix_embeddings, with_prefix_slots
 from erase.tasks.diffusion.noising import DiffusionBatch, noising_of
 
-CHUNK = 64  # prompts in a text encoder at once
+PROMPTS_AT_ONCE = 64  # in a text encoder
 
 
 @torch.no_grad()
@@ -48,7 +49,7 @@ class ConditionedDenoiser:
         return {name: getattr(self.pipeline, name) for name in self.family.components}
 
     @property
-    def encoders(self) -> dict[str, nn.Module]:
+    def encoders(self) -> dict[str, PreTrainedModel]:
         """The text encoders among them."""
         return {name: getattr(self.pipeline, name) for name in self.family.encoders}
 
@@ -68,7 +69,7 @@ class ConditionedDenoiser:
             name: copy.deepcopy(module).requires_grad_(False)
             for name, module in self.modules.items()
         }
-        return ConditionedDenoiser(with_components(self.pipeline, **copies), self.side)
+        return ConditionedDenoiser(with_components(self.pipeline, copies), self.side)
 
     @contextmanager
     def replaced_modules(self, modules: Mapping[str, nn.Module]) -> Iterator[None]:
@@ -108,14 +109,14 @@ class ConditionedDenoiser:
 
     @contextmanager
     def adversarial_prompts(
-        self, batch: DiffusionBatch, steps: int, reach: float
+        self, batch: DiffusionBatch, shows: Tensor, steps: int, reach: float
     ) -> Iterator[list[str]]:
         """Yield the batch's prompts with room before them for an adversary's words.
 
-        While in force they are read with these words, which bring the concept back where the
-        batch's pictures show it.
+        While in force they are read with these words, which bring the concept back in the pictures
+        that show it: `shows` [B] is 1 for these, else 0.
         """
-        prompts, shows = with_prefix_slots(batch.prompts), batch.shows.to(self.device)
+        prompts, shows = with_prefix_slots(batch.prompts), shows.to(self.device)
 
         def error() -> Tensor:
             found = self.denoise(batch, self.condition(prompts))
@@ -127,10 +128,11 @@ class ConditionedDenoiser:
 
     def readings(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """What is read of the prompts at each place where text enters: [N, tokens, width]."""
-        parts = [self.condition(prompts[i : i + CHUNK]) for i in range(0, len(prompts), CHUNK)]
+        starts = range(0, len(prompts), PROMPTS_AT_ONCE)
+        parts = [self.condition(prompts[i : i + PROMPTS_AT_ONCE]) for i in starts]
         read = {STATES: torch.cat([part.states for part in parts])}
-        if parts[0].pooled is not None:
-            read[POOLED] = torch.cat([part.pooled for part in parts])[:, None]
+        if pooled := [part.pooled for part in parts if part.pooled is not None]:
+            read[POOLED] = torch.cat(pooled)[:, None]
         return read
 
     def redirected_readings(

@@ -74,6 +74,6 @@ def without_filter(
 ) -> DiffusionPipeline:
     """A second, silent pipeline around the same modules, of the same class unless told another."""
     none = {"safety_checker": None} if "safety_checker" in pipeline.components else {}
-    bare = with_components(pipeline, kind, **none)
+    bare = with_components(pipeline, none, kind)
     bare.set_progress_bar_config(disable=True)
     return bare

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,6 @@ class DiffusionTask:
     of another task on the same prompts. Forget batches are made of the sets in `shown`. Raises
     ValueError for a pipeline or components that are not served, and if no tensor may change.
     """
-
-    draws = True
 
     def __init__(
         self,
@@ -185,7 +184,7 @@ class DiffusionTask:
             # Guidance reads the empty prompt beside every other.
             texts = [*texts, ""] if which == "retain" and not drawn else texts
             layers = {} if target == TEXT else self._places.layers(target)
-            with capture_inputs(layers, lambda *heard, group=group: callback(*heard, group)):
+            with capture_inputs(layers, partial(_told, callback, group)):
                 read = self._run(target, texts, which)
             for site, rows in read.items():
                 callback(site, rows, group)
@@ -256,7 +255,7 @@ class DiffusionTask:
         if not self.config.adversary_steps or batch.shows is None:
             return self.predict(batch, batch.prompts)
         steps, reach = self.config.adversary_steps, self.config.adversary_reach
-        with self.denoiser.adversarial_prompts(batch, steps, reach) as prompts:
+        with self.denoiser.adversarial_prompts(batch, batch.shows, steps, reach) as prompts:
             return self.predict(batch, prompts)
 
     def condition(self, prompts: Sequence[str]) -> Condition:
@@ -290,3 +289,7 @@ class DiffusionTask:
             batch = self.denoiser.noised(clean, [prompt.text for prompt in chosen], generator)
             anchors = [prompt.anchor for prompt in chosen]
             yield replace(batch, anchors=anchors, shows=None if shows is None else shows[rows])
+
+
+def _told(callback: InputCallback, group: str, site: str, rows: Tensor) -> None:
+    callback(site, rows, group)
