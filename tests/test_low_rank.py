@@ -71,14 +71,17 @@ def test_uce_satisfies_its_normal_equations():
 @pytest.mark.parametrize(
     ("tokens", "anchor", "expected"),
     [
-        ([0, 5, 7, 9, 9], [0, 6, 7, 9, 9], [0, 1, 2, 3, 4]),
-        ([0, 5, 5, 7, 9, 9], [0, 6, 7, 9, 9, 9], [0, 1, 1, 2, 3, 4]),
-        ([0, 5, 7, 9, 9, 9], [0, 6, 6, 7, 9, 9], [0, 2, 3, 4, 5, 5]),
-        ([0, 5, 9, 9], [0, 9, 9, 9], [0, 1, 1, 2]),
+        ([0, 5, 7, 9], [0, 6, 7, 9], [0, 1, 2, 3, 4]),
+        ([0, 5, 5, 7, 9], [0, 6, 7, 9], [0, 1, 1, 2, 3, 4]),
+        ([0, 5, 7, 9], [0, 6, 6, 7, 9], [0, 2, 3, 4, 5, 5]),
+        ([0, 5, 9], [0, 9], [0, 1, 1, 2]),
+        # Cut off: what is read of both ends in an end token.
+        ([0, 5, 7, 8, 9], [0, 6, 6, 7, 8, 9], [0, 2, 3, 3]),
+        ([0, 5, 5, 7, 8, 9], [0, 6, 7, 8, 9], [0, 1, 1, 3]),
     ],
 )
 def test_tokens_are_paired_around_the_concept(tokens, anchor, expected):
-    assert paired_positions(tokens, anchor, end=9) == expected
+    assert paired_positions(tokens, anchor, len(expected)) == expected
 
 
 def test_uce_leaves_the_base_alone(tiny_pipeline):

@@ -55,7 +55,7 @@ class Target:
 
     def with_pipeline(self, pipeline: DiffusionPipeline) -> "Target":
         """The same, with another pipeline to attack."""
-        return replace(self, denoiser=ConditionedDenoiser(pipeline, self.denoiser.side))
+        return replace(self, denoiser=self.denoiser.around(pipeline))
 
     @property
     def pipeline(self) -> DiffusionPipeline:
@@ -91,7 +91,7 @@ class Target:
     @property
     def passes_a_step(self) -> int:
         """Denoiser evaluations of a sampling step of one picture."""
-        return 2 if self.denoiser.family.guided else 1
+        return 2 if self.denoiser.guided else 1
 
     @property
     def drawing_passes(self) -> int:

@@ -14,7 +14,7 @@ from erase.attacks import register
 from erase.attacks.base import Outcome, Target
 from erase.support.config import Config, Positive
 from erase.tasks.diffusion.denoiser import ConditionedDenoiser, pictures_of
-from erase.tasks.diffusion.noising import FlowNoising
+from erase.tasks.diffusion.noising import FlowNoising, settings_of
 
 
 @dataclass(frozen=True)
@@ -56,5 +56,5 @@ def _schedulers(denoiser: ConditionedDenoiser) -> tuple[SchedulerMixin, Schedule
     if isinstance(denoiser.noising, FlowNoising):
         kind = FlowMatchEulerDiscreteScheduler
         return kind(invert_sigmas=True), kind()
-    settings = denoiser.pipeline.scheduler.config
+    settings = settings_of(denoiser.pipeline.scheduler)
     return DDIMInverseScheduler.from_config(settings), DDIMScheduler.from_config(settings)

@@ -15,30 +15,27 @@ from diffusers import (
 )
 from torch import Tensor, nn
 
-from erase.models.tokens import padded_tokens, pairing
+from erase.models.conditions import (
+    Condition,
+    by_channel,
+    denoise_flux,
+    denoise_pixart,
+    denoise_sd,
+    denoise_sd3,
+    denoise_sdxl,
+    encode_flux,
+    encode_pixart,
+    encode_sd,
+    encode_sd3,
+    encode_sdxl,
+    scaled,
+    shifted,
+    unpacked_flux,
+)
+from erase.models.tokens import Readers
 from erase.prompts.catalogue import Sampling
 
-SD3_T5_TOKENS = 256
 STATES, POOLED = "text", "pooled"
-
-
-@dataclass(frozen=True)
-class Condition:
-    """What the denoiser reads of N prompts: states [N, tokens, width], and whatever else it asks.
-
-    pooled: what the layer that reads whole prompts is given [N, width], where there is one.
-    others: by name, a row a prompt too.
-    """
-
-    states: Tensor
-    pooled: Tensor | None = None
-    others: Mapping[str, Tensor] = field(default_factory=dict)
-
-    def rows(self, chosen: Tensor) -> "Condition":
-        """The same of the prompts at these places [n]."""
-        pooled = None if self.pooled is None else self.pooled[chosen]
-        others = {name: tensor[chosen] for name, tensor in self.others.items()}
-        return Condition(self.states[chosen], pooled, others)
 
 
 @dataclass(frozen=True)
@@ -54,9 +51,11 @@ class Family:
         enters: by place, patterns of the weights that read the text itself there.
         keys_and_values: patterns of what makes attention's keys and values of text.
         attention: patterns of all that attention to text is made of.
-        encode: a Condition of prompts for pictures so many pixels wide.
+        encode: a Condition of prompts for pictures so many pixels wide, guided so much.
         denoise: the denoiser's output [N, C, h, w] for latents at time steps [N].
-        tokens: for each token of each text, the position of its anchor's that stands for it.
+        readers: the tokenizers of the states' tokens, one after the other, and how many tokens each
+            reads; None for its own length.
+        unscaled: mean and deviation of the VAE's latents, which the denoiser knows without either.
         sampling: how such models are sampled by default.
         unpacked: latents [N, C, h, w] of those that the pipeline draws, w pixels wide.
         guided: whether it is sampled by classifier-free guidance.
@@ -71,9 +70,10 @@ class Family:
     enters: Mapping[str, Sequence[str]]
     keys_and_values: Sequence[str]
     attention: Sequence[str]
-    encode: Callable[[DiffusionPipeline, Sequence[str], int], Condition]
+    encode: Callable[[DiffusionPipeline, Sequence[str], int, float], Condition]
     denoise: Callable[[DiffusionPipeline, Tensor, Tensor, Condition], Tensor]
-    tokens: Callable[[DiffusionPipeline, Sequence[str], Sequence[str]], Tensor]
+    readers: Readers
+    unscaled: Callable[[DiffusionPipeline], tuple[Tensor | float, Tensor | float]]
     sampling: Sampling = field(default_factory=Sampling)
     unpacked: Callable[[DiffusionPipeline, Tensor, int], Tensor] = lambda _, latents, __: latents
     guided: bool = True
@@ -116,101 +116,6 @@ def with_components(
     return (kind or type(pipeline))(**{**pipeline.components, **options, **components})
 
 
-def _tokens(tokenizer: str, length: int | None = None) -> Callable[..., Tensor]:
-    """What pairs the tokens of one tokenizer, `length` of each text."""
-    return lambda p, texts, anchors: pairing(getattr(p, tokenizer), texts, anchors, length)
-
-
-def _encode_sd(pipeline: DiffusionPipeline, prompts: Sequence[str], side: int) -> Condition:
-    tokens = padded_tokens(pipeline.tokenizer, prompts)
-    return Condition(pipeline.text_encoder(tokens.to(pipeline.text_encoder.device))[0])
-
-
-def _denoise_sd(p: DiffusionPipeline, latents: Tensor, steps: Tensor, text: Condition) -> Tensor:
-    return p.unet(latents, steps, text.states).sample
-
-
-def _encode_sdxl(pipeline: DiffusionPipeline, prompts: Sequence[str], side: int) -> Condition:
-    device = pipeline.unet.device
-    states, _, pooled, _ = pipeline.encode_prompt(
-        list(prompts), device=device, do_classifier_free_guidance=False
-    )
-    if pipeline.config.force_zeros_for_empty_prompt:  # as guidance does
-        said = torch.tensor([bool(prompt) for prompt in prompts], device=device)
-        states, pooled = states * said[:, None, None], pooled * said[:, None]
-    sizes = pooled.new_tensor([side, side, 0, 0, side, side]).repeat(len(pooled), 1)
-    told = pipeline.unet.add_time_proj(sizes.flatten()).to(pooled).view(len(pooled), -1)
-    others = {"text_embeds": pooled, "time_ids": sizes}
-    return Condition(states, torch.cat([pooled, told], 1), others)
-
-
-def _denoise_sdxl(p: DiffusionPipeline, latents: Tensor, steps: Tensor, text: Condition) -> Tensor:
-    return p.unet(latents, steps, text.states, added_cond_kwargs=dict(text.others)).sample
-
-
-def _encode_sd3(pipeline: DiffusionPipeline, prompts: Sequence[str], side: int) -> Condition:
-    texts = list(prompts)
-    states, _, pooled, _ = pipeline.encode_prompt(
-        texts, texts, texts, pipeline.transformer.device, do_classifier_free_guidance=False
-    )
-    return Condition(states, pooled)
-
-
-def _denoise_sd3(p: DiffusionPipeline, latents: Tensor, steps: Tensor, text: Condition) -> Tensor:
-    return p.transformer(latents, text.states, text.pooled, steps).sample
-
-
-def _tokens_sd3(p: DiffusionPipeline, texts: Sequence[str], anchors: Sequence[str]) -> Tensor:
-    clip, length = pairing(p.tokenizer, texts, anchors), SD3_T5_TOKENS
-    if p.text_encoder_3 is None:  # its tokens are all zero then
-        t5 = torch.arange(length).expand(len(clip), -1)
-    else:
-        t5 = pairing(p.tokenizer_3, texts, anchors, length)
-    return torch.cat([clip, clip.shape[1] + t5], 1)
-
-
-def _encode_flux(pipeline: DiffusionPipeline, prompts: Sequence[str], side: int) -> Condition:
-    states, pooled, _ = pipeline.encode_prompt(list(prompts), None, pipeline.transformer.device)
-    return Condition(states, pooled)
-
-
-def _denoise_flux(p: DiffusionPipeline, latents: Tensor, steps: Tensor, text: Condition) -> Tensor:
-    count, channels, height, width = latents.shape
-    packed = p._pack_latents(latents, count, channels, height, width)
-    places = p._prepare_latent_image_ids(
-        count, height // 2, width // 2, latents.device, latents.dtype
-    )
-    no_places = text.states.new_zeros(text.states.shape[1], 3)
-    guidance = latents.new_full((count,), FLUX_GUIDANCE)
-    found = p.transformer(
-        packed, text.states, text.pooled, steps / 1000, places, no_places,
-        guidance if p.transformer.config.guidance_embeds else None,
-    ).sample  # fmt: skip
-    return _unpacked_flux(p, found, width * p.vae_scale_factor)
-
-
-def _unpacked_flux(pipeline: DiffusionPipeline, latents: Tensor, side: int) -> Tensor:
-    return pipeline._unpack_latents(latents, side, side, pipeline.vae_scale_factor)
-
-
-def _encode_pixart(pipeline: DiffusionPipeline, prompts: Sequence[str], side: int) -> Condition:
-    states, mask, _, _ = pipeline.encode_prompt(
-        list(prompts), do_classifier_free_guidance=False, device=pipeline.transformer.device
-    )
-    # What is masked out is never read.
-    return Condition(states * mask[..., None], None, {"encoder_attention_mask": mask})
-
-
-def _denoise_pixart(
-    p: DiffusionPipeline, latents: Tensor, steps: Tensor, text: Condition
-) -> Tensor:
-    found = p.transformer(
-        latents, text.states, timestep=steps, **text.others,
-        added_cond_kwargs={"resolution": None, "aspect_ratio": None},
-    ).sample  # fmt: skip
-    return found[:, : latents.shape[1]]  # the rest is a learnt variance
-
-
 FLUX_GUIDANCE = 3.5
 _unet_family = partial(
     Family,
@@ -219,6 +124,7 @@ _unet_family = partial(
     keys_and_values=("unet.*attn2.to_k.*", "unet.*attn2.to_v.*"),
     attention=("unet.*attn2.*",),
 )
+CLIP: Readers = (("tokenizer", None),)
 CROSS_ATTENTION = ("unet.*attn2.to_k.weight", "unet.*attn2.to_v.weight")
 _joint_family = partial(
     Family,
@@ -242,23 +148,24 @@ FAMILIES = {
         _unet_family(
             "sd", StableDiffusionPipeline, encoders=("text_encoder",),
             enters={STATES: CROSS_ATTENTION},
-            encode=_encode_sd, denoise=_denoise_sd, tokens=_tokens("tokenizer"),
+            encode=encode_sd, denoise=denoise_sd, readers=CLIP, unscaled=scaled,
         ),
         _unet_family(
             "sdxl", StableDiffusionXLPipeline, encoders=("text_encoder", "text_encoder_2"),
             enters={STATES: CROSS_ATTENTION, POOLED: ("unet.add_embedding.linear_1.weight",)},
-            encode=_encode_sdxl, denoise=_denoise_sdxl, tokens=_tokens("tokenizer"),
-            sampling=Sampling(50, 5.0),
+            encode=encode_sdxl, denoise=denoise_sdxl, readers=CLIP,
+            unscaled=by_channel, sampling=Sampling(50, 5.0),
         ),
         _joint_family(
             "sd3", StableDiffusion3Pipeline, encoders=("text_encoder", "text_encoder_2"),
-            encode=_encode_sd3, denoise=_denoise_sd3, tokens=_tokens_sd3,
-            sampling=Sampling(28, 7.0),
+            encode=encode_sd3, denoise=denoise_sd3, readers=(*CLIP, ("tokenizer_3", 256)),
+            unscaled=shifted, sampling=Sampling(28, 7.0),
         ),
         _joint_family(
             "flux", FluxPipeline, encoders=("text_encoder",),
-            encode=_encode_flux, denoise=_denoise_flux, tokens=_tokens("tokenizer_2", 512),
-            sampling=Sampling(28, FLUX_GUIDANCE), unpacked=_unpacked_flux, guided=False,
+            encode=encode_flux, denoise=denoise_flux, readers=(("tokenizer_2", 512),),
+            unscaled=shifted,
+            sampling=Sampling(28, FLUX_GUIDANCE), unpacked=unpacked_flux, guided=False,
         ),
         Family(
             "pixart", PixArtSigmaPipeline, "transformer", (),
@@ -266,8 +173,8 @@ FAMILIES = {
             enters={STATES: ("transformer.caption_projection.linear_1.weight",)},
             keys_and_values=("transformer.*attn2.to_k.*", "transformer.*attn2.to_v.*"),
             attention=("transformer.*attn2.*",),
-            encode=_encode_pixart, denoise=_denoise_pixart, tokens=_tokens("tokenizer", 300),
-            sampling=Sampling(20, 4.5),
+            encode=encode_pixart, denoise=denoise_pixart, readers=(("tokenizer", 300),),
+            unscaled=scaled, sampling=Sampling(20, 4.5),
             drawing={"use_resolution_binning": False, "clean_caption": False},
         ),
     )

@@ -3,54 +3,89 @@
 from collections.abc import Sequence
 
 import torch
+from diffusers import DiffusionPipeline
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-
-def padded_tokens(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], length: int | None = None
-) -> Tensor:
-    """Token numbers [N, length], model_max_length by default, as pipelines feed text encoders."""
-    return tokenizer(
-        list(texts),
-        padding="max_length",
-        max_length=length or tokenizer.model_max_length,
-        truncation=True,
-        return_tensors="pt",
-    ).input_ids
+Readers = Sequence[tuple[str, int | None]]  # tokenizers of a pipeline, how many tokens each reads
 
 
 def pairing(
-    tokenizer: PreTrainedTokenizerBase,
-    texts: Sequence[str],
-    anchors: Sequence[str],
-    length: int | None = None,
+    pipeline: DiffusionPipeline, readers: Readers, texts: Sequence[str], anchors: Sequence[str]
 ) -> Tensor:
     """For each token of each text, the position of its anchor's that stands for it [N, tokens]."""
-    tokens = (padded_tokens(tokenizer, part, length).tolist() for part in (texts, anchors))
-    end = tokenizer.eos_token_id
-    return torch.tensor([paired_positions(a, b, end) for a, b in zip(*tokens, strict=True)])
+    parts, first = [], 0
+    for name, asked in readers:
+        tokenizer = getattr(pipeline, name)
+        length = asked or tokenizer.model_max_length
+        if tokenizer is None:  # what its encoder would say is all zero then
+            pairs = [list(range(length))] * len(texts)
+        else:
+            tokens = (_tokens(pipeline, tokenizer, part) for part in (texts, anchors))
+            pairs = [paired_positions(a, b, length) for a, b in zip(*tokens, strict=True)]
+        parts.append(first + torch.tensor(pairs))
+        first += length
+    return torch.cat(parts, 1)
 
 
-def paired_positions(tokens: Sequence[int], anchor: Sequence[int], end: int) -> list[int]:
-    """For each position of `tokens`, the position in `anchor` that stands for it.
+def require_read(
+    pipeline: DiffusionPipeline, readers: Readers, texts: Sequence[str], anchors: Sequence[str]
+) -> None:
+    """ValueError for a text of which no tokenizer reads all that tells it from its anchor."""
+    unread, length = set(range(len(texts))), 0
+    for name, asked in readers:
+        if (tokenizer := getattr(pipeline, name)) is None:
+            continue
+        length = max(length, asked or tokenizer.model_max_length)
+        tokens = (_tokens(pipeline, tokenizer, part) for part in (texts, anchors))
+        for place, (a, b) in enumerate(zip(*tokens, strict=True)):
+            if max(len(a), len(b)) - _alike(a, b)[1] < (asked or tokenizer.model_max_length):
+                unread.discard(place)
+    if unread:
+        text = texts[min(unread)]
+        raise ValueError(
+            f"The prompt {text[:40]!r}... names the concept, or its anchor, beyond the {length} "
+            "tokens that are read of a prompt; shorten the template or the names."
+        )
 
+
+def _tokens(
+    pipeline: DiffusionPipeline, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]
+) -> list[list[int]]:
+    """The numbers of all tokens of each text, as the pipeline spells it, with none cut off."""
+    texts = list(texts)
+    if hasattr(pipeline, "maybe_convert_prompt"):  # a word may be several learnt vectors
+        texts = pipeline.maybe_convert_prompt(texts, tokenizer)
+    elif hasattr(pipeline, "_text_preprocessing"):
+        texts = pipeline._text_preprocessing(texts)
+    return tokenizer(texts, verbose=False).input_ids
+
+
+def paired_positions(tokens: Sequence[int], anchor: Sequence[int], length: int) -> list[int]:
+    """For each of `length` positions, the position in `anchor` that stands for it.
+
+    Both are whole, to their end token; `length` are read, the last of a longer text is its end.
     Tokens before and after the concept are paired with their equals, the concept's own with the
-    anchor's last; padding, which follows `end`, with padding.
+    anchor's last; padding, which follows the end, with padding.
     """
-    length, anchor_length = tokens.index(end) + 1, anchor.index(end) + 1
-    words, instead = list(tokens[:length]), list(anchor[:anchor_length])
-    prefix = _common_length(words, instead)
-    suffix = _common_length(words[prefix:][::-1], instead[prefix:][::-1])
+    prefix, suffix = _alike(tokens, anchor)
     pairs = []
-    for position in range(len(tokens)):
+    for position in range(length):
         if position < prefix:
             pairs.append(position)
-        elif position < length - suffix:
-            pairs.append(max(prefix, anchor_length - suffix - 1))
+        elif position < len(tokens) - suffix:
+            pairs.append(max(prefix, len(anchor) - suffix - 1))
         else:
-            pairs.append(min(position + anchor_length - length, len(tokens) - 1))
+            pairs.append(min(position + len(anchor) - len(tokens), length - 1))
+    if len(tokens) > length:
+        pairs[-1] = min(len(anchor), length) - 1
     return pairs
+
+
+def _alike(tokens: Sequence[int], anchor: Sequence[int]) -> tuple[int, int]:
+    """How many tokens are alike at the beginning, and how many of the others at the end."""
+    prefix = _common_length(tokens, anchor)
+    return prefix, _common_length(tokens[prefix:][::-1], anchor[prefix:][::-1])
 
 
 def _common_length(one: Sequence[int], other: Sequence[int]) -> int:

@@ -164,7 +164,7 @@ def build_target(
 
     pictures, shows = drawn(texts, "pictures of the concept"), _judged_by(judge, prompts)
     benign = others, drawn(others, "benign pictures")
-    denoiser = ConditionedDenoiser(base.pipeline, pictures.shape[-1])
+    denoiser = ConditionedDenoiser(base.pipeline, pictures.shape[-1], base.sampling.guidance_scale)
     memory = predict_base(denoiser, pictures, texts, first)
     target = Target(denoiser, chosen, pictures, shows, base.sampling, benign, memory, seed)
     return target.with_pipeline(victim)

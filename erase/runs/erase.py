@@ -115,7 +115,7 @@ def _passes(config: RunConfig, opened: Opened, training: TrainingConfig | None) 
     """About how many pictures pass through the denoiser in each part, by what its bar is called."""
     task, counted = opened.task, config.evaluation
     judged = counted.forget_pictures + counted.retain_pictures
-    each = 2 if opened.family.guided else 1
+    each = 2 if task.denoiser.guided else 1
     parts: dict[str, float] = {}
     if training:
         forget, retain = task.config.forget_pictures, task.config.retain_pictures

@@ -34,6 +34,7 @@ from erase.runs.state import carry_out
 from erase.support.config import Config, Positive
 from erase.support.files import write_json, write_text
 from erase.support.pictures import load_folder
+from erase.tasks.diffusion.noising import settings_of
 from erase.tasks.diffusion.sampling import draw
 
 PICTURES, REPORT = "pictures", "evaluation.json"
@@ -186,7 +187,7 @@ def run_protocol(protocol: BenchmarkProtocol, output: str | Path) -> dict[str, A
         erasure = Erasure.from_pretrained(protocol.erasure) if protocol.erasure else None
         model = load_model(protocol.model, protocol.device)
         if scheduler:
-            model.pipeline.scheduler = scheduler.from_config(model.pipeline.scheduler.config)
+            model.pipeline.scheduler = scheduler.from_config(settings_of(model.pipeline.scheduler))
         return OpenedProtocol(rows, model, erasure, evaluators)
 
     def write(opened: OpenedProtocol, _: None, folder: Path) -> dict[str, Any]:

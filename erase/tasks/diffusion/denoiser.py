@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from erase.models.family import POOLED, STATES, Condition, family_of, with_components
+from erase.models.tokens import pairing
 from erase.tasks.diffusion.adversary import adversarial_prefix, prefix_embeddings, with_prefix_slots
 from erase.tasks.diffusion.noising import DiffusionBatch, noising_of
 
@@ -19,28 +20,31 @@ PROMPTS_AT_ONCE = 64  # in a text encoder
 @torch.no_grad()
 def latents_of(pipeline: DiffusionPipeline, pictures: Tensor) -> Tensor:
     """Latents [n, C, h, w], scaled and shifted as the denoiser knows them, of pictures in 0..1."""
-    vae, shift = pipeline.vae, getattr(pipeline.vae.config, "shift_factor", None) or 0.0
-    means = vae.encode((2 * pictures - 1).to(vae.device, vae.dtype)).latent_dist.mode()
-    return (means - shift) * vae.config.scaling_factor
+    vae, (mean, deviation) = pipeline.vae, family_of(pipeline).unscaled(pipeline)
+    found = vae.encode((2 * pictures - 1).to(vae.device, vae.dtype))
+    latents = found.latent_dist.mode() if "latent_dist" in found else found.latents
+    return (latents - mean) / deviation
 
 
 @torch.no_grad()
 def pictures_of(pipeline: DiffusionPipeline, latents: Tensor) -> Tensor:
     """Pictures [n, 3, H, W] in 0..1 of latents as the denoiser knows them."""
-    vae, shift = pipeline.vae, getattr(pipeline.vae.config, "shift_factor", None) or 0.0
-    latents = latents / vae.config.scaling_factor + shift
+    vae, (mean, deviation) = pipeline.vae, family_of(pipeline).unscaled(pipeline)
+    latents = latents * deviation + mean
     return (vae.decode(latents.to(vae.device, vae.dtype)).sample / 2 + 0.5).clamp(0, 1)
 
 
 class ConditionedDenoiser:
     """What the family of a pipeline makes of prompts, for pictures `size` pixels wide.
 
-    0 is as many as the pipeline draws by itself.
+    0 is as many as the pipeline draws by itself. `guidance` is the scale that denoisers are told
+    that were distilled under guidance, by default the family's usual one.
     """
 
-    def __init__(self, pipeline: DiffusionPipeline, size: int = 0):
+    def __init__(self, pipeline: DiffusionPipeline, size: int = 0, guidance: float | None = None):
         self.pipeline, self.family = pipeline, family_of(pipeline)
         self.side = self.family.side(pipeline, size)
+        self.guidance = self.family.sampling.guidance_scale if guidance is None else guidance
         self.noising = noising_of(pipeline.scheduler)
 
     @property
@@ -54,6 +58,12 @@ class ConditionedDenoiser:
         return {name: getattr(self.pipeline, name) for name in self.family.encoders}
 
     @property
+    def guided(self) -> bool:
+        """Whether it is sampled by classifier-free guidance."""
+        config = getattr(self.pipeline, self.family.denoiser).config
+        return self.family.guided and not config.get("time_cond_proj_dim")
+
+    @property
     def device(self) -> torch.device:
         """Where the denoiser is."""
         return getattr(self.pipeline, self.family.denoiser).device
@@ -63,13 +73,17 @@ class ConditionedDenoiser:
         denoiser = getattr(self.pipeline, self.family.denoiser)
         return latents_of(self.pipeline, pictures).to(denoiser.device, denoiser.dtype)
 
+    def around(self, pipeline: DiffusionPipeline) -> "ConditionedDenoiser":
+        """The same of another pipeline."""
+        return ConditionedDenoiser(pipeline, self.side, self.guidance)
+
     def frozen(self) -> "ConditionedDenoiser":
         """The same around copies of what may change, as it is now, without gradients."""
         copies = {
             name: copy.deepcopy(module).requires_grad_(False)
             for name, module in self.modules.items()
         }
-        return ConditionedDenoiser(with_components(self.pipeline, copies), self.side)
+        return self.around(with_components(self.pipeline, copies))
 
     @contextmanager
     def replaced_modules(self, modules: Mapping[str, nn.Module]) -> Iterator[None]:
@@ -85,7 +99,7 @@ class ConditionedDenoiser:
 
     def condition(self, prompts: Sequence[str]) -> Condition:
         """What the denoiser reads of the prompts."""
-        return self.family.encode(self.pipeline, prompts, self.side)
+        return self.family.encode(self.pipeline, prompts, self.side, self.guidance)
 
     def noised(
         self, latents: Tensor, prompts: list[str], generator: torch.Generator
@@ -144,6 +158,6 @@ class ConditionedDenoiser:
         """
         read, wanted = self.readings(prompts), self.readings(anchors)
         states = wanted[STATES]
-        places = self.family.tokens(self.pipeline, prompts, anchors).to(states.device)
+        places = pairing(self.pipeline, self.family.readers, prompts, anchors).to(states.device)
         wanted[STATES] = states.gather(1, places[:, :, None].expand_as(states))
         return {site: (read[site].flatten(0, 1), wanted[site].flatten(0, 1)) for site in read}

@@ -1,9 +1,10 @@
 """Noised latents, and what a model of either family is trained to predict of them."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from diffusers import DDPMScheduler, SchedulerMixin
+from diffusers import SchedulerMixin
 from torch import Tensor
 
 
@@ -38,25 +39,36 @@ class DiffusionBatch:
 
 
 class DiscreteNoising:
-    """Variance-preserving noise at whole time steps; predicts the noise, or the velocity."""
+    """Variance-preserving noise at whole time steps; predicts the noise, or the velocity.
+
+    How much noise a step has is the scheduler's own `alphas_cumprod`, which no other scheduler
+    made of its settings is sure to have.
+    """
 
     def __init__(self, scheduler: SchedulerMixin):
-        self._scheduler = DDPMScheduler.from_config(scheduler.config)
+        self._kept = scheduler.alphas_cumprod
+        self._velocity = scheduler.config.get("prediction_type") == "v_prediction"
 
     def draw_timesteps(self, count: int, generator: torch.Generator) -> Tensor:
         """Uniform time steps [count]."""
-        steps = self._scheduler.config.num_train_timesteps
-        return torch.randint(steps, (count,), generator=generator)
+        return torch.randint(len(self._kept), (count,), generator=generator)
+
+    def _shares(self, batch: DiffusionBatch) -> tuple[Tensor, Tensor]:
+        """How much of the latents is in the noised ones, and how much of the noise."""
+        kept = self._kept.to(batch.latents.device)[batch.timesteps.long(), None, None, None]
+        return (kept**0.5).to(batch.latents.dtype), ((1 - kept) ** 0.5).to(batch.latents.dtype)
 
     def noisy(self, batch: DiffusionBatch) -> Tensor:
         """The latents at their time steps."""
-        return self._scheduler.add_noise(batch.latents, batch.noise, batch.timesteps)
+        clean, noise = self._shares(batch)
+        return clean * batch.latents + noise * batch.noise
 
     def target(self, batch: DiffusionBatch) -> Tensor:
         """What the model is to predict of them."""
-        if self._scheduler.config.prediction_type == "v_prediction":
-            return self._scheduler.get_velocity(batch.latents, batch.noise, batch.timesteps)
-        return batch.noise
+        if not self._velocity:
+            return batch.noise
+        clean, noise = self._shares(batch)
+        return clean * batch.noise - noise * batch.latents
 
 
 class FlowNoising:
@@ -89,13 +101,34 @@ Noising = DiscreteNoising | FlowNoising
 
 
 def noising_of(scheduler: SchedulerMixin) -> Noising:
-    """The noising a pipeline's scheduler undoes; ValueError for one that predicts pictures."""
-    predicted = scheduler.config.get("prediction_type", "epsilon")
-    if "FlowMatch" in type(scheduler).__name__ or predicted == "flow_prediction":
-        return FlowNoising(scheduler)
-    if predicted not in ("epsilon", "v_prediction"):
+    """The noising a pipeline's scheduler undoes; ValueError where that is not known.
+
+    It is not for models that predict pictures, for time steps that are no whole ones, and for
+    schedulers that keep no `alphas_cumprod`, as EDM's.
+    """
+    config, kind = scheduler.config, type(scheduler).__name__
+    predicted = config.get("prediction_type", "epsilon")
+    matched = "FlowMatch" in kind
+    if predicted not in ("epsilon", "v_prediction", "flow_prediction"):
         raise ValueError(
             f"The pipeline's scheduler has prediction_type {predicted}; only epsilon, "
             "v_prediction and flow_prediction are supported."
         )
-    return DiscreteNoising(scheduler)
+    flows = matched or predicted == "flow_prediction"
+    continuous = config.get("timestep_type") == "continuous" and predicted == "v_prediction"
+    unlike = not matched and flows != bool(config.get("use_flow_sigmas"))
+    unknown = not flows and not hasattr(scheduler, "alphas_cumprod")
+    if continuous or unlike or unknown or config.get("invert_sigmas"):
+        raise ValueError(
+            f"The noise that the pipeline's {kind} takes out at a time step is not known as it is "
+            "set up; give the pipeline the scheduler that its model was trained with."
+        )
+    return FlowNoising(scheduler) if flows else DiscreteNoising(scheduler)
+
+
+def settings_of(scheduler: SchedulerMixin) -> dict[str, Any]:
+    """All its settings, for another kind of scheduler to be made of.
+
+    `from_config` of the config itself would leave out what the scheduler has by default.
+    """
+    return {name: value for name, value in scheduler.config.items() if name[0] != "_"}

@@ -18,6 +18,7 @@ from erase.core.fingerprint import combined, fingerprint
 from erase.core.names import named_parameters
 from erase.core.patterns import filter_names
 from erase.models.family import Condition, Family, require_supported
+from erase.models.tokens import require_read
 from erase.prompts.catalogue import Finetuning, Sampling
 from erase.prompts.request import Prompt, PromptSet, sample, texts_by_group
 from erase.support.distributed import shard_of
@@ -56,7 +57,9 @@ class DiffusionTask:
         self.config.require_serves(self.family)
         self.prompts, self.seed, self.finetuning = prompts, seed, finetuning or Finetuning()
         self.sampling = self.config.sampling(sampling)
-        self.denoiser = ConditionedDenoiser(pipeline, self.sampling.size)
+        self.denoiser = ConditionedDenoiser(
+            pipeline, self.sampling.size, self.sampling.guidance_scale
+        )
         if not self.parameters():
             raise ValueError(
                 f"No tensor of {', '.join(self.components)} fits include {self.config.include} and "
@@ -66,6 +69,8 @@ class DiffusionTask:
 
     def _new_sets(self, given: Sequence[Image] | None) -> PictureSets:
         config = self.config
+        forgotten = [p.text for p in self.prompts.forget], [p.anchor for p in self.prompts.forget]
+        require_read(self.denoiser.pipeline, self.family.readers, *forgotten)
         given = load_folder(Path(config.forget_folder)) if config.forget_folder else given
         counts = config.forget_pictures, config.retain_pictures
         return PictureSets(self.denoiser, self.prompts, self.sampling, counts, self.seed, given)
@@ -127,7 +132,7 @@ class DiffusionTask:
         Of families that are not guided it is of the plain one. No adversary takes part.
         """
         predicted, target = self.predict(batch, batch.prompts), self.denoiser.noising.target(batch)
-        if self.family.guided:
+        if self.denoiser.guided:
             scale, unprompted = self.sampling.guidance_scale, self.predict(batch, [""] * len(batch))
             predicted = (1 + scale) * predicted - scale * unprompted
         return F.mse_loss(predicted, target)
