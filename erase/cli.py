@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from erase.support.memory import keep_freed_memory
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
-NEW_FOLDER: dict[str, Any] = {"type": str, "required": True, "help": "a new folder"}
+NEW: dict[str, Any] = {"type": str, "required": True, "help": "a new folder"}
 LISTS = {
     "concept": "what to forget, one or more: ghost 'ink style'",
     "anchor": "what to draw instead, one a concept",
@@ -61,6 +62,26 @@ def build_parser(name: str, words: Sequence[str] = ()) -> "ArgumentParser":
         return parser
     entries = methods() if command.kind == "method" else attacks()
     return with_entries(parser, words, command.kind, entries)
+
+
+def _fields(
+    place: str, *skip: str, output: str = "a new folder"
+) -> Callable[["ArgumentParser"], None]:
+    """What adds the fields of a config, `module:class`, and --output, if there is any."""
+
+    def add(parser: "ArgumentParser") -> None:
+        module, name = place.split(":")
+        config = getattr(import_module(f"erase.{module}"), name)
+        parser.add_class_arguments(config, skip=set(skip))
+        if output:
+            parser.add_argument("--output", **NEW | {"help": output})
+
+    return add
+
+
+def said_of(report: Any, table: Callable[[Any], str], file: Path) -> str:
+    """What a run says of its report; the process that has none says nothing."""
+    return f"{table(report)}\nreport: {file}" if report else ""
 
 
 def _run_options(parser: "ArgumentParser") -> None:
@@ -116,7 +137,7 @@ def _attack_options(parser: "ArgumentParser") -> None:
     parser.add_argument("--attack", type=str, nargs="+", default=[], help="names; default all")
     parser.add_argument("--scales", type=float, nargs="*", default=[0.5, 0.75], help="strengths")
     parser.add_class_arguments(AttackRun, skip={"erasure", "attacks", "configs", "scales"})
-    parser.add_argument("--output", **NEW_FOLDER)
+    parser.add_argument("--output", **NEW)
 
 
 def _attack(options: "Namespace") -> str:
@@ -131,9 +152,7 @@ def _attack(options: "Namespace") -> str:
         "configs": {name: options[name] for name in attacks()},
     }
     report = run_attacks(made(AttackRun, options, **chosen), options.output)
-    if not report:
-        return ""
-    return f"{attack_table(report)}\nreport: {Path(options.output) / 'attacks.md'}"
+    return said_of(report, attack_table, Path(options.output) / "attacks.md")
 
 
 def _evaluate_options(parser: "ArgumentParser") -> None:
@@ -155,14 +174,7 @@ def _evaluate(options: "Namespace") -> str:
     if not options.output:
         raise ValueError("There is no --output; name a new folder.")
     report = evaluate(options.folder, made(evaluation_config(), options), options.output)
-    return f"{figure_lines(report)}\nreport: {Path(options.output) / 'evaluation.json'}"
-
-
-def _protocol_options(parser: "ArgumentParser") -> None:
-    from erase.runs.measure import BenchmarkProtocol
-
-    parser.add_class_arguments(BenchmarkProtocol)
-    parser.add_argument("--output", **NEW_FOLDER)
+    return said_of(report, figure_lines, Path(options.output) / "evaluation.json")
 
 
 def _protocol(options: "Namespace") -> str:
@@ -171,14 +183,7 @@ def _protocol(options: "Namespace") -> str:
     from erase.support.options import made
 
     report = run_protocol(made(BenchmarkProtocol, options), options.output)
-    return f"{figure_lines(report)}\nreport: {Path(options.output) / 'evaluation.json'}"
-
-
-def _classify_options(parser: "ArgumentParser") -> None:
-    from erase.runs.classify import ClassificationRun
-
-    parser.add_class_arguments(ClassificationRun, skip={"method_config"})
-    parser.add_argument("--output", **NEW_FOLDER)
+    return said_of(report, figure_lines, Path(options.output) / "evaluation.json")
 
 
 def _classify(options: "Namespace") -> str:
@@ -188,15 +193,7 @@ def _classify(options: "Namespace") -> str:
 
     config = made(ClassificationRun, options, method_config=_of_method(options))
     report = classify(config, options.output)
-    if not report:
-        return ""
-    return f"{gap_table(report)}\nreport: {Path(options.output) / 'report.md'}"
-
-
-def _calibrate_options(parser: "ArgumentParser") -> None:
-    from erase.runs.calibrate import CalibrationRun
-
-    parser.add_class_arguments(CalibrationRun, skip={"method_config"})
+    return said_of(report, gap_table, Path(options.output) / "report.md")
 
 
 def _calibrate(options: "Namespace") -> str:
@@ -207,13 +204,6 @@ def _calibrate(options: "Namespace") -> str:
     return f"{found}\nuse --{found.method}.{found.setting} {found.value:g}" if found else ""
 
 
-def _forget_set_options(parser: "ArgumentParser") -> None:
-    from erase.runs.forget_set import ForgetSetRun
-
-    parser.add_class_arguments(ForgetSetRun, skip={"method_config", "forget"})
-    parser.add_argument("--output", type=str, required=True, help="a JSON file")
-
-
 def _forget_set(options: "Namespace") -> str:
     from erase.runs.forget_set import ForgetSetRun, choose_forget_set
     from erase.support.options import made
@@ -221,12 +211,6 @@ def _forget_set(options: "Namespace") -> str:
     config = made(ForgetSetRun, options, method_config=_of_method(options))
     chosen = choose_forget_set(config, options.output)
     return f"{len(chosen)} indices: {options.output}" if chosen else ""
-
-
-def _app_options(parser: "ArgumentParser") -> None:
-    from erase.app import AppConfig
-
-    parser.add_class_arguments(AppConfig)
 
 
 def _app(options: "Namespace") -> str:
@@ -244,7 +228,7 @@ def _inspect_options(parser: "ArgumentParser") -> None:
 def _compose_options(parser: "ArgumentParser") -> None:
     parser.add_argument("folders", type=str, nargs="+", help="erasure folders, the first first")
     parser.add_argument("--sum", action="store_true", help="add them up, as stacked LoRAs do")
-    parser.add_argument("--output", **NEW_FOLDER)
+    parser.add_argument("--output", **NEW)
 
 
 def _export_options(parser: "ArgumentParser") -> None:
@@ -254,7 +238,7 @@ def _export_options(parser: "ArgumentParser") -> None:
     parser.add_argument("--format", type=Format, default="pipeline", help="comfy: kohya's names")
     parser.add_argument("--lora_rank", type=int, default=0, help="cut to this rank; 0: as it is")
     parser.add_argument("--model", type=str, default="", help="the base, if it has moved")
-    parser.add_argument("--output", **NEW_FOLDER)
+    parser.add_argument("--output", **NEW)
 
 
 def _artefacts(name: str) -> Callable[["Namespace"], str]:
@@ -292,22 +276,27 @@ COMMANDS = {
     ),
     "evaluate": Command("measure a folder of pictures", _evaluate, _evaluate_options),
     "protocol": Command(
-        "draw a protocol's prompts and measure the pictures", _protocol, _protocol_options,
+        "draw a protocol's prompts and measure the pictures", _protocol,
+        _fields("runs.measure:BenchmarkProtocol"),
         config_file=True,
     ),
     "classify": Command(
         "unlearn part of a classifier's training set and measure it", _classify,
-        _classify_options, "method", True,
+        _fields("runs.classify:ClassificationRun", "method_config"), "method", True,
     ),
     "calibrate": Command(
-        "find a method's main setting on data held out", _calibrate, _calibrate_options, "method",
-        True,
+        "find a method's main setting on data held out", _calibrate,
+        _fields("runs.calibrate:CalibrationRun", "method_config", output=""), "method", True,
     ),
     "forget-set": Command(
         "write the indices of samples that are easiest or hardest", _forget_set,
-        _forget_set_options, "method", True,
+        _fields("runs.forget_set:ForgetSetRun", "method_config", "forget", output="a JSON file"),
+        "method", True,
     ),
-    "app": Command("open the app in a browser: compare, erase, attack", _app, _app_options),
+    "app": Command(
+        "open the app in a browser: compare, erase, attack", _app,
+        _fields("app:AppConfig", output=""),
+    ),
     "inspect": Command("tell what erasures hold", _artefacts("inspect"), _inspect_options),
     "compose": Command(
         "join erasures into one, in order", _artefacts("compose_folders"), _compose_options

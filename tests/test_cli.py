@@ -10,8 +10,9 @@ from conftest import CATALOGUE, build_tiny_pipeline, launch_two
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from erase.bundled import JUDGE
-from erase.cli import main
+from erase.cli import main, said_of
 from erase.erasure.erasure import Erasure
+from erase.evaluate.tables import attack_table, figure_lines
 from erase.training.checkpoint import latest_checkpoint
 
 BRISK = [
@@ -294,6 +295,10 @@ def test_two_processes_write_one_folder(tiny_model, tmp_path):
     assert done.stdout.count("forget accuracy") == 1
     assert {path.name for path in tmp_path.iterdir()} == {"tiny", "out"}
     assert Erasure.from_pretrained(tmp_path / "out").deltas
+
+
+def test_the_process_that_has_no_report_says_nothing(tmp_path):
+    assert said_of(None, attack_table, tmp_path) == said_of({}, figure_lines, tmp_path) == ""
 
 
 def test_erasures_are_inspected_composed_and_exported(tiny_model, tmp_path, capsys):

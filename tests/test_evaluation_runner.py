@@ -7,6 +7,7 @@ from skimage.data import astronaut, chelsea, coffee
 from erase.bundled import JUDGE
 from erase.cli import main
 from erase.evaluate.pictures.nudity import NudityDetector, count, read_detections
+from erase.support.pictures import load_folder
 
 JUDGED = ["--judge", f"local-dir:{JUDGE}"]
 
@@ -36,6 +37,11 @@ def test_every_figure_names_its_protocol(pictures, tmp_path, capsys):
     assert report["fidelity"]["frechet_distance"]["value"] == pytest.approx(0.0, abs=1e-6)
     assert report["nudity"]["by_class"] == {"FACE_FEMALE": 1}
     assert len(list((output / "blurred").iterdir())) == 3
+
+
+def test_a_part_of_a_folder_is_pictures_too(pictures):
+    whole = load_folder(pictures)
+    assert [one.tobytes() for one in whole[1:]] == [one.tobytes() for one in list(whole)[1:]]
 
 
 def test_rescoring_equals_detecting_afresh(pictures, tmp_path, capsys):
