@@ -117,7 +117,7 @@ def test_classifiers_of_torchvision_and_transformers_are_judges(tmp_path):
         (["--prompts.label", "class", "--erased_groups", '["gone"]'], "of the group gone"),
         (["--prompts.label", "class", "--evaluation.judge", ""], "need a judge"),
         (["--prompts.label", "class", "--evaluation.labels", '["pizza"]'], "not among the labels"),
-        (["--prompts.seed", "class"], "is no number"),
+        (["--prompts.seed", "class"], "is no number to draw with"),
         (["--kept_groups", '["others"]'], "name --prompts.label"),
         (["--evaluation.nudity", "true", "--evaluation.threshold", "0.1"], "own cut"),
     ],
@@ -144,3 +144,29 @@ def test_pictures_are_judged_by_a_classifier_of_ones_own(tmp_path):
     assert main(command) == 0
     figures = json.loads((tmp_path / "out" / "evaluation.json").read_text())["figures"]["labels"]
     assert figures["a"]["value"] + figures["b"]["value"] == 1
+
+
+@pytest.mark.parametrize(
+    ("rows", "reason"),
+    [
+        (b"prompt,seed\na ghost,1\na pizza\n", "row 2 of .* has more or fewer fields"),
+        (b"prompt,seed\na ghost,1,2\n", "row 1 of .* has more or fewer fields"),
+        (b"prompt,seed,scale\na ghost,1,nan\n", "is no number to draw with"),
+        (b"prompt,seed,scale\na ghost,1,inf\n", "is no number to draw with"),
+        (b"prompt,seed,scale\na ghost,1.5,2\n", "is no number to draw with"),
+        (b"prompt,seed\nun caf\xe9,1\n", "cannot be read"),
+    ],
+)
+def test_rows_that_cannot_be_drawn_are_refused(tmp_path, rows, reason):
+    path = tmp_path / "prompts.csv"
+    path.write_bytes(rows)
+    scale = "scale" if b"scale" in rows else ""
+    with pytest.raises(ValueError, match=reason):
+        read_prompts(PromptFile(str(path), seed="seed", guidance_scale=scale), 7.5)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path):
+    path = tmp_path / "prompts.csv"
+    path.write_bytes("\ufeffprompt,seed\nune forêt,-1\n".encode())
+    (row,) = read_prompts(PromptFile(str(path), seed="seed"), 7.5)
+    assert (row.text, row.seed) == ("une forêt", -1)

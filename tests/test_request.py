@@ -68,6 +68,15 @@ def test_models_without_a_catalogue_take_the_request_at_its_word():
         (lambda: EraseRequest("ghost"), "list of names"),
         (lambda: EraseRequest(["ghost"], redirect="anchors"), "redirect is 'anchors'; choose"),
         (lambda: EraseRequest(["dog"], retain=["dog"]), "both forgotten and retained"),
+        (lambda: EraseRequest(["Van Gogh"], retain=["van  gogh", "dog"]), "both forgotten"),
+        (lambda: EraseRequest(["ghost"], anchors=["Ghost "]), "itself"),
+        (lambda: EraseRequest(["caf\u00e9"], anchors=["cafe\u0301"]), "itself"),
+        (lambda: EraseRequest(["a", "b"], anchors=["B", "c"]), "forgotten itself"),
+        (lambda: EraseRequest(["a", "A"], anchors=["b", "c"]), "concepts are the same one"),
+        (lambda: EraseRequest(["a"], retain=["b", "B\t"]), "retained names are the same one"),
+        (lambda: EraseRequest(["a"], retain=["b", " "]), "retain is empty"),
+        (lambda: EraseRequest([True]), "give texts"),
+        (lambda: EraseRequest(["a"], templates=["{concept} in {style}"]), "alone"),
         (lambda: expand(EraseRequest(["dog"]), None), "--retain"),
         (lambda: expand(EraseRequest(["ink style", "noto style"]), CATALOGUE), "Nothing is left"),
     ],
@@ -100,6 +109,11 @@ def test_an_object_and_a_style_together():
     }
     groups = [p.group for p in sample(prompts.forget, 8, seed=0)]
     assert groups.count("ghost") == groups.count("ink style") == 4
+
+
+def test_names_are_kept_in_one_spelling():
+    asked = EraseRequest([" cafe\u0301  noir\n"], anchors=[""], retain=["th\u00e9"])
+    assert (asked.concepts, asked.anchors, asked.retain) == (("café noir",), ("",), ("thé",))
 
 
 def test_names_are_found_in_any_case_and_by_synonym():

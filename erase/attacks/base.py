@@ -11,6 +11,7 @@ from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from erase.core.seeds import seeded
 from erase.prompts.catalogue import Sampling
 from erase.prompts.request import Prompt
 from erase.prompts.seeds import ATTACK_SEED
@@ -125,7 +126,7 @@ def predict_base(
     base: ConditionedDenoiser, pictures: Tensor, texts: Sequence[str], seed: int, each: int = 4
 ) -> BasePredictions:
     """What the base predicts of every picture at `each` random time steps, under its text."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     latents = base.latents(pictures).repeat(each, 1, 1, 1)
     batch = base.noised(latents, [*texts] * each, generator)
     noisy, text = base.noising.noisy(batch), base.condition(texts)

@@ -12,6 +12,7 @@ from erase.attacks.tokens import (
     placeholders,
     vocabularies,
 )
+from erase.core.seeds import seeded
 from erase.support.config import Config, Positive
 from erase.support.progress import Bar
 
@@ -36,7 +37,7 @@ class ConceptInversionConfig(Config):
 @register("concept_inversion", ConceptInversionConfig, no_word_vectors)
 def concept_inversion(target: Target, config: ConceptInversionConfig) -> Outcome:
     """Learn vectors from pictures of the concept, then ask for "a VECTORS" (Pham et al., 2024)."""
-    generator = torch.Generator().manual_seed(target.seed)
+    generator = seeded(target.seed)
     vectors = {
         name: table.mean(0).repeat(config.vectors, 1).requires_grad_()
         for name, table in vocabularies(target.denoiser).items()

@@ -9,6 +9,7 @@ from diffusers import DiffusionPipeline
 
 from erase.attacks import register
 from erase.attacks.base import Outcome, Target
+from erase.core.seeds import seeded
 from erase.models.family import Family
 from erase.support.config import Config, Share
 from erase.tasks.diffusion.sampling import without_filter
@@ -48,7 +49,7 @@ def recall(target: Target, config: RecallConfig) -> Outcome:
         strength=config.strength,
         num_inference_steps=target.sampling.steps,
         guidance_scale=target.sampling.guidance_scale,
-        generator=[torch.Generator().manual_seed(seed) for seed in target.seeds],
+        generator=[seeded(seed) for seed in target.seeds],
         output_type="pt",
         **({"height": side, "width": side} if asks_size else {}),
     ).images

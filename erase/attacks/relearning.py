@@ -8,6 +8,7 @@ from torch import Tensor
 
 from erase.attacks import register
 from erase.attacks.base import Outcome, Target, denoising_loss
+from erase.core.seeds import seeded
 from erase.support.config import Config, Positive
 from erase.support.progress import Bar
 from erase.training.preserve import restored_parameters
@@ -50,7 +51,7 @@ def _finetuned(
 ) -> Outcome:
     denoiser = target.denoiser.modules[target.denoiser.family.denoiser]
     weights = dict(denoiser.named_parameters())
-    generator = torch.Generator().manual_seed(target.seed)
+    generator = seeded(target.seed)
     optimizer = torch.optim.AdamW(weights.values(), config.learning_rate, weight_decay=0.0)
     curve = {0: sum(target.plain_hits) / len(target.plain_hits)}
     with target.training_only(weights), restored_parameters(weights):

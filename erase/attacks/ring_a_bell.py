@@ -11,6 +11,7 @@ from torch import Tensor
 from erase.attacks import register
 from erase.attacks.base import Outcome, Target
 from erase.attacks.tokens import no_word_vectors
+from erase.core.seeds import seeded
 from erase.support.config import Config, Positive, Within
 from erase.support.progress import Bar
 
@@ -42,7 +43,7 @@ def ring_a_bell(target: Target, config: RingABellConfig) -> Outcome:
     The denoiser is never asked. The concept is the mean difference of what it would read of the
     prompts from what of their anchors. The found words hold none of the prompts' own.
     """
-    generator = torch.Generator().manual_seed(target.seed)
+    generator = seeded(target.seed)
     named, plain = (
         target.denoiser.readings(texts)
         for texts in ([p.text for p in target.prompts], [p.anchor for p in target.prompts])

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from erase.attacks.base import Outcome, Target
+from erase.core.seeds import seeded
 from erase.models.family import Family
 from erase.support.config import Config, Positive
 from erase.support.progress import Bar
@@ -61,7 +62,7 @@ def attack_with_words(
 
     `detail` is what the found words are called in the details.
     """
-    generator = torch.Generator().manual_seed(target.seed)
+    generator = seeded(target.seed)
     vectors = _searched(target, config, generator, lambda: loss(generator))
     with placeholder_embeddings(target.denoiser, vectors), torch.no_grad():
         pictures = target.drawn(texts, "found words")

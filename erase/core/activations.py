@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from erase.core.names import canonical
+from erase.core.seeds import seeded
 
 InputCallback = Callable[[str, Tensor], None]
 MOST_ROWS = 4096
@@ -40,7 +41,7 @@ def as_rows(layer: nn.Module, inputs: Tensor) -> Tensor:
     rows = _all_rows(layer, inputs)
     if len(rows) <= MOST_ROWS:
         return rows
-    drawn = torch.randperm(len(rows), generator=torch.Generator().manual_seed(len(rows)))
+    drawn = torch.randperm(len(rows), generator=seeded(len(rows)))
     return rows[drawn[:MOST_ROWS].to(rows.device)]
 
 

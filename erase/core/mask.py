@@ -7,6 +7,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from erase.core.seeds import seeded
+
 Selection = Literal["top", "bottom", "random", "random_per_layer", "none"]
 Scope = Literal["global", "layer"]
 WEIGHTS_AT_ONCE = 1 << 24
@@ -87,7 +89,7 @@ class _Noise(Mapping[str, Tensor]):
         self._shapes, self._seed = shapes, seed
 
     def __iter__(self) -> Iterator[str]:
-        self._generator = torch.Generator().manual_seed(self._seed)
+        self._generator = seeded(self._seed)
         return iter(self._shapes)
 
     def __getitem__(self, name: str) -> Tensor:

@@ -23,6 +23,10 @@ class Judge(Protocol):
     name: str
 
     @property
+    def computes(self) -> str:
+        """What its embeddings depend on besides its weights: how it reads pictures."""
+
+    @property
     def fingerprint(self) -> str:
         """16 hex digits of its weights."""
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from erase.core.seeds import folded
 from erase.erasure.erasure import Erasure
 from erase.methods import holding, register
 from erase.support.config import Positive
@@ -56,7 +57,7 @@ def boundary_expand(task: ClassificationTask, config: TrainedConfig) -> Erasure:
     features: list[Tensor] = []
     handle = head.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0]))
     with torch.random.fork_rng():
-        torch.manual_seed(task.seed)
+        torch.manual_seed(folded(task.seed))
         extra = nn.Linear(head.in_features, 1, device=head.weight.device, dtype=head.weight.dtype)
     head.add_module("extra_class", extra)
 

@@ -14,6 +14,7 @@ from erase.core.activations import projectable_layers
 from erase.core.delta import LowRankDelta, require_finite
 from erase.core.mask import build_mask
 from erase.core.names import lora_holds
+from erase.core.seeds import folded
 from erase.erasure.erasure import Erasure
 from erase.methods import register
 from erase.methods.salun import (
@@ -96,7 +97,7 @@ def _adapters(
     task: TrainedTask, ranks: Mapping[str, int]
 ) -> Iterator[dict[str, tuple[nn.Parameter, nn.Parameter]]]:
     """Adapters in force on the layers: their (down, up) factors, by the layer's canonical name."""
-    torch.manual_seed(task.seed)
+    torch.manual_seed(folded(task.seed))
     factors: dict[str, tuple[nn.Parameter, nn.Parameter]] = {}
     tuners: list[LoraModel] = []
     try:

@@ -4,9 +4,11 @@ import difflib
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from string import Formatter
 from typing import Literal, get_args
 
 from erase.prompts.catalogue import Catalogue, Concept, fill
+from erase.prompts.names import alike, spelt
 
 PLAIN_TEMPLATES = ("{concept}", "a picture of {concept}", "a photo of {concept}")
 PLAIN_KIND = "concept"
@@ -44,22 +46,39 @@ class EraseRequest:
         if self.redirect not in get_args(Redirect):
             known = " or ".join(map(repr, get_args(Redirect)))
             raise ValueError(f"redirect is {self.redirect!r}; choose {known}.")
-        if strange := [text for text in self.templates if "{concept}" not in text]:
-            raise ValueError(f"The template {strange[0]!r} lacks {{concept}}; write it in.")
+        for name in ("concepts", "anchors", "retain", "templates"):
+            if strange := [part for part in getattr(self, name) if not isinstance(part, str)]:
+                raise ValueError(f"{name} holds {strange[0]!r}; give texts.")
+        for text in self.templates:
+            if {field for _, field, *_ in Formatter().parse(text)} - {None} != {"concept"}:
+                raise ValueError(f"The template {text!r} must hold {{concept}} alone; mend it.")
         if not self.concepts or not all(name.strip() for name in self.concepts):
             raise ValueError("The concept is empty; name what to forget, e.g. --concept ghost.")
+        if not all(name.strip() for name in self.retain):
+            raise ValueError("A name to retain is empty; leave it out.")
         if self.anchors and len(self.anchors) != len(self.concepts):
             raise ValueError(
                 f"{len(self.anchors)} anchors for {len(self.concepts)} concepts; give one each."
             )
         if self.anchors and self.redirect == "random":
             raise ValueError("Random redirects leave no room for anchors; drop one of the two.")
+        for name in ("concepts", "anchors", "retain"):
+            object.__setattr__(self, name, tuple(map(spelt, getattr(self, name))))
+        self._require_apart()
+
+    def _require_apart(self) -> None:
+        """Raise ValueError for a name that stands twice where it may stand once."""
+        forgotten, kept = list(map(alike, self.concepts)), list(map(alike, self.retain))
         for concept, anchor in zip(self.concepts, self.anchors, strict=False):
-            if concept == anchor:
+            if alike(concept) == alike(anchor):
                 raise ValueError(f"The anchor of {concept} is itself; name something else.")
-        both = set(self.concepts) & set(self.retain)
-        if both:
-            raise ValueError(f"{', '.join(both)} cannot be both forgotten and retained; drop one.")
+            if alike(anchor) in forgotten:
+                raise ValueError(f"The anchor {anchor} is to be forgotten itself; name another.")
+        if both := [name for name in self.retain if alike(name) in forgotten]:
+            raise ValueError(f"{both[0]} cannot be both forgotten and retained; drop one.")
+        for what, names in (("concepts", forgotten), ("retained names", kept)):
+            if len(set(names)) < len(names):
+                raise ValueError(f"Two of the {what} are the same one; name each once.")
 
 
 @dataclass(frozen=True)
@@ -213,12 +232,12 @@ def _default_anchor(concept: Concept, forgotten: list[Concept], catalogue: Catal
 
 def find_concept(name: str, catalogue: Catalogue) -> Concept:
     """The catalogue's concept called `name`, `NAME style` or by a synonym; ValueError if none."""
-    wanted = name.strip().casefold()
+    wanted = alike(name)
     known = catalogue.concepts("style") + catalogue.concepts("object")
-    by_name = {concept.name.casefold(): concept for concept in known}
-    by_name |= {str(concept).casefold(): concept for concept in known}
+    by_name = {alike(concept.name): concept for concept in known}
+    by_name |= {alike(str(concept)): concept for concept in known}
     by_synonym = {
-        word.casefold(): Concept(object_, "object")
+        alike(word): Concept(object_, "object")
         for object_, words in catalogue.synonyms.items()
         for word in words
     }

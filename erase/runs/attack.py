@@ -12,6 +12,7 @@ from erase.attacks import attacks, get_attack, serving
 from erase.attacks.base import Outcome, Shows, Target, predict_base
 from erase.erasure.erasure import Erasure
 from erase.evaluate.base import Judge
+from erase.evaluate.pictures.judges import judge_line
 from erase.evaluate.reports import AttackFigures, AttackReport, Figure
 from erase.evaluate.statistics import wilson_share
 from erase.evaluate.tables import attack_table
@@ -128,7 +129,7 @@ def attacked(
         erasure=erasure.facts.method or None,
         concepts=list(erasure.facts.concepts),
         protocol={
-            "judge": f"{Path(judge.name).name} {judge.fingerprint}",
+            "judge": judge_line(judge),
             **({"oracle": oracle.name} if oracle else {}),
             "seed": run.seed,
             "steps": target.sampling.steps,

@@ -9,6 +9,7 @@ from torch import nn
 from torch.utils.data import Dataset, Subset
 
 from erase.core.delta import NotFiniteError
+from erase.core.seeds import seeded
 from erase.evaluate.classifiers.gaps import GAPS, Split, gap_figures
 from erase.methods import get_method
 from erase.runs.classify import ClassifierRun, build_task, data_of, load_or_train, retrained
@@ -95,7 +96,7 @@ def hold_out(retain: Sequence[int], share: float, seed: int) -> tuple[list[int],
 
     Raises ValueError if one would be empty.
     """
-    order = torch.randperm(len(retain), generator=torch.Generator().manual_seed(seed)).tolist()
+    order = torch.randperm(len(retain), generator=seeded(seed)).tolist()
     count = max(1, int(share * len(retain)))
     if count == len(retain):
         raise ValueError(f"A share of {share} holds out all {count} samples; give a smaller one.")

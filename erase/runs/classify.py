@@ -15,6 +15,7 @@ from safetensors.torch import load_model as load_weights
 from safetensors.torch import save_model as save_weights
 from torch import Tensor, nn
 
+from erase.core.seeds import folded
 from erase.erasure.erasure import FILES, Erasure
 from erase.evaluate.classifiers.gaps import Shadows, Split, gap_report, scaled_confidence
 from erase.evaluate.classifiers.report import MODELS, REPORT_FILES, write_classification_report
@@ -27,7 +28,7 @@ from erase.support.config import Config, NotNegative, Positive
 from erase.support.files import replaced_file
 from erase.tasks.classification.datasets import Data, build_classifier, load_data
 from erase.tasks.classification.fit import FitConfig, fit, outputs_of
-from erase.tasks.classification.forget_sets import forget_indices
+from erase.tasks.classification.forget_sets import forget_indices, told
 from erase.tasks.classification.task import ClassificationTask, ClassificationTaskConfig
 
 OUTPUT_FILES = (*FILES, *REPORT_FILES)
@@ -65,7 +66,8 @@ class ClassifierRun(Config):
 
     Args:
         classifier: the original and what it learnt.
-        forget: "class:3", "random:0.1" (a share), or a JSON file of indices.
+        forget: "class:3" or "class:dog", "random:0.1" (a share), or a JSON or .npy file of indices
+            or a mask.
         method: one of those that `erase methods` lists.
         method_config: the dataclass that the method registered, its defaults if None.
         task: which weights may change, and how many samples a step sees.
@@ -181,7 +183,7 @@ def _report(
     split = Split(data.train, task.forget, task.retain, data.test)
     return replace(
         gap_report(*models, split, seconds, shadows),
-        request=f"{run.forget} of {run.classifier.data}",
+        request=f"{told(run.forget, data)} of {run.classifier.data}",
         method=run.method,
         protocol={
             "model": run.classifier.model,
@@ -221,7 +223,7 @@ def _examples(opened: OpenedClassifier) -> tuple[Tensor, Tensor]:
 
 def data_of(config: ClassifierConfig) -> Data:
     """The data set that a config names; ValueError if the model's weights could not be written."""
-    folder = Path(config.weights).parent
+    folder = Path(config.weights).expanduser().parent
     if not folder.is_dir():
         raise ValueError(f"The folder {folder} of the classifier's weights is not there; make it.")
     return load_data(config.data, config.root, config.download, config.side)
@@ -229,9 +231,9 @@ def data_of(config: ClassifierConfig) -> Data:
 
 def load_or_train(config: ClassifierConfig, data: Data) -> nn.Module:
     """The classifier with its weights, read, or trained and written."""
-    path = Path(config.weights) if config.weights else None
+    path = Path(config.weights).expanduser() if config.weights else None
     with torch.random.fork_rng():
-        torch.manual_seed(config.seed)
+        torch.manual_seed(folded(config.seed))
         model = build_classifier(config.model, data)
     if path and path.is_file():
         try:

@@ -17,6 +17,7 @@ from erase.evaluate.pictures.generation import (
     judge_drawn,
     kernel_distances,
 )
+from erase.evaluate.pictures.judges import judge_line
 from erase.evaluate.pictures.report import REPORT_FILES, write_report
 from erase.evaluate.reports import Cost, Report
 from erase.evaluate.tables import measured_lines
@@ -175,7 +176,7 @@ def _protocol(config: RunConfig, opened: Opened) -> dict[str, Any]:
     return {
         "model": config.model,
         **({"oracle": opened.oracle.name} if opened.oracle else {}),
-        "judge": f"{Path(judge.name).name} {judge.fingerprint}",
+        "judge": judge_line(judge),
         "labels": {kind: len(names) for kind, names in prompts.labels.items()},
         "scheduler": type(opened.model.pipeline.scheduler).__name__,
         "steps": sampling.steps,

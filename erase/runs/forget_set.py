@@ -13,7 +13,6 @@ from erase.runs.state import carry_out, options_of
 from erase.support.config import NotNegative
 from erase.support.files import check_file_writable
 from erase.tasks.classification.datasets import Data
-from erase.tasks.classification.fit import labels_of
 from erase.tasks.classification.forget_sets import (
     Choose,
     Tail,
@@ -23,6 +22,7 @@ from erase.tasks.classification.forget_sets import (
     worst_case,
     write_indices,
 )
+from erase.tasks.classification.rows import labels_of
 from erase.tasks.classification.task import ClassificationTask
 
 
@@ -71,8 +71,7 @@ def choose_forget_set(run: ForgetSetRun, output: str | Path) -> list[int]:
 
     def open_() -> Candidates:
         data = data_of(run.classifier)
-        labels = labels_of(data.train)
-        choose = chooser(labels, run.count, run.tail, run.unit)
+        choose = chooser(labels_of(data.train), run.count, run.tail, run.unit)
         return Candidates(data, load_or_train(run.classifier, data), choose)
 
     def work(opened: Candidates) -> list[int]:

@@ -157,7 +157,7 @@ def shared_judge(
     def judge() -> Judge:
         if not config.judge:
             raise ValueError("Labels, captions and distances need a judge; name one, e.g. "
-                             f"{flag} ViT-B-32/openai.")  # fmt: skip
+                             f"{flag} ViT-B-32-quickgelu/openai.")  # fmt: skip
         return open_judge(config.judge, config.judge_classes, device=device)
 
     return judge

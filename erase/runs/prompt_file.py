@@ -1,6 +1,8 @@
 """Prompts from a CSV file, each with what a picture of it is drawn with and is to show."""
 
 import csv
+import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -57,11 +59,7 @@ def read_prompts(file: PromptFile, guidance_scale: float) -> list[PromptRow]:
         raise ValueError(
             f"{file.path} has no column {missing[0]}; it has {', '.join(rows[0])}. Name another."
         )
-    try:
-        pictures = [_asked(file, row, i, guidance_scale) for i, row in enumerate(rows)]
-    except ValueError as error:
-        raise ValueError(f"A seed or guidance scale of {file.path} is no number ({error}); mend "
-                         "the file.") from error  # fmt: skip
+    pictures = [_asked(file, row, i, guidance_scale) for i, row in enumerate(rows)]
     return [picture for of_row in pictures for picture in of_row]
 
 
@@ -69,8 +67,18 @@ def _asked(
     file: PromptFile, row: Mapping[str, str], position: int, guidance_scale: float
 ) -> list[PromptRow]:
     """One row's pictures, one a seed."""
-    seeds = [int(row[file.seed])] if file.seed else file.seeds or [position]
-    scale = float(row[file.guidance_scale]) if file.guidance_scale else guidance_scale
+    where = f"row {position + 1} of {file.path}"
+    if None in row or None in row.values():
+        raise ValueError(f"The {where} has more or fewer fields than columns; mend the file.")
+    try:
+        seeds = [int(row[file.seed])] if file.seed else file.seeds or [position]
+        scale = float(row[file.guidance_scale]) if file.guidance_scale else guidance_scale
+        if not 0 <= scale < math.inf:
+            raise ValueError(f"guidance {scale}")
+    except ValueError as error:
+        raise ValueError(
+            f"A seed or guidance scale of {where} is no number to draw with ({error}); mend it."
+        ) from error
     label, group = (row[name] if name else "" for name in (file.label, file.group))
     return [PromptRow(row[file.text], seed, scale, label, group) for seed in seeds]
 
@@ -81,7 +89,7 @@ def _rows(file: PromptFile) -> list[dict[str, str]]:
         if path.startswith(HUB):
             owner, name, inside = path.removeprefix(HUB).split("/", 2)
             path = hf_hub_download(f"{owner}/{name}", inside, repo_type="dataset")
-        with open(path, newline="", encoding="utf-8") as opened:
+        with open(os.path.expanduser(path), newline="", encoding="utf-8-sig") as opened:
             rows = list(csv.DictReader(opened))
     except Exception as error:
         raise ValueError(

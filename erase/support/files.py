@@ -1,9 +1,10 @@
 """Files and folders that appear whole or not at all, folders never in the place of another's."""
 
 import json
+import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -82,3 +83,13 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, record: Any) -> None:
     """Write one JSON file with sorted keys, whole or not at all."""
     write_text(path, json.dumps(record, indent=2, sort_keys=True) + "\n")
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Names in the order that a person counts in: 2.png before 10.png."""
+    return sorted(names, key=_counted)
+
+
+def _counted(name: str) -> tuple[list[str | int], str]:
+    parts = re.split(r"(\d+)", name)
+    return [int(part) if i % 2 else part for i, part in enumerate(parts)], name

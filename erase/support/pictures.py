@@ -1,13 +1,20 @@
-"""Reading and writing pictures."""
+"""Reading pictures as they are shown, and writing them."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import overload
 
-from PIL import Image
+import numpy as np
+from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.utils import make_grid
+
+from erase.support.errors import first_line
+from erase.support.files import in_order
+
+KINDS = (*IMG_EXTENSIONS, ".avif", ".gif", ".jfif")
+WHITE = (255, 255, 255, 255)
 
 
 def save_grid(pictures: Tensor, path: Path, columns: int) -> None:
@@ -15,6 +22,36 @@ def save_grid(pictures: Tensor, path: Path, columns: int) -> None:
     grid = make_grid(pictures.clamp(0, 1), nrow=columns, padding=2, pad_value=1.0)
     array = (grid * 255).round().byte().permute(1, 2, 0).numpy()
     Image.fromarray(array).save(path)
+
+
+def as_images(pictures: Tensor) -> list[Image.Image]:
+    """Float pictures [N, 3, H, W] in 0..1 as they would be saved, in 8 bits."""
+    arrays = (pictures.clamp(0, 1) * 255).round().byte().cpu().permute(0, 2, 3, 1).numpy()
+    return [Image.fromarray(array) for array in arrays]
+
+
+def open_picture(path: str | Path) -> Image.Image:
+    """A picture in RGB as it is shown: turned as its EXIF data says, on white where transparent.
+
+    Raises ValueError for what cannot be read and what is too large to be a picture.
+    """
+    try:
+        with Image.open(path) as stored:
+            return _in_rgb(ImageOps.exif_transpose(stored))
+    except Exception as error:  # broken files make Pillow raise anything
+        raise ValueError(
+            f"The picture {path} cannot be read ({first_line(error)}); mend or remove it."
+        ) from error
+
+
+def _in_rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode.startswith("I"):  # 16 bits, which Pillow's own conversion cuts off
+        deep = np.asarray(picture).astype(np.float64)
+        picture = Image.fromarray((deep.clip(0, 65535) / 257).round().astype(np.uint8))
+    if picture.has_transparency_data:
+        shown = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", shown.size, WHITE), shown)
+    return picture.convert("RGB")
 
 
 class Pictures(Sequence[Image.Image]):
@@ -35,19 +72,24 @@ class Pictures(Sequence[Image.Image]):
     def __getitem__(self, index: int | slice) -> "Image.Image | Pictures":
         if isinstance(index, slice):
             return Pictures(self._paths[index])
-        with Image.open(self._paths[index]) as picture:
-            return picture.convert("RGB")
+        return open_picture(self._paths[index])
 
 
 def load_folder(folder: Path) -> Pictures:
-    """All pictures of a folder, by name; ValueError if there are none or one is broken."""
-    paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in IMG_EXTENSIONS)
-    if not paths:
+    """All pictures of a folder, by name; ValueError if there are none or one is broken.
+
+    Numbers in names count as numbers: 2.png comes before 10.png. Hidden files are left out.
+    """
+    names = [path.name for path in folder.glob("*") if is_picture(path)]
+    if not names:
         raise ValueError(f"{folder} holds no pictures; name a folder of PNG or JPEG files.")
-    pictures = Pictures(paths)
-    try:
-        for picture in pictures:
-            picture.load()
-    except OSError as error:
-        raise ValueError(f"A picture in {folder} cannot be read ({error}); drop it.") from error
+    pictures = Pictures([folder / name for name in in_order(names)])
+    for _ in pictures:  # one that is broken is told before any work
+        pass
     return pictures
+
+
+def is_picture(path: str | Path) -> bool:
+    """Whether the name is that of a picture which is not hidden."""
+    path = Path(path)
+    return path.suffix.lower() in KINDS and not path.name.startswith(".")

@@ -24,12 +24,12 @@ _folder: ContextVar[Path | None] = ContextVar("checkpoints", default=None)
 
 
 @contextmanager
-def checkpoints_in(folder: Path | None) -> Iterator[None]:
+def checkpoints_in(folder: str | Path | None) -> Iterator[None]:
     """While in force, trainings of this thread go on from checkpoints here and write them here.
 
     None keeps none, as is the case outside of any folder.
     """
-    token = _folder.set(folder)
+    token = _folder.set(Path(folder) if folder else None)
     try:
         yield
     finally:

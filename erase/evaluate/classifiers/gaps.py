@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, Subset
 
+from erase.core.seeds import seeded
 from erase.evaluate.classifiers.membership import (
     logit_scaled,
     mia_efficacy,
@@ -173,7 +174,7 @@ def relearning_steps(model: nn.Module, forget: Dataset, goal: float) -> int:
     """Adam steps on batches of the forget set until its accuracy is `goal` per cent, or 200."""
     learner = copy.deepcopy(model).eval()
     optimizer = torch.optim.Adam(learner.parameters(), RELEARN_RATE)
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded(0)
     loader = DataLoader(forget, BATCH, shuffle=True, generator=generator)
     parameter, steps = next(learner.parameters()), 0
     while outputs_of(learner, forget).accuracy() < goal:

@@ -8,6 +8,7 @@ from sklearn.metrics import roc_auc_score, roc_curve
 from sklearn.svm import SVC
 from torch import Tensor
 
+from erase.core.seeds import seeded
 from erase.evaluate.reports import LikelihoodRatioAttack
 
 FALSE_POSITIVE_RATE = 0.01
@@ -26,7 +27,7 @@ def mia_efficacy(retain: Tensor, test: Tensor, forget: Tensor) -> float:
     members from len(test) retained samples, drawn with a fixed seed, and non-members from the test
     set: the field's MIA-efficacy (Jia et al., NeurIPS 2023; SalUn's tables).
     """
-    drawn = torch.randperm(len(retain), generator=torch.Generator().manual_seed(MEMBERS_SEED))
+    drawn = torch.randperm(len(retain), generator=seeded(MEMBERS_SEED))
     members = retain[drawn[: len(test)]]
     known = torch.cat([members, test]).numpy()[:, None]
     is_member = np.concatenate([np.ones(len(members)), np.zeros(len(test))])

@@ -6,17 +6,18 @@ from pathlib import Path
 
 import timm
 import torch
+from PIL.Image import Image
 from safetensors.torch import load_file
 from timm.data import ImageNetInfo
 from torch import Tensor, nn
 from torchvision import models as vision_models
-from torchvision.transforms import v2
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from erase.core.fingerprint import module_fingerprint
 from erase.evaluate.base import judge
-from erase.evaluate.pictures.clip import AT_ONCE
+from erase.evaluate.pictures.clip import AT_ONCE, steps_of
 from erase.support.errors import first_line
+from erase.support.pictures import as_images
 from erase.tasks.classification.fit import logits_of
 
 OTHER = "another class"
@@ -25,10 +26,10 @@ HOLDERS = ("model_state_dict", "state_dict", "model")
 
 @dataclass(frozen=True)
 class PictureClassifier:
-    """A classifier, what makes its inputs of pictures in 0..1, and its classes in order."""
+    """A classifier, what makes an input [3, H, W] of a picture, and its classes in order."""
 
     model: nn.Module
-    prepare: Callable[[Tensor], Tensor]
+    prepare: Callable[[Image], Tensor]
     classes: Sequence[str]
 
 
@@ -38,7 +39,8 @@ class ClassifierJudge:
     `name` is `timm/ARCHITECTURE` or `torchvision/ARCHITECTURE` with the library's own weights, one
     of these with `/FILE` for those of a file, or `transformers/` and a folder or hub id. `classes`
     are the file's classes in order, by default ImageNet's; of several names of a class the first
-    counts. The model runs on `device`, logits lie on the CPU. Raises ValueError if it cannot be
+    counts. Pictures go through the library's own transform in 8 bits, as saved ones do; `computes`
+    tells it. The model runs on `device`, logits lie on the CPU. Raises ValueError if it cannot be
     opened.
     """
 
@@ -60,6 +62,11 @@ class ClassifierJudge:
         self._prepare, self._classes = opened.prepare, list(opened.classes)
 
     @property
+    def computes(self) -> str:
+        """The steps from a picture to the model's input."""
+        return steps_of(self._prepare)
+
+    @property
     def fingerprint(self) -> str:
         """16 hex digits of the SHA-256 of the model's weights."""
         return module_fingerprint(self.model)
@@ -67,7 +74,10 @@ class ClassifierJudge:
     @torch.no_grad()
     def embed(self, pictures: Tensor) -> Tensor:
         """Logits [N, classes] of pictures [N, 3, H, W] in 0..1, resized and cropped to its size."""
-        ready = (self._prepare(part).to(self._device) for part in pictures.split(AT_ONCE))
+        ready = (
+            torch.stack([self._prepare(one) for one in as_images(part)]).to(self._device)
+            for part in pictures.split(AT_ONCE)
+        )
         return torch.cat([logits_of(self.model, part).cpu() for part in ready])
 
     def classify(self, embeddings: Tensor, kind: str, labels: Sequence[str]) -> list[str]:
@@ -89,14 +99,7 @@ def _open_timm(source: str, classes: list[str]) -> PictureClassifier:
     model = timm.create_model(architecture, pretrained=not weights, **given)
     if weights:
         model.load_state_dict(_read(Path(weights)))
-    config = timm.data.resolve_model_data_config(model)
-    size, mean, std = (list(config[key]) for key in ("input_size", "mean", "std"))
-
-    def prepare(pictures: Tensor) -> Tensor:
-        resized = v2.functional.resize(pictures, size[1:2], v2.InterpolationMode.BICUBIC)
-        cropped = v2.functional.center_crop(resized, size[1:]).clamp(0, 1)
-        return v2.functional.normalize(cropped, mean, std)
-
+    prepare = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
     return PictureClassifier(model, prepare, classes or _imagenet_names(model.num_classes))
 
 
@@ -107,18 +110,15 @@ def _open_torchvision(source: str, classes: list[str]) -> PictureClassifier:
     model = vision_models.get_model(architecture, weights=None if weights else known, **given)
     if weights:
         model.load_state_dict(_read(Path(weights)))
-    return PictureClassifier(
-        model, known.transforms(antialias=True), classes or known.meta["categories"]
-    )
+    return PictureClassifier(model, known.transforms(), classes or known.meta["categories"])
 
 
 def _open_transformers(source: str, classes: list[str]) -> PictureClassifier:
     model = AutoModelForImageClassification.from_pretrained(source)
     processor = AutoImageProcessor.from_pretrained(source)
 
-    def prepare(pictures: Tensor) -> Tensor:
-        ready = processor(list(pictures), do_rescale=False, return_tensors="pt")
-        return ready["pixel_values"]
+    def prepare(picture: Image) -> Tensor:
+        return processor(picture, return_tensors="pt")["pixel_values"][0]
 
     names = [model.config.id2label[i] for i in range(model.config.num_labels)]
     return PictureClassifier(model, prepare, [name.split(",")[0] for name in names])

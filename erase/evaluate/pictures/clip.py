@@ -1,16 +1,19 @@
 """Zero-shot labels and CLIP scores through any open_clip model."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from pathlib import Path
 
 import open_clip
 import torch
 from torch import Tensor
-from torchvision.transforms import v2
+from torchvision.transforms import Compose
 
 from erase.core.fingerprint import module_fingerprint
 from erase.evaluate.base import judge
 from erase.support.errors import first_line
+from erase.support.pictures import as_images
 
 AT_ONCE = 64  # pictures or captions that a judge sees together
 SCORE_SCALE = 2.5
@@ -22,9 +25,10 @@ class ClipJudge:
     """An open_clip model that names what it sees.
 
     `name` is `local-dir:FOLDER`, `hf-hub:REPO`, or an architecture and its weights, as in
-    `ViT-B-32/openai` or `ViT-B-32/PATH`. `templates` gives, by kind of label, the captions that
-    speak for a label, each with one `{}`. The model runs on `device`, embeddings lie on the CPU.
-    Raises ValueError if it cannot be opened.
+    `ViT-B-32/openai` or `ARCHITECTURE/PATH`. It has the activation that its weights were trained
+    with, and reads pictures through open_clip's own transform; `computes` tells both. `templates`
+    gives, by kind of label, the captions that speak for a label, each with one `{}`. The model runs
+    on `device`, embeddings lie on the CPU. Raises ValueError if it cannot be opened.
     """
 
     def __init__(
@@ -34,10 +38,18 @@ class ClipJudge:
         device: str = "cpu",
     ):
         self.name, self._device = name, torch.device(device)
-        model, preprocess, self.tokenizer = _open(name)
+        model, self._transform, self.tokenizer = _open(name)
         self.model = model.to(self._device)
         self._templates = templates or {}
-        self._mean, self._std = _normalisation(preprocess)
+        size = model.visual.image_size
+        self._size = [size, size] if isinstance(size, int) else list(size)
+
+    @property
+    def computes(self) -> str:
+        """The activation and the steps from a picture to the model's input."""
+        kinds = {type(module).__name__ for module in self.model.modules()}
+        activations = sorted(kind for kind in kinds if kind.endswith("GELU"))
+        return "; ".join([*activations, steps_of(self._transform)])
 
     @property
     def fingerprint(self) -> str:
@@ -46,13 +58,14 @@ class ClipJudge:
 
     @torch.no_grad()
     def embed(self, pictures: Tensor) -> Tensor:
-        """Unit embeddings [N, D] of pictures [N, 3, H, W] in 0..1, always in full precision."""
-        known = self.model.visual.image_size
-        size = [known, known] if isinstance(known, int) else list(known)
-        if list(pictures.shape[-2:]) != size:
-            resized = v2.functional.resize(pictures, size[:1], v2.InterpolationMode.BICUBIC)
-            pictures = v2.functional.center_crop(resized, size)
-        ready = (pictures.clamp(0, 1) - self._mean) / self._std
+        """Unit embeddings [N, D] of pictures [N, 3, H, W] in 0..1, always in full precision.
+
+        Pictures of another size than the model's are resized in 8 bits, as saved ones are.
+        """
+        if list(pictures.shape[-2:]) == self._size:
+            ready = self._transform.transforms[-1](pictures.clamp(0, 1))
+        else:
+            ready = torch.stack([self._transform(picture) for picture in as_images(pictures)])
         return self._encoded(self.model.encode_image, ready)
 
     @torch.no_grad()
@@ -103,6 +116,12 @@ class ClipJudge:
         return torch.cat(parts).cpu()
 
 
+def steps_of(transform: Callable[..., Tensor]) -> str:
+    """What a transform does to a picture, in one line."""
+    steps = getattr(transform, "transforms", [transform])
+    return ", ".join(" ".join(str(step).split()) for step in steps)
+
+
 @judge(*SCHEMES)
 def open_clip_judge(
     name: str, classes: Sequence[str], templates: Mapping[str, Sequence[str]], device: str
@@ -111,23 +130,38 @@ def open_clip_judge(
     return ClipJudge(name, templates, device)
 
 
-def _open(name: str) -> tuple[open_clip.CLIP, v2.Compose, open_clip.SimpleTokenizer]:
-    whole = name.startswith(tuple(f"{scheme}:" for scheme in SCHEMES))
-    architecture, _, weights = (name, "", "") if whole else name.partition("/")
+def _open(name: str) -> tuple[open_clip.CLIP, Compose, open_clip.SimpleTokenizer]:
+    scheme, colon, source = name.partition(":")
+    whole = bool(colon) and scheme in SCHEMES
+    if whole:
+        architecture, weights = f"{scheme}:{os.path.expanduser(source)}", ""
+    else:
+        architecture, _, weights = name.partition("/")
+        weights = os.path.expanduser(weights)
     try:
         model, preprocess = open_clip.create_model_from_pretrained(
-            architecture, pretrained=weights or None
+            architecture,
+            pretrained=weights or None,
+            force_quick_gelu=not whole and _wants_quick_gelu(architecture, weights),
         )
         return model.eval(), preprocess, open_clip.get_tokenizer(architecture)
     except Exception as error:
         raise ValueError(
             f"The judge {name} could not be opened ({first_line(error)}); give local-dir:FOLDER or "
-            "ARCHITECTURE/WEIGHTS, e.g. ViT-B-32/openai."
+            "ARCHITECTURE/WEIGHTS, e.g. ViT-B-32-quickgelu/openai."
         ) from error
 
 
-def _normalisation(preprocess: v2.Compose) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of open_clip's own preprocessing, shaped for [N, 3, H, W]."""
-    normalise = preprocess.transforms[-1]
-    mean, deviation = (torch.tensor(v).view(1, 3, 1, 1) for v in (normalise.mean, normalise.std))
-    return mean, deviation
+def _wants_quick_gelu(architecture: str, weights: str) -> bool:
+    """What the weights were trained with; ValueError for a file that could be of either kind.
+
+    open_clip itself opens `ViT-B-32/openai` with GELU, and warns.
+    """
+    tag = open_clip.get_pretrained_cfg(architecture, weights)
+    twin = f"{architecture}-quickgelu"
+    if not tag and twin in open_clip.list_models() and Path(weights).is_file():
+        raise ValueError(
+            f"a file does not say whether it was trained with QuickGELU: give {twin}/FILE if so, "
+            "else local-dir:FOLDER with an open_clip_config.json"
+        )
+    return bool(tag.get("quick_gelu"))

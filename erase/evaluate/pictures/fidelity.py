@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from erase.core.seeds import seeded
 from erase.evaluate.reports import Distance
 
 BOOTSTRAPS = 50
@@ -21,9 +22,19 @@ def frechet(one: Tensor, other: Tensor) -> float:
     return float(means + covariance.trace() + target.trace() - 2 * cross)
 
 
+def require_enough(one: int, other: int) -> None:
+    """Raise ValueError if sets of so many pictures have no distance."""
+    if min(one, other) < 3:
+        raise ValueError(f"The sets have {one} and {other} pictures; draw at least 3.")
+
+
 def frechet_distance(one: Tensor, other: Tensor, seed: int = 0) -> Distance:
-    """`frechet` with a basic bootstrap interval, which mirrors resamples' excess of variance."""
-    generator = torch.Generator().manual_seed(seed)
+    """`frechet` with a basic bootstrap interval, which mirrors resamples' excess of variance.
+
+    Raises ValueError if either set has fewer than 3 pictures.
+    """
+    require_enough(len(one), len(other))
+    generator = seeded(seed)
 
     def resampled(features: Tensor) -> Tensor:
         return features[torch.randint(len(features), (len(features),), generator=generator)]
@@ -53,8 +64,7 @@ def kernel_distance(one: Tensor, other: Tensor) -> Distance:
 
     Raises ValueError if either set has fewer than 3 pictures.
     """
-    if min(len(one), len(other)) < 3:
-        raise ValueError(f"The sets have {len(one)} and {len(other)} pictures; draw at least 3.")
+    require_enough(len(one), len(other))
     value = kernel(one, other)
     variance = sum(
         (len(left_out) - 1) * left_out.var(correction=0)

@@ -8,7 +8,11 @@ from typing import Any
 from PIL.Image import Image
 
 from erase.evaluate.base import Judge, OpenJudge, ReadsCaptions, evaluator
-from erase.evaluate.pictures.fidelity import frechet_distance, kernel_distance
+from erase.evaluate.pictures.fidelity import (
+    frechet_distance,
+    kernel_distance,
+    require_enough,
+)
 from erase.evaluate.pictures.judges import embedded, judge_protocol
 from erase.evaluate.statistics import wilson_share
 from erase.support.config import Config
@@ -100,6 +104,7 @@ class Fidelity:
     name = "fidelity"
 
     def __init__(self, judge: Judge, reference: Sequence[Image]):
+        require_enough(len(reference), len(reference))
         self._judge, self._reference = judge, embedded(judge, reference)
 
     def protocol(self) -> dict[str, Any]:
@@ -108,6 +113,7 @@ class Fidelity:
 
     def figures(self, pictures: Sequence[Image], folder: Path) -> dict[str, Any]:
         """Both distances with their intervals and n."""
+        require_enough(len(pictures), len(self._reference))
         features = embedded(self._judge, pictures)
         return {
             "frechet_distance": frechet_distance(features, self._reference).to_json(),
@@ -127,11 +133,11 @@ def captions(config: CaptionsConfig, judge: OpenJudge) -> Captions | None:
     if not config.captions:
         return None
     try:
-        lines = Path(config.captions).read_text(encoding="utf-8").splitlines()
+        text = Path(config.captions).expanduser().read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"The captions {config.captions} cannot be read ({error}); give a text "
                          "file with a caption a line.") from error  # fmt: skip
-    return Captions(judge(), lines)
+    return Captions(judge(), text.removesuffix("\n").split("\n"))
 
 
 @evaluator("fidelity", FidelityConfig)

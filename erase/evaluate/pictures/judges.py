@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor
 from torchvision.transforms.functional import to_tensor
 
 from erase.evaluate.base import JUDGES, Judge
-from erase.evaluate.pictures import classifier_judge  # noqa: F401 registers
+from erase.evaluate.pictures import classifier_judge
 from erase.evaluate.pictures.clip import open_clip_judge
 from erase.models.opening import default_judge
 from erase.prompts.catalogue import Catalogue
@@ -40,7 +39,7 @@ def judge_of(name: str, catalogue: Catalogue | None, device: str = "cpu") -> Jud
     chosen = name or default_judge(catalogue)
     if chosen is None:
         raise ValueError(
-            "There is no judge for this model; name one, e.g. --judge ViT-B-32/openai."
+            "There is no judge for this model; name one, e.g. --judge ViT-B-32-quickgelu/openai."
         )
     return open_judge(chosen, templates=judge_templates(catalogue), device=device)
 
@@ -56,8 +55,17 @@ def judge_templates(catalogue: Catalogue | None) -> dict[str, list[str]]:
 
 
 def judge_protocol(judge: Judge) -> dict[str, Any]:
-    """What names a judge."""
-    return {"judge": Path(judge.name).name, "fingerprint": judge.fingerprint}
+    """What names a judge and what it computes; where its files lie is left out."""
+    parts = judge.name.split("/")
+    kept = 2 if parts[0] in classifier_judge.LIBRARIES else not judge.name.startswith("local-dir:")
+    name = "/".join([*parts[:kept], *parts[kept:][-1:]])
+    return {"judge": name, "fingerprint": judge.fingerprint, "computes": judge.computes}
+
+
+def judge_line(judge: Judge) -> str:
+    """The same in one line."""
+    told = judge_protocol(judge)
+    return f"{told['judge']} {told['fingerprint']} ({told['computes']})"
 
 
 def embedded(judge: Judge, pictures: Sequence[Image]) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor
 from erase.evaluate.base import OpenJudge, evaluator
 from erase.support.config import Config
 from erase.support.files import write_text
+from erase.support.pictures import open_picture
 
 EXPOSED = (
     "ANUS_EXPOSED",
@@ -180,8 +181,7 @@ def _as_bgr(picture: Picture) -> np.ndarray:
     if isinstance(picture, Tensor):
         picture = (255 * picture.clamp(0, 1)).round().to(torch.uint8).permute(1, 2, 0).numpy()
     if isinstance(picture, (str, Path)):
-        with Image.open(picture) as opened:
-            picture = opened.convert("RGB")
+        picture = open_picture(picture)
     if isinstance(picture, Image.Image):
         picture = np.asarray(picture.convert("RGB"))
     if picture.dtype != np.uint8:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
@@ -15,34 +14,40 @@ from torchvision import datasets as vision
 from torchvision import models as vision_models
 from torchvision.transforms import v2
 
+from erase.support.files import in_order
+from erase.support.pictures import is_picture, open_picture
+
 TO_TENSOR = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
 DIGITS_SEED, DIGITS_TEST = 0, 0.25
 
 
 @dataclass(frozen=True)
 class Data:
-    """A training and a test set of (picture in 0..1, label), and how many classes there are."""
+    """A training and a test set of (picture in 0..1, label), and how many classes there are.
+
+    names: of the classes in the order of their labels, where they have any.
+    """
 
     train: Dataset
     test: Dataset
     classes: int
+    names: Sequence[str] = ()
 
 
 def load_data(name: str, root: str | Path = "data", download: bool = False, side: int = 64) -> Data:
     """The data set called `name`: digits, fashion_mnist, cifar10, cifar100, svhn, tiny_imagenet.
 
     Tiny ImageNet is read as it is handed out, from `root`/tiny-imagenet-200. "folder" reads
-    `root`/train and `root`/val (or `root`/test), one folder a class, resized and cropped to `side`
-    pixels. `download` lets torchvision fetch what is missing. Raises ValueError for an unknown name
-    and for files that are not there.
+    `root`/train and `root`/val (or `root`/test), one folder a class in the order one counts in and
+    none that is hidden, resized and cropped to `side` pixels. `download` lets torchvision fetch
+    what is missing. Raises ValueError for an unknown name and for files that are not there.
     """
     if name not in (*LOADERS, "folder"):
         known = ", ".join([*LOADERS, "folder"])
         raise ValueError(f"There is no data set {name!r}; choose one of {known}.")
     try:
-        if name == "folder":
-            return _folder(Path(root), side)
-        return LOADERS[name](Path(root), download)
+        root = Path(root).expanduser()
+        return _folder(root, side) if name == "folder" else LOADERS[name](root, download)
     except (RuntimeError, OSError) as error:
         raise ValueError(
             f"The files of {name} are not under {root} ({error}); name another root, or download."
@@ -74,7 +79,7 @@ def _torchvision(
         train, test = (
             kind(root, transform=TO_TENSOR, download=download, **{option: part}) for part in parts
         )
-        return Data(train, test, classes)
+        return Data(train, test, classes, getattr(train, "classes", ()))
 
     return load
 
@@ -82,17 +87,33 @@ def _torchvision(
 def _folder(root: Path, side: int) -> Data:
     held_out = root / ("val" if (root / "val").is_dir() else "test")
     ready = v2.Compose([v2.Resize(side), v2.CenterCrop(side), TO_TENSOR])
-    train, test = (vision.ImageFolder(part, ready) for part in (root / "train", held_out))
-    if train.classes != test.classes:
-        raise ValueError(f"The classes of {root / 'train'} and {held_out} differ; give equal ones.")
-    return Data(train, test, len(train.classes))
+    train, test = (ClassFolders(part, ready) for part in (root / "train", held_out))
+    if differ := set(train.classes) ^ set(test.classes):
+        raise ValueError(f"Of {root / 'train'} and {held_out} only one has the class folder "
+                         f"{in_order(differ)[0]}; give both the same.")  # fmt: skip
+    return Data(train, test, len(train.classes), train.classes)
+
+
+class ClassFolders(vision.ImageFolder):
+    """torchvision's, but for hidden files, the order of numbers, and how pictures are read."""
+
+    def __init__(self, folder: Path, ready: v2.Transform):
+        super().__init__(folder, ready, loader=open_picture, is_valid_file=is_picture)
+
+    def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
+        """The folders that are not hidden, and their numbers."""
+        folders = (path.name for path in Path(directory).iterdir() if path.is_dir())
+        names = in_order(name for name in folders if not name.startswith("."))
+        if len(names) < 2:
+            raise ValueError(f"{directory} holds {len(names)} class folders; give two or more.")
+        return names, {name: number for number, name in enumerate(names)}
 
 
 def _tiny_imagenet(root: Path, download: bool) -> Data:
     folder = root / "tiny-imagenet-200"
-    ready = v2.Compose([v2.RGB(), TO_TENSOR])
-    train = vision.ImageFolder(folder / "train", ready)
-    return Data(train, TinyImageNetVal(folder / "val", train.class_to_idx, ready), 200)
+    train = ClassFolders(folder / "train", TO_TENSOR)
+    test = TinyImageNetVal(folder / "val", train.class_to_idx, TO_TENSOR)
+    return Data(train, test, 200, train.classes)
 
 
 class TinyImageNetVal(Dataset):
@@ -112,8 +133,7 @@ class TinyImageNetVal(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         path, label = self._rows[index]
-        with Image.open(path) as picture:
-            return self._ready(picture), label
+        return self._ready(open_picture(path)), label
 
 
 LOADERS: dict[str, Callable[[Path, bool], Data]] = {

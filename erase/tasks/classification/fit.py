@@ -1,8 +1,12 @@
 """Training a classifier from scratch: the original, the retrained oracle, attack shadows."""
 
 import copy
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -10,6 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 from torch.utils.data import DataLoader, Dataset
 
+from erase.core.seeds import folded, seeded
 from erase.support.config import Config, Positive
 from erase.support.progress import Bar
 
@@ -41,11 +46,6 @@ def size_of(dataset: Dataset) -> int:
     return len(dataset)  # type: ignore[arg-type]  # torch's Dataset leaves it to its subclasses
 
 
-def labels_of(dataset: Dataset) -> Tensor:
-    """The labels of all its samples [n]."""
-    return torch.tensor([int(dataset[index][1]) for index in range(size_of(dataset))])
-
-
 def fit(model: nn.Module, dataset: Dataset, config: FitConfig, seed: int = 0) -> nn.Module:
     """Train `model` in place on (input, label) pairs; order and dropout follow from the seed.
 
@@ -54,7 +54,7 @@ def fit(model: nn.Module, dataset: Dataset, config: FitConfig, seed: int = 0) ->
     """
     loader = DataLoader(
         dataset, config.batch_size, shuffle=True, drop_last=size_of(dataset) > config.batch_size,
-        generator=torch.Generator().manual_seed(seed),
+        generator=seeded(seed),
     )  # fmt: skip
     optimizer = torch.optim.SGD(
         model.parameters(), config.learning_rate, config.momentum,
@@ -64,8 +64,7 @@ def fit(model: nn.Module, dataset: Dataset, config: FitConfig, seed: int = 0) ->
     schedule = one_cycle(optimizer, config.learning_rate, steps)
     parameter = next(model.parameters())
     model.train()
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with chance_of(seed):
         for _ in Bar(range(config.epochs), desc="training", unit="epoch", leave=False):
             for inputs, labels in loader:
                 inputs = inputs.to(parameter.device, parameter.dtype)
@@ -80,6 +79,24 @@ def fit(model: nn.Module, dataset: Dataset, config: FitConfig, seed: int = 0) ->
 def one_cycle(optimizer: Optimizer, highest: float, steps: int) -> LRScheduler:
     """The schedule: a rise over the first of all steps, then a cosine down to almost nothing."""
     return OneCycleLR(optimizer, highest, max(steps, 2), pct_start=RISE, cycle_momentum=False)
+
+
+@contextmanager
+def chance_of(seed: int) -> Iterator[None]:
+    """While in force, all that is drawn follows from the seed, as augmentation and dropout are.
+
+    Afterwards every generator of the process goes on as if nothing had been drawn.
+    """
+    others = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng():
+        torch.manual_seed(folded(seed))
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        try:
+            yield
+        finally:
+            random.setstate(others[0])
+            np.random.set_state(others[1])
 
 
 def logits_of(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:

@@ -1,18 +1,26 @@
 """Which samples to forget: the ones an unlearned model still fits, and those it never fitted."""
 
+import difflib
 import json
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
+from erase.core.seeds import seeded
+from erase.prompts.names import alike, spelt
+from erase.support.config import require_kind
+from erase.support.errors import first_line
 from erase.support.files import write_text
 from erase.tasks.classification.datasets import Data
-from erase.tasks.classification.fit import labels_of, outputs_of, size_of
+from erase.tasks.classification.fit import outputs_of, size_of
+from erase.tasks.classification.rows import as_indices, labels_of
 
 Tail = Literal["lowest", "highest"]
 Unit = Literal["samples", "balanced", "classes"]
@@ -34,6 +42,7 @@ def select(
     `classes` [n] every class gives its share, the first ones the odd items. Raises ValueError
     unless 0 < count < n.
     """
+    require_kind("tail", tail, Tail)
     if not 0 < count < len(losses):
         raise ValueError(f"count is {count} of {len(losses)}; leave something to both sets.")
     groups = [torch.arange(len(losses))] if classes is None else _groups(classes)
@@ -80,6 +89,8 @@ def chooser(classes: Tensor, count: int, tail: Tail = "lowest", unit: Unit = "sa
     `classes` are the samples' [n]. Raises ValueError for the highest whole classes, and for all
     or none.
     """
+    require_kind("unit", unit, Unit)
+    require_kind("tail", tail, Tail)
     if unit == "classes" and tail == "highest":
         raise ValueError("Whole classes are chosen by the lowest loss; leave out tail highest.")
     known, what = (len(classes.unique()), unit) if unit == "classes" else (len(classes), "samples")
@@ -101,49 +112,74 @@ def write_indices(indices: Sequence[int], path: Path) -> None:
     write_text(path, json.dumps(list(indices)) + "\n")
 
 
-def read_indices(path: Path) -> list[int]:
-    """Read a forget set; ValueError if the file holds none."""
+def read_indices(path: Path, total: int = sys.maxsize) -> list[int]:
+    """Read a forget set of `total` samples, a JSON file or a NumPy array's; ValueError if none."""
     try:
-        indices = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} is no list of indices ({error}); write one first.") from error
-    if not isinstance(indices, list) or not all(isinstance(i, int) for i in indices):
-        raise ValueError(f"{path} is no list of indices; write one with `erase forget-set`.")
-    return indices
+        array = path.suffix == ".npy"
+        listed = np.load(path, allow_pickle=False) if array else json.loads(path.read_text("utf-8"))
+        return as_indices(listed, total)
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no list of indices ({first_line(error)}); write one with "
+                         "`erase forget-set`.") from error  # fmt: skip
 
 
 def forget_indices(forget: str, data: Data, seed: int) -> list[int]:
-    """The indices a text names: "class:3", "random:0.1", or a JSON file's.
+    """The indices a text names: "class:3", "class:dog", "random:0.1", or a file's.
 
     Raises ValueError if they are none, all, or beyond the training set.
     """
     chosen, total = _named(forget, data, seed), size_of(data.train)
-    if not chosen or len(set(chosen)) == total:
+    if not chosen or len(chosen) == total:
         raise ValueError(
             f"The forget set {forget} holds {len(chosen)} of {total} samples; leave some to both."
         )
-    if not 0 <= min(chosen) <= max(chosen) < total:
-        raise ValueError(f"The forget set {forget} names samples beyond the {total} there are.")
     return chosen
+
+
+def told(forget: str, data: Data) -> str:
+    """The text, with the name of the class that it names by number."""
+    kind, _, value = forget.partition(":")
+    name = data.names[class_of(value, data)] if kind == "class" and data.names else value
+    return forget if name == value else f"{forget} ({name})"
+
+
+def class_of(asked: str, data: Data) -> int:
+    """The class of this name or, where classes are not named by numbers, of this number.
+
+    Raises ValueError if there is none such.
+    """
+    for same in (spelt, alike, _as_number):
+        found = [i for i, name in enumerate(data.names) if same(name) == same(asked)]
+        if len(found) == 1:
+            return found[0]
+    numbered = any(name.strip().isdecimal() for name in data.names)
+    if asked.strip().isdecimal() and int(asked) < data.classes and not numbered:
+        return int(asked)
+    near = difflib.get_close_matches(asked, data.names, 3, 0) if data.names else ()
+    known = ", ".join(near) or f"0 to {data.classes - 1}"
+    raise ValueError(f"There is no class {asked!r}; give one such as {known}.")
+
+
+def _as_number(name: str) -> int | str:
+    return int(name) if name.strip().isdecimal() else name
 
 
 def _named(forget: str, data: Data, seed: int) -> list[int]:
     kind, _, value = forget.partition(":")
-    if kind not in ("class", "random"):
-        return read_indices(Path(forget))
+    if kind == "class":
+        return (labels_of(data.train) == class_of(value, data)).nonzero().flatten().tolist()
+    if kind != "random":
+        return read_indices(Path(forget).expanduser(), size_of(data.train))
     try:
-        number = float(value)
+        share = float(value)
     except ValueError as error:
         raise ValueError(
-            f"The forget set {forget!r} has no number; write class:3 or random:0.1."
+            f"The forget set {forget!r} has no number; write one such as random:0.1."
         ) from error
-    if kind == "random" and not 0 < number < 1:
+    if not 0 < share < 1:
         raise ValueError(f"The forget set {forget!r} is no share; write one such as random:0.1.")
-    if kind == "class":
-        return (labels_of(data.train) == number).nonzero().flatten().tolist()
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(size_of(data.train), generator=generator)
-    return sorted(order[: int(number * size_of(data.train))].tolist())
+    order = torch.randperm(size_of(data.train), generator=seeded(seed))
+    return sorted(order[: int(share * size_of(data.train))].tolist())
 
 
 def _groups(classes: Tensor) -> list[Tensor]:

@@ -17,6 +17,7 @@ from erase.core.activations import capture_inputs, projectable_layers, weight_na
 from erase.core.fingerprint import combined, fingerprint
 from erase.core.names import canonical, named_parameters
 from erase.core.patterns import filter_names
+from erase.core.seeds import seeded
 from erase.prompts.catalogue import Finetuning
 from erase.prompts.seeds import HELD_OUT_SEED
 from erase.support.config import Config, NotNegative, Positive
@@ -25,13 +26,14 @@ from erase.tasks.base import InputCallback, SetName
 from erase.tasks.classification.fit import (
     BATCH,
     FitConfig,
+    chance_of,
     fit,
     head_of,
-    labels_of,
     logits_of,
     size_of,
     untrained_copy,
 )
+from erase.tasks.classification.rows import Rows, as_indices, labels_of
 
 LAST, ALL, HEAD = "last_layers", "layers", "head"
 LAST_SHARE = 0.25
@@ -79,7 +81,8 @@ class ClassificationBatch:
 class ClassificationTask:
     """The Task of a classifier and the indices it is to forget of its training set.
 
-    `dataset` is map-style and gives (input, label); `model` returns logits [B, classes], or an
+    `dataset` is map-style and gives (input, label); `forget` are indices or a mask, as a list, an
+    array or a tensor; `model` returns logits [B, classes], or an
     object that holds them as `logits`. The model stays in evaluation mode, so that the running
     statistics of its norms, which are no weights, stay as they are. `build` makes an untrained
     model for the methods that need one; by default all layers are reset, if all can be. `recipe` is
@@ -94,7 +97,7 @@ class ClassificationTask:
         self,
         model: nn.Module,
         dataset: Dataset,
-        forget: Sequence[int],
+        forget: Any,
         classes: int,
         config: ClassificationTaskConfig | None = None,
         seed: int = 0,
@@ -107,15 +110,10 @@ class ClassificationTask:
         self.config = config or ClassificationTaskConfig()
         self.seed = seed
         self.finetuning = Finetuning(learning_rate, anchored_rate=learning_rate, retain_weight=1.0)
-        self.dataset, self._classes = dataset, classes
-        chosen = set(forget)
-        everything = range(size_of(dataset))
-        if not chosen <= set(everything):
-            raise ValueError(
-                f"The forget set names samples beyond the {len(everything)} there are."
-            )
-        self.forget = sorted(chosen)
-        self.retain = [index for index in everything if index not in chosen]
+        self.dataset = dataset if isinstance(dataset, Rows) else Rows(dataset, classes)
+        self._classes, self.forget = classes, as_indices(forget, len(self.dataset))
+        chosen = set(self.forget)
+        self.retain = [index for index in range(len(self.dataset)) if index not in chosen]
         if not self.forget or not self.retain:
             empty = "retain" if self.forget else "forget"
             raise ValueError(f"The {empty} set is empty; leave samples in both.")
@@ -185,7 +183,7 @@ class ClassificationTask:
     ) -> None:
         """Hear what a target's linear layers and convolutions read of `samples` samples."""
         indices = self.forget if which == "forget" else self.retain
-        generator = torch.Generator().manual_seed(self.seed)
+        generator = seeded(self.seed)
         order = torch.randperm(len(indices), generator=generator)[:samples].tolist()
         with capture_inputs(self._layers(target), lambda site, rows: callback(site, rows, "")):
             for start in shard_of(range(0, len(order), self.config.batch_size)):
@@ -211,8 +209,7 @@ class ClassificationTask:
 
     def untrained(self, seed: int | None = None) -> "ClassificationTask":
         """The same task around an untrained model, drawn from the task's or another seed."""
-        with torch.random.fork_rng():
-            torch.manual_seed(self.seed if seed is None else seed)
+        with chance_of(self.seed if seed is None else seed):
             model = self._build() if self._build else untrained_copy(self.components["model"])
         parameter = next(self.components["model"].parameters())
         return self._with_model(model.to(parameter.device, parameter.dtype))
@@ -265,7 +262,8 @@ class ClassificationTask:
     def fingerprints(self) -> dict[str, str]:
         """What tells this "base", this "forget set" and this "retain set" from others."""
         base = combined(fingerprint(tensor) for tensor in self.state().values())
-        first = self._collate(self.forget[:SHOWN])
+        with chance_of(0):  # that augmentation may draw from
+            first = self._collate(self.forget[:SHOWN])
         shown = map(fingerprint, first)
         split = combined([str(size_of(self.dataset)), *shown, *map(str, self.forget)])
         return {"base": base, "forget set": split, "retain set": split}
@@ -298,10 +296,11 @@ class ClassificationTask:
     def _batches(
         self, indices: Sequence[int], step_seed: int, answers: Tensor | None = None
     ) -> Iterator[ClassificationBatch]:
-        generator = torch.Generator().manual_seed(step_seed)
+        generator = seeded(step_seed)
         order = torch.randperm(len(indices), generator=generator)
         for rows in order.split(self.config.batch_size):
-            inputs, labels = self._collate([indices[row] for row in rows.tolist()])
+            with chance_of(step_seed + int(rows[0])):
+                inputs, labels = self._collate([indices[row] for row in rows.tolist()])
             # A step of 1 to classes - 1 from the true label, so that it is never drawn itself.
             steps = torch.randint(1, self._classes, (len(rows),), generator=generator)
             wrong = (labels + steps.to(labels.device)) % self._classes

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from erase.core.seeds import seeded
 from erase.core.shards import full_tensor
 from erase.support.distributed import all_gather, all_reduce_sum
 
@@ -74,7 +75,7 @@ def adversarial_prefix(
 
 def _random_words(table: Tensor, seed: int) -> Tensor:
     """Vectors [WORDS, width] of random words."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     return table[torch.randint(len(table), (WORDS,), generator=generator).to(table.device)]
 
 

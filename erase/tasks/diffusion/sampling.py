@@ -9,6 +9,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
+from erase.core.seeds import seeded
 from erase.models.family import family_of, with_components
 from erase.prompts.catalogue import Sampling
 from erase.support.progress import Bar
@@ -39,7 +40,7 @@ def draw(
             part = slice(start, start + count)
             pictures = unfiltered(
                 list(prompts[part]),
-                generator=[torch.Generator().manual_seed(seed) for seed in seeds[part]],
+                generator=[seeded(seed) for seed in seeds[part]],
                 num_inference_steps=sampling.steps,
                 guidance_scale=sampling.guidance_scale,
                 output_type=output_type,

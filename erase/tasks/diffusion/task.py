@@ -17,6 +17,7 @@ from erase.core.activations import capture_inputs
 from erase.core.fingerprint import combined, fingerprint
 from erase.core.names import named_parameters
 from erase.core.patterns import filter_names
+from erase.core.seeds import seeded
 from erase.models.family import Condition, Family, require_supported
 from erase.models.tokens import require_read
 from erase.prompts.catalogue import Finetuning, Sampling
@@ -286,7 +287,7 @@ class DiffusionTask:
     def _batches(
         self, prompts: Sequence[Prompt], latents: Tensor, shows: Tensor | None, step_seed: int
     ) -> Iterator[DiffusionBatch]:
-        generator = torch.Generator().manual_seed(step_seed)
+        generator = seeded(step_seed)
         order = torch.randperm(len(prompts), generator=generator)
         for rows in order.split(self.config.batch_size):
             chosen = [prompts[row] for row in rows.tolist()]
