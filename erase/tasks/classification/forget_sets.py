@@ -116,7 +116,8 @@ def read_indices(path: Path, total: int = sys.maxsize) -> list[int]:
     """Read a forget set of `total` samples, a JSON file or a NumPy array's; ValueError if none."""
     try:
         array = path.suffix == ".npy"
-        listed = np.load(path, allow_pickle=False) if array else json.loads(path.read_text("utf-8"))
+        text = "" if array else path.read_text(encoding="utf-8-sig")
+        listed = np.load(path, allow_pickle=False) if array else json.loads(text)
         return as_indices(listed, total)
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no list of indices ({first_line(error)}); write one with "
