@@ -158,7 +158,8 @@ def class_of(asked: str, data: Data) -> int:
         return int(asked)
     near = difflib.get_close_matches(asked, data.names, 3, 0) if data.names else ()
     known = ", ".join(near) or f"0 to {data.classes - 1}"
-    raise ValueError(f"There is no class {asked!r}; give one such as {known}.")
+    raise ValueError(f"The class {asked!r} holds 0 of {size_of(data.train)} samples; give one such "
+                     f"as {known}.")  # fmt: skip
 
 
 def _as_number(name: str) -> int | str:
