@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from erase.core.names import canonical
+from erase.core.plain import own_modules
 from erase.core.seeds import seeded
 
 InputCallback = Callable[[str, Tensor], None]
@@ -69,7 +70,7 @@ def projectable_layers(module: nn.Module, prefix: str) -> dict[str, nn.Module]:
     Those are linear layers, ungrouped convolutions, and PyTorch's attention with packed queries,
     keys and values, whose output projection is never called as a layer and so is left out.
     """
-    layers = dict(module.named_modules())
+    layers = dict(own_modules(module))
     unheard = {f"{path}.out_proj" for path, layer in layers.items() if _is_packed(layer)}
     return {
         canonical(prefix, path): layer

@@ -1,13 +1,19 @@
 """Canonical names of weights, `component.path`, and how stock LoRA files spell them.
 
-Canonical paths leave out the `text_model.` that some text encoders put before theirs.
+Canonical paths are the base's own, without what a compiled, parallel or adapted module puts between
+and without the `text_model.` that some text encoders put before theirs.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from erase.core.plain import on_the_way, own_modules
+
 _TEXT_MODEL = "text_model."
+_WORDS = ".token_embedding.weight"
 _LORA_SIDES = {"up": "lora_B", "down": "lora_A"}
 _LORA_PARTS = {side: part for part, side in _LORA_SIDES.items()}
 
@@ -19,23 +25,53 @@ def canonical(component: str, path: str) -> str:
 
 def named_parameters(components: Mapping[str, nn.Module]) -> dict[str, nn.Parameter]:
     """Every parameter of the components by canonical name, a shared one once."""
-    return {
-        canonical(component, path): parameter
+    found = (
+        (canonical(component, f"{path}.{leaf}" if path else leaf), parameter)
         for component, module in components.items()
-        for path, parameter in module.named_parameters()
-    }
+        for path, part in own_modules(module)
+        for leaf, parameter in part._parameters.items()
+        if parameter is not None
+    )
+    first: dict[int, tuple[str, nn.Parameter]] = {}
+    for name, parameter in found:
+        first.setdefault(id(parameter), (name, parameter))
+    return dict(first.values())
+
+
+def way_to(components: Mapping[str, nn.Module], name: str) -> list[nn.Module]:
+    """Every module on the way to the tensor of this name; ValueError if there is none such."""
+    component, _, path = name.partition(".")
+    for spelling in (path, _TEXT_MODEL + path):
+        try:
+            way = list(on_the_way(components[component], spelling))
+        except (KeyError, AttributeError):
+            continue
+        if _tensors(way[-1]).get(_leaf(name)) is not None:
+            return way
+    raise ValueError(f"This model has no tensor {name}; load the base the erasure was made for.")
 
 
 def find_weight(components: Mapping[str, nn.Module], name: str) -> Tensor:
     """The parameter or buffer of this name, of any shape [...]; ValueError if there is none."""
-    component, _, path = name.partition(".")
-    for spelling in (path, _TEXT_MODEL + path):
-        for kind in (nn.Module.get_parameter, nn.Module.get_buffer):
-            try:
-                return kind(components[component], spelling)
-            except (KeyError, AttributeError):
-                continue
-    raise ValueError(f"This model has no tensor {name}; load the base the erasure was made for.")
+    return _tensors(way_to(components, name)[-1])[_leaf(name)]
+
+
+def find_rows(components: Mapping[str, nn.Module], name: str, shape: torch.Size) -> Tensor:
+    """The tensor of this name, or its first rows if it is a table of more words than the shape's.
+
+    A text encoder that has learnt a word since has a row more. Raises ValueError if there is none.
+    """
+    weight = find_weight(components, name)
+    more = len(shape) == weight.dim() and weight.shape[1:] == shape[1:] and len(weight) > shape[0]
+    return weight.detach()[: shape[0]] if more and name.endswith(_WORDS) else weight
+
+
+def _tensors(module: nn.Module) -> dict[str, Any]:
+    return {**module._buffers, **module._parameters}
+
+
+def _leaf(name: str) -> str:
+    return name.rpartition(".")[2]
 
 
 def lora_holds(name: str) -> bool:

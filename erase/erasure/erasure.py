@@ -3,7 +3,8 @@
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -17,10 +18,17 @@ from torch import Tensor, nn
 
 from erase.core.delta import Delta
 from erase.core.fingerprint import fingerprint
-from erase.core.names import find_weight
+from erase.core.names import find_rows, way_to
+from erase.core.plain import (
+    holds_numbers,
+    require_in_force,
+    require_nothing_added,
+    unwrapped,
+)
 from erase.erasure.card import render_card
 from erase.erasure.recipe import Recipe
 from erase.erasure.weights import DELTAS, LORA, PROJECTIONS, read_deltas, shared_bases, write_deltas
+from erase.models.family import plain_pipeline
 from erase.prompts.catalogue import FILE as CATALOGUE
 from erase.support.files import replaced_folder, write_json, write_text
 
@@ -49,11 +57,13 @@ class Erasure:
         """Add `scale` times the deltas to the components' weights, until reverted.
 
         Raises ValueError, before anything is touched, if a tensor is missing, has another shape,
-        or (unless `allow_other_base`) other values than the base this erasure was made for.
+        or (unless `allow_other_base`) other values than the base this erasure was made for, and
+        where the weights do not decide what is drawn, as those of fused attention.
         """
-        weights = {name: find_weight(components, name) for name in self.deltas}
+        weights = {n: find_rows(components, n, delta.shape) for n, delta in self.deltas.items()}
+        require_in_force(_on_all_ways(components, self.deltas), weights)
         self._check_base(weights, allow_other_base)
-        return AppliedErasure(self.deltas, weights, scale)
+        return AppliedErasure(self.deltas, components, scale)
 
     def _check_base(self, weights: Mapping[str, Tensor], allow_other_base: bool) -> None:
         fingerprints = self.facts.base.fingerprints
@@ -119,9 +129,11 @@ class Erasure:
         """Write the erased pipeline as a stock folder that plain diffusers opens.
 
         The concepts the base is known to draw go along. Raises ValueError if the folder holds
-        anything.
+        anything, and for a pipeline with an adapter, which no stock folder holds.
         """
-        source = pipeline.name_or_path
+        source, pipeline = pipeline.name_or_path, plain_pipeline(pipeline)
+        modules = (part for part in pipeline.components.values() if isinstance(part, nn.Module))
+        require_nothing_added(part for module in modules for part in module.modules())
         with replaced_folder(Path(folder)) as partial, self.apply(pipeline.components):
             pipeline.save_pretrained(partial)
             if source and (Path(source) / CATALOGUE).is_file():
@@ -138,31 +150,71 @@ class Erasure:
         return str(address)
 
 
+def _on_all_ways(
+    components: Mapping[str, nn.Module], names: Iterable[str]
+) -> dict[nn.Module, None]:
+    """Every module on the way to tensors of these names, once."""
+    return {module: None for name in names for module in way_to(components, name)}
+
+
 class AppliedErasure:
     """An erasure in force; `revert` puts the very same bits back, as does leaving its context.
 
-    `originals` are the base's own values of the tensors it changes, by name.
+    `originals` are the base's own values of the tensors it changes, by name; `modules` hold them,
+    by component.
     """
 
-    def __init__(self, deltas: Mapping[str, Delta], weights: Mapping[str, Tensor], scale: float):
-        self._weights = weights
+    def __init__(
+        self, deltas: Mapping[str, Delta], components: Mapping[str, nn.Module], scale: float
+    ):
+        changed = {name.partition(".")[0] for name in deltas}
+        self.modules = {name: unwrapped(components[name]) for name in changed}
+        weights = {n: find_rows(self.modules, n, delta.shape) for n, delta in deltas.items()}
         self.originals = {name: weight.detach().clone() for name, weight in weights.items()}
         try:
-            self._add(deltas, scale)
+            self._add(deltas, weights, scale)
         except BaseException:
             self.revert()
             raise
 
     @torch.no_grad()
-    def _add(self, deltas: Mapping[str, Delta], scale: float) -> None:
-        for name, weight in self._weights.items():
+    def _add(
+        self, deltas: Mapping[str, Delta], weights: Mapping[str, Tensor], scale: float
+    ) -> None:
+        for name, weight in weights.items():
             weight.copy_(weight + scale * deltas[name].dense().to(weight.device))
+
+    def require_revertible(self) -> None:
+        """ValueError where the change went on into others' weights, as into fused attention."""
+        require_in_force(_on_all_ways(self.modules, self._there()), {})
 
     @torch.no_grad()
     def revert(self) -> None:
-        """Restore every weight bit for bit."""
+        """Restore every weight bit for bit.
+
+        Tensors are found anew, since others may stand in their places by now; a table of words may
+        have grown. Raises ValueError before anything is touched where what was changed is fused
+        into others, and when all others are back if a tensor is gone or of another shape.
+        """
+        self.require_revertible()
+        there = self._there()
+        for name, weight in there.items():
+            weight.copy_(self.originals[name])
+        if gone := sorted(self.originals.keys() - there.keys()):
+            raise ValueError(
+                f"The base's values are back, but {', '.join(gone[:3])}{' ...' * (len(gone) > 3)} "
+                "cannot be: gone, or of another shape or kind since; open the base again."
+            )
+
+    def _there(self) -> dict[str, Tensor]:
+        """The tensors that can be put back, as they are now."""
+        there = {}
         for name, original in self.originals.items():
-            self._weights[name].copy_(original)
+            with suppress(ValueError):
+                weight = find_rows(self.modules, name, original.shape)
+                if weight.shape == original.shape and holds_numbers(weight):
+                    there[name] = weight
+        return there
 
     def __enter__(self) -> "AppliedErasure":
         return self

@@ -9,13 +9,13 @@ import torch
 from accelerate import cpu_offload
 from accelerate.hooks import AlignDevicesHook, remove_hook_from_module
 from huggingface_hub import snapshot_download
-from torch import Tensor, nn
+from torch import nn
 
-from erase.core.names import find_weight
+from erase.core.plain import require_nothing_added, unwrapped
 from erase.erasure.algebra import compose, scale
-from erase.erasure.erasure import FILES, Erasure
+from erase.erasure.erasure import FILES, AppliedErasure, Erasure
 from erase.erasure.recipe import for_any_base
-from erase.models.family import family_of, with_components
+from erase.models.family import family_of, plain_pipeline, with_components
 
 
 class ErasureLoaderMixin:
@@ -29,7 +29,7 @@ class ErasureLoaderMixin:
 
     components: Mapping[str, nn.Module]  # the pipeline's own
     _loaded: Mapping[str, tuple[Erasure, float]] = {}
-    _originals: Mapping[str, Tensor] = {}
+    _in_force: AppliedErasure | None = None
 
     def load_erasure(
         self,
@@ -71,15 +71,20 @@ class ErasureLoaderMixin:
 
     def fuse_erasure(self) -> None:
         """Make all that is in force permanent and free the base's own values."""
-        self._loaded, self._originals = {}, {}
+        self._loaded, self._in_force = {}, None
 
     def list_erasures(self) -> dict[str, float]:
         """Scales by name, in the order the erasures were loaded."""
         return {name: scale for name, (_, scale) in self._loaded.items()}
 
     def save_pretrained(self, save_directory: str | Path, *args: Any, **options: Any) -> None:
-        """Write the weights as they are, as a pipeline of the stock class."""
-        stock = with_components(self, {}, family_of(self).pipeline)
+        """Write the weights as they are, as a pipeline of the stock class.
+
+        Raises ValueError where an adapter is loaded, which no stock folder holds.
+        """
+        stock = with_components(plain_pipeline(self), {}, family_of(self).pipeline)
+        modules = (part for part in stock.components.values() if isinstance(part, nn.Module))
+        require_nothing_added(part for module in modules for part in module.modules())
         with self._at_hand():
             stock.save_pretrained(save_directory, *args, **options)
 
@@ -92,23 +97,33 @@ class ErasureLoaderMixin:
     def _put_in_force(self, wanted: Mapping[str, tuple[Erasure, float]]) -> None:
         parts = [scale(erasure, factor) for erasure, factor in wanted.values()]
         joint = compose(parts) if len(parts) > 1 else next(iter(parts), None)
-        before = self._loaded
         self._restore()
-        self._loaded, self._originals = {}, {}
+        before, replaced = self._loaded, self._is_of_others()
+        self._loaded, self._in_force = {}, None
         try:
             if joint:
-                self._originals = joint.apply(self.components, allow_other_base=True).originals
+                self._in_force = joint.apply(self.components, allow_other_base=not replaced)
         except BaseException:
-            if before is not wanted:
+            if before is not wanted and not replaced:
                 self._put_in_force(before)
             raise
         self._loaded = wanted
 
-    @torch.no_grad()
     def _restore(self) -> None:
-        # Found anew each time, since offloading puts other parameters in their place.
-        for name, original in self._originals.items():
-            find_weight(self.components, name).copy_(original)
+        if not (applied := self._in_force):
+            return
+        applied.require_revertible()  # else all stays in force
+        try:
+            applied.revert()
+        except ValueError:
+            self._loaded, self._in_force = {}, None
+            raise
+
+    def _is_of_others(self) -> bool:
+        """Whether what was last in force was so in modules that were replaced since."""
+        modules = self._in_force.modules if self._in_force else {}
+        now = {name: self.components.get(name) for name in modules}
+        return any(m is None or unwrapped(m) is not modules[n] for n, m in now.items())
 
     @contextmanager
     def _base_restored(self) -> Iterator[None]:

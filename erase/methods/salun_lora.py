@@ -14,6 +14,7 @@ from erase.core.activations import projectable_layers
 from erase.core.delta import LowRankDelta, require_finite
 from erase.core.mask import build_mask
 from erase.core.names import lora_holds
+from erase.core.plain import require_nothing_added
 from erase.core.seeds import folded
 from erase.erasure.erasure import Erasure
 from erase.methods import register
@@ -100,6 +101,8 @@ def _adapters(
     torch.manual_seed(folded(task.seed))
     factors: dict[str, tuple[nn.Parameter, nn.Parameter]] = {}
     tuners: list[LoraModel] = []
+    # Taking ours out again would take the others too.
+    require_nothing_added(part for m in task.components.values() for part in m.modules())
     try:
         for component, module in task.components.items():
             layers = projectable_layers(module, component)

@@ -15,6 +15,7 @@ from diffusers import (
 )
 from torch import Tensor, nn
 
+from erase.core.plain import require_in_force, unwrapped
 from erase.models.conditions import (
     Condition,
     by_channel,
@@ -59,6 +60,7 @@ class Family:
         sampling: how such models are sampled by default.
         unpacked: latents [N, C, h, w] of those that the pipeline draws, w pixels wide.
         guided: whether it is sampled by classifier-free guidance.
+        spared: what the pipeline can draw without, if it lacks all of them.
         drawing: options to draw with.
     """
 
@@ -77,6 +79,7 @@ class Family:
     sampling: Sampling = field(default_factory=Sampling)
     unpacked: Callable[[DiffusionPipeline, Tensor, int], Tensor] = lambda _, latents, __: latents
     guided: bool = True
+    spared: Sequence[str] = ()
     drawing: Mapping[str, object] = field(default_factory=dict)
 
     @property
@@ -160,6 +163,7 @@ FAMILIES = {
             "sd3", StableDiffusion3Pipeline, encoders=("text_encoder", "text_encoder_2"),
             encode=encode_sd3, denoise=denoise_sd3, readers=(*CLIP, ("tokenizer_3", 256)),
             unscaled=shifted, sampling=Sampling(28, 7.0),
+            spared=("text_encoder_3", "tokenizer_3"),
         ),
         _joint_family(
             "flux", FluxPipeline, encoders=("text_encoder",),
@@ -194,13 +198,39 @@ def family_of(pipeline: DiffusionPipeline) -> Family:
 
 def require_supported(pipeline: DiffusionPipeline) -> Family:
     """The pipeline's family; ValueError unless it is known and its weights can be trained."""
-    family = family_of(pipeline)
+    pipeline, family = plain_pipeline(pipeline), family_of(pipeline)
     if pipeline.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"The pipeline is in {pipeline.dtype}; load it in float32 to train it.")
+    _require_whole(pipeline, family)
     denoiser = getattr(pipeline, family.denoiser)
-    if any(getattr(module, "fused_projections", False) for module in denoiser.modules()):
+    require_in_force(denoiser.modules(), {})
+    config = denoiser.config
+    if "ip_image_proj" in (config.get("encoder_hid_dim_type") or "") or any(
+        "IPAdapter" in type(getattr(module, "processor", None)).__name__
+        for module in denoiser.modules()
+    ):
         raise ValueError(
-            "The pipeline's attention is fused, which renames its weights; call "
-            "pipeline.unfuse_qkv_projections() first."
+            "An IP-Adapter is loaded, which draws by a picture beside the prompt; call "
+            "pipeline.unload_ip_adapter() first."
+        )
+    if asked := [n for n in ("class_embed_type", "num_class_embeds") if config.get(n)]:
+        raise ValueError(
+            f"The {family.denoiser} asks for a class beside the prompt ({asked[0]}), which "
+            f"{type(pipeline).__name__} does not give it; open another."
         )
     return family
+
+
+def _require_whole(pipeline: DiffusionPipeline, family: Family) -> None:
+    """ValueError for a pipeline that lacks a part it draws with."""
+    parts = ("text_encoder", "tokenizer", "vae", "scheduler", family.denoiser)
+    none = {n for n, part in pipeline.components.items() if part is None and n.startswith(parts)}
+    if missing := sorted(none - set(family.spared if none >= set(family.spared) else ())):
+        raise ValueError(f"The pipeline has no {', '.join(missing)}; open it with all its parts.")
+
+
+def plain_pipeline(pipeline: DiffusionPipeline) -> DiffusionPipeline:
+    """The pipeline, or one of the same weights where a part is compiled or parallel."""
+    modules = {n: m for n, m in pipeline.components.items() if isinstance(m, nn.Module)}
+    plain = {n: unwrapped(m) for n, m in modules.items() if unwrapped(m) is not m}
+    return with_components(pipeline, plain) if plain else pipeline

@@ -17,6 +17,7 @@ from erase.core.activations import capture_inputs, projectable_layers, weight_na
 from erase.core.fingerprint import combined, fingerprint
 from erase.core.names import canonical, named_parameters
 from erase.core.patterns import filter_names
+from erase.core.plain import require_in_force, unwrapped
 from erase.core.seeds import seeded
 from erase.prompts.catalogue import Finetuning
 from erase.prompts.seeds import HELD_OUT_SEED
@@ -105,9 +106,10 @@ class ClassificationTask:
         build: Callable[[], nn.Module] | None = None,
         recipe: FitConfig | None = None,
     ):
-        self.components: Mapping[str, nn.Module] = {"model": model.eval()}
+        self.components: Mapping[str, nn.Module] = {"model": unwrapped(model.eval())}
         self._build, self.recipe = build, recipe or FitConfig()
         self.config = config or ClassificationTaskConfig()
+        require_in_force(model.modules(), self.editable())
         self.seed = seed
         self.finetuning = Finetuning(learning_rate, anchored_rate=learning_rate, retain_weight=1.0)
         self.dataset = dataset if isinstance(dataset, Rows) else Rows(dataset, classes)

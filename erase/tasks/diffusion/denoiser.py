@@ -9,7 +9,14 @@ from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from erase.models.family import POOLED, STATES, Condition, family_of, with_components
+from erase.models.family import (
+    POOLED,
+    STATES,
+    Condition,
+    family_of,
+    plain_pipeline,
+    with_components,
+)
 from erase.models.tokens import pairing
 from erase.tasks.diffusion.adversary import adversarial_prefix, prefix_embeddings, with_prefix_slots
 from erase.tasks.diffusion.noising import DiffusionBatch, noising_of
@@ -42,7 +49,8 @@ class ConditionedDenoiser:
     """
 
     def __init__(self, pipeline: DiffusionPipeline, size: int = 0, guidance: float | None = None):
-        self.pipeline, self.family = pipeline, family_of(pipeline)
+        self.pipeline, self.family = plain_pipeline(pipeline), family_of(pipeline)
+        pipeline = self.pipeline
         self.side = self.family.side(pipeline, size)
         self.guidance = self.family.sampling.guidance_scale if guidance is None else guidance
         self.noising = noising_of(pipeline.scheduler)

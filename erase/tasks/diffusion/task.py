@@ -17,6 +17,7 @@ from erase.core.activations import capture_inputs
 from erase.core.fingerprint import combined, fingerprint
 from erase.core.names import named_parameters
 from erase.core.patterns import filter_names
+from erase.core.plain import require_in_force
 from erase.core.seeds import seeded
 from erase.models.family import Condition, Family, require_supported
 from erase.models.tokens import require_read
@@ -61,6 +62,8 @@ class DiffusionTask:
         self.denoiser = ConditionedDenoiser(
             pipeline, self.sampling.size, self.sampling.guidance_scale
         )
+        parts = (part for module in self.components.values() for part in module.modules())
+        require_in_force(parts, self.editable())
         if not self.parameters():
             raise ValueError(
                 f"No tensor of {', '.join(self.components)} fits include {self.config.include} and "
