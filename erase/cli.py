@@ -232,12 +232,14 @@ def _compose_options(parser: "ArgumentParser") -> None:
 
 
 def _export_options(parser: "ArgumentParser") -> None:
+    from erase.models.opening import OpeningConfig
     from erase.runs.artefacts import Format
 
     parser.add_argument("folder", type=str, help="an erasure folder")
     parser.add_argument("--format", type=Format, default="pipeline", help="comfy: kohya's names")
     parser.add_argument("--lora_rank", type=int, default=0, help="cut to this rank; 0: as it is")
     parser.add_argument("--model", type=str, default="", help="the base, if it has moved")
+    parser.add_class_arguments(OpeningConfig, skip={"offload"})
     parser.add_argument("--output", **NEW)
 
 

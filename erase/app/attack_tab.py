@@ -126,7 +126,11 @@ def _prepared(
     config = with_options(attacks()[attack].config(), options, context.limits)
     output = visitor.folder / "attack"
     shutil.rmtree(output, ignore_errors=True)
-    return AttackRun(str(made.folder), [attack], {attack: config}, int(prompts)), output
+    run_ = AttackRun(
+        str(made.folder), [attack], {attack: config}, int(prompts),
+        offload=context.studio.config.offload,
+    )  # fmt: skip
+    return run_, output
 
 
 def _shown(

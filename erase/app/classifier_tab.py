@@ -65,7 +65,10 @@ def classifier_tab(context: Context) -> None:
         original = ClassifierConfig(
             model=MODEL, weights=str(context.visitors.root / WEIGHTS), fit=FitConfig(EPOCHS)
         )
-        run_ = ClassificationRun(original, f"class:{gone}", method=method, method_config=config)
+        run_ = ClassificationRun(
+            original, f"class:{gone}", method=method, method_config=config,
+            device=context.studio.config.device,
+        )  # fmt: skip
         visitor = context.visitor(request)
         output = visitor.folder / "classifier"
         shutil.rmtree(output, ignore_errors=True)

@@ -193,6 +193,7 @@ def _config(
         judge=studio.config.judge,
         oracle=studio.oracle.name if studio.oracle else "",
         device=studio.config.device,
+        offload=studio.config.offload,
     )
 
 

@@ -101,8 +101,8 @@ def _matrix_part(context: Context, chosen: gr.Dropdown, known: Catalogue) -> Non
             raise ValueError("There is no judge for this model; start the app with --judge.")
 
         def work(tell: Tell) -> tuple[str, str]:
-            with studio.in_force([(made.erasure, 1.0)]):
-                found = canvas_matrix(studio.model.pipeline, known, judge, studio.model.sampling)
+            with studio.in_force([(made.erasure, 1.0)]), studio.model.drawing() as pipeline:
+                found = canvas_matrix(pipeline, known, judge, studio.model.sampling)
             save_heat_maps({made.name: found}, path := visitor.folder / "matrix.png")
             asked = [find_concept(name, known) for name in made.erasure.facts.concepts]
             protocol = (

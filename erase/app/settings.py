@@ -3,19 +3,19 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from erase.models.opening import OpeningConfig
 from erase.support.config import Config, NotNegative, Positive
 
 
 @dataclass(frozen=True)
-class AppConfig(Config):
+class AppConfig(OpeningConfig):
     """The model the app shows, and who may use it how.
 
     Args:
-        model: "emoji", a pipeline folder or a hub id; visitors cannot open another.
+        model: "emoji", a pipeline folder, hub id or file of weights; visitors cannot open another.
         judge: an open_clip name; by default the bundled judge, for models with a catalogue.
         erasures: erasure folders to offer from the start.
         oracle: a pipeline trained without their concept, to attack and draw beside them.
-        device: cpu, cuda, mps.
         public: strangers may come: small limits, and names of files and hubs taken from nobody.
         host: the address to serve at.
         port: the port to serve at, 0 for the first free one from 7860.
@@ -25,7 +25,6 @@ class AppConfig(Config):
     judge: str = ""
     erasures: Sequence[str] = ()
     oracle: str = ""
-    device: str = "cpu"
     public: bool = False
     host: str = "127.0.0.1"
     port: NotNegative[int] = 0

@@ -21,7 +21,7 @@ from erase.evaluate.pictures.clip import ClipJudge
 from erase.evaluate.pictures.judges import judge_of
 from erase.evaluate.pictures.nudity import EXPOSED, NudityDetector, blurred
 from erase.evaluate.reports import Report
-from erase.models.opening import Model, default_judge, load_model
+from erase.models.opening import Model, OpeningConfig, default_judge, open_model, oracle_opening
 from erase.prompts.catalogue import Sampling
 from erase.tasks.diffusion.sampling import draw
 
@@ -35,20 +35,22 @@ class Studio:
 
     def __init__(self, config: AppConfig, limits: Limits):
         self.config, self.limits = config, limits
-        self.model = self._opened(config.model)
-        self.oracle = self._opened(config.oracle) if config.oracle else None
+        self.model = self._opened(config.model, config)
+        self.oracle = None
+        if config.oracle:
+            self.oracle = self._opened(config.oracle, oracle_opening(config))
         known = self.model.catalogue
         named = config.judge or default_judge(known)
         self.judge: Judge | None = None
         if named:
-            self.judge = judge_of(config.judge, known, config.device)
+            self.judge = judge_of(config.judge, known, self.model.device)
         self.lock = threading.RLock()
         self._detector: NudityDetector | None = None
         self._drawn: OrderedDict[tuple, Tensor] = OrderedDict()
 
-    def _opened(self, name: str) -> Model:
+    def _opened(self, name: str, opening: OpeningConfig) -> Model:
         """A model by a name that may be told: strangers need not know where a folder lies."""
-        model = load_model(name, self.config.device)
+        model = open_model(name, opening)
         hidden = self.config.public and Path(name).exists()
         return replace(model, name=Path(name).name) if hidden else model
 
@@ -112,7 +114,8 @@ class Studio:
             return self._drawn[key]
         with self.in_force(chosen):
             seeds = [int(seed)] * len(prompts)
-            pictures = draw(self.model.pipeline, prompts, seeds, sampling).float()
+            with self.model.drawing() as pipeline:
+                pictures = draw(pipeline, prompts, seeds, sampling).float()
         if not chosen:
             self._drawn[key] = pictures
             while len(self._drawn) > KEPT_PICTURES:

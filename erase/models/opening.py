@@ -4,29 +4,68 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
+import diffusers
 import torch
+from accelerate import cpu_offload
 from diffusers import DiffusionPipeline
+from diffusers.loaders import FromSingleFileMixin
+from diffusers.loaders.single_file_utils import fetch_diffusers_config
 from diffusers.utils import logging as of_diffusers
 from huggingface_hub import hf_hub_download
+from torch import nn
 from transformers.utils import logging as of_transformers
 
 from erase.bundled import EMOJI, JUDGE
 from erase.models.family import family_of, require_supported
+from erase.models.stored import denoiser_file, single_file, stored_dtype, tensors_in
 from erase.prompts.catalogue import Catalogue, Finetuning, Sampling
 from erase.prompts.request import PromptSet
+from erase.support.distributed import DeviceConfig, own_device
 from erase.support.errors import first_line
 
-BUNDLED = {"emoji": EMOJI}
+INDEX, BUNDLED = DiffusionPipeline.config_name, {"emoji": EMOJI}
+Offload = Literal["none", "model", "sequential"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpeningConfig(DeviceConfig):
+    """How pipelines are opened.
+
+    Args:
+        dtype: of the weights; auto as stored, on a CPU float32.
+        offload: what waits on the CPU for its turn: parts, or all layers.
+        variant: of the files of weights, as fp16.
+        revision: a branch, tag or commit of a hub id.
+        model_config: a pipeline folder with a single file's configs.
+    """
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    offload: Offload = "none"
+    variant: str = ""
+    revision: str = ""
+    model_config: str = ""
 
 
 @dataclass(frozen=True)
 class Model:
-    """A pipeline, the name it was asked for by, its concepts if known, and how to sample it."""
+    """A pipeline, the name it was asked for by, its concepts if known, and how to sample it.
+
+    offload: what waits on the CPU, where all lies but while it draws. accelerator: where it draws
+    then.
+    """
 
     name: str
     pipeline: DiffusionPipeline
     catalogue: Catalogue | None
+    offload: Offload = "none"
+    accelerator: str = ""
+
+    @property
+    def device(self) -> str:
+        """Where it computes."""
+        return self.accelerator or str(self.pipeline.device)
 
     @property
     def sampling(self) -> Sampling:
@@ -39,17 +78,149 @@ class Model:
         known = self.catalogue.finetuning if self.catalogue else {}
         return known.get("style" if kinds == {"style"} else "object", Finetuning())
 
+    @contextmanager
+    def drawing(self) -> Iterator[DiffusionPipeline]:
+        """While in force, what is offloaded goes to the accelerator when it is its turn."""
+        if self.offload == "none":
+            yield self.pipeline
+            return
+        modules = [m for m in self.pipeline.components.values() if isinstance(m, nn.Module)]
+        # Sequential offloading puts other parameters in their place.
+        own = [(part._parameters, dict(part._parameters)) for m in modules for part in m.modules()]
+        try:
+            if self.offload == "model":
+                self.pipeline.enable_model_cpu_offload(device=self.accelerator)
+            else:  # as enable_sequential_cpu_offload, which cannot be tried on a CPU
+                for module in modules:
+                    direct = len(module._parameters) > 0
+                    cpu_offload(module, torch.device(self.accelerator), offload_buffers=direct)
+            yield self.pipeline
+        finally:
+            self.pipeline.remove_all_hooks()
+            for now, before in own:
+                now.update(before)
+            self.pipeline.to("cpu", silence_dtype_warnings=True)
 
-def load_model(name: str, device: str = "cpu") -> Model:
-    """Open "emoji", a pipeline folder or a hub id in float32; ValueError if that fails."""
-    source = BUNDLED.get(name, name)
-    try:
-        with _without_loading_bars():
-            pipeline = DiffusionPipeline.from_pretrained(source, dtype=torch.float32).to(device)
-    except Exception as error:
-        raise _not_opened(name, error) from error
+
+def load_model(name: str | DiffusionPipeline, device: str = "auto", **others: Any) -> Model:
+    """Open "emoji", a pipeline folder, a hub id or one file; take an open pipeline as it is.
+
+    others: the other fields of OpeningConfig. Raises ValueError if it cannot be opened so.
+    """
+    return open_model(name, OpeningConfig(device=device, **others))
+
+
+def open_model(name: str | DiffusionPipeline, opening: OpeningConfig) -> Model:
+    """What `load_model` returns."""
+    if not isinstance(name, str):
+        return _taken(name, opening)
+    device, catalogue = device_of(opening), catalogue_of(name, opening)
+    with _one_sentence(name), _without_loading_bars():
+        folder = _folder_of(name, opening)
+    dtype = getattr(torch, _dtype_of(folder, opening, device))
+    with _one_sentence(name), _without_loading_bars():
+        pipeline = _read(folder, opening, dtype)
     require_supported(pipeline)
-    return Model(name, pipeline, Catalogue.of_model(source))
+    if opening.offload != "none":
+        return Model(name, pipeline, catalogue, opening.offload, device)
+    with _one_sentence(name):
+        return Model(name, pipeline.to(device), catalogue)
+
+
+def device_of(opening: OpeningConfig) -> str:
+    """The device that a pipeline is opened for; ValueError if it is not there, or to no avail."""
+    device = own_device(opening.device)
+    if opening.offload != "none" and torch.device(device).type == "cpu":
+        raise ValueError(f"There is nothing to offload from a cpu; leave out offload "
+                         f"{opening.offload}, or name a device.")  # fmt: skip
+    return device
+
+
+def oracle_opening(opening: OpeningConfig) -> OpeningConfig:
+    """How a model's oracle is opened: what is said of the model's own files is not of its."""
+    return OpeningConfig(device=opening.device, dtype=opening.dtype, offload=opening.offload)
+
+
+def catalogue_of(name: str, opening: OpeningConfig) -> Catalogue | None:
+    """The catalogue of a model, before it is opened; ValueError if there is no such pipeline."""
+    source, path = str(BUNDLED.get(name, name)), single_file(name)
+    if path:
+        _configs_of(path, opening)
+        return None
+    with _one_sentence(name):
+        _index_of(source, opening.revision)
+    if Path(source).is_dir():
+        denoiser_file(Path(source), opening.variant)
+    return Catalogue.of_model(source)
+
+
+def _taken(pipeline: DiffusionPipeline, opening: OpeningConfig) -> Model:
+    if opening != OpeningConfig():
+        raise ValueError("The pipeline is open already; leave out how to open it, or move it with "
+                         "pipeline.to().")  # fmt: skip
+    if any(hasattr(part, "_hf_hook") for part in pipeline.components.values()):
+        raise ValueError("The pipeline is offloaded; call pipeline.remove_all_hooks() first.")
+    require_supported(pipeline)
+    name = str(pipeline.name_or_path or "")
+    return Model(name, pipeline, Catalogue.of_model(name) if name else None)
+
+
+def _folder_of(name: str, opening: OpeningConfig) -> Path:
+    """The file, the folder, or what is downloaded of a hub id."""
+    source = Path(BUNDLED.get(name, name))
+    if source.exists():
+        return source
+    revision, variant = opening.revision or None, opening.variant or None
+    return Path(DiffusionPipeline.download(name, revision=revision, variant=variant))
+
+
+def _dtype_of(source: Path, opening: OpeningConfig, device: str) -> str:
+    if opening.dtype != "auto":
+        return opening.dtype
+    if torch.device(device).type == "cpu":
+        return "float32"
+    path = source if source.is_file() else denoiser_file(source, opening.variant)
+    return stored_dtype(tensors_in(path)) if path else "float32"
+
+
+def _read(source: Path, opening: OpeningConfig, dtype: torch.dtype) -> DiffusionPipeline:
+    if source.is_file():
+        kind, configs = _configs_of(source, opening)
+        return kind.from_single_file(str(source), config=configs, dtype=dtype)
+    return DiffusionPipeline.from_pretrained(source, variant=opening.variant or None, dtype=dtype)
+
+
+def _configs_of(path: Path, opening: OpeningConfig) -> tuple[type[DiffusionPipeline], str]:
+    """The class that reads a single file, and the folder or hub id of its configs."""
+    tensors, configs = tensors_in(path), opening.model_config
+    if configs and not (Path(configs) / INDEX).is_file():
+        raise ValueError(f"{configs} is no pipeline folder; give --model_config one with the "
+                         "configs and tokenizers of such a model.")  # fmt: skip
+    with _one_sentence(str(path)):
+        configs = configs or fetch_diffusers_config(tensors)["pretrained_model_name_or_path"]
+        kind = getattr(diffusers, _index_of(configs)["_class_name"])
+    if not issubclass(kind, FromSingleFileMixin):
+        raise ValueError(f"A {kind.__name__} cannot be read from one file; give a whole folder.")
+    return kind, configs
+
+
+def _index_of(source: str, revision: str = "") -> dict[str, Any]:
+    """The model_index.json of a pipeline folder or a hub id."""
+    if not Path(source).is_dir():
+        source = str(Path(hf_hub_download(source, INDEX, revision=revision or None)).parent)
+    return DiffusionPipeline.load_config(source)
+
+
+@contextmanager
+def _one_sentence(name: str) -> Iterator[None]:
+    """Whatever goes wrong within is a ValueError that names the model."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(
+            f"The model {name} could not be opened ({first_line(error)}); give 'emoji', a whole "
+            "pipeline folder, a hub id you can reach, or a file of weights with --model_config."
+        ) from error
 
 
 @contextmanager
@@ -63,26 +234,6 @@ def _without_loading_bars() -> Iterator[None]:
     finally:
         for one in shown:
             one.enable_progress_bar()
-
-
-def catalogue_of(name: str) -> Catalogue | None:
-    """The catalogue of a model, before it is opened; ValueError if there is no such pipeline."""
-    source = BUNDLED.get(name, name)
-    try:
-        if Path(source).is_dir():
-            DiffusionPipeline.load_config(source)
-        else:
-            hf_hub_download(str(source), DiffusionPipeline.config_name)
-    except Exception as error:
-        raise _not_opened(name, error) from error
-    return Catalogue.of_model(source)
-
-
-def _not_opened(name: str, error: Exception) -> ValueError:
-    return ValueError(
-        f"The model {name} could not be opened ({first_line(error)}); give 'emoji', a whole "
-        "pipeline folder, or a hub id you can reach."
-    )
 
 
 def default_judge(catalogue: Catalogue | None) -> str | None:

@@ -47,8 +47,12 @@ def export(
     model: str = "",
     lora_rank: int = 0,
     format: Format = "pipeline",
+    **opening: str,
 ) -> str:
-    """Write the erased pipeline, or a LoRA of at most `lora_rank`, 0 for as it is."""
+    """Write the erased pipeline, or a LoRA of at most `lora_rank`, 0 for as it is.
+
+    `opening` are fields of OpeningConfig, for the base.
+    """
     if lora_rank < 0:
         raise ValueError(f"lora_rank is {lora_rank}; give 0 or more.")
     if lora_rank and format == "pipeline":
@@ -61,7 +65,7 @@ def export(
     if format == "comfy":
         cut = low_rank(erasure, lora_rank) if lora_rank else erasure
         return f"LoRA: {export_kohya(cut, output)}"
-    base = load_model(model or erasure.base_model)
+    base = load_model(model or erasure.base_model, **opening)
     erasure.export_pipeline(base.pipeline, output)
     return f"pipeline: {Path(output)}"
 

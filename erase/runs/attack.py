@@ -20,9 +20,9 @@ from erase.models.family import FAMILIES, Family
 from erase.models.opening import Model
 from erase.prompts.request import Prompt, PromptSet, sample
 from erase.prompts.seeds import TARGET_SEED
-from erase.runs.opening import Opened, open_all
+from erase.runs.opening import Names, Opened, open_all
 from erase.runs.state import carry_out
-from erase.support.config import Config, Positive
+from erase.support.config import Positive
 from erase.support.files import write_json, write_text
 from erase.support.pictures import save_grid
 from erase.tasks.diffusion.denoiser import ConditionedDenoiser
@@ -30,7 +30,7 @@ from erase.tasks.diffusion.sampling import draw
 
 
 @dataclass(frozen=True)
-class AttackRun(Config):
+class AttackRun(Names):
     """Which erasure is attacked, and how.
 
     Args:
@@ -44,7 +44,6 @@ class AttackRun(Config):
         judge: an open_clip name or local-dir:FOLDER, if not the model's own.
         oracle: a pipeline trained without the concept, which shows what each attack makes of
             nothing.
-        device: cpu, cuda, mps.
     """
 
     erasure: str
@@ -56,12 +55,14 @@ class AttackRun(Config):
     model: str = ""
     judge: str = ""
     oracle: str = ""
-    device: str = "cpu"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in (*self.attacks, *self.configs):
             get_attack(name)
+        if self.offload != "none":
+            raise ValueError("Attacks look for gradients, for which weights stay where they are; "
+                             "leave out offload.")  # fmt: skip
 
 
 def run_attacks(

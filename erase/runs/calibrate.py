@@ -86,7 +86,7 @@ def _pilot(run: CalibrationRun) -> Pilot:
     rows = sorted({*forget, *used})
     seen = replace(data, train=Subset(data.train, rows))
     places = {row: place for place, row in enumerate(rows)}
-    original = load_or_train(classifier, seen)
+    original = load_or_train(classifier, seen, run.device)
     task = build_task(run, original, seen, [places[row] for row in forget])
     return Pilot(task, Subset(data.train, held))
 

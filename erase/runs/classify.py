@@ -25,6 +25,7 @@ from erase.methods import get_method
 from erase.prompts.seeds import RETRAIN_SEED, SHADOW_SEED
 from erase.runs.state import carry_out, note_run, options_of, require_method, run_digest
 from erase.support.config import Config, NotNegative, Positive
+from erase.support.distributed import DeviceConfig, own_device
 from erase.support.files import replaced_file
 from erase.tasks.classification.datasets import Data, build_classifier, load_data
 from erase.tasks.classification.fit import FitConfig, fit, outputs_of
@@ -61,7 +62,7 @@ class ClassifierConfig(Config):
 
 
 @dataclass(frozen=True)
-class ClassifierRun(Config):
+class ClassifierRun(DeviceConfig):
     """A classifier, what it is to forget, and by which method.
 
     Args:
@@ -129,7 +130,7 @@ def classify(run: ClassificationRun, output: str | Path) -> GapReport | None:
             raise ValueError("Shadows are trained by one process; launch one, or leave them out.")
         data = data_of(run.classifier)
         forget = forget_indices(run.forget, data, run.seed)
-        task = build_task(run, load_or_train(run.classifier, data), data, forget)
+        task = build_task(run, load_or_train(run.classifier, data, run.device), data, forget)
         return OpenedClassifier(data, task, run_digest(run, task))
 
     def work(opened: OpenedClassifier) -> tuple[Erasure, float]:
@@ -202,7 +203,7 @@ def _shadows(run: ClassificationRun, opened: OpenedClassifier, options: Any) -> 
     def shadow(seed: int) -> tuple[Tensor, Tensor]:
         other = replace(run.classifier, seed=seed, weights="")
         again = replace(run, classifier=other, seed=seed)
-        its = build_task(again, load_or_train(other, data), data, forget)
+        its = build_task(again, load_or_train(other, data, run.device), data, forget)
         erasure = get_method(run.method)(its, options)
         _, oracle, unlearned = three_models(its, erasure)
         ours, theirs = (outputs_of(model, forgotten) for model in (unlearned, oracle))
@@ -229,8 +230,8 @@ def data_of(config: ClassifierConfig) -> Data:
     return load_data(config.data, config.root, config.download, config.side)
 
 
-def load_or_train(config: ClassifierConfig, data: Data) -> nn.Module:
-    """The classifier with its weights, read, or trained and written."""
+def load_or_train(config: ClassifierConfig, data: Data, device: str = "cpu") -> nn.Module:
+    """The classifier on a device with its weights, read, or trained and written."""
     path = Path(config.weights).expanduser() if config.weights else None
     with torch.random.fork_rng():
         torch.manual_seed(folded(config.seed))
@@ -242,8 +243,8 @@ def load_or_train(config: ClassifierConfig, data: Data) -> nn.Module:
             raise ValueError(
                 f"{path} does not hold the weights of a {config.model} ({error}); name others."
             ) from error
-        return model.eval()
-    fit(model, data.train, config.fit, config.seed)
+        return model.to(own_device(device)).eval()
+    fit(model.to(own_device(device)), data.train, config.fit, config.seed)
     if path and Accelerator().is_main_process:
         with replaced_file(path) as partial:
             save_weights(model, str(partial))

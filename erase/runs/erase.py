@@ -25,24 +25,23 @@ from erase.methods import get_method
 from erase.models.opening import Model
 from erase.prompts.request import EraseRequest
 from erase.prompts.seeds import EVALUATION_SEED
-from erase.runs.opening import Opened, open_all
+from erase.runs.opening import Names, Opened, open_all
 from erase.runs.state import carry_out, note_run, options_of, require_method, run_digest
-from erase.support.config import Config
 from erase.support.progress import whole_run
 from erase.tasks.diffusion.task import DiffusionTask, DiffusionTaskConfig
-from erase.training.config import TrainingConfig
+from erase.training.config import TrainedConfig, TrainingConfig
 
 PASSES_A_STEP = 8  # of each sample: forward, backward, and a teacher's, of both sets
 OUTPUT_FILES = (*FILES, *REPORT_FILES)
 
 
 @dataclass(frozen=True)
-class RunConfig(Config):
+class RunConfig(Names):
     """Everything one run depends on; equal configs give equal artefacts.
 
     Args:
         request: what to forget, what to draw instead, and what must stay.
-        model: emoji, a pipeline folder or a hub id.
+        model: emoji, a pipeline folder, a hub id or a file of weights.
         method: one of those that `erase methods` lists.
         method_config: the dataclass that the method registered, its defaults if None.
         task: what may change, and the pictures to train on.
@@ -50,7 +49,6 @@ class RunConfig(Config):
         judge: an open_clip name or local-dir:FOLDER; by default the bundled judge, for models that
             draw what it knows.
         oracle: a pipeline trained without the concept, to measure beside base and erased.
-        device: cpu, cuda, mps.
     """
 
     request: EraseRequest
@@ -61,15 +59,22 @@ class RunConfig(Config):
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     judge: str = ""
     oracle: str = ""
-    device: str = "cpu"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_method(self, DiffusionTask)
+        _require_in_place(self)
         counts = self.evaluation.forget_pictures, self.evaluation.retain_pictures
         if self.oracle and min(counts) < 3:
             raise ValueError(f"The distance to an oracle needs 3 pictures of a set, not "
                              f"{min(counts)}; draw more.")  # fmt: skip
+
+
+def _require_in_place(config: RunConfig) -> None:
+    trains = issubclass(get_method(config.method).config, TrainedConfig)
+    if trains and config.offload != "none":
+        raise ValueError(f"The method {config.method} trains, for which weights stay where they "
+                         "are; leave out offload, or choose one that does not.")  # fmt: skip
 
 
 def run(
@@ -142,10 +147,11 @@ def _draw_all(config: RunConfig, opened: Opened, erasure: Erasure) -> dict[str, 
     """What base, erased model and oracle draw for the same prompts and seeds."""
 
     def drawn(model: Model, name: str) -> EvaluationPictures:
-        return draw_evaluation(
-            model.pipeline, opened.prompts, opened.sampling, config.evaluation,
-            f"judging the {name}",
-        )  # fmt: skip
+        with model.drawing() as pipeline:
+            return draw_evaluation(
+                pipeline, opened.prompts, opened.sampling, config.evaluation,
+                f"judging the {name}",
+            )  # fmt: skip
 
     both = {"base": drawn(opened.model, "base")}
     with erasure.apply(opened.model.pipeline.components):

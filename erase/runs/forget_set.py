@@ -72,7 +72,7 @@ def choose_forget_set(run: ForgetSetRun, output: str | Path) -> list[int]:
     def open_() -> Candidates:
         data = data_of(run.classifier)
         choose = chooser(labels_of(data.train), run.count, run.tail, run.unit)
-        return Candidates(data, load_or_train(run.classifier, data), choose)
+        return Candidates(data, load_or_train(run.classifier, data, run.device), choose)
 
     def work(opened: Candidates) -> list[int]:
         data, original = opened.data, opened.original

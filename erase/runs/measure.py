@@ -27,7 +27,7 @@ from erase.evaluate.pictures.folders import Captions, CaptionsConfig, FidelityCo
 from erase.evaluate.pictures.judges import open_judge
 from erase.evaluate.pictures.nudity import DETECTIONS, NudityConfig, count, read_detections
 from erase.evaluate.pictures.perceptual import PerceptualConfig
-from erase.models.opening import Model, load_model
+from erase.models.opening import Model, OpeningConfig, device_of, open_model
 from erase.prompts.catalogue import Sampling
 from erase.runs.prompt_file import PromptFile, PromptRow, read_prompts
 from erase.runs.state import carry_out
@@ -73,11 +73,11 @@ class SamplingConfig(Config):
 
 
 @dataclass(frozen=True)
-class BenchmarkProtocol(Config):
+class BenchmarkProtocol(OpeningConfig):
     """A protocol, and the model it is applied to.
 
     Args:
-        model: emoji, a pipeline folder or a hub id.
+        model: emoji, a pipeline folder, a hub id or a file of weights.
         erasure: an erasure folder to apply, empty for the model as it is.
         prompts: what is asked.
         drawing: how it is drawn.
@@ -86,7 +86,6 @@ class BenchmarkProtocol(Config):
         kept_groups: groups whose accuracy should be high.
         clip_score: whether to score pictures against their own prompts.
         quirks: what is peculiar about the published numbers, for the report.
-        device: cpu, cuda, mps.
     """
 
     model: str = "emoji"
@@ -98,7 +97,6 @@ class BenchmarkProtocol(Config):
     kept_groups: Sequence[str] = ()
     clip_score: bool = False
     quirks: Sequence[str] = ()
-    device: str = "cpu"
 
 
 def evaluation_config() -> type[PictureEvaluation]:
@@ -185,7 +183,7 @@ def run_protocol(protocol: BenchmarkProtocol, output: str | Path) -> dict[str, A
         scheduler = _scheduler_class(protocol.drawing.scheduler)
         evaluators = require_any(_evaluators(protocol, rows))
         erasure = Erasure.from_pretrained(protocol.erasure) if protocol.erasure else None
-        model = load_model(protocol.model, protocol.device)
+        model = open_model(protocol.model, protocol)
         if scheduler:
             model.pipeline.scheduler = scheduler.from_config(settings_of(model.pipeline.scheduler))
         return OpenedProtocol(rows, model, erasure, evaluators)
@@ -219,7 +217,7 @@ def _evaluators(protocol: BenchmarkProtocol, rows: Sequence[PromptRow]) -> list[
     """Accuracy where prompts have labels, CLIP score if wanted, and those of the evaluation."""
     config = protocol.evaluation
     found: list[Evaluator] = []
-    judge = shared_judge(config, "--evaluation.judge", protocol.device)
+    judge = shared_judge(config, "--evaluation.judge", device_of(protocol))
     if protocol.prompts.label:
         found.append(_accuracy(protocol, rows, judge()))
         config = replace(config, labels=())
@@ -250,6 +248,7 @@ def _draw(model: Model, rows: Sequence[PromptRow], steps: int, folder: Path) -> 
             part = places[start : start + DRAWN_AT_ONCE]
             texts, seeds = [rows[i].text for i in part], [rows[i].seed for i in part]
             name = f"guidance {scale:g}, {start} of {len(places)}"
-            pictures = draw(model.pipeline, texts, seeds, Sampling(steps, scale), "pt", name)
+            with model.drawing() as pipeline:
+                pictures = draw(pipeline, texts, seeds, Sampling(steps, scale), "pt", name)
             for i, picture in zip(part, pictures.float().clamp(0, 1), strict=True):
                 to_pil_image(picture).save(folder / f"{i:06}.png")

@@ -1,36 +1,29 @@
 """What a run on a pipeline works with, resolved once, before any work."""
 
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 from erase.evaluate.base import Judge
 from erase.evaluate.pictures.judges import judge_of
 from erase.models.family import Family
-from erase.models.opening import Model, catalogue_of, load_model
+from erase.models.opening import (
+    Model,
+    OpeningConfig,
+    catalogue_of,
+    device_of,
+    open_model,
+    oracle_opening,
+)
 from erase.prompts.catalogue import Sampling
 from erase.prompts.request import EraseRequest, PromptSet, expand
-from erase.support.distributed import own_device
 from erase.tasks.diffusion.task import DiffusionTask, DiffusionTaskConfig
 
 
-class Names(Protocol):
-    """What a run's config asks to be opened; judge and oracle may be empty."""
+class Names(OpeningConfig):
+    """What a run's config asks to be opened, besides how; judge and oracle may be empty."""
 
-    @property
-    def model(self) -> str:
-        """A pipeline."""
-
-    @property
-    def judge(self) -> str:
-        """What names the concepts in pictures."""
-
-    @property
-    def oracle(self) -> str:
-        """A pipeline trained without the concept."""
-
-    @property
-    def device(self) -> str:
-        """Where all three work."""
+    model: str
+    judge: str
+    oracle: str
 
 
 @dataclass(frozen=True)
@@ -65,13 +58,13 @@ def open_all(
 
     The request and the judge are refused before the model is opened. Raises ValueError.
     """
-    catalogue = model.catalogue if model else catalogue_of(names.model)
+    catalogue = model.catalogue if model else catalogue_of(names.model, names)
     prompts = expand(request, catalogue)
-    device = str(model.pipeline.device) if model else own_device(names.device)
+    device = model.device if model else device_of(names)
     judge = judge or judge_of(names.judge, catalogue, device)
     for labels in prompts.labels.values():
         judge.require(labels)
-    model = model or load_model(names.model, device)
+    model = model or open_model(names.model, names)
     sets = DiffusionTask(
         model.pipeline, prompts, model.sampling, task, request.seed,
         finetuning=model.finetuning(prompts),
@@ -79,5 +72,5 @@ def open_all(
     known = model.sampling
     sampling = replace(known, steps=steps or known.steps, size=sets.sampling.size)
     if oracle is None and names.oracle:
-        oracle = load_model(names.oracle, device)
+        oracle = open_model(names.oracle, oracle_opening(names))
     return Opened(model, sets.family, prompts, sets, sampling, judge, oracle)

@@ -4,6 +4,7 @@ What they ask is an Accelerator, since a bare PartialState does not heed ACCELER
 """
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 from typing import TypeVar
 
@@ -12,9 +13,21 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object, reduce
 from torch import Tensor
 
+from erase.support.config import Config
 from erase.support.errors import first_line
 
 Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceConfig(Config):
+    """Where a run computes.
+
+    Args:
+        device: auto for the best here, cpu, mps, cuda, cuda:1.
+    """
+
+    device: str = "auto"
 
 
 def shard_of(items: Iterable[Item]) -> Iterator[Item]:
@@ -32,17 +45,20 @@ def all_reduce_sum(tensor: Tensor) -> Tensor:
 
 
 def own_device(asked: str) -> str:
-    """The device asked for, or of several processes this one's own.
+    """The device asked for, of "auto" the best there is; of several processes this one's own.
 
     It comes before anything is put on a device, so that every process takes its own. Raises
     ValueError if there is none such here, or the processes were launched on another.
     """
+    if asked == "auto":
+        return str(Accelerator().device)
     try:
-        torch.empty(0, device=asked)
+        if torch.empty(0, device=asked).is_meta:
+            raise RuntimeError("it computes nothing")
     except (RuntimeError, AssertionError) as error:
         raise ValueError(
-            f"The device {asked} could not be opened ({first_line(error)}); give cpu, or one that "
-            "is here."
+            f"The device {asked} could not be opened ({first_line(error)}); give auto, or what is "
+            f"here: {', '.join(devices_here())}."
         ) from error
     state = Accelerator()
     if state.num_processes == 1:
@@ -51,6 +67,14 @@ def own_device(asked: str) -> str:
         raise ValueError(f"The device is {asked}, but the processes were launched on "
                          f"{state.device.type}; give --device {state.device.type}.")  # fmt: skip
     return str(state.device)
+
+
+def devices_here() -> list[str]:
+    """The devices that this process can compute on."""
+    best = torch.accelerator.current_accelerator(check_available=True)
+    if best is None:
+        return ["cpu"]
+    return ["cpu", *(f"{best.type}:{i}" for i in range(torch.accelerator.device_count()))]
 
 
 def all_gather(item: Item) -> list[Item]:
