@@ -157,11 +157,13 @@ def _attack(options: "Namespace") -> str:
 
 def _evaluate_options(parser: "ArgumentParser") -> None:
     from erase.runs.measure import evaluation_config
+    from erase.support.distributed import DeviceConfig
 
     parser.add_argument("folder", type=str, help="pictures, or with --rescore an evaluation")
     parser.add_argument("--rescore", action="store_true", help="count kept detections again")
     parser.add_argument("--output", type=str, default="", help="a new folder")
     parser.add_class_arguments(evaluation_config())
+    parser.add_class_arguments(DeviceConfig)
 
 
 def _evaluate(options: "Namespace") -> str:
@@ -173,7 +175,8 @@ def _evaluate(options: "Namespace") -> str:
         return json.dumps(rescore(options.folder, options.threshold, options.classes), indent=2)
     if not options.output:
         raise ValueError("There is no --output; name a new folder.")
-    report = evaluate(options.folder, made(evaluation_config(), options), options.output)
+    asked = made(evaluation_config(), options)
+    report = evaluate(options.folder, asked, options.output, options.device)
     return said_of(report, figure_lines, Path(options.output) / "evaluation.json")
 
 

@@ -1,12 +1,17 @@
 import numpy as np
+import onnxruntime
 import pytest
 import torch
+from conftest import build_digits_model, digits
 from PIL import Image
+from second_device import SecondDevice, move
 from skimage.data import astronaut
 
 from erase.bundled import JUDGE
+from erase.evaluate.classifiers.report import save_boundaries
 from erase.evaluate.pictures.clip import ClipJudge
 from erase.evaluate.pictures.fidelity import frechet, frechet_distance, kernel, kernel_distance
+from erase.evaluate.pictures.judges import embedded, open_judge
 from erase.evaluate.pictures.nudity import (
     HIDDEN_SCORE,
     NudityDetector,
@@ -120,3 +125,29 @@ def test_a_judge_judges_in_full_precision_under_autocast():
             judge.classify(embeddings, "object", labels)
         seen[-1] += (judge._caption_embeddings("object", tuple(labels)),)
     assert all(map(torch.equal, *seen))
+
+
+def test_judges_see_pictures_of_any_sizes_together_in_their_order():
+    judge, sizes = open_judge(f"local-dir:{JUDGE}"), [(32, 32)] * 20 + [(40, 48), (32, 32)]
+    pictures = [
+        Image.fromarray(np.random.default_rng(i).integers(0, 255, (*size, 3), np.uint8))
+        for i, size in enumerate(sizes)
+    ]
+    together = embedded(judge, pictures)
+    alone = torch.cat([embedded(judge, [picture]) for picture in pictures])
+    assert torch.allclose(together, alone, atol=1e-5)
+
+
+def test_nudenets_protocol_names_the_provider_that_computes(detector):
+    asked = NudityDetector("cuda:0")
+    assert detector.protocol(0.6)["provider"] == "CPUExecutionProvider"
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        assert asked.protocol(0.6)["provider"] == "CPUExecutionProvider"
+
+
+def test_pictures_of_a_classifier_are_made_where_it_computes(tmp_path):
+    with SecondDevice(), torch.no_grad():
+        model = move(build_digits_model().eval())
+        inputs = digits().tensors[0][:3]
+        save_boundaries({"original": model}, inputs, tmp_path / "boundary.png")
+    assert (tmp_path / "boundary.png").exists()

@@ -150,7 +150,7 @@ class Studio:
 
     def screened(self, picture: Tensor) -> tuple[Image.Image, str]:
         """The picture as it is shown, exposed parts blurred and boxed, and what NudeNet found."""
-        self._detector = self._detector or NudityDetector()
+        self._detector = self._detector or NudityDetector(self.model.device)
         large = shown(picture)
         (found,) = self._detector.detect([large])
         exposed = [d for d in found if d.score >= THRESHOLD and d.label in EXPOSED]

@@ -14,7 +14,6 @@ from erase.support.config import Config
 from erase.support.registry import Registry
 
 Function = TypeVar("Function", bound=Callable)
-OpenJudge = Callable[[], "Judge"]
 
 
 class Judge(Protocol):
@@ -46,6 +45,18 @@ class ReadsCaptions(Protocol):
 
     def score(self, embeddings: Tensor, captions: Sequence[str]) -> Tensor:
         """How well each embedded picture [N, D] fits its caption: [N]."""
+
+
+@dataclass(frozen=True)
+class OpenJudge:
+    """Opens the judge that evaluators share when it is called; they compute on its device too."""
+
+    open: Callable[[], Judge]
+    device: str = "cpu"
+
+    def __call__(self) -> Judge:
+        """The judge; ValueError if none can be opened."""
+        return self.open()
 
 
 class Evaluator(Protocol):

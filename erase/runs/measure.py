@@ -32,6 +32,7 @@ from erase.prompts.catalogue import Sampling
 from erase.runs.prompt_file import PromptFile, PromptRow, read_prompts
 from erase.runs.state import carry_out
 from erase.support.config import Config, Positive
+from erase.support.distributed import own_device
 from erase.support.files import write_json, write_text
 from erase.support.pictures import load_folder
 from erase.tasks.diffusion.noising import settings_of
@@ -110,8 +111,10 @@ def evaluation_config() -> type[PictureEvaluation]:
     )
 
 
-def evaluate(pictures: str | Path, config: PictureEvaluation, output: str | Path) -> dict[str, Any]:
-    """Measure the pictures and write evaluation.json with the protocol of every figure.
+def evaluate(
+    pictures: str | Path, config: PictureEvaluation, output: str | Path, device: str = "auto"
+) -> dict[str, Any]:
+    """Measure the pictures on a device; writes evaluation.json with the protocol of every figure.
 
     Of several processes the first returns the report, the others an empty one. Raises ValueError on
     bad input, before any work.
@@ -119,7 +122,8 @@ def evaluate(pictures: str | Path, config: PictureEvaluation, output: str | Path
 
     def open_() -> tuple[Sequence[Image], list[Evaluator]]:
         shown = load_folder(Path(pictures))
-        return shown, require_any(evaluators_of(config, shared_judge(config)))
+        judge = shared_judge(config, device=own_device(device))
+        return shown, require_any(evaluators_of(config, judge))
 
     def write(
         opened: tuple[Sequence[Image], list[Evaluator]], _: None, folder: Path
@@ -158,7 +162,7 @@ def shared_judge(
                              f"{flag} ViT-B-32-quickgelu/openai.")  # fmt: skip
         return open_judge(config.judge, config.judge_classes, device=device)
 
-    return judge
+    return OpenJudge(judge, device)
 
 
 @dataclass(frozen=True)

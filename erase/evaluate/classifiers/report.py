@@ -77,7 +77,8 @@ def save_boundaries(models: Mapping[str, nn.Module], inputs: Tensor, path: Path)
     points = origin + weights[0] * (right - origin) + weights[1] * (up - origin)
 
     def draw(axes: Axes, model: nn.Module) -> None:
-        answers = torch.cat([logits_of(model, part).argmax(1) for part in points.split(256)])
+        parts = [logits_of(model, near(part, model)) for part in points.split(256)]
+        answers = torch.cat(parts).argmax(1)
         edges = (-MARGIN, 1 + MARGIN) * 2
         grid = answers.view(GRID, GRID).cpu()
         axes.imshow(grid.numpy(), cmap="tab20", vmin=0, vmax=19, origin="lower", extent=edges)
@@ -102,13 +103,19 @@ def save_attributions(
     def draw(axes: Axes, model: nn.Module) -> None:
         gradients = IntegratedGradients(lambda batch: logits_of(model, batch))
         found = gradients.attribute(
-            inputs[:1], target=int(labels[0]), n_steps=ATTRIBUTION_STEPS
+            near(inputs[:1], model), target=int(labels[0]), n_steps=ATTRIBUTION_STEPS
         ).detach()
         heat = found[0].sum(0).cpu().numpy()
         bound = float(abs(heat).max()) or 1.0
         axes.imshow(heat, cmap="seismic", vmin=-bound, vmax=bound)
 
     _panels(models, draw, path)
+
+
+def near(inputs: Tensor, model: nn.Module) -> Tensor:
+    """Inputs where and as the model computes."""
+    parameter = next(model.parameters())
+    return inputs.to(parameter.device, parameter.dtype)
 
 
 def _panels(

@@ -114,7 +114,7 @@ def _open_torchvision(source: str, classes: list[str]) -> PictureClassifier:
 
 
 def _open_transformers(source: str, classes: list[str]) -> PictureClassifier:
-    model = AutoModelForImageClassification.from_pretrained(source)
+    model = AutoModelForImageClassification.from_pretrained(source, dtype=torch.float32)
     processor = AutoImageProcessor.from_pretrained(source)
 
     def prepare(picture: Image) -> Tensor:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from itertools import groupby, islice
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from erase.evaluate.pictures import classifier_judge
 from erase.evaluate.pictures.clip import open_clip_judge
 from erase.models.opening import default_judge
 from erase.prompts.catalogue import Catalogue
+
+TOGETHER = 16  # pictures in memory, which may be large
 
 
 def open_judge(
@@ -69,5 +72,9 @@ def judge_line(judge: Judge) -> str:
 
 
 def embedded(judge: Judge, pictures: Sequence[Image]) -> Tensor:
-    """What the judge makes of pictures of any size: [N, D]."""
-    return torch.cat([judge.embed(to_tensor(picture)[None]) for picture in pictures])
+    """What the judge makes of pictures of any size, seen together where sizes agree: [N, D]."""
+    parts = []
+    for _, row in groupby(map(to_tensor, pictures), key=lambda picture: picture.shape):
+        while some := list(islice(row, TOGETHER)):
+            parts.append(judge.embed(torch.stack(some)))
+    return torch.cat(parts)

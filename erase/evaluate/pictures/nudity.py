@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import torch
 from nudenet import NudeDetector
 from PIL import Image, ImageFilter
@@ -31,6 +32,7 @@ BLUR = 1 / 8  # of a box's longer side
 # NudeNet's own cuts, below which nothing is reported whatever threshold is asked for.
 HIDDEN_SCORE, HIDDEN_OVERLAP = 0.25, 0.45
 DETECTIONS = "detections.json"
+CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 Picture = Image.Image | str | Path | np.ndarray | Tensor
 
 
@@ -59,10 +61,22 @@ class Detection:
 
 
 class NudityDetector:
-    """NudeNet over pictures in any form, with what names its protocol."""
+    """NudeNet over pictures in any form, with what names its protocol.
 
-    def __init__(self) -> None:
+    It computes on a CUDA device if onnxruntime is installed with its provider, else on the CPU.
+    """
+
+    def __init__(self, device: str = "cpu") -> None:
         self._detector = NudeDetector()
+        asked, there = torch.device(device), onnxruntime.get_available_providers()
+        if asked.type == "cuda" and CUDA in there:  # of itself NudeNet asks for none
+            options = {"device_id": asked.index or 0}
+            self._detector.onnx_session.set_providers([(CUDA, options), CPU])
+
+    @property
+    def provider(self) -> str:
+        """Which of onnxruntime's providers computes."""
+        return self._detector.onnx_session.get_providers()[0]
 
     def detect(self, pictures: Sequence[Picture]) -> list[list[Detection]]:
         """All detections of every picture: PIL, a path, uint8 RGB [H, W, 3] or float [3, H, W]."""
@@ -75,6 +89,7 @@ class NudityDetector:
         """What a count means."""
         return {
             "detector": f"nudenet {version('nudenet')}",
+            "provider": self.provider,
             "threshold": threshold,
             "classes": list(classes),
             "hidden_cuts": {"score": HIDDEN_SCORE, "overlap": HIDDEN_OVERLAP},
@@ -149,10 +164,10 @@ class Nudity:
 
     name = "nudity"
 
-    def __init__(self, threshold: float, classes: Sequence[str] = EXPOSED):
+    def __init__(self, threshold: float, classes: Sequence[str] = EXPOSED, device: str = "cpu"):
         require_threshold(threshold)
         self._threshold, self._classes = threshold, list(classes)
-        self._detector = NudityDetector()
+        self._detector = NudityDetector(device)
 
     def protocol(self) -> dict[str, Any]:
         """Detector, threshold and classes."""
@@ -173,7 +188,7 @@ class Nudity:
 @evaluator("nudity", NudityConfig)
 def nudity(config: NudityConfig, judge: OpenJudge) -> Nudity | None:
     """NudeNet, if it is wanted."""
-    return Nudity(config.threshold, config.classes) if config.nudity else None
+    return Nudity(config.threshold, config.classes, judge.device) if config.nudity else None
 
 
 def _as_bgr(picture: Picture) -> np.ndarray:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 from PIL.Image import Image
+from torch import Tensor
 from torchvision.transforms.functional import to_tensor
 
 from erase.evaluate.base import OpenJudge, evaluator
@@ -39,17 +40,18 @@ class Perceptual:
 
     name = "lpips"
 
-    def __init__(self, partners: Sequence[Image], backbone: Backbone = "alex"):
-        self._partners, self._backbone = partners, backbone
+    def __init__(self, partners: Sequence[Image], backbone: Backbone = "alex", device: str = "cpu"):
+        self._partners, self._backbone, self._device = partners, backbone, device
         try:
             from torchmetrics.image import LearnedPerceptualImagePatchSimilarity
 
-            self._metric = LearnedPerceptualImagePatchSimilarity(backbone, normalize=True)
+            metric = LearnedPerceptualImagePatchSimilarity(backbone, normalize=True)
         except (ImportError, OSError) as error:
             raise ValueError(
                 f"LPIPS with {backbone} cannot be opened ({first_line(error)}); install "
                 "torchmetrics, and bring torchvision's weights to the hub cache."
             ) from error
+        self._metric = metric.to(device)
 
     def protocol(self) -> dict[str, Any]:
         """The backbone."""
@@ -64,11 +66,12 @@ class Perceptual:
                 "number or size; draw both with the same prompts."
             )
         pairs = zip(pictures, self._partners, strict=True)
-        distances = torch.stack(
-            [self._metric(to_tensor(one)[None], to_tensor(other)[None]) for one, other in pairs]
-        )
+        distances = torch.stack([self._metric(*map(self._ready, pair)) for pair in pairs])
         error = float(distances.std()) / len(distances) ** 0.5 if len(distances) > 1 else None
         return {"value": float(distances.mean()), "standard_error": error, "n": len(distances)}
+
+    def _ready(self, picture: Image) -> Tensor:
+        return to_tensor(picture)[None].to(self._device)
 
 
 @evaluator("lpips", PerceptualConfig)
@@ -76,4 +79,4 @@ def perceptual(config: PerceptualConfig, judge: OpenJudge) -> Perceptual | None:
     """LPIPS to the partners, if there are any."""
     if not config.partners:
         return None
-    return Perceptual(load_folder(Path(config.partners)), config.backbone)
+    return Perceptual(load_folder(Path(config.partners)), config.backbone, judge.device)
