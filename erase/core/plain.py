@@ -25,11 +25,12 @@ def _layers(module: nn.Module) -> list[nn.Module]:
 def _wrapped(module: nn.Module) -> nn.Module | None:
     if isinstance(module, DataParallel | DistributedDataParallel):
         return module.module
-    if (compiled := module._modules.get("_orig_mod")) is not None:
-        return compiled
+    if "_orig_mod" in module._modules:  # compiled
+        return module._modules["_orig_mod"]
     if callable(adapted := getattr(module, "get_base_model", None)):  # a model of PEFT's
         return adapted()
-    return module._modules.get("base_layer") if is_adapted(module) else None
+    adapted_layer = is_adapted(module) and "base_layer" in module._modules
+    return module._modules["base_layer"] if adapted_layer else None
 
 
 def is_adapted(module: nn.Module) -> bool:

@@ -213,6 +213,10 @@ def require_supported(pipeline: DiffusionPipeline) -> Family:
             "An IP-Adapter is loaded, which draws by a picture beside the prompt; call "
             "pipeline.unload_ip_adapter() first."
         )
+    if getattr(denoiser, "is_cache_enabled", False):
+        raise ValueError(
+            f"The {family.denoiser} answers from a cache; call its disable_cache() first."
+        )
     if asked := [n for n in ("class_embed_type", "num_class_embeds") if config.get(n)]:
         raise ValueError(
             f"The {family.denoiser} asks for a class beside the prompt ({asked[0]}), which "

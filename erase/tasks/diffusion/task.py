@@ -26,6 +26,7 @@ from erase.prompts.request import Prompt, PromptSet, sample, texts_by_group
 from erase.support.distributed import shard_of
 from erase.support.pictures import load_folder
 from erase.tasks.base import InputCallback, SetName
+from erase.tasks.diffusion.adversary import with_prefix_slots
 from erase.tasks.diffusion.config import MOST_TRAJECTORIES, DiffusionTaskConfig
 from erase.tasks.diffusion.denoiser import ConditionedDenoiser
 from erase.tasks.diffusion.noising import DiffusionBatch
@@ -73,8 +74,10 @@ class DiffusionTask:
 
     def _new_sets(self, given: Sequence[Image] | None) -> PictureSets:
         config = self.config
-        forgotten = [p.text for p in self.prompts.forget], [p.anchor for p in self.prompts.forget]
-        require_read(self.denoiser.pipeline, self.family.readers, *forgotten)
+        spelt = with_prefix_slots if config.adversary_steps else list
+        texts = spelt([prompt.text for prompt in self.prompts.forget])
+        anchors = spelt([prompt.anchor for prompt in self.prompts.forget])
+        require_read(self.denoiser.pipeline, self.family.readers, texts, anchors)
         given = load_folder(Path(config.forget_folder)) if config.forget_folder else given
         counts = config.forget_pictures, config.retain_pictures
         return PictureSets(self.denoiser, self.prompts, self.sampling, counts, self.seed, given)
