@@ -3,7 +3,7 @@
 import pytest
 import torch
 from conftest import build_digits_model, build_digits_task, build_tiny_pipeline, build_tiny_task
-from diffusers import UNet2DConditionModel
+from diffusers import FirstBlockCacheConfig, UNet2DConditionModel
 from diffusers.models.attention_processor import CustomDiffusionAttnProcessor
 from peft import LoraConfig, get_peft_model
 from test_contract import SIDE, brisk, erase_tiny, tensors
@@ -151,6 +151,10 @@ def of_classes(pipeline):
     pipeline.unet = UNet2DConditionModel(**config | {"num_class_embeds": 3})
 
 
+def answering_from_a_cache(pipeline):
+    pipeline.transformer.enable_cache(FirstBlockCacheConfig())
+
+
 def told_of_pictures(pipeline):
     pipeline.unet.register_to_config(encoder_hid_dim_type="ip_image_proj")
 
@@ -169,8 +173,12 @@ def test_pipelines_that_lack_a_part_or_ask_for_more_are_refused():
             setattr(pipeline, part, None)
         with pytest.raises(ValueError, match=f"has no .*{none[-1]}"):
             require_supported(pipeline)
-    for change, said in ((of_classes, "asks for a class"), (told_of_pictures, "IP-Adapter")):
-        pipeline = build_family("sd1")
+    for family, change, said in (
+        ("sd1", of_classes, "asks for a class"),
+        ("sd1", told_of_pictures, "IP-Adapter"),
+        ("flux", answering_from_a_cache, "from a cache"),
+    ):
+        pipeline = build_family(family)
         change(pipeline)
         with pytest.raises(ValueError, match=said):
             require_supported(pipeline)
@@ -203,8 +211,12 @@ def replace_the_unet(pipeline):
     pipeline.unet = UNet2DConditionModel.from_config(pipeline.unet.config)
 
 
+def cast(pipeline):
+    pipeline.unet.half()
+
+
 GONE = {lose_a_layer, widen_a_layer}
-KEPT = (learn_a_word, forget_a_word, renew_a_weight, replace_the_unet, with_lora, taken_apart)
+KEPT = (learn_a_word, forget_a_word, renew_a_weight, replace_the_unet, with_lora, taken_apart, cast)
 
 
 @pytest.mark.parametrize("change", [*KEPT, *GONE])
@@ -230,11 +242,31 @@ def test_the_base_comes_back_whatever_was_done_to_the_pipeline_meanwhile(change,
     now = named_parameters(modules)
     lost = {"unet.conv_in.weight", "unet.conv_in.bias"} if change in GONE else set()
     for name, weight in before.items():
-        assert name in lost or torch.equal(now[name][: len(weight)], weight), name
+        assert name in lost or torch.equal(now[name][: len(weight)], weight.to(now[name].dtype)), (
+            name
+        )
     if change is replace_the_unet:
         assert not changed(standing, pipeline.unet.state_dict())
     if change is learn_a_word:
         assert now["text_encoder.embeddings.token_embedding.weight"][-1].eq(1).all()
+
+
+def test_what_others_changed_meanwhile_is_not_lost_without_a_word(tmp_path, caplog):
+    erasure, _ = erase_tiny("projection", "both")
+    erasure.save_pretrained(tmp_path)
+    pipeline = ErasedStableDiffusionPipeline.from_pipe(build_tiny_pipeline())
+    before = tensors(pipeline)
+    for _ in range(2):
+        pipeline.load_erasure(tmp_path)
+        pipeline.set_erasure_scale(0.5)
+        pipeline.unload_erasure()
+        assert "by others" not in caplog.text
+    pipeline.load_erasure(tmp_path)
+    with_fused_lora(pipeline)
+    pipeline.unload_lora_weights()
+    pipeline.unload_erasure()
+    assert "by others" in caplog.text
+    assert all(torch.equal(tensors(pipeline)[name], before[name]) for name in erasure.deltas)
 
 
 def test_what_cannot_be_taken_back_yet_is_left_as_it_is(tmp_path):

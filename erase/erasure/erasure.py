@@ -1,6 +1,7 @@
 """The Erasure: a named set of weight deltas and the recipe that made them."""
 
 import json
+import logging
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -32,6 +33,7 @@ from erase.models.family import plain_pipeline
 from erase.prompts.catalogue import FILE as CATALOGUE
 from erase.support.files import replaced_folder, write_json, write_text
 
+logger = logging.getLogger(__name__)
 SCHEMA = 1
 RECIPE, CARD = "erasure.json", "README.md"
 FILES = (RECIPE, CARD, LORA, DELTAS, PROJECTIONS)
@@ -169,20 +171,29 @@ class AppliedErasure:
     ):
         changed = {name.partition(".")[0] for name in deltas}
         self.modules = {name: unwrapped(components[name]) for name in changed}
+        self._deltas, self._scale = dict(deltas), scale
         weights = {n: find_rows(self.modules, n, delta.shape) for n, delta in deltas.items()}
         self.originals = {name: weight.detach().clone() for name, weight in weights.items()}
         try:
-            self._add(deltas, weights, scale)
+            self._add(weights)
         except BaseException:
-            self.revert()
+            self._put_back(weights)
             raise
 
     @torch.no_grad()
-    def _add(
-        self, deltas: Mapping[str, Delta], weights: Mapping[str, Tensor], scale: float
-    ) -> None:
+    def _add(self, weights: Mapping[str, Tensor]) -> None:
         for name, weight in weights.items():
-            weight.copy_(weight + scale * deltas[name].dense().to(weight.device))
+            weight.copy_(self._changed(name))
+
+    def _changed(self, name: str) -> Tensor:
+        original = self.originals[name]
+        changed = original + self._scale * self._deltas[name].dense().to(original.device)
+        return changed.to(original.dtype)
+
+    @torch.no_grad()
+    def _put_back(self, weights: Mapping[str, Tensor]) -> None:
+        for name, weight in weights.items():
+            weight.copy_(self.originals[name])
 
     def require_revertible(self) -> None:
         """ValueError where the change went on into others' weights, as into fused attention."""
@@ -194,17 +205,31 @@ class AppliedErasure:
 
         Tensors are found anew, since others may stand in their places by now; a table of words may
         have grown. Raises ValueError before anything is touched where what was changed is fused
-        into others, and when all others are back if a tensor is gone or of another shape.
+        into others, and when all others are back if a tensor is gone or of another shape. What
+        others changed of the tensors meanwhile is lost, with a warning.
         """
         self.require_revertible()
         there = self._there()
-        for name, weight in there.items():
-            weight.copy_(self.originals[name])
+        if touched := [name for name, weight in there.items() if self._is_others(name, weight)]:
+            logger.warning(
+                "%s and %d other tensors were changed by others while an erasure was in force, as "
+                "by a LoRA that was fused; they are the base's again.",
+                touched[0],
+                len(touched) - 1,
+            )
+        self._put_back(there)
         if gone := sorted(self.originals.keys() - there.keys()):
             raise ValueError(
                 f"The base's values are back, but {', '.join(gone[:3])}{' ...' * (len(gone) > 3)} "
                 "cannot be: gone, or of another shape or kind since; open the base again."
             )
+
+    def _is_others(self, name: str, weight: Tensor) -> bool:
+        """Whether others than this erasure changed the numbers, which a cast does not."""
+        original, now = self.originals[name], weight.detach()
+        if now.dtype != original.dtype or torch.equal(now, original.to(now.device)):
+            return False
+        return not torch.equal(now, self._changed(name).to(now.device))
 
     def _there(self) -> dict[str, Tensor]:
         """The tensors that can be put back, as they are now."""
