@@ -173,6 +173,17 @@ def test_offloading_changes_no_picture_and_no_weight(offload, tiny_pipeline):
     assert torch.equal(drawn(tiny_pipeline), base)
 
 
+def test_an_offloaded_run_writes_the_same_pictures(tmp_path):
+    config = RunConfig(
+        EraseRequest(["ghost"]), "tiny", "uce", evaluation=EvaluationConfig(2, 2, 1), judge=JUDGE
+    )
+    for offload in ("none", "model", "sequential"):
+        where = "" if offload == "none" else "cpu"
+        model = Model("tiny", build_tiny_pipeline(), CATALOGUE, offload, where)
+        run(config, tmp_path / offload, model)
+    assert len({(path / "grid.png").read_bytes() for path in tmp_path.iterdir()}) == 1
+
+
 def tensors(pipeline: DiffusionPipeline) -> dict[str, Tensor]:
     return dict(pipeline.unet.named_parameters())
 

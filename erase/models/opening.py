@@ -117,6 +117,8 @@ def open_model(name: str | DiffusionPipeline, opening: OpeningConfig) -> Model:
     device, catalogue = device_of(opening), catalogue_of(name, opening)
     with _one_sentence(name), _without_loading_bars():
         folder = _folder_of(name, opening)
+    if folder.is_dir():  # known of a hub id only now
+        denoiser_file(folder, opening.variant)
     dtype = getattr(torch, _dtype_of(folder, opening, device))
     with _one_sentence(name), _without_loading_bars():
         pipeline = _read(folder, opening, dtype)
