@@ -135,6 +135,12 @@ def drawn(pipeline: DiffusionPipeline) -> Tensor:
     return draw(pipeline, ["a ghost"], [0], CATALOGUE.sampling)
 
 
+def test_a_home_is_known_in_every_path(forms, monkeypatch):
+    monkeypatch.setenv("HOME", str(forms))
+    assert load_model("~/folder").name == "~/folder"
+    load_model("~/one.safetensors", model_config="~/folder")
+
+
 def test_an_open_pipeline_is_taken_as_it_is(tiny_pipeline):
     model = load_model(tiny_pipeline)
     assert model.pipeline is tiny_pipeline

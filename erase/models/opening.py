@@ -1,5 +1,6 @@
 """Opening a pipeline with the catalogue and the judge that go with it."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -145,7 +146,7 @@ def oracle_opening(opening: OpeningConfig) -> OpeningConfig:
 
 def catalogue_of(name: str, opening: OpeningConfig) -> Catalogue | None:
     """The catalogue of a model, before it is opened; ValueError if there is no such pipeline."""
-    source, path = str(BUNDLED.get(name, name)), single_file(name)
+    source, path = str(_place(name)), single_file(name)
     if path:
         _configs_of(path, opening)
         return None
@@ -167,9 +168,14 @@ def _taken(pipeline: DiffusionPipeline, opening: OpeningConfig) -> Model:
     return Model(name, pipeline, Catalogue.of_model(name) if name else None)
 
 
+def _place(name: str) -> Path:
+    """Where a model of this name would lie on disk."""
+    return Path(BUNDLED.get(name, name)).expanduser()
+
+
 def _folder_of(name: str, opening: OpeningConfig) -> Path:
     """The file, the folder, or what is downloaded of a hub id."""
-    source = Path(BUNDLED.get(name, name))
+    source = _place(name)
     if source.exists():
         return source
     revision, variant = opening.revision or None, opening.variant or None
@@ -194,7 +200,7 @@ def _read(source: Path, opening: OpeningConfig, dtype: torch.dtype) -> Diffusion
 
 def _configs_of(path: Path, opening: OpeningConfig) -> tuple[type[DiffusionPipeline], str]:
     """The class that reads a single file, and the folder or hub id of its configs."""
-    tensors, configs = tensors_in(path), opening.model_config
+    tensors, configs = tensors_in(path), os.path.expanduser(opening.model_config)
     if configs and not (Path(configs) / INDEX).is_file():
         raise ValueError(f"{configs} is no pipeline folder; give --model_config one with the "
                          "configs and tokenizers of such a model.")  # fmt: skip
