@@ -1,8 +1,8 @@
 """What every family's real shapes cost: weights, mask file, LoRA and training memory.
 
 Run: `python benchmarks/family_memory.py`. Models are built from their published configs on the meta
-device, so this is arithmetic: bytes a weight as in erase/plan.py, float32, no activations, and T5
-and VAE not counted. benchmarks/salun_step.py measures what SD1.5's row predicts.
+device, so this is arithmetic: bytes a weight as in erase/runs/plan.py, no activations, and T5 and
+VAE not counted. benchmarks/salun_step.py measures what SD1.5's row predicts.
 """
 
 from fnmatch import fnmatchcase
@@ -21,8 +21,9 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from erase.core.names import named_parameters
 from erase.methods.salun import MASK
 from erase.models.family import FAMILIES
-from erase.runs.plan import ADAMW, GRADIENT, ORIGINAL, WEIGHT
+from erase.runs.plan import ADAMW, GRADIENT, WEIGHT
 
+HALF = 2  # bytes a weight in bfloat16
 CLIP_L = {
     "hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12,
     "num_hidden_layers": 12, "projection_dim": 768,
@@ -83,14 +84,20 @@ def row(name: str, family_name: str, modules: dict[str, nn.Module]) -> str:
 
     entering = chosen(tuple(p for patterns in family.enters.values() for p in patterns))
     trained, count = size(chosen(tuple(family.reads_text))), size(list(weights.values()))
-    extra = trained * (GRADIENT + ADAMW + ORIGINAL + MASK)
+    extra = trained * (GRADIENT + ADAMW + MASK)
+
+    def training(stored: int) -> str:
+        # The tensors as they were, for the deltas and for the teacher; masters of what is half.
+        copies = 2 * stored + (WEIGHT if stored == HALF else 0)
+        return f"{(stored * count + extra + copies * trained) / 1e9:.1f} GB"
+
     rank_2 = sum(2 * WEIGHT * (len(w) + w[0].numel()) for w in entering)
     cells = (
         f"{size(list(modules[family.denoiser].parameters())) / 1e6:.0f} M",
         f"{count / 1e6:.0f} M", f"{trained / 1e6:.0f} M", f"{size(entering) / 1e6:.1f} M",
         f"{trained / 8e6:.1f} MB", f"{rank_2 / 1e6:.2f} MB",
-        f"{WEIGHT * count / 1e9:.1f} GB", f"{(WEIGHT * count + extra) / 1e9:.1f} GB",
-        f"{(2 * WEIGHT * count + extra) / 1e9:.1f} GB",
+        f"{WEIGHT * count / 1e9:.1f} GB", training(WEIGHT),
+        f"{HALF * count / 1e9:.1f} GB", training(HALF),
     )  # fmt: skip
     return f"| {name} | {' | '.join(cells)} |"
 
@@ -104,7 +111,8 @@ def main() -> None:
     """Print the table."""
     head = (
         "model", "denoiser", "may change", "trained by default", "text enters", "mask file",
-        "projection of rank 2", "closed form", "training", "training, frozen teacher",
+        "projection of rank 2", "closed form, float32", "training, float32",
+        "closed form, bfloat16", "training, bfloat16",
     )  # fmt: skip
     print(f"| {' | '.join(head)} |\n{'| --- ' * len(head)}|")
     for name, (family, modules) in models().items():

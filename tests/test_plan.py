@@ -49,16 +49,16 @@ def test_a_plan_counts_the_tensors_that_the_method_trains(tiny_pipeline):
 
 
 @pytest.mark.parametrize("method", serving(DiffusionTask))
-def test_a_plan_counts_the_copies_of_the_base_that_the_method_makes(method, tiny_task):
-    copies, copy = [], tiny_task.frozen_copy
-    tiny_task.frozen_copy = lambda: copies.append(method) or copy()
+def test_a_plan_counts_the_teachers_that_the_method_makes(method, tiny_task):
+    teachers, copy = [], tiny_task.frozen_copy
+    tiny_task.frozen_copy = lambda *trained: teachers.append(method) or copy(*trained)
     chosen = methods()[method]
     config = chosen.config()
     if isinstance(config, TrainedConfig):
         config = replace(config, training=TrainingConfig(max_train_steps=1))
     needs = chosen.needs(tiny_task, config)
     chosen(tiny_task, config)
-    assert len(copies) == needs.copies_of_base
+    assert len(teachers) == needs.teachers
 
 
 @pytest.mark.parametrize("family", ["sdxl", "sd3", "flux", "pixart"])

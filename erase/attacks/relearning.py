@@ -8,6 +8,7 @@ from torch import Tensor
 
 from erase.attacks import register
 from erase.attacks.base import Outcome, Target, denoising_loss
+from erase.core.precision import MasterWeights
 from erase.core.seeds import seeded
 from erase.support.config import Config, Positive
 from erase.support.progress import Bar
@@ -51,15 +52,17 @@ def _finetuned(
 ) -> Outcome:
     denoiser = target.denoiser.modules[target.denoiser.family.denoiser]
     weights = dict(denoiser.named_parameters())
-    generator = seeded(target.seed)
-    optimizer = torch.optim.AdamW(weights.values(), config.learning_rate, weight_decay=0.0)
+    generator, masters = seeded(target.seed), MasterWeights(weights)
+    learnt = masters.tensors.values()
+    optimizer = torch.optim.AdamW(learnt, config.learning_rate, weight_decay=0.0)
     curve = {0: sum(target.plain_hits) / len(target.plain_hits)}
     with target.training_only(weights), restored_parameters(weights):
         for step in Bar(range(1, config.steps + 1), desc="relearning", unit="step"):
             loss = denoising_loss(target, texts, config.batch_size, generator, latents)
             optimizer.zero_grad()
-            loss.backward()
+            masters.backward(loss)
             optimizer.step()
+            masters.write_back()
             if step % config.every == 0 or step == config.steps:
                 pictures = target.drawn(description="relearning")
                 curve[step] = sum(target.shows(pictures, target.prompts)) / len(target.prompts)

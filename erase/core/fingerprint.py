@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterable
 
+import torch
 from torch import Tensor, nn
 
 from erase.core.shards import full_tensor
@@ -10,9 +11,12 @@ from erase.core.shards import full_tensor
 DIGITS = 16
 
 
-def fingerprint(tensor: Tensor) -> str:
-    """16 hex digits of the SHA-256 of values [...] in float16, alike for any wider copy of them."""
-    values = full_tensor(tensor.detach()).half().cpu().contiguous().numpy()
+def fingerprint(tensor: Tensor, dtype: torch.dtype = torch.float16) -> str:
+    """16 hex digits of the SHA-256 of values [...] in a half precision.
+
+    They are alike for any wider copy of the values.
+    """
+    values = full_tensor(tensor.detach()).to(dtype).cpu().contiguous().view(torch.int16).numpy()
     return hashlib.sha256(values.tobytes()).hexdigest()[:DIGITS]
 
 
@@ -25,5 +29,5 @@ def module_fingerprint(module: nn.Module) -> str:
     """16 hex digits of the SHA-256 of all of a module's tensors, as they are."""
     digest = hashlib.sha256()
     for tensor in module.state_dict().values():
-        digest.update(tensor.contiguous().cpu().numpy().tobytes())
+        digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:DIGITS]

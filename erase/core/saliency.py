@@ -6,8 +6,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from erase.core.precision import LossScale, at_least_float32, widened
+
 Estimator = Literal["signed_sum", "abs_sum", "fisher"]
 Term = Callable[[Tensor], Tensor]
+Adder = Callable[[nn.Parameter], None]
 _TERMS: dict[str, Term] = {
     "signed_sum": lambda gradient: gradient,
     "abs_sum": torch.abs,
@@ -26,7 +29,8 @@ def accumulate(
     "signed_sum" is |sum of gradients| (SalUn; Fan et al., ICLR 2024, eq. 4), "abs_sum" the sum of
     their magnitudes, "fisher" the sum of their squares (the empirical Fisher diagonal, of batches
     as large as the caller made them). `losses` is consumed lazily and each gradient is folded in as
-    soon as it is made, so that one gradient tensor lives at a time. Sums are of float64, so that
+    soon as it is made, so that one gradient tensor lives at a time (in float16 those of one batch,
+    whose losses are scaled). Sums are of float64, so that
     their order, which `total`, the sum over processes that share the losses, may change, does not
     show in the scores. Gradients that were there before are dropped. A weight no loss reaches
     scores 0. Raises ValueError for an unknown estimator, if `losses` is empty, or a loss or score
@@ -40,29 +44,32 @@ def accumulate(
         name: torch.zeros_like(p, dtype=torch.float32 if p.device.type == "mps" else torch.float64)
         for name, p in parameters.items()
     }
-    handles = [
-        parameter.register_post_accumulate_grad_hook(_adder(scores[name], _TERMS[estimator]))
-        for name, parameter in parameters.items()
-    ]
+    scale = LossScale(parameters.values())
+    adders = [(p, _adder(scores[name], _TERMS[estimator], scale)) for name, p in parameters.items()]
+    # What is scaled may have to be made again, so that it is not folded in as soon as it is made.
+    hooked = () if scale else adders
+    handles = [parameter.register_post_accumulate_grad_hook(add) for parameter, add in hooked]
     try:
         for parameter in parameters.values():
             parameter.grad = None
-        batches, broken = total(torch.tensor(_backward_each(losses))).tolist()
+        batches, broken = total(torch.tensor(_backward_each(losses, scale, adders))).tolist()
     finally:
         for handle in handles:
             handle.remove()
     if broken:
         raise ValueError("A loss of the forget set is not finite; lower the learning rate of the "
-                         "base or use float32.")  # fmt: skip
+                         "base, or use bfloat16 or float32.")  # fmt: skip
     if not batches:
         raise ValueError("The forget set is empty, so no weight has a saliency; give it samples.")
     return {name: _finished(name, total(scores.pop(name)), p) for name, p in parameters.items()}
 
 
 def _finished(name: str, score: Tensor, parameter: Tensor) -> Tensor:
-    score = score.abs_().to(parameter.dtype)
+    score = score.abs_().to(at_least_float32(parameter.dtype))
     if not score.isfinite().all():
-        raise ValueError(f"The saliency of {name} is not finite; use a base in float32.")
+        raise ValueError(
+            f"The saliency of {name} is not finite; use a base in bfloat16 or float32."
+        )
     return score
 
 
@@ -72,21 +79,26 @@ def fisher_ratio(forget: Mapping[str, Tensor], retain: Mapping[str, Tensor]) -> 
     return {name: f / (f + retain[name]).clamp_min(tiny) for name, f in forget.items()}
 
 
-def _adder(score: Tensor, term: Term) -> Callable[[nn.Parameter], None]:
+def _adder(score: Tensor, term: Term, scale: LossScale) -> Adder:
     def add(parameter: nn.Parameter) -> None:
         if parameter.grad is not None:
-            score.add_(term(parameter.grad))
+            gradient = widened(parameter.grad)
+            score.add_(term(gradient / scale.factor.item() if scale else gradient))
         parameter.grad = None
 
     return add
 
 
-def _backward_each(losses: Iterable[Tensor]) -> tuple[int, int]:
+def _backward_each(
+    losses: Iterable[Tensor], scale: LossScale, adders: Iterable[tuple[nn.Parameter, Adder]]
+) -> tuple[int, int]:
     """How many there were, up to one that is not finite, and whether there was such a one."""
     batches = 0
     for loss in losses:
         if not loss.isfinite():
             return batches, 1
-        loss.backward()
+        scale.backward(loss)
+        for parameter, add in adders:
+            add(parameter)
         batches += 1
     return batches, 0

@@ -160,17 +160,18 @@ def _check_same_base(erasures: Sequence[Erasure]) -> None:
 def _joint_recipe(erasures: Sequence[Erasure], operation: str, **facts: Any) -> dict[str, Any]:
     """The bases' fingerprints together, all concepts, and the parts' recipes without reports."""
     base: dict[str, Any] = {"model": "its base"}
-    fingerprints: dict[str, str] = {}
+    prints: dict[str, dict[str, str]] = {"fingerprints": {}, "bfloat16": {}}
     for erasure in erasures:
         base |= erasure.recipe.get("base", {})
-        fingerprints |= erasure.facts.base.fingerprints
+        for kind, known in prints.items():
+            known |= getattr(erasure.facts.base, kind)
     concepts = [concept for erasure in erasures for concept in erasure.facts.concepts]
     parts = [
         {key: value for key, value in erasure.recipe.items() if key not in ("base", "report")}
         for erasure in erasures
     ]
     return {
-        "base": base | {"fingerprints": fingerprints},
+        "base": base | prints,
         "request": {"concepts": list(dict.fromkeys(concepts))},
         "method": operation,
         "parts": parts,

@@ -18,7 +18,6 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from erase.core.delta import Delta
-from erase.core.fingerprint import fingerprint
 from erase.core.names import find_rows, way_to
 from erase.core.plain import (
     holds_numbers,
@@ -68,19 +67,18 @@ class Erasure:
         return AppliedErasure(self.deltas, components, scale)
 
     def _check_base(self, weights: Mapping[str, Tensor], allow_other_base: bool) -> None:
-        fingerprints = self.facts.base.fingerprints
+        base = self.facts.base
         for name, weight in weights.items():
             if weight.shape != self.deltas[name].shape:
                 raise ValueError(
                     f"{name} has shape {list(weight.shape)} in this model and "
                     f"{list(self.deltas[name].shape)} in the erasure; load its own base."
                 )
-            if allow_other_base or name not in fingerprints:
-                continue
-            if fingerprint(weight) != fingerprints[name]:
+            if not allow_other_base and not base.is_of(name, weight):
                 raise ValueError(
-                    f"{name} differs from the base this erasure was made for; load that base, or "
-                    "pass allow_other_base=True to apply it all the same."
+                    f"{name} differs from the base this erasure was made for, which was in "
+                    f"{base.dtype}; load that base in {base.dtype} or float32, or pass "
+                    "allow_other_base=True to apply it all the same."
                 )
 
     @property

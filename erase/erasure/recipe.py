@@ -5,10 +5,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
+import torch
+from torch import Tensor
+
+from erase.core.fingerprint import fingerprint
 from erase.prompts.request import EraseRequest
 from erase.support.config import Config, require_kind
 
 logger = logging.getLogger(__name__)
+COARSE_FIRST = ("bfloat16", "float16")
 Part = TypeVar("Part", bound=Config)
 
 
@@ -16,14 +21,28 @@ Part = TypeVar("Part", bound=Config)
 class Base(Config):
     """The model an erasure was made for; its name and family are empty where nobody noted them.
 
-    fingerprints: of the tensors that change, by name. loads_lora: whether the family's stock
-    pipeline loads LoRA files.
+    fingerprints: of the tensors that change, by name, of their values in float16. bfloat16: the
+    same of their values in that. dtype: what they were stored in. loads_lora: whether the family's
+    stock pipeline loads LoRA files.
     """
 
     model: str = ""
     family: str = ""
     fingerprints: Mapping[str, str] = field(default_factory=dict)
     loads_lora: bool = True
+    bfloat16: Mapping[str, str] = field(default_factory=dict)
+    dtype: str = "float32"
+
+    def is_of(self, name: str, weight: Tensor) -> bool:
+        """Whether a weight [...] has the base's values, as far as the coarser of both dtypes tells.
+
+        So it is where nobody has taken its fingerprint.
+        """
+        if name not in self.fingerprints:
+            return True
+        if "bfloat16" in (self.dtype, _name_of(weight.dtype)):
+            return self.bfloat16.get(name) == fingerprint(weight, torch.bfloat16)
+        return self.fingerprints[name] == fingerprint(weight)
 
 
 @dataclass(frozen=True)
@@ -95,6 +114,20 @@ def _known(kind: type[Part], name: str, record: Any) -> Part:
     require_kind(name, record, Mapping[str, Any])
     known = {part.name for part in fields(kind)}
     return kind(**{key: value for key, value in record.items() if key in known})
+
+
+def base_facts(weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What is noted of a base by which its weights [...] are known, in any precision."""
+    dtypes = {_name_of(weight.dtype) for weight in weights.values()}
+    return {
+        "fingerprints": {name: fingerprint(weight) for name, weight in weights.items()},
+        "bfloat16": {name: fingerprint(w, torch.bfloat16) for name, w in weights.items()},
+        "dtype": next((name for name in COARSE_FIRST if name in dtypes), "float32"),
+    }
+
+
+def _name_of(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def for_any_base(recipe: Mapping[str, Any]) -> dict[str, Any]:

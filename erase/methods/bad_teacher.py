@@ -22,7 +22,7 @@ class BadTeacherConfig(TrainedConfig):
     retain_weight: float = 1.0
 
 
-@register("bad_teacher", BadTeacherConfig, ClassificationTask, holding(copies_of_base=2))
+@register("bad_teacher", BadTeacherConfig, ClassificationTask, holding(1, teachers=1))
 def bad_teacher(task: ClassificationTask, config: BadTeacherConfig) -> Erasure:
     """Distillation from an incompetent and a competent teacher (Chundawat et al., AAAI 2023)."""
     competent, incompetent = task.frozen_copy(), task.untrained()

@@ -26,7 +26,7 @@ class BoundaryShrinkConfig(TrainedConfig):
     step: Positive[float] = 0.1
 
 
-@register("boundary_shrink", BoundaryShrinkConfig, ClassificationTask, holding(copies_of_base=1))
+@register("boundary_shrink", BoundaryShrinkConfig, ClassificationTask, holding(teachers=1))
 def boundary_shrink(task: ClassificationTask, config: BoundaryShrinkConfig) -> Erasure:
     """Teach the forget set the wrong class nearest to it (Chen et al., CVPR 2023).
 

@@ -23,7 +23,7 @@ class ConceptAblationConfig(TrainedConfig):
     retain_weight: float = 1.0
 
 
-@register("concept_ablation", ConceptAblationConfig, DiffusionTask, holding(copies_of_base=1))
+@register("concept_ablation", ConceptAblationConfig, DiffusionTask, holding(teachers=1))
 def concept_ablation(task: DiffusionTask, config: ConceptAblationConfig) -> Erasure:
     """Match the forget prompt's prediction to the anchor's on the anchor's own pictures.
 

@@ -11,7 +11,7 @@ from erase.training.config import TrainedConfig
 from erase.training.loop import finetune
 
 
-@register("delete", TrainedConfig, ClassificationTask, holding(copies_of_base=1))
+@register("delete", TrainedConfig, ClassificationTask, holding(teachers=1))
 def delete(task: ClassificationTask, config: TrainedConfig) -> Erasure:
     """Distil the base's answers on the forget set less the true class (Zhou et al., CVPR 2025)."""
     base = task.frozen_copy()

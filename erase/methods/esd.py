@@ -35,7 +35,7 @@ class ESDConfig(TrainedConfig):
 
 
 def _needs(task: DiffusionTask, config: ESDConfig) -> Needs:
-    return Needs(_part(task, config.variant), usual_training(task, config), copies_of_base=1)
+    return Needs(_part(task, config.variant), usual_training(task, config), teachers=1)
 
 
 @register("esd", ESDConfig, DiffusionTask, _needs)
@@ -46,7 +46,8 @@ def esd(task: DiffusionTask, config: ESDConfig) -> Erasure:
     paper's own has "" for an anchor. The noisy pictures are the base's own pictures of
     the concept, noised, which have the distribution of half-way samples that ESD draws.
     """
-    base = task.frozen_copy()
+    chosen = _part(task, config.variant)
+    base = task.frozen_copy(chosen)
 
     def step_loss(forget: DiffusionBatch, retain: DiffusionBatch, progress: float) -> Tensor:
         loss = F.mse_loss(task.training_prediction(forget), _target(base, forget, config))
@@ -54,7 +55,6 @@ def esd(task: DiffusionTask, config: ESDConfig) -> Erasure:
             loss = loss + config.retain_weight * task.divergence(retain, base)
         return loss
 
-    chosen = _part(task, config.variant)
     return Erasure(finetune(task, step_loss, config.training, parameters=chosen))
 
 

@@ -10,12 +10,13 @@ from torch import Tensor
 from torch.nn.utils import parameters_to_vector
 
 from erase.core.delta import deltas_between
+from erase.core.precision import widened
 from erase.erasure.erasure import Erasure
 from erase.methods import register
 from erase.support.config import Config, Positive
 from erase.tasks.classification.task import ClassificationBatch, ClassificationTask
 from erase.training.loop import step_seed
-from erase.training.preserve import only_trainable, restored_parameters
+from erase.training.preserve import only_trainable
 
 
 @dataclass(frozen=True)
@@ -51,11 +52,13 @@ def influence(task: ClassificationTask, config: InfluenceConfig) -> Erasure:
         curvature = torch.stack([_gradient(task, batch) for batch in retained])
     influence_of_forget = forget / len(task.retain)
     change = config.step * solve_fisher(curvature, influence_of_forget, config.damping)
-    with restored_parameters(weights) as before, torch.no_grad():
-        parts = change.split([weight.numel() for weight in weights.values()])
-        for weight, part in zip(weights.values(), parts, strict=True):
-            weight.add_(part.view_as(weight))
-        return Erasure(deltas_between(before, weights))
+    before = {name: weight.detach() for name, weight in weights.items()}
+    parts = change.split([weight.numel() for weight in before.values()])
+    after = {
+        name: weight + part.view_as(weight)
+        for (name, weight), part in zip(before.items(), parts, strict=True)
+    }
+    return Erasure(deltas_between(before, after))
 
 
 def solve_fisher(gradients: Tensor, vector: Tensor, damping: float) -> Tensor:
@@ -68,4 +71,5 @@ def solve_fisher(gradients: Tensor, vector: Tensor, damping: float) -> Tensor:
 def _gradient(task: ClassificationTask, batch: ClassificationBatch) -> Tensor:
     """The gradient of a batch's mean loss: [d]."""
     weights = list(task.parameters().values())
-    return parameters_to_vector(torch.autograd.grad(task.loss(batch), weights))
+    gradients = torch.autograd.grad(task.loss(batch), weights)
+    return parameters_to_vector(map(widened, gradients))

@@ -39,5 +39,5 @@ def l1_sparse(task: TrainedTask, config: L1SparseConfig) -> Erasure:
 
     with restored_parameters(weights) as before, only_trainable(task, weights):
         zeros = {name: torch.zeros_like(weight) for name, weight in weights.items()}
-        train(task, step_loss, config.training, None, weights, config.penalty, zeros)
-        return Erasure(deltas_between(before, weights))
+        after = train(task, step_loss, config.training, None, weights, config.penalty, zeros)
+        return Erasure(deltas_between(before, after))

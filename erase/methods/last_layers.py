@@ -42,8 +42,8 @@ def eu_k(task: ClassificationTask, config: LastLayersConfig) -> Erasure:
     with restored_parameters(chosen) as before, only_trainable(task, chosen):
         for name, parameter in chosen.items():
             parameter.data.copy_(fresh[name])
-        train(task, _retain_loss(task), config.training, parameters=chosen)
-        return Erasure(deltas_between(before, chosen))
+        after = train(task, _retain_loss(task), config.training, parameters=chosen)
+        return Erasure(deltas_between(before, after))
 
 
 def _retain_loss(task: ClassificationTask) -> StepLoss:

@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import nn
 
-from erase.core.fingerprint import fingerprint
 from erase.core.names import find_weight
 from erase.erasure.erasure import Erasure
+from erase.erasure.recipe import base_facts
 from erase.support.config import Config
 from erase.support.registry import Registry
 from erase.tasks.base import Task, TrainedTask
@@ -23,14 +23,16 @@ class Needs:
     """What a method trains and holds beside the model, as a plan tells before it is run.
 
     trained: the tensors it may change, by canonical name. training: the optimizer's settings with
-    nothing left open; None for closed forms. copies_of_base: whole copies of the model.
-    extra_per_weight: bytes for each trained weight, beside its gradient, its original and the
-    optimizer's. kept: how many of the weights its mask lets change; None without a mask.
+    nothing left open; None for closed forms. copies_of_base: whole copies of the model. teachers:
+    copies of the trained tensors alone, as they were. extra_per_weight: bytes for each trained
+    weight, beside its gradient, its original and the optimizer's. kept: how many of the weights its
+    mask lets change; None without a mask.
     """
 
     trained: Mapping[str, nn.Parameter]
     training: TrainingConfig | None = None
     copies_of_base: int = 0
+    teachers: int = 0
     extra_per_weight: int = 0
     kept: int | None = None
 
@@ -43,11 +45,11 @@ def usual_training(task: TrainedTask, config: TrainedConfig) -> TrainingConfig:
     return with_defaults(config.training, task.finetuning.learning_rate, task.finetuning.steps)
 
 
-def holding(copies_of_base: int = 0, extra_per_weight: int = 0) -> NeedsFunction:
+def holding(copies_of_base: int = 0, teachers: int = 0, extra_per_weight: int = 0) -> NeedsFunction:
     """The needs of a method that trains what the task trains; a closed form edits any weight."""
 
     def needs(task: TrainedTask, config: Config) -> Needs:
-        held = copies_of_base, extra_per_weight
+        held = copies_of_base, teachers, extra_per_weight
         if isinstance(config, TrainedConfig):
             return Needs(task.parameters(), usual_training(task, config), *held)
         return Needs(task.editable(), None, *held)
@@ -82,7 +84,7 @@ class Method:
         weights = {name: find_weight(task.components, name) for name in erasure.deltas}
         erasure.recipe |= {
             "base": {
-                "fingerprints": {name: fingerprint(w) for name, w in weights.items()},
+                **base_facts(weights),
                 **task.architecture(),
             },
             "method": self.name,

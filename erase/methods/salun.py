@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 
 from erase.core.fingerprint import combined
 from erase.core.mask import Mask, Scope, Selection, build_mask
@@ -69,9 +69,9 @@ class SalUnConfig(RelabellingConfig):
 
 
 def relabelling_needs(task: TrainedTask, config: RelabellingConfig) -> Needs:
-    """A frozen teacher is a copy of the base."""
-    copies = int(config.teacher == "frozen")
-    return Needs(task.parameters(), settings_for_teacher(task, config), copies)
+    """A frozen teacher holds what is trained as it was."""
+    teachers = int(config.teacher == "frozen")
+    return Needs(task.parameters(), settings_for_teacher(task, config), teachers=teachers)
 
 
 def _needs(task: TrainedTask, config: SalUnConfig) -> Needs:
@@ -95,11 +95,17 @@ def salun(task: TrainedTask, config: SalUnConfig) -> Erasure:
 
 
 def relabelling_loss(
-    task: TrainedTask, teacher: Teacher, retain_weight: float | None = None
+    task: TrainedTask,
+    teacher: Teacher,
+    retain_weight: float | None = None,
+    trained: Mapping[str, nn.Parameter] | None = None,
 ) -> StepLoss:
-    """SalUn's objective: a wrong answer for the forget batch, the usual one for the retained."""
+    """SalUn's objective: a wrong answer for the forget batch, the usual one for the retained.
+
+    trained: what is to change, if it is not the task's own.
+    """
     require_kind("teacher", teacher, Teacher)
-    base = task.frozen_copy() if teacher == "frozen" else None
+    base = task.frozen_copy(trained) if teacher == "frozen" else None
     suggested = task.finetuning.retain_weight if base else 1.0
     weight = suggested if retain_weight is None else retain_weight
 

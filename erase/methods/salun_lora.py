@@ -57,7 +57,6 @@ def salun_lora(task: TrainedTask, config: SalUnLoRAConfig) -> Erasure:
     task.with_redirection_pictures().prepare()
     with checkpointed_activations(task, config.training.gradient_checkpointing):
         ranks = _ranks(task, config)
-    loss = relabelling_loss(task, config.teacher, config.retain_weight)
     training = settings_for_teacher(task, config)
     # The outer context gives back the flags that injection sets.
     with torch.random.fork_rng(), only_trainable(task, {}), _adapters(task, ranks) as factors:
@@ -66,6 +65,7 @@ def salun_lora(task: TrainedTask, config: SalUnLoRAConfig) -> Erasure:
             for name, pair in factors.items()
             for side, factor in zip(("down", "up"), pair, strict=True)
         }
+        loss = relabelling_loss(task, config.teacher, config.retain_weight, parameters)
         with only_trainable(task, parameters):
             train(task.with_redirection_pictures(), loss, training, parameters=parameters)
         deltas = {

@@ -28,7 +28,7 @@ class ScrubConfig(TrainedConfig):
     staying_weight: float = 0.5
 
 
-@register("scrub", ScrubConfig, needs=holding(copies_of_base=1))
+@register("scrub", ScrubConfig, needs=holding(teachers=1))
 def scrub(task: TrainedTask, config: ScrubConfig) -> Erasure:
     """Teacher and disobedient student (Kurmanji et al., NeurIPS 2023).
 

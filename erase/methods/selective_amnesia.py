@@ -30,7 +30,7 @@ class SelectiveAmnesiaConfig(TrainedConfig):
 
 @register(
     "selective_amnesia", SelectiveAmnesiaConfig,
-    needs=holding(copies_of_base=1, extra_per_weight=8),  # the Fisher diagonal, the start
+    needs=holding(teachers=1, extra_per_weight=8),  # the Fisher diagonal, the start
 )  # fmt: skip
 def selective_amnesia(task: TrainedTask, config: SelectiveAmnesiaConfig) -> Erasure:
     """Continual learning turned round (Heng and Soh, NeurIPS 2023).

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from erase.core.delta import deltas_between
+from erase.core.precision import widened
 from erase.core.saliency import Estimator, accumulate
 from erase.erasure.erasure import Erasure
 from erase.methods import holding, register
 from erase.support.config import Config, Positive
 from erase.tasks.classification.task import ClassificationBatch, ClassificationTask
 from erase.training.loop import step_seed
-from erase.training.preserve import only_trainable, restored_parameters
+from erase.training.preserve import only_trainable
 
 Loss = Callable[[ClassificationBatch], Tensor]
 
@@ -63,10 +64,12 @@ def _dampened(
     forget = _importance(task, task.forget_batches(seed), loss, estimator)
     overall = _importance(task, task.training_batches(seed + 1), loss, estimator)
     weights = task.parameters()
-    with restored_parameters(weights) as before, torch.no_grad():
-        for name, weight in weights.items():
-            weight.mul_(dampening(forget[name], overall[name], config))
-        return Erasure(deltas_between(before, weights))
+    before = {name: weight.detach() for name, weight in weights.items()}
+    after = {
+        name: widened(weight) * dampening(forget[name], overall[name], config)
+        for name, weight in before.items()
+    }
+    return Erasure(deltas_between(before, after))
 
 
 def dampening(forget: Tensor, overall: Tensor, config: SSDConfig) -> Tensor:

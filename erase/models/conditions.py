@@ -131,7 +131,7 @@ def denoise_flux(p: DiffusionPipeline, latents: Tensor, steps: Tensor, text: Con
     )
     no_places = text.states.new_zeros(text.states.shape[1], 3)
     found = p.transformer(
-        packed, text.states, text.pooled, steps / 1000, places, no_places, **text.others
+        packed, text.states, text.pooled, steps.to(latents) / 1000, places, no_places, **text.others
     ).sample
     return unpacked_flux(p, found, width * p.vae_scale_factor)
 

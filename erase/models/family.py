@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-import torch
 from diffusers import (
     DiffusionPipeline,
     FluxPipeline,
@@ -199,8 +198,6 @@ def family_of(pipeline: DiffusionPipeline) -> Family:
 def require_supported(pipeline: DiffusionPipeline) -> Family:
     """The pipeline's family; ValueError unless it is known and its weights can be trained."""
     pipeline, family = plain_pipeline(pipeline), family_of(pipeline)
-    if pipeline.dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"The pipeline is in {pipeline.dtype}; load it in float32 to train it.")
     _require_whole(pipeline, family)
     denoiser = getattr(pipeline, family.denoiser)
     require_in_force(denoiser.modules(), {})

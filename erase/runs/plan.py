@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
+from erase.core.precision import is_half
 from erase.evaluate.tables import markdown_table
 from erase.methods import Needs, get_method
 from erase.models.opening import Model
@@ -11,7 +12,7 @@ from erase.prompts.request import PromptSet
 from erase.runs.erase import RunConfig
 from erase.tasks.diffusion.task import DiffusionTask
 
-WEIGHT, GRADIENT, ADAMW, ORIGINAL = 4, 4, 8, 4  # bytes a parameter, in float32
+WEIGHT, GRADIENT, ADAMW = 4, 4, 8  # bytes a parameter, in float32
 
 
 def plan(config: RunConfig, model: Model, prompts: PromptSet, task: DiffusionTask) -> str:
@@ -49,16 +50,22 @@ def _training_rows(needs: Needs, task: DiffusionTask) -> list[tuple[str, str]]:
 
 
 def _memory(needs: Needs, model: Model, task: DiffusionTask) -> int:
-    """Bytes: the pipeline, its copies, and for training gradients, optimizer and the rest."""
+    """Bytes: the pipeline, its copies, and for training master weights, gradients and optimizer."""
     modules = [m for m in model.pipeline.components.values() if isinstance(m, nn.Module)]
     copied = [getattr(model.pipeline, name) for name in task.family.components]
-    held = WEIGHT * sum(_size(dict(m.named_parameters())) for m in modules)
-    held += WEIGHT * needs.copies_of_base * sum(_size(dict(m.named_parameters())) for m in copied)
-    each = needs.extra_per_weight
+    held = sum(_bytes(dict(m.named_parameters())) for m in modules)
+    held += needs.copies_of_base * sum(_bytes(dict(m.named_parameters())) for m in copied)
+    each, originals = needs.extra_per_weight, needs.teachers
     if needs.training:
-        average = WEIGHT if needs.training.use_ema else 0
-        each += GRADIENT + ADAMW + ORIGINAL + average
-    return held + each * _size(needs.trained)
+        each += GRADIENT + ADAMW + (WEIGHT if needs.training.use_ema else 0)
+        originals += 1
+    halves = [p for p in needs.trained.values() if is_half(p)]
+    held += WEIGHT * sum(p.numel() for p in halves) if needs.training else 0
+    return held + each * _size(needs.trained) + originals * _bytes(needs.trained)
+
+
+def _bytes(parameters: Mapping[str, nn.Parameter]) -> int:
+    return sum(parameter.nbytes for parameter in parameters.values())
 
 
 def _size(parameters: Mapping[str, nn.Parameter]) -> int:

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object, reduce
+from accelerate.utils import gather_object, parse_flag_from_env, reduce
 from torch import Tensor
 
 from erase.support.config import Config
@@ -80,3 +80,11 @@ def devices_here() -> list[str]:
 def all_gather(item: Item) -> list[Item]:
     """What each process has, in their order."""
     return gather_object([item]) if Accelerator().num_processes > 1 else [item]
+
+
+def shards_asked() -> bool:
+    """Whether the launch asks for FSDP, and there are processes to share the weights.
+
+    The environment is read, for on CPUs accelerate does not heed it.
+    """
+    return parse_flag_from_env("ACCELERATE_USE_FSDP") and Accelerator().num_processes > 1

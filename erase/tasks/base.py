@@ -91,8 +91,11 @@ class TrainedTask(Task, Protocol[SomeBatch]):
     def with_redirection_pictures(self) -> Self:
         """The same task, with the forget batches that `redirected_loss` learns most from."""
 
-    def frozen_copy(self) -> Self:
-        """The same task around a copy of the model as it is now, without gradients."""
+    def frozen_copy(self, trained: Mapping[str, nn.Parameter] | None = None) -> Self:
+        """The same task around the model as it is now, whatever becomes of what is `trained`.
+
+        By default that is `parameters`; of these alone copies are kept.
+        """
 
     def replaced_modules(self, modules: Mapping[str, nn.Module]) -> AbstractContextManager[None]:
         """While in force, `modules` do the work of the components of their names."""

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from erase.core.shards import copy_full_, distributed_like, full_tensor, in_shards
@@ -53,7 +53,7 @@ class Checkpoints:
         self,
         config: TrainingConfig,
         made_for: str,
-        parameters: Mapping[str, nn.Parameter],
+        parameters: Mapping[str, Tensor],
         optimizer: Optimizer,
         average: EMAModel | None = None,
     ):
@@ -62,7 +62,8 @@ class Checkpoints:
         self._optimizer, self._average = optimizer, average
         self._tensors: dict[str, Mapping[str, Tensor]] = {"parameters": parameters}
         if average:
-            shadows = dict(zip(parameters, average.shadow_params, strict=True))
+            # Of the tensors alone, not of what follows them.
+            shadows = dict(zip(parameters, average.shadow_params, strict=False))
             self._tensors["average"] = shadows
         if self._folder and config.resume_from_checkpoint == "no":
             for older in [*_checkpoints(self._folder), *self._folder.glob("partial-*")]:

@@ -18,14 +18,6 @@ from erase.tasks.base import TrainedTask
 from erase.training.preserve import only_trainable
 
 
-def shards_asked() -> bool:
-    """Whether the launch asks for FSDP, and there are processes to share the weights.
-
-    The environment is read, for on CPUs accelerate does not heed it.
-    """
-    return parse_flag_from_env("ACCELERATE_USE_FSDP") and Accelerator().num_processes > 1
-
-
 def offload_asked() -> bool:
     """Whether shards are to wait on the CPU between their uses."""
     return parse_flag_from_env("FSDP_OFFLOAD_PARAMS")

@@ -5,6 +5,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from types import FrameType
 
 import torch
@@ -17,12 +18,14 @@ from erase.core.delta import Delta, NotFiniteError, deltas_between
 from erase.core.fingerprint import combined, fingerprint
 from erase.core.mask import Mask
 from erase.core.masked_update import MaskedUpdate, SoftThreshold
+from erase.core.precision import MasterWeights
 from erase.core.shards import full_tensor, in_shards
+from erase.support.distributed import shards_asked
 from erase.support.progress import Bar
 from erase.tasks.base import SomeBatch, Task, TrainedTask
 from erase.training.checkpoint import Checkpoints, checkpoint_folder
 from erase.training.config import TrainingConfig, with_defaults, without_run_state
-from erase.training.fsdp import gather_full, sharded, shards_asked
+from erase.training.fsdp import gather_full, sharded
 from erase.training.preserve import only_trainable, restored_parameters
 from erase.training.watch import TrainingLog, checkpointed_activations
 
@@ -52,12 +55,11 @@ def finetune(
     if shards_asked() and not replicas:
         task.prepare()
         with sharded(task, chosen) as shards:
-            train(task, step_loss, config, mask, shards, sparsity)
-            after = gather_full(shards)
+            after = gather_full(train(task, step_loss, config, mask, shards, sparsity))
         return deltas_between({name: p.detach() for name, p in chosen.items()}, after, mask)
     with restored_parameters(chosen) as before, only_trainable(task, chosen):
-        train(task, step_loss, config, mask, chosen, sparsity, before)
-        return deltas_between(before, chosen, mask)
+        trained = train(task, step_loss, config, mask, chosen, sparsity, before)
+        return deltas_between(before, trained, mask)
 
 
 def train(
@@ -68,9 +70,10 @@ def train(
     parameters: Mapping[str, nn.Parameter] | None = None,
     sparsity: float = 0.0,
     originals: Mapping[str, Tensor] | None = None,
-) -> None:
+) -> dict[str, nn.Parameter]:
     """Minimise `step_loss(forget batch, retain batch, progress)` in place over the parameters.
 
+    What comes back is the parameters, or the float32 values that half-precision ones end as.
     Progress is the share of the steps done. `parameters` names some of the task's modules' own, if
     not all are to change. `sparsity` is the weight, falling to 0, of an l1 penalty on how far they
     are from `originals`, in steps of the learning rate; these are copies of the parameters as they
@@ -82,15 +85,18 @@ def train(
     """
     task.prepare()
     config = with_defaults(config, task.finetuning.learning_rate, task.finetuning.steps)
-    watch, parameters = TrainingLog(task, config), _chosen(task, parameters)
-    optimizer, steps = _optimizer(parameters, config), config.max_train_steps
-    average = EMAModel(parameters.values(), config.ema_decay) if config.use_ema else None
+    watch, chosen = TrainingLog(task, config), _chosen(task, parameters)
+    made_for = _made_for(task, step_loss, config, mask, chosen, sparsity)
     if originals is None:
-        compared = parameters if mask or sparsity else {}
+        compared = chosen if mask or sparsity else {}
         originals = {name: p.detach().clone() for name, p in compared.items()}
+    masters = MasterWeights(chosen)
+    parameters, steps = masters.tensors, config.max_train_steps
+    optimizer = _optimizer(parameters, config)
+    average = EMAModel(parameters.values(), config.ema_decay) if config.use_ema else None
     shrink = SoftThreshold(parameters, originals) if sparsity else None
-    made_for = _made_for(task, step_loss, config, mask, parameters, sparsity)
-    kept = Checkpoints(config, made_for, parameters, optimizer, average)
+    kept = Checkpoints(config, made_for, masters.state, optimizer, average)
+    masters.write_back()
     masked = MaskedUpdate(optimizer, parameters, mask, originals) if mask else nullcontext()
     able = checkpointed_activations(task, config.gradient_checkpointing)
     with masked, able, _stop_requested() as stop:
@@ -98,9 +104,10 @@ def train(
             rate = config.learning_rate * _share_left(config, step)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            loss = _step(task, step_loss, watch.accelerator, optimizer, config, step)
+            loss = _step(task, step_loss, watch.accelerator, optimizer, config, step, masters)
             if shrink:
                 shrink.step(rate * sparsity * (1 - step / steps))
+            masters.write_back()
             if average:
                 average.step(parameters.values())
             watch.step(step + 1, {"loss": loss, "learning_rate": rate})
@@ -113,6 +120,8 @@ def train(
     watch.end()
     if average:
         average.copy_to(parameters.values())
+        masters.write_back()
+    return parameters
 
 
 def _chosen(
@@ -161,10 +170,11 @@ def _step(
     optimizer: Optimizer,
     config: TrainingConfig,
     step: int,
+    masters: MasterWeights,
 ) -> float:
     """One optimizer step; the loss, this process' own."""
     parts, total = config.gradient_accumulation_steps, 0.0
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    parameters = list(masters.tensors.values())
     optimizer.zero_grad(set_to_none=True)
     for part in range(parts):
         forget, retain = _batches(task, step_seed(task.seed, step * parts + part), accelerator)
@@ -174,7 +184,7 @@ def _step(
         if _on_any_process(not loss.isfinite(), accelerator):
             raise NotFiniteError(f"The loss is {loss.item()} at step {step}; lower learning_rate.")
         # Not accelerator.backward, which would scale by the launcher's own settings.
-        (loss / parts).backward()
+        masters.backward(loss / parts, partial(_on_any_process, accelerator=accelerator))
         total += loss.item() / parts
     _average_gradients(parameters, accelerator)
     norm = full_tensor(nn.utils.clip_grad_norm_(parameters, config.max_grad_norm))

@@ -8,10 +8,11 @@ from pathlib import Path
 from accelerate import Accelerator, DistributedType
 from diffusers import ModelMixin
 
+from erase.support.distributed import shards_asked
 from erase.support.pictures import save_grid
 from erase.tasks.base import DrawingTask, Task
 from erase.training.config import TrainingConfig
-from erase.training.fsdp import offload_asked, shards_asked
+from erase.training.fsdp import offload_asked
 
 ENGINES = (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
 

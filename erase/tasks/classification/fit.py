@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 from torch.utils.data import DataLoader, Dataset
 
+from erase.core.precision import widened
 from erase.core.seeds import folded, seeded
 from erase.support.config import Config, Positive
 from erase.support.progress import Bar
@@ -100,9 +101,9 @@ def chance_of(seed: int) -> Iterator[None]:
 
 
 def logits_of(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
-    """The model's logits [B, classes], also where its output holds them as `logits`."""
+    """The logits [B, classes], which the output may hold as `logits`, in at least float32."""
     output = model(inputs)
-    return getattr(output, "logits", output)
+    return widened(getattr(output, "logits", output))
 
 
 def head_of(model: nn.Module) -> tuple[str, nn.Linear]:
@@ -148,7 +149,7 @@ def outputs_of(model: nn.Module, dataset: Dataset) -> Outputs:
     model.eval()
     parameter, features = next(model.parameters()), []
     handle = head_of(model)[1].register_forward_pre_hook(
-        lambda _, inputs: features.append(inputs[0].flatten(1).cpu())
+        lambda _, inputs: features.append(widened(inputs[0].flatten(1).cpu()))
     )
     try:
         parts = [

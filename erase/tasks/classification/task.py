@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -18,11 +18,13 @@ from erase.core.fingerprint import combined, fingerprint
 from erase.core.names import canonical, named_parameters
 from erase.core.patterns import filter_names
 from erase.core.plain import require_in_force, unwrapped
+from erase.core.precision import at_least_float32, computed_in_float32
 from erase.core.seeds import seeded
+from erase.core.snapshot import Snapshot
 from erase.prompts.catalogue import Finetuning
 from erase.prompts.seeds import HELD_OUT_SEED
 from erase.support.config import Config, NotNegative, Positive
-from erase.support.distributed import shard_of
+from erase.support.distributed import shard_of, shards_asked
 from erase.tasks.base import InputCallback, SetName
 from erase.tasks.classification.fit import (
     BATCH,
@@ -92,6 +94,7 @@ class ClassificationTask:
     """
 
     frozen: Mapping[str, nn.Module] = {}
+    _held: Snapshot | None = None
     targets: Sequence[str] = (LAST, ALL, HEAD)
 
     def __init__(
@@ -149,7 +152,9 @@ class ClassificationTask:
 
     def predict(self, inputs: Tensor) -> Tensor:
         """Logits [B, classes]."""
-        return logits_of(self.components["model"], inputs)
+        model = self.components["model"]
+        with self._held.in_place() if self._held else nullcontext():
+            return logits_of(model, inputs.to(next(model.parameters()).dtype))
 
     def saliency_loss(self, batch: ClassificationBatch) -> Tensor:
         """Cross-entropy, whose gradient on the forget set is the weights' saliency."""
@@ -187,7 +192,11 @@ class ClassificationTask:
         indices = self.forget if which == "forget" else self.retain
         generator = seeded(self.seed)
         order = torch.randperm(len(indices), generator=generator)[:samples].tolist()
-        with capture_inputs(self._layers(target), lambda site, rows: callback(site, rows, "")):
+        wide = computed_in_float32(self.components.values())
+        with (
+            wide,
+            capture_inputs(self._layers(target), lambda site, rows: callback(site, rows, "")),
+        ):
             for start in shard_of(range(0, len(order), self.config.batch_size)):
                 rows = order[start : start + self.config.batch_size]
                 self.predict(self._collate([indices[row] for row in rows])[0])
@@ -205,16 +214,26 @@ class ClassificationTask:
         """This task: its samples are all there is."""
         return self
 
-    def frozen_copy(self) -> "ClassificationTask":
-        """The same task around a copy of the model as it is now, without gradients."""
-        return self._with_model(copy.deepcopy(self.components["model"]).requires_grad_(False))
+    def frozen_copy(
+        self, trained: Mapping[str, nn.Parameter] | None = None
+    ) -> "ClassificationTask":
+        """The same task around the model as it is now, whatever becomes of what is `trained`."""
+        model = self.components["model"]
+        if shards_asked():
+            return self._with_model(copy.deepcopy(model).requires_grad_(False))
+        teacher, changing = (
+            self._with_model(model),
+            self.parameters() if trained is None else trained,
+        )
+        teacher._held = Snapshot([model], changing.values())
+        return teacher
 
     def untrained(self, seed: int | None = None) -> "ClassificationTask":
         """The same task around an untrained model, drawn from the task's or another seed."""
         with chance_of(self.seed if seed is None else seed):
             model = self._build() if self._build else untrained_copy(self.components["model"])
         parameter = next(self.components["model"].parameters())
-        return self._with_model(model.to(parameter.device, parameter.dtype))
+        return self._with_model(model.to(parameter.device, at_least_float32(parameter.dtype)))
 
     def _with_model(self, model: nn.Module) -> "ClassificationTask":
         return ClassificationTask(
@@ -311,4 +330,5 @@ class ClassificationTask:
     def _collate(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
         parameter = next(self.components["model"].parameters())
         inputs, labels = default_collate([self.dataset[index] for index in indices])
-        return inputs.to(parameter.device, parameter.dtype), labels.to(parameter.device)
+        dtype = at_least_float32(parameter.dtype)
+        return inputs.to(parameter.device, dtype), labels.to(parameter.device)

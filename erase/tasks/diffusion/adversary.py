@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from erase.core.precision import widened
 from erase.core.seeds import seeded
 from erase.core.shards import full_tensor
 from erase.support.distributed import all_gather, all_reduce_sum
@@ -67,7 +68,8 @@ def adversarial_prefix(
         with torch.enable_grad(), prefix_embeddings(encoders, words):
             slopes = torch.autograd.grad(error(), list(words.values()))
         words = {
-            name: vectors.detach() - reach / steps * tables[name].std() * _of_unit_size(slope)
+            name: vectors.detach()
+            - reach / steps * widened(tables[name]).std() * _of_unit_size(slope)
             for (name, vectors), slope in zip(words.items(), slopes, strict=True)
         }
     return words
@@ -75,11 +77,11 @@ def adversarial_prefix(
 
 def _random_words(table: Tensor, seed: int) -> Tensor:
     """Vectors [WORDS, width] of random words."""
-    generator = seeded(seed)
-    return table[torch.randint(len(table), (WORDS,), generator=generator).to(table.device)]
+    numbers = torch.randint(len(table), (WORDS,), generator=seeded(seed))
+    return widened(table[numbers.to(table.device)])
 
 
 def _of_unit_size(slope: Tensor) -> Tensor:
     """All processes' slope, its root mean square 1."""
-    slope = all_reduce_sum(slope)
+    slope = all_reduce_sum(widened(slope))
     return slope / slope.square().mean().sqrt().clamp_min(torch.finfo(slope.dtype).tiny)

@@ -9,6 +9,7 @@ from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from erase.core.precision import at_least_float32, computed_in_float32
 from erase.models.family import (
     POOLED,
     STATES,
@@ -28,9 +29,10 @@ PROMPTS_AT_ONCE = 64  # in a text encoder
 def latents_of(pipeline: DiffusionPipeline, pictures: Tensor) -> Tensor:
     """Latents [n, C, h, w], scaled and shifted as the denoiser knows them, of pictures in 0..1."""
     vae, (mean, deviation) = pipeline.vae, family_of(pipeline).unscaled(pipeline)
-    found = vae.encode((2 * pictures - 1).to(vae.device, vae.dtype))
-    latents = found.latent_dist.mode() if "latent_dist" in found else found.latents
-    return (latents - mean) / deviation
+    with computed_in_float32([vae]):  # some autoencoders overflow in float16
+        found = vae.encode((2 * pictures - 1).to(vae.device, vae.dtype))
+        latents = found.latent_dist.mode() if "latent_dist" in found else found.latents
+        return (latents - mean) / deviation
 
 
 @torch.no_grad()
@@ -38,7 +40,8 @@ def pictures_of(pipeline: DiffusionPipeline, latents: Tensor) -> Tensor:
     """Pictures [n, 3, H, W] in 0..1 of latents as the denoiser knows them."""
     vae, (mean, deviation) = pipeline.vae, family_of(pipeline).unscaled(pipeline)
     latents = latents * deviation + mean
-    return (vae.decode(latents.to(vae.device, vae.dtype)).sample / 2 + 0.5).clamp(0, 1)
+    with computed_in_float32([vae]):
+        return (vae.decode(latents.to(vae.device, vae.dtype)).sample / 2 + 0.5).clamp(0, 1)
 
 
 class ConditionedDenoiser:
@@ -76,22 +79,33 @@ class ConditionedDenoiser:
         """Where the denoiser is."""
         return getattr(self.pipeline, self.family.denoiser).device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the denoiser computes in."""
+        return getattr(self.pipeline, self.family.denoiser).dtype
+
     def latents(self, pictures: Tensor) -> Tensor:
-        """Latents [n, C, h, w] of pictures in 0..1, where the denoiser is and of its dtype."""
-        denoiser = getattr(self.pipeline, self.family.denoiser)
-        return latents_of(self.pipeline, pictures).to(denoiser.device, denoiser.dtype)
+        """Latents [n, C, h, w] of pictures in 0..1, where the denoiser is."""
+        return latents_of(self.pipeline, pictures).to(self.device, at_least_float32(self.dtype))
+
+    @property
+    def reading(self) -> dict[str, nn.Module]:
+        """All that text passes through: every text encoder, trained or not, and the denoiser."""
+        named = self.pipeline.components.items()
+        encoders = {n: m for n, m in named if n.startswith("text_encoder") and m is not None}
+        return encoders | {self.family.denoiser: getattr(self.pipeline, self.family.denoiser)}
 
     def around(self, pipeline: DiffusionPipeline) -> "ConditionedDenoiser":
         """The same of another pipeline."""
         return ConditionedDenoiser(pipeline, self.side, self.guidance)
 
-    def frozen(self) -> "ConditionedDenoiser":
-        """The same around copies of what may change, as it is now, without gradients."""
+    def with_copies(self) -> DiffusionPipeline:
+        """A pipeline around copies of what may change, as it is now, without gradients."""
         copies = {
             name: copy.deepcopy(module).requires_grad_(False)
             for name, module in self.modules.items()
         }
-        return self.around(with_components(self.pipeline, copies))
+        return with_components(self.pipeline, copies)
 
     @contextmanager
     def replaced_modules(self, modules: Mapping[str, nn.Module]) -> Iterator[None]:
@@ -122,8 +136,12 @@ class ConditionedDenoiser:
         return self.predict(self.noising.noisy(batch), batch.timesteps, text)
 
     def predict(self, noisy: Tensor, timesteps: Tensor, text: Condition) -> Tensor:
-        """The denoiser's output [N, C, h, w] for noised latents at time steps [N]."""
-        return self.family.denoise(self.pipeline, noisy, timesteps, text)
+        """The denoiser's output [N, C, h, w] for noised latents at time steps [N].
+
+        Both are of the latents' dtype, which is at least float32; the denoiser has its own.
+        """
+        found = self.family.denoise(self.pipeline, noisy.to(self.dtype), timesteps, text)
+        return found.to(noisy.dtype)
 
     def errors(self, batch: DiffusionBatch, found: Tensor) -> Tensor:
         """The mean squared error of each sample's prediction [B]."""

@@ -9,6 +9,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
+from erase.core.precision import widened
 from erase.core.seeds import seeded
 from erase.models.family import family_of, with_components
 from erase.prompts.catalogue import Sampling
@@ -26,7 +27,8 @@ def draw(
     output_type: OutputType = "pt",
     description: str = "drawing",
 ) -> Tensor:
-    """Draw one picture a prompt: [N, 3, H, W] in 0..1, or latents [N, C, h, w]; on the CPU.
+    """Draw one picture a prompt: [N, 3, H, W] in 0..1, or latents [N, C, h, w]; on the CPU,
+    in at least float32.
 
     Picture i starts from the noise of seed i alone, whatever else is drawn. A safety checker takes
     no part: what is drawn is to be measured, not shown.
@@ -51,7 +53,7 @@ def draw(
             ).images
             if output_type == "latent":
                 pictures = family.unpacked(pipeline, pictures, side)
-            drawn.append(pictures.cpu())
+            drawn.append(widened(pictures).cpu())
             # Schedulers of higher order take more steps than they are asked for, some no callback.
             bar.update(sampling.steps * min(start + count, len(prompts)) - bar.n)
     return torch.cat(drawn) if drawn else torch.zeros(0)

@@ -1,7 +1,7 @@
 """Forgetting in a text-to-image pipeline: forget and retain sets that it draws itself."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -18,12 +18,14 @@ from erase.core.fingerprint import combined, fingerprint
 from erase.core.names import named_parameters
 from erase.core.patterns import filter_names
 from erase.core.plain import require_in_force
+from erase.core.precision import computed_in_float32
 from erase.core.seeds import seeded
+from erase.core.snapshot import Snapshot
 from erase.models.family import Condition, Family, require_supported
 from erase.models.tokens import require_read
 from erase.prompts.catalogue import Finetuning, Sampling
 from erase.prompts.request import Prompt, PromptSet, sample, texts_by_group
-from erase.support.distributed import shard_of
+from erase.support.distributed import shard_of, shards_asked
 from erase.support.pictures import load_folder
 from erase.tasks.base import InputCallback, SetName
 from erase.tasks.diffusion.adversary import with_prefix_slots
@@ -42,6 +44,8 @@ class DiffusionTask:
     of another task on the same prompts. Forget batches are made of the sets in `shown`. Raises
     ValueError for a pipeline or components that are not served, and if no tensor may change.
     """
+
+    _held: Snapshot | None = None
 
     def __init__(
         self,
@@ -81,10 +85,6 @@ class DiffusionTask:
         given = load_folder(Path(config.forget_folder)) if config.forget_folder else given
         counts = config.forget_pictures, config.retain_pictures
         return PictureSets(self.denoiser, self.prompts, self.sampling, counts, self.seed, given)
-
-    def with_denoiser(self, denoiser: ConditionedDenoiser) -> "DiffusionTask":
-        """The same task, with the same pictures to learn from, of another model."""
-        return self._rebuilt(denoiser.pipeline, self._shown)
 
     def _rebuilt(self, pipeline: DiffusionPipeline, shown: Sequence[ForgetSet]) -> "DiffusionTask":
         return DiffusionTask(
@@ -196,7 +196,8 @@ class DiffusionTask:
             # Guidance reads the empty prompt beside every other.
             texts = [*texts, ""] if which == "retain" and not drawn else texts
             layers = {} if target == TEXT else self._places.layers(target)
-            with capture_inputs(layers, partial(_told, callback, group)):
+            heard = capture_inputs(layers, partial(_told, callback, group))
+            with heard, self._read_widely():
                 read = self._run(target, texts, which)
             for site, rows in read.items():
                 callback(site, rows, group)
@@ -212,9 +213,14 @@ class DiffusionTask:
         read = self.denoiser.readings(texts) if texts else {}
         return self._entering(read) if read and target == TEXT else {}
 
-    def frozen_copy(self) -> "DiffusionTask":
-        """The same task around copies of denoiser and text encoders as they are now."""
-        return self.with_denoiser(self.denoiser.frozen())
+    def frozen_copy(self, trained: Mapping[str, nn.Parameter] | None = None) -> "DiffusionTask":
+        """The same task around the model as it is now, whatever becomes of what is `trained`."""
+        if shards_asked():
+            return self._rebuilt(self.denoiser.with_copies(), self._shown)
+        teacher = self._rebuilt(self.denoiser.pipeline, self._shown)
+        changing = self.parameters() if trained is None else trained
+        teacher._held = Snapshot(self.components.values(), changing.values())
+        return teacher
 
     def replaced_modules(self, modules: Mapping[str, nn.Module]) -> AbstractContextManager[None]:
         """While in force, `modules` do the work of the components of their names."""
@@ -233,7 +239,8 @@ class DiffusionTask:
 
     def preview(self) -> Tensor:
         """What the model as it is draws for a few forget prompts, then for as many retained."""
-        return self._sets.preview(self.denoiser)
+        with self._own_weights():
+            return self._sets.preview(self.denoiser)
 
     def fingerprints(self) -> dict[str, str]:
         """What tells this "base", this "forget set" and this "retain set" from others."""
@@ -257,7 +264,8 @@ class DiffusionTask:
 
     def predict(self, batch: DiffusionBatch, prompts: Sequence[str]) -> Tensor:
         """The denoiser's output [B, C, h, w] for the noised latents under these prompts."""
-        return self.denoiser.denoise(batch, self.condition(prompts))
+        with self._own_weights():
+            return self.denoiser.denoise(batch, self.condition(prompts))
 
     def training_prediction(self, batch: DiffusionBatch) -> Tensor:
         """The output [B, C, h, w] that training compares: under the batch's own prompts.
@@ -278,13 +286,25 @@ class DiffusionTask:
 
     def readings(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """What is read of the prompts at each place where text enters: [N, tokens, width]."""
-        return self._entering(self.denoiser.readings(prompts))
+        with self._read_widely():
+            return self._entering(self.denoiser.readings(prompts))
 
     @torch.no_grad()
     def redirected_readings(self, prompts: Sequence[Prompt]) -> dict[str, tuple[Tensor, Tensor]]:
         """What is read of forget prompts at each place, and of the anchor prompts: [n, width]."""
         texts, anchors = [p.text for p in prompts], [p.anchor for p in prompts]
-        return self._entering(self.denoiser.redirected_readings(texts, anchors))
+        with self._read_widely():
+            return self._entering(self.denoiser.redirected_readings(texts, anchors))
+
+    def _own_weights(self) -> AbstractContextManager[None]:
+        """While in force, the model has the weights that it had when this task was made."""
+        return self._held.in_place() if self._held else nullcontext()
+
+    @contextmanager
+    def _read_widely(self) -> Iterator[None]:
+        # Readings are rounded once, as the weights they are folded into are.
+        with self._own_weights(), computed_in_float32(self.denoiser.reading.values()):
+            yield
 
     def _entering(self, read: Mapping[str, Any]) -> dict[str, Any]:
         """What is read at the places whose weights may change."""
