@@ -1,7 +1,9 @@
 """The command line; every flag and YAML key comes from the typed configs."""
 
 import argparse
+import io
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,6 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from erase.support.errors import OF_FILES, sentence
 from erase.support.memory import keep_freed_memory
 
 if TYPE_CHECKING:
@@ -28,7 +31,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     What a subcommand needs is imported when it is asked for, so that the list of them is quick.
     """
+    if arguments is None and sys.getfilesystemencoding() != "utf-8":  # a locale of few letters
+        again = [sys.executable, "-X", "utf8", "-m", "erase", *sys.argv[1:]]
+        os.execv(sys.executable, again)
     words = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal may know few letters
+            stream.reconfigure(errors="backslashreplace")
     parser = argparse.ArgumentParser("erase", description="Make a text-to-image model forget.")
     known = parser.add_subparsers(dest="name", required=True, metavar="command")
     for name, command in COMMANDS.items():
@@ -39,8 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser = build_parser(name, words[1:])
         said = COMMANDS[name].work(parser.instantiate(parser.parse_args(words[1:])))
         print(said, end="\n" if said else "")
-    except ValueError as error:
-        print(f"erase: {error}", file=sys.stderr)
+    except (ValueError, *OF_FILES) as error:
+        print(f"erase: {sentence(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
         message = str(stop) or "Stopped; run the same command again to go on."

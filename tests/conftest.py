@@ -127,6 +127,7 @@ def trained() -> nn.Module:
 
 
 @functools.cache
+@torch.enable_grad()
 def trained_digits_model() -> nn.Module:
     """Always the same weights; tasks are built around copies."""
     model, (pictures, labels) = build_digits_model(), digits().tensors

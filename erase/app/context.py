@@ -13,6 +13,7 @@ from erase.app.jobs import Cancelled
 from erase.app.settings import Limits
 from erase.app.studio import Studio
 from erase.app.visitors import Visitor, Visitors
+from erase.support.errors import OF_FILES, sentence
 
 logger = logging.getLogger(__name__)
 # Whatever computes waits in one line, so that two cores or one GPU serve one request at a time.
@@ -78,7 +79,11 @@ class _told:  # noqa: N801
                 "Cancelled; nothing was kept.", title="Cancelled", print_exception=False
             ) from None
         if isinstance(error, ValueError):
-            raise gr.Error(str(error), title="Not done", print_exception=False) from None
+            raise gr.Error(sentence(error), title="Not done", print_exception=False) from None
+        if isinstance(error, OF_FILES):
+            logger.error("A file could not be read or written.", exc_info=error)
+            said = "A file of the server could not be read or written; try again later."
+            raise gr.Error(said, title="Not done", print_exception=False) from None
         if isinstance(error, Exception) and not isinstance(error, gr.Error):
             logger.error("A handler failed.", exc_info=error)
             raise gr.Error("This failed, and was logged.", print_exception=False) from None

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from erase.attacks.base import Outcome, Target
+from erase.core.process import own_settings
 from erase.models.family import Family
 from erase.support.config import Config
 from erase.support.registry import Registry
@@ -27,6 +28,7 @@ class Attack:
     function: AttackFunction
     hindrance: Hindrance
 
+    @own_settings()
     def __call__(self, target: Target, config: Config | None = None) -> Outcome:
         """Run on a target, by default with default settings; the target is left as it was.
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from erase.core.precision import LossScale, at_least_float32, widened
+from erase.core.process import own_settings
 
 Estimator = Literal["signed_sum", "abs_sum", "fisher"]
 Term = Callable[[Tensor], Tensor]
@@ -18,6 +19,7 @@ _TERMS: dict[str, Term] = {
 }
 
 
+@own_settings()
 def accumulate(
     parameters: Mapping[str, nn.Parameter],
     losses: Iterable[Tensor],

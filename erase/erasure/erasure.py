@@ -25,12 +25,13 @@ from erase.core.plain import (
     require_nothing_added,
     unwrapped,
 )
+from erase.core.process import own_settings
 from erase.erasure.card import render_card
 from erase.erasure.recipe import Recipe
 from erase.erasure.weights import DELTAS, LORA, PROJECTIONS, read_deltas, shared_bases, write_deltas
 from erase.models.family import plain_pipeline
 from erase.prompts.catalogue import FILE as CATALOGUE
-from erase.support.files import replaced_folder, write_json, write_text
+from erase.support.files import expanded, replaced_folder, write_json, write_text
 
 logger = logging.getLogger(__name__)
 SCHEMA = 1
@@ -49,6 +50,7 @@ class Erasure:
     deltas: Mapping[str, Delta]
     recipe: dict[str, Any] = field(default_factory=dict)
 
+    @own_settings()
     def apply(
         self,
         components: Mapping[str, nn.Module],
@@ -114,14 +116,14 @@ class Erasure:
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "Erasure":
         """Read an erasure folder; raises ValueError naming the folder if it is not a whole one."""
-        folder = Path(folder)
+        folder = expanded(folder)
         try:
             record = json.loads((folder / RECIPE).read_text(encoding="utf-8"))
             Recipe.read(record)
             if record.pop("schema", None) != SCHEMA:
                 raise ValueError(f"it has another schema than {SCHEMA}: update diffusers-erase")
             return cls(read_deltas(folder), record)
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
+        except (OSError, ValueError, KeyError, RecursionError, SafetensorError) as error:
             raise ValueError(f"{folder} is not a readable erasure folder ({error}); give a folder "
                              "that save_pretrained wrote.") from error  # fmt: skip
 

@@ -16,6 +16,7 @@ from erase.erasure.algebra import compose, scale
 from erase.erasure.erasure import FILES, AppliedErasure, Erasure
 from erase.erasure.recipe import for_any_base
 from erase.models.family import family_of, plain_pipeline, with_components
+from erase.support.files import expanded
 
 
 class ErasureLoaderMixin:
@@ -161,8 +162,8 @@ def _sequential_device(module: nn.Module) -> torch.device | None:
 
 def _folder_of(source: str | Path, hub_options: Mapping[str, Any]) -> Path:
     """The folder itself, or what was downloaded of the hub repository of this name."""
-    if Path(source).is_dir():
-        return Path(source)
+    if (folder := expanded(source)).is_dir():
+        return folder
     try:
         return Path(snapshot_download(str(source), allow_patterns=list(FILES), **hub_options))
     except Exception as error:

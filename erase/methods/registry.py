@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from erase.core.names import find_weight
+from erase.core.process import own_settings
 from erase.erasure.erasure import Erasure
 from erase.erasure.recipe import base_facts
 from erase.support.config import Config
@@ -71,12 +72,17 @@ class Method:
     task: type
     needs: NeedsFunction
 
+    @own_settings()
     def __call__(self, task: Task, config: Config | None = None) -> Erasure:
         """Run on a task, by default with default settings; the Erasure with its recipe.
 
         Raises ValueError for a task of another kind.
         """
         self.require_serves(type(task))
+        for module in task.components.values():
+            if any(parameter.is_inference() for parameter in module.parameters()):
+                raise ValueError("The model was made under torch.inference_mode, so nothing of it "
+                                 "can be trained; open it outside.")  # fmt: skip
         config = config or self.config()
         if isinstance(config, TrainedConfig):
             require_runnable(config.training, type(task))

@@ -19,6 +19,7 @@ from torch import nn
 from transformers.utils import logging as of_transformers
 
 from erase.bundled import EMOJI, JUDGE
+from erase.core.process import own_settings
 from erase.models.family import family_of, require_supported
 from erase.models.stored import denoiser_file, single_file, stored_dtype, tensors_in
 from erase.prompts.catalogue import Catalogue, Finetuning, Sampling
@@ -111,10 +112,12 @@ def load_model(name: str | DiffusionPipeline, device: str = "auto", **others: An
     return open_model(name, OpeningConfig(device=device, **others))
 
 
+@own_settings()
 def open_model(name: str | DiffusionPipeline, opening: OpeningConfig) -> Model:
     """What `load_model` returns."""
     if not isinstance(name, str):
         return _taken(name, opening)
+    name = os.path.expanduser(name)
     device, catalogue = device_of(opening), catalogue_of(name, opening)
     with _one_sentence(name), _without_loading_bars():
         folder = _folder_of(name, opening)

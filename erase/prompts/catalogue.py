@@ -77,7 +77,7 @@ class Catalogue:
             by_kind = record.get("finetuning", {})
             record["finetuning"] = {kind: Finetuning(**how) for kind, how in by_kind.items()}
             return cls(**record)
-        except (ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(
                 f"{path} is not a list of concepts ({error}); mend it, or remove it and name "
                 "--retain."

@@ -11,7 +11,7 @@ from erase.methods import get_method
 from erase.runs.classify import ClassifierRun, build_task, data_of, load_or_train
 from erase.runs.state import carry_out, options_of
 from erase.support.config import NotNegative
-from erase.support.files import check_file_writable
+from erase.support.files import check_file_writable, expanded
 from erase.tasks.classification.datasets import Data
 from erase.tasks.classification.forget_sets import (
     Choose,
@@ -87,7 +87,7 @@ def choose_forget_set(run: ForgetSetRun, output: str | Path) -> list[int]:
         return worst_case(losses, unlearn, data.train, opened.choose, run.rounds)
 
     def write(_: Candidates, chosen: list[int], __: Path) -> list[int]:
-        write_indices(chosen, Path(output))
+        write_indices(chosen, expanded(output))
         return chosen
 
     return carry_out(None, (), open_, work, write) or []

@@ -13,9 +13,10 @@ from typing import Any, TypeVar
 from accelerate import Accelerator
 
 from erase.core.delta import NotFiniteError
+from erase.core.process import own_settings
 from erase.erasure.erasure import RECIPE, Erasure
 from erase.methods import get_method
-from erase.support.files import check_writable, replaced_folder
+from erase.support.files import alone, check_writable, expanded, replaced_folder
 from erase.tasks.base import Task
 from erase.training.checkpoint import checkpoints_in
 from erase.training.config import TrainedConfig, without_run_state
@@ -27,6 +28,7 @@ Done = TypeVar("Done")
 Report = TypeVar("Report")
 
 
+@own_settings()
 def carry_out(
     output: str | Path | None,
     files: Sequence[str],
@@ -42,9 +44,22 @@ def carry_out(
     is shared by all processes. Where a digest tells runs apart, its checkpoints lie beside `output`
     until the run is whole, so that an interrupted one goes on where it stopped. `write` fills a
     folder that takes the name of `output` on success and goes on failure; the first process alone
-    does, the others return None.
+    does, the others return None. A second run with the same output is refused meanwhile.
     """
-    output, state = Path(output).resolve() if output else None, None
+    place = expanded(output).resolve() if output else None
+    with alone(place) if place and Accelerator().is_main_process else nullcontext():
+        return _carried_out(place, files, open_, work, write, digest_of)
+
+
+def _carried_out(
+    output: Path | None,
+    files: Sequence[str],
+    open_: Callable[[], Opened],
+    work: Callable[[Opened], Done],
+    write: Callable[[Opened, Done, Path], Report],
+    digest_of: Callable[[Opened], str] | None,
+) -> Report | None:
+    state = None
     if output:
         check_writable(output, files)
     opened = open_()

@@ -1,6 +1,7 @@
 """The base of every config: its fields' types say what each may be, and it checks them."""
 
 import math
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from inspect import get_annotations
@@ -17,6 +18,7 @@ from typing import (
     get_type_hints,
 )
 
+LARGEST = 3.4e38  # what float32, in which weights are computed, can hold
 Number = TypeVar("Number", int, float)
 
 
@@ -57,7 +59,10 @@ class Config:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            require_kind(field.name, getattr(self, field.name), self._kinds[field.name])
+            value = getattr(self, field.name)
+            require_kind(field.name, value, self._kinds[field.name])
+            if isinstance(value, str) and value.startswith("~"):  # only a path begins so
+                object.__setattr__(self, field.name, os.path.expanduser(value))
 
 
 def require_kind(name: str, value: Any, kind: Any) -> None:
@@ -74,8 +79,9 @@ def _mend(value: Any, kind: Any) -> str:
     if origin is Annotated:
         plain, within = parts
         return _mend(value, plain) or ("" if within.holds(value) else f"give {within.wanted}")
-    if origin is Literal:
-        return "" if value in parts else f"choose one of {', '.join(map(repr, parts))}"
+    if origin is Literal:  # exactly, for True equals 1
+        known = any(type(value) is type(part) and value == part for part in parts)
+        return "" if known else f"choose one of {', '.join(map(repr, parts))}"
     if origin in (Union, UnionType):
         mends = [_mend(value, part) for part in parts]
         return "" if "" in mends else " or ".join(mends)
@@ -89,7 +95,9 @@ def _mend(value: Any, kind: Any) -> str:
 def _mend_number(value: Any, kind: type) -> str:
     if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else int):
         return f"give {WORDS[kind]}"
-    return "" if abs(value) < math.inf else "give a finite number"  # NaN is not
+    if not abs(value) < math.inf:  # NaN is not
+        return "give a finite number"
+    return "" if kind is int or abs(value) <= LARGEST else f"give a number up to {LARGEST:g}"
 
 
 def _mend_items(value: Any, origin: type[Iterable[Any]], parts: Sequence[Any]) -> str:

@@ -1,6 +1,25 @@
 """What an error says, for a sentence of our own."""
 
+from zipfile import BadZipFile
+
+from safetensors import SafetensorError
+
+# What files, disks and paths can do to any command, beside what is refused by a ValueError.
+OF_FILES = (OSError, RecursionError, BadZipFile, SafetensorError)
+
 
 def first_line(error: Exception) -> str:
     """The first line of what an error says, or its kind if it says nothing."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def sentence(error: Exception) -> str:
+    """One sentence on an error of ours or of files: what is wrong, and the mend."""
+    if isinstance(error, OSError) and error.strerror:
+        place = error.filename or "A file"
+        return f"{place} cannot be read or written ({error.strerror}); mend it or name another."
+    if isinstance(error, RecursionError):
+        return "A file is nested too deep to be read; give a plainer one."
+    if isinstance(error, OF_FILES):
+        return f"A file cannot be read or written ({first_line(error)}); make room or name another."
+    return " ".join(str(error).split())

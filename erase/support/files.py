@@ -1,6 +1,8 @@
 """Files and folders that appear whole or not at all, folders never in the place of another's."""
 
+import hashlib
 import json
+import os
 import re
 import shutil
 import tempfile
@@ -9,12 +11,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
+
+def expanded(path: str | Path) -> Path:
+    """The path with `~` as the user's home."""
+    return Path(os.path.expanduser(path))
+
 
 def check_writable(folder: Path, ours: Sequence[str] = ()) -> None:
     """Raise ValueError if `folder` cannot be made, or holds anything and is not one of ours.
 
     One of ours holds the first name in `ours`, and none that is not in it.
     """
+    folder = expanded(folder)
     try:
         others = [path.name for path in folder.iterdir()] if folder.exists() else []
         parent = next(parent for parent in folder.parents if parent.exists())
@@ -29,6 +39,7 @@ def check_writable(folder: Path, ours: Sequence[str] = ()) -> None:
 
 def check_file_writable(path: Path) -> None:
     """Raise ValueError if neither the file nor a folder for it can be made."""
+    path = expanded(path)
     try:
         if path.is_dir():
             raise IsADirectoryError(0, "it is a folder")
@@ -41,12 +52,32 @@ def check_file_writable(path: Path) -> None:
 
 
 @contextmanager
+def alone(output: Path) -> Iterator[None]:
+    """While in force, no other process of this machine is here with the same `output`.
+
+    Raises ValueError if one is. A process that dies leaves the place free.
+    """
+    name = hashlib.sha256(str(output).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    lock = FileLock(Path(tempfile.gettempdir()) / f"erase-{name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise ValueError(f"Another run is writing {output}; wait for it, or name another output.") \
+            from error  # fmt: skip
+    try:
+        yield
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
+
+
+@contextmanager
 def replaced_folder(folder: Path, ours: Sequence[str] = ()) -> Iterator[Path]:
     """Yield an empty folder beside `folder` that takes its name on success and goes on failure.
 
     A folder that is one of ours, as `check_writable` says, is replaced, any other refused.
     """
-    folder = folder.resolve()
+    folder = expanded(folder).resolve()
     check_writable(folder, ours)
     partial = folder.with_name(f".{folder.name}.partial")
     replaced = folder.with_name(f".{folder.name}.replaced")
@@ -66,6 +97,7 @@ def replaced_folder(folder: Path, ours: Sequence[str] = ()) -> Iterator[Path]:
 @contextmanager
 def replaced_file(path: Path) -> Iterator[Path]:
     """Yield a name beside `path` for a file that takes its place on success and goes on failure."""
+    path = expanded(path)
     partial = path.with_name(f".{path.name}.partial")
     try:
         yield partial

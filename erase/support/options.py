@@ -6,7 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
+import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter, Namespace
+
+from erase.support.errors import first_line
+from erase.support.files import expanded
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -45,6 +49,24 @@ class Parser(ArgumentParser):
         super().error(message, ex)
 
 
+class ConfigFile(ActionConfigFile):
+    """A YAML file of options, read as UTF-8; ValueError naming the file if it is none."""
+
+    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: Any = None) -> None:
+        """As jsonargparse's, which would take the locale's encoding."""
+        path = expanded(values)
+        try:
+            text = path.read_text(encoding="utf-8-sig")
+            if not isinstance(yaml.safe_load(text), dict):
+                raise ValueError("it names no options")
+        except Exception as error:  # of files, of encodings, and whatever YAML's reader raises
+            raise ValueError(
+                f"The config {values} cannot be read ({first_line(error)}); give a YAML file of "
+                "options."
+            ) from error
+        super().__call__(parser, cfg, text, option_string)
+
+
 class BriefHelp(DefaultHelpFormatter):
     """The first sentence of what an option is, and its default."""
 
@@ -69,7 +91,7 @@ def brief_parser(name: str, text: str, config_file: bool = False) -> ArgumentPar
         description=f"{text[:1].upper()}{text[1:]}.",
     )  # fmt: skip
     if config_file:
-        parser.add_argument("--config", action=ActionConfigFile, help="a YAML file of options")
+        parser.add_argument("--config", action=ConfigFile, help="a YAML file of options")
     return parser
 
 

@@ -11,7 +11,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.utils import make_grid
 
 from erase.support.errors import first_line
-from erase.support.files import in_order
+from erase.support.files import expanded, in_order
 
 KINDS = (*IMG_EXTENSIONS, ".avif", ".gif", ".jfif")
 WHITE = (255, 255, 255, 255)
@@ -80,6 +80,7 @@ def load_folder(folder: Path) -> Pictures:
 
     Numbers in names count as numbers: 2.png comes before 10.png. Hidden files are left out.
     """
+    folder = expanded(folder)
     names = [path.name for path in folder.glob("*") if is_picture(path)]
     if not names:
         raise ValueError(f"{folder} holds no pictures; name a folder of PNG or JPEG files.")

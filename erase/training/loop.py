@@ -19,6 +19,7 @@ from erase.core.fingerprint import combined, fingerprint
 from erase.core.mask import Mask
 from erase.core.masked_update import MaskedUpdate, SoftThreshold
 from erase.core.precision import MasterWeights
+from erase.core.process import own_settings
 from erase.core.shards import full_tensor, in_shards
 from erase.support.distributed import shards_asked
 from erase.support.progress import Bar
@@ -37,6 +38,7 @@ class TrainingStopped(KeyboardInterrupt):
     """Training was asked to stop; a checkpoint holds everything done so far."""
 
 
+@own_settings()
 def finetune(
     task: TrainedTask[SomeBatch],
     step_loss: StepLoss[SomeBatch],
@@ -62,6 +64,7 @@ def finetune(
         return deltas_between(before, trained, mask)
 
 
+@own_settings()
 def train(
     task: TrainedTask[SomeBatch],
     step_loss: StepLoss[SomeBatch],

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, Subset
 
+from erase.core.process import own_settings
 from erase.core.seeds import seeded
 from erase.evaluate.classifiers.membership import (
     logit_scaled,
@@ -77,6 +78,7 @@ def gap_report(
 class Reference:
     """The original and Retrain, measured once for any number of unlearned models beside them."""
 
+    @own_settings()
     def __init__(self, original: nn.Module, retrained: nn.Module, split: Split):
         self._split = split
         views = {
@@ -88,6 +90,7 @@ class Reference:
         models = {"original": original, "retrained": retrained}
         self.rows = {name: self._figures(models[name], view) for name, view in views.items()}
 
+    @own_settings()
     def report(
         self, unlearned: nn.Module, seconds: float | None = None, shadows: Shadows | None = None
     ) -> GapReport:
@@ -170,6 +173,7 @@ def probe_accuracy(learnt_on: Outputs, scored_on: Outputs) -> float:
     return 100 * float(probe.score((scored_on.features / scale).numpy(), scored_on.labels.numpy()))
 
 
+@own_settings()
 def relearning_steps(model: nn.Module, forget: Dataset, goal: float) -> int:
     """Adam steps on batches of the forget set until its accuracy is `goal` per cent, or 200."""
     learner = copy.deepcopy(model).eval()

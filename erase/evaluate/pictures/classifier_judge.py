@@ -14,9 +14,11 @@ from torchvision import models as vision_models
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from erase.core.fingerprint import module_fingerprint
+from erase.core.process import own_settings
 from erase.evaluate.base import judge
 from erase.evaluate.pictures.clip import AT_ONCE, steps_of
 from erase.support.errors import first_line
+from erase.support.files import expanded
 from erase.support.pictures import as_images
 from erase.tasks.classification.fit import logits_of
 
@@ -71,6 +73,7 @@ class ClassifierJudge:
         """16 hex digits of the SHA-256 of the model's weights."""
         return module_fingerprint(self.model)
 
+    @own_settings()
     @torch.no_grad()
     def embed(self, pictures: Tensor) -> Tensor:
         """Logits [N, classes] of pictures [N, 3, H, W] in 0..1, resized and cropped to its size."""
@@ -98,7 +101,7 @@ def _open_timm(source: str, classes: list[str]) -> PictureClassifier:
     given = {"num_classes": len(classes)} if classes else {}
     model = timm.create_model(architecture, pretrained=not weights, **given)
     if weights:
-        model.load_state_dict(_read(Path(weights)))
+        model.load_state_dict(_read(expanded(weights)))
     prepare = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
     return PictureClassifier(model, prepare, classes or _imagenet_names(model.num_classes))
 
@@ -109,11 +112,12 @@ def _open_torchvision(source: str, classes: list[str]) -> PictureClassifier:
     given = {"num_classes": len(classes)} if classes else {}
     model = vision_models.get_model(architecture, weights=None if weights else known, **given)
     if weights:
-        model.load_state_dict(_read(Path(weights)))
+        model.load_state_dict(_read(expanded(weights)))
     return PictureClassifier(model, known.transforms(), classes or known.meta["categories"])
 
 
 def _open_transformers(source: str, classes: list[str]) -> PictureClassifier:
+    source = str(expanded(source))
     model = AutoModelForImageClassification.from_pretrained(source, dtype=torch.float32)
     processor = AutoImageProcessor.from_pretrained(source)
 

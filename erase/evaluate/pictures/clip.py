@@ -11,6 +11,7 @@ from torch import Tensor
 from torchvision.transforms import Compose
 
 from erase.core.fingerprint import module_fingerprint
+from erase.core.process import own_settings
 from erase.evaluate.base import judge
 from erase.support.errors import first_line
 from erase.support.pictures import as_images
@@ -56,6 +57,7 @@ class ClipJudge:
         """16 hex digits of the SHA-256 of the model's weights."""
         return module_fingerprint(self.model)
 
+    @own_settings()
     @torch.no_grad()
     def embed(self, pictures: Tensor) -> Tensor:
         """Unit embeddings [N, D] of pictures [N, 3, H, W] in 0..1, always in full precision.
@@ -68,6 +70,7 @@ class ClipJudge:
             ready = torch.stack([self._transform(picture) for picture in as_images(pictures)])
         return self._encoded(self.model.encode_image, ready)
 
+    @own_settings()
     @torch.no_grad()
     def classify(self, embeddings: Tensor, kind: str, labels: Sequence[str]) -> list[str]:
         """The most likely of `labels` for each of the embedded pictures [N, D].
@@ -85,6 +88,7 @@ class ClipJudge:
     def require(self, labels: Sequence[str]) -> None:
         """Any label will do."""
 
+    @own_settings()
     @torch.no_grad()
     def score(self, embeddings: Tensor, captions: Sequence[str]) -> Tensor:
         """CLIP score of each picture with its caption: 2.5 max(cosine, 0) (Hessel et al., 2021)."""

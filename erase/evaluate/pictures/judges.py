@@ -10,6 +10,7 @@ from PIL.Image import Image
 from torch import Tensor
 from torchvision.transforms.functional import to_tensor
 
+from erase.core.process import own_settings
 from erase.evaluate.base import JUDGES, Judge
 from erase.evaluate.pictures import classifier_judge
 from erase.evaluate.pictures.clip import open_clip_judge
@@ -19,6 +20,7 @@ from erase.prompts.catalogue import Catalogue
 TOGETHER = 16  # pictures in memory, which may be large
 
 
+@own_settings()
 def open_judge(
     name: str,
     classes: Sequence[str] = (),

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from erase.evaluate.base import OpenJudge, evaluator
 from erase.support.config import Config
-from erase.support.files import write_text
+from erase.support.files import expanded, write_text
 from erase.support.pictures import open_picture
 
 EXPOSED = (
@@ -134,11 +134,11 @@ def write_detections(detections: Sequence[Sequence[Detection]], path: Path) -> N
 def read_detections(path: Path) -> list[list[Detection]]:
     """Read raw detections; ValueError if the file holds none."""
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
+        rows = json.loads(expanded(path).read_text(encoding="utf-8"))
         return [
             [Detection(d["label"], d["score"], tuple(d["box"])) for d in found] for found in rows
         ]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} holds no detections ({error}); write some first.") from error
 
 

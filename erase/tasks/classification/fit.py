@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 from torch.utils.data import DataLoader, Dataset
 
 from erase.core.precision import widened
+from erase.core.process import own_settings
 from erase.core.seeds import folded, seeded
 from erase.support.config import Config, Positive
 from erase.support.progress import Bar
@@ -47,6 +48,7 @@ def size_of(dataset: Dataset) -> int:
     return len(dataset)  # type: ignore[arg-type]  # torch's Dataset leaves it to its subclasses
 
 
+@own_settings()
 def fit(model: nn.Module, dataset: Dataset, config: FitConfig, seed: int = 0) -> nn.Module:
     """Train `model` in place on (input, label) pairs; order and dropout follow from the seed.
 

@@ -119,7 +119,7 @@ def read_indices(path: Path, total: int = sys.maxsize) -> list[int]:
         text = "" if array else path.read_text(encoding="utf-8-sig")
         listed = np.load(path, allow_pickle=False) if array else json.loads(text)
         return as_indices(listed, total)
-    except (OSError, ValueError, RecursionError) as error:
+    except Exception as error:  # of files, of zip files, of JSON nested too deep
         raise ValueError(f"{path} is no list of indices ({first_line(error)}); write one with "
                          "`erase forget-set`.") from error  # fmt: skip
 

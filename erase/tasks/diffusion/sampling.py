@@ -10,6 +10,7 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from erase.core.precision import widened
+from erase.core.process import own_settings
 from erase.core.seeds import seeded
 from erase.models.family import family_of, with_components
 from erase.prompts.catalogue import Sampling
@@ -19,6 +20,7 @@ OutputType = Literal["pt", "latent"]
 MOST_AT_ONCE, LATENTS_AT_ONCE = 32, 8192
 
 
+@own_settings()
 def draw(
     pipeline: DiffusionPipeline,
     prompts: Sequence[str],

@@ -1,0 +1,28 @@
+"""What a caller may have set for the whole process, and what the library works with instead."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+
+
+@contextmanager
+def own_settings() -> Iterator[None]:
+    """While in force, gradients are on, new tensors are of float32 on the CPU, and nothing is cast.
+
+    A caller may have switched gradients off, or set another default device, dtype or autocast.
+    """
+    dtype = torch.get_default_dtype()
+    with ExitStack() as settings:
+        settings.enter_context(torch.inference_mode(False))
+        settings.enter_context(torch.enable_grad())
+        if torch.get_default_device().type != "cpu":
+            settings.enter_context(torch.device("cpu"))
+        for kind in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(kind):
+                settings.enter_context(torch.autocast(kind, enabled=False))
+        torch.set_default_dtype(torch.float32)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(dtype)

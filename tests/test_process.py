@@ -1,0 +1,151 @@
+import copy
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import build_digits_task
+from PIL import Image
+
+import erase
+from erase.attacks import attacks
+from erase.cli import main
+from erase.core.delta import Delta
+from erase.core.seeds import seeded
+from erase.erasure.erasure import Erasure
+from erase.evaluate.pictures.folders import CaptionsConfig
+from erase.methods import methods
+from erase.runs.state import carry_out
+from erase.support.pictures import load_folder
+from erase.tasks.classification.fit import FitConfig, fit
+from erase.tasks.classification.task import ClassificationTask
+from erase.training.config import TrainedConfig, TrainingConfig
+
+BRIEF = TrainedConfig(training=TrainingConfig(max_train_steps=1))
+
+
+@contextmanager
+def switched(switch: Callable, to: object, back: object) -> Iterator[None]:
+    switch(to)
+    try:
+        yield
+    finally:
+        switch(back)
+
+
+SETTINGS = {
+    "gradients off": lambda: switched(torch.set_grad_enabled, False, True),
+    "inference mode": torch.inference_mode,
+    "another device": lambda: switched(torch.set_default_device, "meta", None),
+    "float64": lambda: switched(torch.set_default_dtype, torch.float64, torch.float32),
+    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+}
+
+
+def made(method: str, task: ClassificationTask) -> dict[str, Delta]:
+    config = BRIEF if issubclass(methods()[method].config, TrainedConfig) else None
+    found = methods()[method](task, config)
+    return found.deltas
+
+
+@pytest.mark.parametrize("setting", SETTINGS.values(), ids=SETTINGS)
+@pytest.mark.parametrize("method", ["finetune", "projection"])
+def test_what_the_caller_has_set_changes_nothing(
+    trained, method, setting: Callable[[], AbstractContextManager]
+):
+    task = build_digits_task(trained)
+    wanted = made(method, task)
+    with setting():
+        found = made(method, task)
+    assert wanted.keys() == found.keys()
+    assert all(torch.equal(found[name].dense(), wanted[name].dense()) for name in wanted)
+    assert torch.is_grad_enabled()
+
+
+def test_a_classifier_learns_with_gradients_off(trained):
+    learner, data = copy.deepcopy(trained), build_digits_task(trained).dataset
+    with torch.no_grad():
+        fit(learner, data, FitConfig(1))
+    assert not torch.equal(next(learner.parameters()), next(trained.parameters()))
+    assert attacks()
+
+
+def test_weights_made_in_inference_mode_are_refused(trained):
+    with torch.inference_mode():
+        task = build_digits_task(trained)
+    with pytest.raises(ValueError, match="inference_mode"):
+        methods()["finetune"](task, BRIEF)
+
+
+def test_seeds_are_of_any_size():
+    seeds = [0, 1, -1, 2**63, 2**64 - 2, 2**64 + 3, -(2**70) - 5, 10**40]
+    drawn = [torch.randn(4, generator=seeded(seed)).tolist() for seed in seeds]
+    assert len(set(map(tuple, drawn[:3]))) == 3
+    assert drawn[1] == torch.randn(4, generator=torch.Generator().manual_seed(1)).tolist()
+
+
+def test_the_home_folder_is_meant_by_its_sign(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    Erasure({}, {}).save_pretrained("~/12:30 made")
+    assert not Erasure.from_pretrained("~/12:30 made").deltas
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    assert len(load_folder(Path("~"))) == 1
+    assert CaptionsConfig("~/words.txt").captions == str(tmp_path / "words.txt")
+    carry_out(
+        "~/out", (), lambda: 1, lambda _: 2, lambda _, __, folder: folder.joinpath("a").touch()
+    )
+    assert (tmp_path / "out" / "a").exists()
+    assert not (tmp_path / "~").exists()
+
+
+def test_the_same_output_twice_at_once_is_refused(tmp_path):
+    def again(_: object) -> None:
+        carry_out(tmp_path / "out", (), lambda: 1, lambda _: 2, lambda *_: 3)
+
+    with pytest.raises(ValueError, match="Another run is writing"):
+        carry_out(tmp_path / "out", (), lambda: 1, again, lambda *_: 3)
+    carry_out(tmp_path / "out", (), lambda: 1, lambda _: 2, lambda *_: 3)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_words_are_utf8_whatever_the_locale():
+    other = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C", "PYTHONIOENCODING": ""}
+    said = subprocess.run(
+        [sys.executable, "-m", "erase", "雪舟"],
+        env=os.environ | other | {"PYTHONPATH": str(Path(erase.__file__).parent.parent)},
+        capture_output=True, text=True, encoding="utf-8",
+    )  # fmt: skip
+    assert "'雪舟'" in said.stderr
+
+
+NESTED = b"[" * 100_000 + b"]" * 100_000
+FILES = {
+    "missing": (["run", "--config", "FILE"], None),
+    "another encoding": (["run", "--config", "FILE"], b"concept: [caf\xe9]"),
+    "no YAML": (["run", "--config", "FILE"], b"a: [1"),
+    "nested YAML": (["run", "--config", "FILE"], NESTED[:5000]),
+    "no options": (["run", "--config", "FILE"], b"[1, 2]"),
+    "nested JSON": (["classify", "--forget", "FILE", "--output", "OUT"], NESTED),
+    "no array": (["classify", "--forget", "FILE.npy", "--output", "OUT"], b"PK\x03\x04"),
+    "nested detections": (["evaluate", "FOLDER", "--rescore"], NESTED),
+    "nested recipe": (["inspect", "FOLDER"], NESTED),
+    "a folder": (["forget-set", "--count", "3", "--output", "FOLDER"], b""),
+}
+
+
+@pytest.mark.parametrize(("words", "content"), FILES.values(), ids=FILES)
+def test_a_file_that_cannot_be_used_is_named_in_one_sentence(tmp_path, capsys, words, content):
+    for name in ("file", "file.npy", "detections.json", "erasure.json"):
+        if content is not None:
+            (tmp_path / name).write_bytes(content)
+    paths = {"FILE": "file", "FILE.npy": "file.npy", "FOLDER": ".", "OUT": "out"}
+    words = [str(tmp_path / paths[word]) if word in paths else word for word in words]
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert str(tmp_path) in said
+    assert (said.startswith("erase: "), said.count("\n")) == (True, 1)
