@@ -31,6 +31,8 @@ class _Backend:
     def get_rng_state(self, device: int = 0) -> torch.Tensor:
         return torch.get_rng_state()
 
+    def set_rng_state(self, state: torch.Tensor, device: int = 0) -> None: ...
+
     def manual_seed_all(self, seed: int) -> None: ...
 
 

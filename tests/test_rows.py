@@ -53,7 +53,7 @@ def test_a_class_is_what_the_user_calls_it(tmp_path, names, asked, folder):
 )  # fmt: skip
 def test_a_class_that_is_not_there_is_refused_by_name(tmp_path, names, asked):
     data = load_data("folder", folders(tmp_path, names), side=8)
-    with pytest.raises(ValueError, match=rf"'{asked}' holds 0 of \d samples; give one"):
+    with pytest.raises(ValueError, match=rf"'{asked}' holds 0 of \d samples; write class:"):
         forget_indices(f"class:{asked}", data, 0)
 
 

@@ -67,7 +67,7 @@ def fit(model: nn.Module, dataset: Dataset, config: FitConfig, seed: int = 0) ->
     schedule = one_cycle(optimizer, config.learning_rate, steps)
     parameter = next(model.parameters())
     model.train()
-    with chance_of(seed):
+    with chance_of(seed, on_devices=True):
         for _ in Bar(range(config.epochs), desc="training", unit="epoch", leave=False):
             for inputs, labels in loader:
                 inputs = inputs.to(parameter.device, parameter.dtype)
@@ -85,14 +85,15 @@ def one_cycle(optimizer: Optimizer, highest: float, steps: int) -> LRScheduler:
 
 
 @contextmanager
-def chance_of(seed: int) -> Iterator[None]:
-    """While in force, all that is drawn follows from the seed, as augmentation and dropout are.
+def chance_of(seed: int, on_devices: bool = False) -> Iterator[None]:
+    """While in force, what is drawn on the CPU, as augmentation is, follows from the seed.
 
-    Afterwards every generator of the process goes on as if nothing had been drawn.
+    So does, with `on_devices`, what is drawn on others, as dropout is. Afterwards every generator
+    of the process goes on as if nothing had been drawn.
     """
     others = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
-        torch.manual_seed(folded(seed))
+    with torch.random.fork_rng(None if on_devices else []):
+        (torch.manual_seed if on_devices else torch.default_generator.manual_seed)(folded(seed))
         random.seed(seed)
         np.random.seed(seed % 2**32)
         try:

@@ -157,9 +157,9 @@ def class_of(asked: str, data: Data) -> int:
     if asked.strip().isdecimal() and int(asked) < data.classes and not numbered:
         return int(asked)
     near = difflib.get_close_matches(asked, data.names, 3, 0) if data.names else ()
-    known = ", ".join(near) or f"0 to {data.classes - 1}"
-    raise ValueError(f"The class {asked!r} holds 0 of {size_of(data.train)} samples; give one such "
-                     f"as {known}.")  # fmt: skip
+    known = ", ".join(f"class:{name}" for name in near) or f"class:3, of 0 to {data.classes - 1}"
+    raise ValueError(f"The class {asked!r} holds 0 of {size_of(data.train)} samples; write "
+                     f"{known}.")  # fmt: skip
 
 
 def _as_number(name: str) -> int | str:

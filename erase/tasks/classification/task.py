@@ -230,7 +230,7 @@ class ClassificationTask:
 
     def untrained(self, seed: int | None = None) -> "ClassificationTask":
         """The same task around an untrained model, drawn from the task's or another seed."""
-        with chance_of(self.seed if seed is None else seed):
+        with chance_of(self.seed if seed is None else seed, on_devices=True):
             model = self._build() if self._build else untrained_copy(self.components["model"])
         parameter = next(self.components["model"].parameters())
         return self._with_model(model.to(parameter.device, at_least_float32(parameter.dtype)))
