@@ -6,7 +6,7 @@ from conftest import build_digits_model, build_digits_task, build_tiny_pipeline,
 from diffusers import FirstBlockCacheConfig, UNet2DConditionModel
 from diffusers.models.attention_processor import CustomDiffusionAttnProcessor
 from peft import LoraConfig, get_peft_model
-from test_contract import SIDE, brisk, erase_tiny, tensors
+from test_contract import SIDE, brisk, draw_ghost, erase_tiny, tensors
 from test_erasure import changed
 from tiny_families import build_family
 from torch import nn
@@ -75,6 +75,18 @@ def test_what_is_wrapped_is_erased_as_the_base_itself(name):
             assert changed(before, task.editable()) == erasure.deltas.keys() != set()
             assert not changed(own, task.editable())
         assert not changed(before, task.editable())
+
+
+def test_what_is_compiled_in_place_and_has_drawn_is_heard_all_the_same():
+    pipeline, found = build_tiny_pipeline(), []
+    for compiled_too in (False, True):
+        if compiled_too:
+            pipeline.unet.mid_block.compile(backend="eager")
+            draw_ghost(pipeline)
+        task = build_tiny_task(pipeline, (), SIDE)
+        method = methods()["projection"]
+        found.append(method(task, method.config(targets=("unet",))).deltas.keys())
+    assert found[0] == found[1] != set()
 
 
 @pytest.mark.parametrize("wrap", [compiled, nn.DataParallel])

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from erase.attacks.base import Outcome, Target
+from erase.core.activations import hooks_are_heard
 from erase.core.seeds import seeded
 from erase.models.family import Family
 from erase.support.config import Config, Positive
@@ -119,6 +120,7 @@ def placeholder_embeddings(denoiser: ConditionedDenoiser, vectors: Vectors) -> I
         return output.masked_scatter(places[..., None], wanted) if len(wanted) else output
 
     with ExitStack() as hooks:
+        hooks.enter_context(hooks_are_heard())
         for name, wanted in vectors.items():
             tokenizer = getattr(denoiser.pipeline, name.replace("text_encoder", "tokenizer"))
             (number,) = tokenizer(PLACEHOLDER, add_special_tokens=False).input_ids

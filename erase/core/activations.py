@@ -1,7 +1,7 @@
 """Hearing what layers read while a model runs: their inputs, as rows."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 
 import torch
@@ -16,6 +16,11 @@ InputCallback = Callable[[str, Tensor], None]
 MOST_ROWS = 4096
 
 
+def hooks_are_heard() -> AbstractContextManager[object]:
+    """While in force, compiled modules run as they are written; else they pass over later hooks."""
+    return torch.compiler.set_stance("force_eager")
+
+
 @contextmanager
 def capture_inputs(layers: Mapping[str, nn.Module], callback: InputCallback) -> Iterator[None]:
     """While in force, `callback(name, rows [n, d])` is called with every input of every layer."""
@@ -27,7 +32,8 @@ def capture_inputs(layers: Mapping[str, nn.Module], callback: InputCallback) -> 
         layer.register_forward_pre_hook(partial(report, name)) for name, layer in layers.items()
     ]
     try:
-        yield
+        with hooks_are_heard():
+            yield
     finally:
         for handle in handles:
             handle.remove()

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from erase.core.activations import hooks_are_heard
 from erase.core.precision import widened
 from erase.core.seeds import seeded
 from erase.core.shards import full_tensor
@@ -36,6 +37,7 @@ def prefix_embeddings(
         return torch.cat([output[:, :FIRST], wanted, output[:, FIRST + WORDS :]], 1)
 
     with ExitStack() as hooks:
+        hooks.enter_context(hooks_are_heard())
         for name, vectors in words.items():
             embedding = encoders[name].get_input_embeddings()
             handle = embedding.register_forward_hook(partial(replaced, vectors))
