@@ -12,10 +12,13 @@ import pytest
 from jsonargparse import ArgumentParser
 
 import erase
+from erase.app.options import with_options
+from erase.app.settings import Limits
 from erase.attacks import attacks
 from erase.methods import methods
+from erase.methods.salun import SalUnConfig
 from erase.prompts.request import EraseRequest
-from erase.support.config import Config, Positive, Share
+from erase.support.config import Config, Positive, Share, require_kind
 from erase.training.config import TrainedConfig
 
 for module in pkgutil.walk_packages(erase.__path__, "erase."):
@@ -168,3 +171,27 @@ def test_a_config_of_two_parents_keeps_the_ranges_of_both():
     for name in ("left", "right", "own"):
         with pytest.raises(ValueError, match=f"{name} is 0; give a number above 0"):
             Both(**{name: 0})
+
+
+@pytest.mark.parametrize("text", [
+    '{"density": NaN}', '{"density": Infinity}', '{"density": 1e39}', '{"density": true}',
+    '{"training.batch": 1}', '{"density": "0.5"}', '{"mask": 1}', '{"mask": ["top"]}',
+    '{"training.max_train_steps": Infinity}', '{"training.max_train_steps": 2.5}',
+    '{"training.max_train_steps": true}', '{"training.use_ema": 1}', "[" * 100_000, "[1]", "{",
+    '{"density": 1' + "0" * 400 + "}",
+], ids=lambda text: text[:36])  # fmt: skip
+def test_the_apps_options_are_compared_exactly(text):
+    with pytest.raises(ValueError, match=r"; (give|choose)") as caught:
+        with_options(SalUnConfig(), text, Limits())
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [(Literal[1, 2], True), (Literal["a"], ["a"]), (int, True), (float, False), (bool, 1),
+     (float, 1e39), (float, -1e300), (float, 10**400), (float, float("nan")), (int, 2.0),
+     (Sequence[int], [1, True]), (Sequence[str], "ab")],
+)  # fmt: skip
+def test_values_are_compared_exactly(kind, value):
+    with pytest.raises(ValueError, match=r"^it is .*; (give|choose)"):
+        require_kind("it", value, kind)

@@ -10,6 +10,8 @@ from docstring_parser import parse_from_object
 
 from erase.app.settings import Limits
 from erase.runs.calibrate import with_setting
+from erase.support.config import LARGEST
+from erase.support.errors import first_line
 from erase.training.config import WATCHING
 
 
@@ -56,8 +58,10 @@ def with_options(config: Any, text: str, limits: Limits) -> Any:
     """The config with the values of a JSON object, `{"density": 0.1}`; ValueError if one is off."""
     try:
         values = json.loads(text or "{}")
-    except json.JSONDecodeError as error:
-        raise ValueError(f"The options are no JSON ({error}); give {{}} for none.") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"The options are no JSON ({first_line(error)}); give {{}} for none."
+        ) from error
     if not isinstance(values, Mapping):
         raise ValueError("The options are no JSON object; give {} for none.")
     known = {option.key: option for option in options_of(type(config))}
@@ -71,12 +75,16 @@ def with_options(config: Any, text: str, limits: Limits) -> Any:
 def _checked(option: Option, value: Any, limits: Limits) -> Any:
     kind = option.kind
     if isinstance(kind, tuple):
-        if value not in kind:
-            raise ValueError(f"{option.key} is {value!r}; choose of {', '.join(kind)}.")
+        if not any(type(value) is type(one) and value == one for one in kind):
+            known = ", ".join(map(str, kind))
+            raise ValueError(f"{option.key} is {str(value)[:40]!r}; choose of {known}.")
         return value
     fits = isinstance(value, (int, float)) and (kind is bool) == isinstance(value, bool)
+    fits = fits and abs(value) <= LARGEST  # which NaN is not
     if not fits or (kind is int and value != int(value)):
-        raise ValueError(f"{option.key} is {value!r}; give a value of type {kind.__name__}.")
+        raise ValueError(
+            f"{option.key} is {str(value)[:40]}; give a value of type {kind.__name__}."
+        )
     most = max(limits.effort, option.default or 0)
     if kind is int and abs(value) > most:
         raise ValueError(f"{option.key} is {value}; at most {most} is done here.")

@@ -27,7 +27,7 @@ def read_mask(path: Path, fingerprints: Mapping[str, str]) -> Mask:
     try:
         stored = safe_open(path, "pt")
         made_for = json.loads((stored.metadata() or {})["made_for"])
-    except (SafetensorError, KeyError, OSError) as error:
+    except (SafetensorError, KeyError, OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not a mask; name another file, or a new one.") from error
     with stored:
         others = [name for name, value in fingerprints.items() if made_for.get(name) != value]

@@ -15,6 +15,7 @@ from erase.evaluate.tables import block_table, families_table, plain_table
 from erase.methods import methods, serving
 from erase.models.family import FAMILIES
 from erase.models.opening import load_model
+from erase.support.config import require_kind
 from erase.support.files import check_writable
 from erase.tasks.classification.task import ClassificationTask
 from erase.tasks.diffusion.task import DiffusionTask
@@ -53,6 +54,7 @@ def export(
 
     `opening` are fields of OpeningConfig, for the base.
     """
+    require_kind("format", format, Format)
     if lora_rank < 0:
         raise ValueError(f"lora_rank is {lora_rank}; give 0 or more.")
     if lora_rank and format == "pipeline":
