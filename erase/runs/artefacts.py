@@ -10,6 +10,7 @@ from erase.core.delta import LowRankDelta
 from erase.erasure.algebra import compose, export_lora, interference, largest_rank, low_rank, merge
 from erase.erasure.erasure import Erasure
 from erase.erasure.kohya import export_kohya
+from erase.erasure.programs import Naming, Program, layers_read, naming_for
 from erase.evaluate.layers import blocks_of
 from erase.evaluate.tables import block_table, families_table, plain_table
 from erase.methods import methods, serving
@@ -48,13 +49,20 @@ def export(
     model: str = "",
     lora_rank: int = 0,
     format: Format = "pipeline",
+    program: Program | None = None,
     **opening: str,
 ) -> str:
     """Write the erased pipeline, or a LoRA of at most `lora_rank`, 0 for as it is.
 
-    `opening` are fields of OpeningConfig, for the base.
+    A `program` is one that is to read the LoRA, by default ComfyUI. `opening` are fields of
+    OpeningConfig, for the base.
     """
     require_kind("format", format, Format)
+    if program:
+        require_kind("for", program, Program)
+        if format == "lora":
+            raise ValueError("--for chooses the names of the LoRA; leave out --format lora.")
+        format = "comfy"
     if lora_rank < 0:
         raise ValueError(f"lora_rank is {lora_rank}; give 0 or more.")
     if lora_rank and format == "pipeline":
@@ -63,13 +71,23 @@ def export(
     erasure = Erasure.from_pretrained(folder)
     if format == "lora":
         error = export_lora(erasure, output, lora_rank or largest_rank(erasure))
-        return f"LoRA: {output}\nrelative error: {error}"
+        read = _read_by(Erasure.from_pretrained(output), "stock")
+        return f"LoRA: {output}\nrelative error: {error}\n{read}"
     if format == "comfy":
         cut = low_rank(erasure, lora_rank) if lora_rank else erasure
-        return f"LoRA: {export_kohya(cut, output)}"
+        path = export_kohya(cut, output, program or "comfyui")
+        naming = naming_for(program or "comfyui", cut.facts.base.family)
+        return f"LoRA: {path}\n{_read_by(cut, naming)}"
     base = load_model(model or erasure.base_model, **opening)
     erasure.export_pipeline(base.pipeline, output)
     return f"pipeline: {Path(output)}"
+
+
+def _read_by(erasure: Erasure, naming: Naming) -> str:
+    """A line that says how many of the erasure's layers each program reads by these names."""
+    read = layers_read(erasure.deltas, naming, erasure.facts.base.family)
+    counts = ", ".join(f"{program} {count}" for program, count in read.items())
+    return f"read of its {len(erasure.deltas)} layers: {counts}"
 
 
 def list_methods() -> str:
