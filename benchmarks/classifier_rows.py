@@ -8,6 +8,7 @@ from erase.methods import methods
 from erase.methods.last_layers import LastLayersConfig
 from erase.methods.projection import ProjectionConfig
 from erase.methods.salun import SalUnConfig
+from erase.methods.ssd import SSDConfig
 from erase.tasks.classification.task import ALL, HEAD, ClassificationTask, ClassificationTaskConfig
 from erase.training.config import TrainingConfig
 
@@ -51,6 +52,7 @@ def candidates() -> dict[str, Row]:
     rows["salun as published"] = Row("salun", SalUnConfig(teacher="current"))
     held_out = ClassificationTaskConfig(redirect="held_out")
     rows["salun, held-out answers"] = Row("salun", SalUnConfig(), held_out)
+    rows["ssd"] = Row("ssd", SSDConfig(10.0, weigh="batches"))
     longer = SalUnConfig(training=TrainingConfig(2 * STEPS))
     rows[f"salun, held-out answers, {2 * STEPS} steps"] = Row("salun", longer, held_out)
     return {
@@ -59,7 +61,12 @@ def candidates() -> dict[str, Row]:
 
 
 def briefer(config: Any) -> Any:
-    """The config with STEPS optimizer steps, unless it has a number of its own."""
+    """The config with STEPS optimizer steps and a retain weight of 1, unless it has its own.
+
+    The rows were measured with that weight and at calibrated rates.
+    """
+    if getattr(config, "retain_weight", 1.0) is None:
+        config = dataclasses.replace(config, retain_weight=1.0)
     if not hasattr(config, "training"):
         return config
     training = dataclasses.replace(

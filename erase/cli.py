@@ -6,10 +6,10 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from erase.support.errors import OF_FILES, sentence
 from erase.support.memory import keep_freed_memory
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
 NEW: dict[str, Any] = {"type": str, "required": True, "help": "a new folder"}
+Preset = Literal["ours", "published"]
 LISTS = {
     "concept": "what to forget, one or more: ghost 'ink style'",
     "anchor": "what to draw instead, one a concept",
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     keep_freed_memory()
     try:
         parser = build_parser(name, words[1:])
-        said = COMMANDS[name].work(parser.instantiate(parser.parse_args(words[1:])))
+        said = COMMANDS[name].work(parser.instantiate(parsed(parser, words[1:])))
         print(said, end="\n" if said else "")
     except (ValueError, *OF_FILES) as error:
         print(f"erase: {sentence(error)}", file=sys.stderr)
@@ -69,8 +70,24 @@ def build_parser(name: str, words: Sequence[str] = ()) -> "ArgumentParser":
     command.options(parser)
     if not command.kind:
         return parser
+    if command.kind == "method":
+        text = "published: the settings of the method's authors' code"
+        parser.add_argument("--preset", type=Preset, default="ours", help=text)
     entries = methods() if command.kind == "method" else attacks()
     return with_entries(parser, words, command.kind, entries)
+
+
+def parsed(parser: "ArgumentParser", words: Sequence[str]) -> "Namespace":
+    """The options, with a preset's in place of the method's defaults; those given win."""
+    from erase.methods import preset_of
+    from erase.support.options import dotted
+
+    options = parser.parse_args(words)
+    if options.get("preset", "ours") == "ours":
+        return options
+    preset = asdict(preset_of(options.method, options.preset))
+    parser.set_defaults(dotted(preset, options.method))
+    return parser.parse_args(words)
 
 
 def _fields(

@@ -5,7 +5,7 @@ from torch.utils.data import TensorDataset
 
 from erase.methods import methods
 from erase.methods.gradient_ascent import GradientAscentConfig
-from erase.methods.ssd import SSDConfig
+from erase.methods.ssd import LFSSDConfig
 from erase.tasks.classification.fit import one_cycle
 from erase.tasks.classification.task import ClassificationTask, ClassificationTaskConfig
 from erase.training.config import TrainedConfig, TrainingConfig
@@ -17,7 +17,7 @@ BRIEF = TrainingConfig(max_train_steps=20, learning_rate=2e-3)
 SETTINGS = {
     "gradient_ascent": GradientAscentConfig(BRIEF),
     "boundary_expand": TrainedConfig(training=BRIEF),
-    "lfssd": SSDConfig(selection=5),
+    "lfssd": LFSSDConfig(selection=5),
 }
 SERVING = [
     name for name, method in methods().items() if method.task in (object, ClassificationTask)

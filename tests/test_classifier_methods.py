@@ -7,6 +7,8 @@ import pytest
 import torch
 from conftest import accuracies, build_digits_model, build_digits_task, class_indices, digits
 from torch import nn
+from torch.nn.utils import parameters_to_vector
+from torch.utils.data import Subset
 
 from erase.core.projection import discriminative
 from erase.core.subspace import SubspaceFitter
@@ -16,6 +18,7 @@ from erase.methods.influence import solve_fisher
 from erase.methods.last_layers import LastLayersConfig
 from erase.methods.projection import ProjectionConfig
 from erase.methods.ssd import SSDConfig, dampening
+from erase.tasks.classification.task import ClassificationTaskConfig
 from erase.training.loop import TrainingConfig
 
 
@@ -34,6 +37,19 @@ def test_dampening_is_the_papers_rule():
 
 def test_ssd_that_selects_nothing_changes_nothing(trained):
     assert not methods()["ssd"](build_digits_task(trained), SSDConfig(selection=1e9)).deltas
+
+
+def test_neither_batch_size_nor_order_decides_what_ssd_dampens(trained):
+    part, forget = Subset(digits(), range(150)), [i for i in class_indices(3) if i < 150]
+    after = []
+    for size, seed in ((64, 0), (64, 1), (47, 2)):
+        config = ClassificationTaskConfig(batch_size=size)
+        task = build_digits_task(trained, dataset=part, forget=forget, config=config, seed=seed)
+        with methods()["ssd"](task).apply(task.components):
+            after.append(parameters_to_vector(task.parameters().values()).detach().clone())
+    assert (after[0] != parameters_to_vector(trained.parameters())).any()
+    for other in after[1:]:
+        assert torch.allclose(other, after[0], rtol=1e-4, atol=1e-6)
 
 
 def test_scaled_projection_is_kodges_formula():

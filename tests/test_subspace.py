@@ -1,20 +1,25 @@
+import numpy as np
 import pytest
 import scipy.linalg
 import torch
-from sklearn.linear_model import LinearRegression
+from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.metrics import balanced_accuracy_score
 from torch import nn
 
 from erase.core.activations import capture_inputs
 from erase.core.projection import (
     RIDGE,
+    Projection,
     contrastive,
     discriminative,
+    leace,
     mean_difference,
     null_space,
     oblique,
     orthogonal,
 )
 from erase.core.subspace import SubspaceFitter
+from erase.methods.projection import DEFAULTS
 
 
 def activations(count: int, dimension: int, rank: int, seed: int) -> torch.Tensor:
@@ -101,6 +106,29 @@ def test_means_coincide_after_projection_and_a_linear_probe_is_at_chance(space):
     rows = torch.cat([forget, retain]).numpy()
     # The best constant is what is left of the best linear probe once the means coincide.
     assert LinearRegression().fit(rows, labels).score(rows, labels) < 1e-9
+
+
+def test_leace_is_its_formula_and_only_strength_1_leaves_a_linear_probe_at_chance():
+    """LEACE's theorem 4.3 in NumPy; balanced Gaussian classes, as its own tests have them."""
+    rng, mixing = np.random.default_rng(0), np.random.default_rng(1).normal(size=(16, 16))
+    forget, retain = (rng.normal(size=(2000, 16)) @ mixing + shift for shift in (4.0, 0.0))
+    rows, labels = np.concatenate([forget, retain]), np.repeat([1, 0], 2000)
+    values, vectors = np.linalg.eigh(np.cov(rows.T, bias=True))
+    whiten, back = (vectors * values**power @ vectors.T for power in (-0.5, 0.5))
+    cross = whiten @ ((rows - rows.mean(0)).T @ (labels - 0.5))[:, None]
+    wanted = back @ (cross @ cross.T / (cross.T @ cross)) @ whiten
+    spaces = fit(torch.tensor(forget)), fit(torch.tensor(retain))
+
+    def found(projection: Projection, strength: float) -> float:
+        left = rows - strength * rows @ (projection.left @ projection.right).numpy().T
+        probe = LogisticRegression(max_iter=1000).fit(left, labels)
+        return balanced_accuracy_score(labels, probe.predict(left))
+
+    ours, theirs = leace(*spaces), oblique(*spaces, 1)
+    assert np.abs((ours.left @ ours.right).numpy() - wanted).max() < 1e-5 * np.abs(wanted).max()
+    assert max(abs(found(space, 1.0) - 0.5) for space in (ours, theirs)) < 0.02
+    assert min(found(space, 1.25) for space in (ours, theirs)) > 0.7
+    assert DEFAULTS["leace"][1] == 1.0
 
 
 def test_several_groups_lose_a_direction_each():

@@ -8,6 +8,7 @@ from torch import Tensor
 from erase.core.subspace import Subspace, eigen
 
 RIDGE = 1e-3  # of the mean energy
+LEACE_RIDGE = 1e-9  # for directions that no input has, of which LEACE takes the pseudo-inverse
 ROUNDING = 1e-5
 
 
@@ -92,11 +93,34 @@ def oblique(forget: Subspace, retain: Subspace, rank: int) -> Projection:
     """The projection along the same axes that moves retained inputs least.
 
     P = D (D^T R^-1 D)^-1 D^T R^-1 with D the axes and R the retain set's second moments: of all P
-    with P D = D it has the smallest expected |P x|^2 of retained x. As LEACE (Belrose et al.,
-    NeurIPS 2023), but for its bias, which keys and values have nowhere to put.
+    with P D = D it has the smallest expected |P x|^2 of retained x. The form is LEACE's, the metric
+    R is not, nor are several axes over the positions. Only x - P x keeps LEACE's theorem, that no
+    linear probe tells the sets apart; x - s P x with another strength s does not.
     """
-    axes = mean_difference(forget, retain, rank).left
-    whitened = torch.linalg.solve(_ridged(retain.moment()), axes)
+    return _along(mean_difference(forget, retain, rank).left, _ridged(retain.moment()))
+
+
+def leace(forget: Subspace, retain: Subspace) -> Projection:
+    """LEACE's projection (Belrose et al., NeurIPS 2023, theorem 4.3): one axis a forget group.
+
+    P = D (D^T S^-1 D)^-1 D^T S^-1 with D what tells each group's mean from the retained one, over
+    all positions, and S the covariance within the two sets, which gives the P of LEACE's total one.
+    What is left of the sets has one mean, so no linear probe beats a constant. LEACE's constant,
+    P times the overall mean, is left out, since keys and values have nowhere to put it.
+    """
+    middle = retain.means.mean((0, 1))
+    smallest = ROUNDING * torch.stack([*forget.means.mean(1), middle]).norm()
+    axes = orthogonal((forget.means.mean(1) - middle).T, smallest=smallest).left
+    scatters = (
+        part.count * part.moment_about(part.means.mean((0, 1))) for part in (forget, retain)
+    )
+    covariance = sum(scatters, torch.zeros(())) / (forget.count + retain.count)
+    return _along(axes, _ridged(covariance, LEACE_RIDGE))
+
+
+def _along(axes: Tensor, moments: Tensor) -> Projection:
+    """The projection onto axes [d, k] that moves inputs of these second moments [d, d] least."""
+    whitened = torch.linalg.solve(moments, axes)
     return Projection(axes, torch.linalg.solve(whitened.T @ axes, whitened.T))
 
 
@@ -117,6 +141,6 @@ def contrastive(forget: Subspace, retain: Subspace, rank: int) -> Projection:
     return Projection(retained @ readings, readings.T)
 
 
-def _ridged(moment: Tensor) -> Tensor:
-    ridge = RIDGE * moment.diagonal().mean()
+def _ridged(moment: Tensor, share: float = RIDGE) -> Tensor:
+    ridge = share * moment.diagonal().mean()
     return moment + ridge * torch.eye(len(moment)).double()

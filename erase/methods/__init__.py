@@ -4,10 +4,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from erase.methods.registry import Method, Needs, get_method, holding, register, serving
+    from erase.methods.registry import Method, Needs, get_method, holding, preset_of, register
+    from erase.methods.registry import serving as serving
     from erase.methods.registry import usual_training as usual_training
 
-__all__ = ["Method", "Needs", "get_method", "holding", "methods", "register", "serving"]
+__all__ = [
+    "Method",
+    "Needs",
+    "get_method",
+    "holding",
+    "methods",
+    "preset_of",
+    "register",
+    "serving",
+]
 
 
 def methods() -> "dict[str, Method]":

@@ -11,6 +11,7 @@ from erase.core.projection import (
     Projection,
     contrastive,
     discriminative,
+    leace,
     mean_difference,
     null_space,
     oblique,
@@ -22,9 +23,11 @@ from erase.support.config import Config, NotNegative, Positive, Share
 from erase.support.distributed import all_gather
 from erase.tasks.base import ProjectedTask, SetName
 
+Space = Literal["oblique", "leace", "mean_difference", "contrastive", "scaled", "null_space"]
 # Rank (0: all) and strength of each space where the config leaves them open.
 DEFAULTS = {
     "oblique": (2, 1.25),
+    "leace": (1, 1.0),
     "mean_difference": (2, 1.0),
     "contrastive": (4, 1.25),
     "scaled": (0, 1.0),
@@ -39,23 +42,27 @@ class ProjectionConfig(Config):
     Args:
         targets: parts of the model, as the task names them; by default the first of the task's.
         space: "oblique" takes out what tells the means of the forget set from the retain set's, so
-            that retained inputs move least; "mean_difference" the same axes, orthogonally;
+            that retained inputs move least; "leace" the one axis that tells the two sets' means, as
+            LEACE does, after which no linear probe of single inputs beats a constant;
+            "mean_difference" the axes of "oblique", orthogonally;
             "contrastive" the readings in which the forget set's energy is largest beside the retain
             set's; "scaled" weighs directions by importance, forget against retain; "null_space"
             takes the forget directions that the retain space lacks.
         forget_alpha: scaled only; how soon a forget direction counts fully.
         retain_alpha: scaled only; how soon a retain direction does.
         rank: most directions to remove at one place for each concept; 0 is the space's own: 2 of
-            the means', 4 of contrastive, 32 of null_space, all of scaled.
+            the means', 4 of contrastive, 32 of null_space, all of scaled. leace has always 1.
         retain_energy: null_space only; share of the retain activations' energy that is kept
             exactly.
         strength: 1 removes, 2 reflects; 0 is the space's own: 1.25 of oblique and contrastive,
-            since single inputs exceed the means that tell the sets apart, else 1.
+            since single inputs exceed the means that tell the sets apart, else 1. Any other than 1
+            gives up the theorem of linear guarding: the means no longer coincide, and a linear
+            probe may tell the sets again, as it does where inputs are Gaussian.
         samples: most samples of either set to run over; of a denoiser's, 64 prompts at most.
     """
 
     targets: Sequence[str] = ()
-    space: Literal["oblique", "mean_difference", "contrastive", "scaled", "null_space"] = "oblique"
+    space: Space = "oblique"
     forget_alpha: Positive[float] = 3.0
     retain_alpha: Positive[float] = 100.0
     rank: NotNegative[int] = 0
@@ -127,6 +134,8 @@ def _space(forget: Subspace, retain: Subspace, config: ProjectionConfig) -> Proj
     match config.space:
         case "oblique":
             return oblique(forget, retain, rank)
+        case "leace":
+            return leace(forget, retain)
         case "mean_difference":
             return mean_difference(forget, retain, rank)
         case "contrastive":

@@ -1,14 +1,24 @@
 """RECE: UCE in rounds, each against the embeddings that would bring the concept back."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from erase.erasure.erasure import Erasure
 from erase.methods import register
-from erase.methods.uce import UCEConfig, edit_deltas, editing_tokens, shared_edit
+from erase.methods.uce import PUBLISHED as PUBLISHED_UCE
+from erase.methods.uce import (
+    UCEConfig,
+    edit_deltas,
+    editing_tokens,
+    exact,
+    factors,
+    shared_edit,
+)
+from erase.prompts.request import sample
 from erase.support.config import Config, Positive
 from erase.tasks.diffusion.places import TEXT
 from erase.tasks.diffusion.task import DiffusionTask
@@ -21,25 +31,48 @@ class RECEConfig(Config):
     Args:
         rounds: how many times embeddings are derived and edited away.
         embedding_weight: weight of keeping derived embeddings short, against the fit.
-        uce: each round's problem.
+        uce: the first edit's problem, and each round's that starts from the base.
+        start: "base" solves the whole problem anew with all embeddings derived so far; "edited"
+            edits the edited weights again, with the last ones alone.
+        ridge: "absolute" takes embedding_weight as it is, whatever the weights' energy.
+        later: each round's problem that starts from edited weights.
     """
 
     rounds: Positive[int] = 2
     embedding_weight: Positive[float] = 0.1
     uce: UCEConfig = field(default_factory=UCEConfig)
+    start: Literal["base", "edited"] = "base"
+    ridge: Literal["relative", "absolute"] = "relative"
+    later: UCEConfig = field(default_factory=UCEConfig)
 
 
-@register("rece", RECEConfig, DiffusionTask)
+LATER = replace(PUBLISHED_UCE, preserve_weight=0.1, regularisation=0.1, tokens="all")
+PUBLISHED = RECEConfig(3, 0.1, PUBLISHED_UCE, "edited", "absolute", LATER)
+
+
+@register("rece", RECEConfig, DiffusionTask, published=PUBLISHED)
 def rece(task: DiffusionTask, config: RECEConfig) -> Erasure:
     """UCE against its own adversary (after RECE; Gong et al., ECCV 2024).
 
     Each round adds to the forget tokens those embeddings that make the edited keys and values most
     like the base's, and solves the whole problem again from the base.
+
+    The authors' code, which the preset published follows, edits the edited weights on, with the
+    last embeddings alone, of all positions of the name and position by position towards the
+    anchor's as the weights are by then; it keeps the empty prompt, once for each name, and its
+    ridges are absolute (.1). It starts from a checkpoint of UCE's older code (which edits from the
+    last token on), where the preset starts from UCE's present one; validation on drawn pictures,
+    which picks the best of its 3 rounds, is left out.
     """
     parameters, edits = task.editable(), {}
+    positions = _by_position(task, config.later) if config.start == "edited" else {}
     for site, tokens in editing_tokens(task, config.uce).items():
         weights = [parameters[name].detach().cpu().double() for name in task.sites(TEXT)[site]]
-        edits[site] = _edit_in_rounds(weights, *tokens, config)
+        if config.start == "edited":
+            first = shared_edit(*tokens, config.uce)
+            edits[site] = _edit_onwards(weights, first, *positions[site], config)
+        else:
+            edits[site] = _edit_in_rounds(weights, *tokens, config)
     rank = max(len(down) for _, down in edits.values())
     return Erasure(edit_deltas(task, edits), {"rank": rank, "rounds": config.rounds})
 
@@ -51,18 +84,50 @@ def _edit_in_rounds(
     sources, targets = tokens, wanted
     for _ in range(config.rounds):
         up, down = shared_edit(sources, targets, kept, config.uce)
-        derived = adversarial_tokens(weights, up @ down, tokens, config.embedding_weight)
+        derived = adversarial_tokens(weights, up @ down, tokens, config)
         sources, targets = torch.cat([sources, derived]), torch.cat([targets, wanted])
     return shared_edit(sources, targets, kept, config.uce)
 
 
+def _by_position(
+    task: DiffusionTask, config: UCEConfig
+) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+    """At each place all tokens of forget and of anchor prompts, and as many empty ones: [n, d]."""
+    forget = sample(task.prompts.forget, min(config.prompts, len(task.prompts.forget)), task.seed)
+    texts = [p.text for p in forget], [p.anchor for p in forget], [""] * len(forget)
+    with torch.no_grad():
+        read = [task.readings(of) for of in texts]
+    return {site: tuple(exact(part[site].flatten(0, 1)) for part in read) for site in read[0]}
+
+
+def _edit_onwards(
+    weights: Sequence[Tensor],
+    first: tuple[Tensor, Tensor],
+    tokens: Tensor,
+    wanted: Tensor,
+    kept: Tensor,
+    config: RECEConfig,
+) -> tuple[Tensor, Tensor]:
+    """The factors of all edits at one place together: W (I + M) (I + M') ... - W."""
+    identity = torch.eye(tokens.shape[1], dtype=tokens.dtype)
+    edited, (up, down) = identity, first
+    for _ in range(config.rounds):
+        edited = edited + edited @ up @ down
+        derived = adversarial_tokens(weights, edited - identity, tokens, config)
+        up, down = shared_edit(derived, wanted, kept, config.later)
+    return factors(edited + edited @ up @ down - identity, config.later.rank)
+
+
 def adversarial_tokens(
-    weights: Sequence[Tensor], edit: Tensor, tokens: Tensor, embedding_weight: float
+    weights: Sequence[Tensor], edit: Tensor, tokens: Tensor, config: RECEConfig
 ) -> Tensor:
-    """The x [n, d] that minimise sum |W (I + M) x - W c|^2 + weight |x|^2, scaled, for tokens c."""
+    """The x [n, d] that minimise sum |W (I + M) x - W c|^2 + weight |x|^2 for tokens c.
+
+    The weight is in units of the mean energy of the weights, unless it is absolute.
+    """
     gram = sum(weight.T @ weight for weight in weights)
     edited = torch.eye(len(edit), dtype=edit.dtype) + edit
     normal = edited.T @ gram @ edited
-    ridge = embedding_weight * normal.diagonal().mean()
-    normal = normal + ridge * torch.eye(len(edit), dtype=edit.dtype)
+    scale = normal.diagonal().mean() if config.ridge == "relative" else 1.0
+    normal = normal + config.embedding_weight * scale * torch.eye(len(edit), dtype=edit.dtype)
     return torch.linalg.solve(normal, edited.T @ gram @ tokens.T).T

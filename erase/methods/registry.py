@@ -63,7 +63,8 @@ class Method:
     """One registered method; its config's fields are its CLI flags and YAML keys.
 
     task: the kind of task it needs, `object` if the protocols of tasks/base.py are enough. needs:
-    what it will train and hold, of a task and a config.
+    what it will train and hold, of a task and a config. published: the settings of its authors'
+    code, where the defaults are others.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Method:
     function: MethodFunction
     task: type
     needs: NeedsFunction
+    published: Config | None = None
 
     @own_settings()
     def __call__(self, task: Task, config: Config | None = None) -> Erasure:
@@ -108,6 +110,19 @@ class Method:
             )
 
 
+def preset_of(name: str, preset: str) -> Config:
+    """The config that a method's preset stands for; ValueError if the method has none."""
+    method = get_method(name)
+    if preset == "ours":
+        return method.config()
+    if method.published is None:
+        known = ", ".join(other for other, method in METHODS.all().items() if method.published)
+        raise ValueError(
+            f"The method {name} has no preset published; leave it out, or choose one of {known}."
+        )
+    return method.published
+
+
 METHODS: Registry[Method] = Registry("method", "erase.methods", own="erase.methods")
 JUST_THE_MODEL = holding()
 
@@ -117,6 +132,7 @@ def register(
     config: type[Config],
     task: type = object,
     needs: NeedsFunction = JUST_THE_MODEL,
+    published: Config | None = None,
 ) -> Callable[[MethodFunction], MethodFunction]:
     """Make a function `(task, config) -> Erasure` available under `name`.
 
@@ -124,7 +140,7 @@ def register(
     """
 
     def add(function: MethodFunction) -> MethodFunction:
-        METHODS.add(name, Method(name, config, function, task, needs))
+        METHODS.add(name, Method(name, config, function, task, needs, published))
         return function
 
     return add

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -26,30 +26,53 @@ class SSDConfig(Config):
 
     Args:
         selection: a weight is dampened if its importance to the forget set is over this many times
-            that to all data (the paper's alpha).
+            that to all data (the paper's alpha). Of samples it is never more than all data are
+            times the forget set, which is why a tenth of the data needs less than 10.
         dampening: it is multiplied by this times the ratio of the two, at most 1 (lambda).
+        weigh: whether each sample has its own gradient, or only each batch, which is quicker.
     """
 
-    selection: Positive[float] = 10.0
+    selection: Positive[float] = 3.0
     dampening: Positive[float] = 1.0
+    weigh: Literal["samples", "batches"] = "samples"
+    tuned: ClassVar[tuple[str, tuple[float, ...]]] = (
+        "selection",
+        (2.0, 3.0, 5.0, 10.0, 30.0, 100.0),
+    )
+
+
+@dataclass(frozen=True)
+class LFSSDConfig(SSDConfig):
+    """The same, with the paper's alpha and its code's batches."""
+
+    selection: Positive[float] = 10.0
+    weigh: Literal["samples", "batches"] = "batches"
     tuned: ClassVar[tuple[str, tuple[float, ...]]] = (
         "selection",
         (2.0, 5.0, 10.0, 20.0, 50.0, 100.0),
     )
 
 
-@register("ssd", SSDConfig, ClassificationTask, holding(extra_per_weight=8))
+@register(
+    "ssd", SSDConfig, ClassificationTask, holding(extra_per_weight=8),
+    published=SSDConfig(10.0, weigh="batches"),
+)  # fmt: skip
 def ssd(task: ClassificationTask, config: SSDConfig) -> Erasure:
     """Selective synaptic dampening (Foster, Schoepf and Brintrup, AAAI 2024).
 
-    Importance is the mean over batches of the squared gradient of the batch's loss.
+    Importance is the mean over samples of the squared gradient of the sample's loss, the diagonal
+    of the Fisher matrix. Their code takes batches for samples, with alpha 10: a short last batch
+    then counts as much as any, and which samples fall in it decides.
     """
     return _dampened(task, config, task.loss, "fisher")
 
 
-@register("lfssd", SSDConfig, ClassificationTask, holding(extra_per_weight=8))
-def lfssd(task: ClassificationTask, config: SSDConfig) -> Erasure:
-    """SSD without labels: importance is the gradient of the squared norm of the logits."""
+@register("lfssd", LFSSDConfig, ClassificationTask, holding(extra_per_weight=8))
+def lfssd(task: ClassificationTask, config: LFSSDConfig) -> Erasure:
+    """SSD without labels: importance is the gradient of the squared norm of the logits.
+
+    Of batches, as in their code, where ssd takes samples: magnitudes do not grow as squares do.
+    """
 
     def energy(batch: ClassificationBatch) -> Tensor:
         return task.predict(batch.inputs).square().sum(1).mean()
@@ -61,8 +84,10 @@ def _dampened(
     task: ClassificationTask, config: SSDConfig, loss: Loss, estimator: Estimator
 ) -> Erasure:
     seed = step_seed(task.seed, -1)
-    forget = _importance(task, task.forget_batches(seed), loss, estimator)
-    overall = _importance(task, task.training_batches(seed + 1), loss, estimator)
+    sets = task.forget_batches(seed), task.training_batches(seed + 1)
+    if config.weigh == "samples":
+        sets = tuple(map(_singly, sets))
+    forget, overall = (_importance(task, batches, loss, estimator) for batches in sets)
     weights = task.parameters()
     before = {name: weight.detach() for name, weight in weights.items()}
     after = {
@@ -76,6 +101,12 @@ def dampening(forget: Tensor, overall: Tensor, config: SSDConfig) -> Tensor:
     """min(lambda * overall / forget, 1) where forget > alpha * overall, 1 elsewhere."""
     factor = (config.dampening * overall / forget.clamp_min(1e-30)).clamp(max=1.0)
     return torch.where(forget > config.selection * overall, factor, 1.0)
+
+
+def _singly(batches: Iterable[ClassificationBatch]) -> Iterator[ClassificationBatch]:
+    """Every sample as a batch of its own."""
+    for batch in batches:
+        yield from (batch.shard(place, len(batch)) for place in range(len(batch)))
 
 
 def _importance(

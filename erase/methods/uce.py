@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -25,22 +26,37 @@ class UCEConfig(Config):
         regularisation: weight of leaving all other inputs alone, in thousandths of the mean
             energy of the tokens.
         prompts: most prompts of either set to use.
+        tokens: which of a prompt's; "last" is its last word's, and the empty prompt has none.
+        normalise: whether each set's part is the mean over its tokens, or their sum.
+        ridge: "absolute" takes regularisation as it is, whatever the tokens' energy.
     """
 
     rank: Positive[int] = 64
     preserve_weight: Positive[float] = 1.0
     regularisation: Positive[float] = 1.0
     prompts: Positive[int] = 512
+    tokens: Literal["all", "last"] = "all"
+    normalise: Literal["means", "sums"] = "means"
+    ridge: Literal["relative", "absolute"] = "relative"
 
 
-@register("uce", UCEConfig, DiffusionTask)
+PUBLISHED = UCEConfig(4096, 1.0, 0.5, 10_000, "last", "sums", "absolute")
+
+
+@register("uce", UCEConfig, DiffusionTask, published=PUBLISHED)
 def uce(task: DiffusionTask, config: UCEConfig) -> Erasure:
-    """Unified concept editing (Gandikota et al., WACV 2024, eq. 7) of what reads the text.
+    """Unified concept editing (Gandikota et al., WACV 2024) of what reads the text.
 
     W' minimises |W' c - W c*|^2 over forget and anchor token embeddings, plus |W' r - W r|^2 over
     retained ones, plus |W' - W|^2; W' - W = W M for one matrix M, which all layers share. That is
     the keys and values of cross-attention, or the one layer through which text enters a
     transformer; whole prompts, where they are read too, count as tokens of a place of their own.
+
+    Eq. 7 and the authors' code, which the preset published follows, take sums where we take means,
+    an absolute lambda (.5) for our ridge, and of each name its last token for all the tokens of
+    prompts, paired with the anchor's; they retain what is named, we the empty prompt too, and they
+    cut no rank. Their default is bare names (`--template '{concept}'`) led to the empty prompt,
+    ours templates led to the anchor; they edit cross-attention's keys and values alone.
     """
     edits = {
         site: shared_edit(*tokens, config) for site, tokens in editing_tokens(task, config).items()
@@ -60,17 +76,25 @@ def editing_tokens(
         sample(prompts, min(config.prompts, len(prompts)), task.seed)
         for prompts in (task.prompts.forget, task.prompts.retain)
     )
+    if config.tokens == "last":
+        texts = [p.text for p in forget], [p.anchor for p in forget], [p.text for p in retain]
+        sources, targets, kept = map(task.last_readings, texts)
+        return {
+            site: (exact(sources[site]), exact(targets[site]), exact(kept[site]))
+            for site in sources
+        }
     redirected = task.redirected_readings(forget)
     with torch.no_grad():
         # Guidance reads the empty prompt beside every other.
         kept = task.readings([*(prompt.text for prompt in retain), ""])
     return {
-        site: (_exact(tokens), _exact(wanted), _exact(kept[site].flatten(0, 1)))
+        site: (exact(tokens), exact(wanted), exact(kept[site].flatten(0, 1)))
         for site, (tokens, wanted) in redirected.items()
     }
 
 
-def _exact(readings: Tensor) -> Tensor:
+def exact(readings: Tensor) -> Tensor:
+    """In float64, on the CPU."""
     return readings.cpu().double()
 
 
@@ -92,15 +116,22 @@ def shared_edit(
     """Factors (up [d, k], down [k, d]) of the matrix M that solves UCE's normal equations.
 
     M (C^T C / n + preserve K^T K / m + ridge I) = (C* - C)^T C / n, with rows as samples and the
-    ridge `regularisation` thousandths of the mean diagonal of what it is added to.
+    ridge `regularisation` thousandths of the mean diagonal of what it is added to, unless it is
+    absolute; of sums n and m are 1.
     """
-    forget_moment = tokens.T @ tokens / len(tokens)
-    keep_moment = kept.T @ kept / len(kept)
-    identity = torch.eye(tokens.shape[1], dtype=tokens.dtype)
-    normal = forget_moment + config.preserve_weight * keep_moment
-    normal = normal + config.regularisation * normal.diagonal().mean() * 1e-3 * identity
-    change = (wanted - tokens).T @ tokens / len(tokens)
-    edit = torch.linalg.solve(normal, change, left=False)
+    means = config.normalise == "means"
+    forgotten, retained = (len(tokens), len(kept)) if means else (1, 1)
+    normal = tokens.T @ tokens / forgotten + config.preserve_weight * (kept.T @ kept / retained)
+    ridge = torch.tensor(config.regularisation, dtype=tokens.dtype)
+    if config.ridge == "relative":
+        ridge = ridge * normal.diagonal().mean() * 1e-3
+    normal = normal + ridge * torch.eye(tokens.shape[1], dtype=tokens.dtype)
+    change = (wanted - tokens).T @ tokens / forgotten
+    return factors(torch.linalg.solve(normal, change, left=False), config.rank)
+
+
+def factors(edit: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """Up [d, k] and down [k, d] of the edit [d, d], with k at most so many."""
     left, singular, right = torch.linalg.svd(edit)
-    rank = min(config.rank, int((singular > 1e-9).sum()))
+    rank = min(most, int((singular > 1e-9).sum()))
     return left[:, :rank] * singular[:rank], right[:rank]

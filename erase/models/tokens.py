@@ -28,6 +28,22 @@ def pairing(
     return torch.cat(parts, 1)
 
 
+def last_positions(pipeline: DiffusionPipeline, readers: Readers, texts: Sequence[str]) -> Tensor:
+    """Where each tokenizer that is there has each text's last token before its end [N, readers].
+
+    An empty text's is its first token.
+    """
+    columns, first = [], 0
+    for name, asked in readers:
+        tokenizer = getattr(pipeline, name)
+        length = asked or tokenizer.model_max_length
+        if tokenizer is not None:
+            counts = torch.tensor([len(ids) for ids in _tokens(pipeline, tokenizer, texts)])
+            columns.append(first + (counts.clamp(max=length) - 2).clamp(min=0))
+        first += length
+    return torch.stack(columns, 1)
+
+
 def require_read(
     pipeline: DiffusionPipeline, readers: Readers, texts: Sequence[str], anchors: Sequence[str]
 ) -> None:

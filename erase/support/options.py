@@ -127,6 +127,15 @@ def _helping(
     return own
 
 
+def dotted(values: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The values of nested fields by the names of their options, which begin with `name`."""
+    nested = [
+        dotted(value, f"{name}.{key}") if isinstance(value, dict) else {f"{name}.{key}": value}
+        for key, value in values.items()
+    ]
+    return {option: value for part in nested for option, value in part.items()}
+
+
 def made(config: type[Made], options: Namespace, **chosen: Any) -> Made:
     """The config of the options that are called as its fields, but for those chosen."""
     names = [field.name for field in fields(config) if field.init and field.name in options]

@@ -40,6 +40,7 @@ from erase.tasks.classification.rows import Rows, as_indices, labels_of
 
 LAST, ALL, HEAD = "last_layers", "layers", "head"
 LAST_SHARE = 0.25
+RETAIN_WEIGHT, ANCHORED = 30.0, 3.0  # found on data held out: docs/classifiers.md
 SHOWN = 8  # samples that tell a data set
 
 
@@ -114,7 +115,9 @@ class ClassificationTask:
         self.config = config or ClassificationTaskConfig()
         require_in_force(model.modules(), self.editable())
         self.seed = seed
-        self.finetuning = Finetuning(learning_rate, anchored_rate=learning_rate, retain_weight=1.0)
+        self.finetuning = Finetuning(
+            learning_rate, anchored_rate=ANCHORED * learning_rate, retain_weight=RETAIN_WEIGHT
+        )
         self.dataset = dataset if isinstance(dataset, Rows) else Rows(dataset, classes)
         self._classes, self.forget = classes, as_indices(forget, len(self.dataset))
         chosen = set(self.forget)

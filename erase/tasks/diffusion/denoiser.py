@@ -18,7 +18,7 @@ from erase.models.family import (
     plain_pipeline,
     with_components,
 )
-from erase.models.tokens import pairing
+from erase.models.tokens import last_positions, pairing
 from erase.tasks.diffusion.adversary import adversarial_prefix, prefix_embeddings, with_prefix_slots
 from erase.tasks.diffusion.noising import DiffusionBatch, noising_of
 
@@ -174,6 +174,13 @@ class ConditionedDenoiser:
         if pooled := [part.pooled for part in parts if part.pooled is not None]:
             read[POOLED] = torch.cat(pooled)[:, None]
         return read
+
+    def last_readings(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """What is read of each prompt's last word at each place, and of whole ones: [n, width]."""
+        read = self.readings(prompts)
+        places = last_positions(self.pipeline, self.family.readers, prompts)
+        read[STATES] = read[STATES][torch.arange(len(prompts))[:, None], places]
+        return {site: rows.flatten(0, 1) for site, rows in read.items()}
 
     def redirected_readings(
         self, prompts: Sequence[str], anchors: Sequence[str]

@@ -290,6 +290,11 @@ class DiffusionTask:
             return self._entering(self.denoiser.readings(prompts))
 
     @torch.no_grad()
+    def last_readings(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """What is read of each prompt's last word at each place: [n, width]."""
+        return self._entering(self.denoiser.last_readings(prompts))
+
+    @torch.no_grad()
     def redirected_readings(self, prompts: Sequence[Prompt]) -> dict[str, tuple[Tensor, Tensor]]:
         """What is read of forget prompts at each place, and of the anchor prompts: [n, width]."""
         texts, anchors = [p.text for p in prompts], [p.anchor for p in prompts]
