@@ -60,7 +60,11 @@ class OpenJudge:
 
 
 class Evaluator(Protocol):
-    """Figures of some pictures, and all that they depend on besides the pictures."""
+    """Figures of some pictures, and all that they depend on besides the pictures.
+
+    Every process asks for the figures. Only those of the first count, and only its folder is kept,
+    so that an evaluator that shares nothing (`support.distributed.shared_map`) is right too.
+    """
 
     name: str
 

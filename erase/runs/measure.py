@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, make_dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -10,7 +10,6 @@ from typing import Any
 
 import diffusers
 from PIL.Image import Image
-from torchvision.transforms.functional import to_pil_image
 
 from erase.erasure.erasure import Erasure
 from erase.evaluate.base import (
@@ -28,18 +27,17 @@ from erase.evaluate.pictures.judges import open_judge
 from erase.evaluate.pictures.nudity import DETECTIONS, NudityConfig, count, read_detections
 from erase.evaluate.pictures.perceptual import PerceptualConfig
 from erase.models.opening import Model, OpeningConfig, device_of, open_model
-from erase.prompts.catalogue import Sampling
+from erase.runs.drawing import draw_rows, drawing_digest
 from erase.runs.prompt_file import PromptFile, PromptRow, read_prompts
 from erase.runs.state import carry_out
 from erase.support.config import Config, Positive
-from erase.support.distributed import own_device
+from erase.support.distributed import all_gather, launched, own_device
 from erase.support.files import write_json, write_text
-from erase.support.pictures import load_folder
+from erase.support.pictures import Pictures, load_folder
 from erase.tasks.diffusion.noising import settings_of
-from erase.tasks.diffusion.sampling import draw
+from erase.training.checkpoint import checkpoint_folder
 
 PICTURES, REPORT = "pictures", "evaluation.json"
-DRAWN_AT_ONCE = 256  # pictures in memory before they are written
 
 
 @dataclass(frozen=True)
@@ -134,7 +132,7 @@ def evaluate(
         write_json(folder / REPORT, report)
         return report
 
-    return carry_out(output, (), open_, lambda *_: None, write) or {}
+    return carry_out(output, (), open_, lambda *_: None, write, shares_write=True) or {}
 
 
 def rescore(folder: str | Path, threshold: float, classes: Sequence[str]) -> dict[str, Any]:
@@ -174,12 +172,19 @@ class OpenedProtocol:
     erasure: Erasure | None
     evaluators: Sequence[Evaluator]
 
+    def applied(self) -> AbstractContextManager[Any]:
+        """While in force, the erasure is applied, if there is one."""
+        components = self.model.pipeline.components
+        return self.erasure.apply(components) if self.erasure else nullcontext()
+
 
 def run_protocol(protocol: BenchmarkProtocol, output: str | Path) -> dict[str, Any]:
     """Draw and measure; writes the pictures, prompts.json and evaluation.json.
 
-    Of several processes the first returns the report, the others an empty one. Raises ValueError on
-    bad input, before any picture is drawn.
+    Every picture that is drawn is kept beside `output` until all is whole, so that an interrupted
+    protocol goes on where it stopped. Processes share the drawing and the judging; the first
+    returns the report, the others an empty one. Raises ValueError on bad input, before any picture
+    is drawn.
     """
 
     def open_() -> OpenedProtocol:
@@ -192,22 +197,34 @@ def run_protocol(protocol: BenchmarkProtocol, output: str | Path) -> dict[str, A
             model.pipeline.scheduler = scheduler.from_config(settings_of(model.pipeline.scheduler))
         return OpenedProtocol(rows, model, erasure, evaluators)
 
-    def write(opened: OpenedProtocol, _: None, folder: Path) -> dict[str, Any]:
-        erasure, components = opened.erasure, opened.model.pipeline.components
-        with erasure.apply(components) if erasure else nullcontext():
-            _draw(opened.model, opened.rows, protocol.drawing.steps, folder / PICTURES)
+    def work(opened: OpenedProtocol) -> list[Path]:
+        kept = (checkpoint_folder() or Path()) / PICTURES
+        kept.mkdir(parents=True, exist_ok=True)
+        paths = [kept / f"{i:06}.png" for i in range(len(opened.rows))]
+        with opened.applied():
+            draw_rows(opened.model, opened.rows, protocol.drawing.steps, paths)
+        return paths
+
+    def write(opened: OpenedProtocol, drawn: list[Path], folder: Path) -> dict[str, Any]:
         lines = json.dumps([asdict(row) for row in opened.rows], indent=1)
         write_text(folder / "prompts.json", lines + "\n")
         report = {
             "protocol": asdict(protocol),
             "protocol_hash": protocol_hash({"protocol": asdict(protocol), "asked": lines}),
             "n": len(opened.rows),
-            "figures": measured(load_folder(folder / PICTURES), opened.evaluators, folder),
+            "figures": measured(Pictures(drawn), opened.evaluators, folder),
         }
         write_json(folder / REPORT, report)
+        all_gather(None)  # nobody looks at them any more
+        if launched().is_main_process:
+            drawn[0].parent.rename(folder / PICTURES)
         return report
 
-    return carry_out(output, (), open_, lambda *_: None, write) or {}
+    def digest_of(opened: OpenedProtocol) -> str:
+        with opened.applied():
+            return drawing_digest(opened.model, opened.rows, protocol.drawing.steps)
+
+    return carry_out(output, (), open_, work, write, digest_of, shares_write=True) or {}
 
 
 def _scheduler_class(name: str) -> type[diffusers.SchedulerMixin] | None:
@@ -241,18 +258,3 @@ def _accuracy(protocol: BenchmarkProtocol, rows: Sequence[PromptRow], judge: Jud
         protocol.erased_groups,
         protocol.kept_groups,
     )
-
-
-def _draw(model: Model, rows: Sequence[PromptRow], steps: int, folder: Path) -> None:
-    """Write one numbered PNG each, those of one guidance scale in turn, some at a time."""
-    folder.mkdir()
-    for scale in sorted({row.guidance_scale for row in rows}):
-        places = [i for i, row in enumerate(rows) if row.guidance_scale == scale]
-        for start in range(0, len(places), DRAWN_AT_ONCE):
-            part = places[start : start + DRAWN_AT_ONCE]
-            texts, seeds = [rows[i].text for i in part], [rows[i].seed for i in part]
-            name = f"guidance {scale:g}, {start} of {len(places)}"
-            with model.drawing() as pipeline:
-                pictures = draw(pipeline, texts, seeds, Sampling(steps, scale), "pt", name)
-            for i, picture in zip(part, pictures.float().clamp(0, 1), strict=True):
-                to_pil_image(picture).save(folder / f"{i:06}.png")

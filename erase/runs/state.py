@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
@@ -10,12 +11,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
-from accelerate import Accelerator
-
 from erase.core.delta import NotFiniteError
 from erase.core.process import own_settings
 from erase.erasure.erasure import RECIPE, Erasure
 from erase.methods import get_method
+from erase.support.distributed import launched
 from erase.support.files import alone, check_writable, expanded, replaced_folder
 from erase.tasks.base import Task
 from erase.training.checkpoint import checkpoints_in
@@ -36,6 +36,7 @@ def carry_out(
     work: Callable[[Opened], Done],
     write: Callable[[Opened, Done, Path], Report],
     digest_of: Callable[[Opened], str] | None = None,
+    shares_write: bool = False,
 ) -> Report | None:
     """Live a run from its first refusal to its last file; what `write` returns.
 
@@ -44,11 +45,12 @@ def carry_out(
     is shared by all processes. Where a digest tells runs apart, its checkpoints lie beside `output`
     until the run is whole, so that an interrupted one goes on where it stopped. `write` fills a
     folder that takes the name of `output` on success and goes on failure; the first process alone
-    does, the others return None. A second run with the same output is refused meanwhile.
+    does, the others return None. If `shares_write`, they do too, into folders that go. A second run
+    with the same output is refused meanwhile.
     """
     place = expanded(output).resolve() if output else None
-    with alone(place) if place and Accelerator().is_main_process else nullcontext():
-        return _carried_out(place, files, open_, work, write, digest_of)
+    with alone(place) if place and launched().is_main_process else nullcontext():
+        return _carried_out(place, files, open_, work, write, digest_of, shares_write)
 
 
 def _carried_out(
@@ -58,6 +60,7 @@ def _carried_out(
     work: Callable[[Opened], Done],
     write: Callable[[Opened, Done, Path], Report],
     digest_of: Callable[[Opened], str] | None,
+    shares_write: bool,
 ) -> Report | None:
     state = None
     if output:
@@ -69,7 +72,10 @@ def _carried_out(
         state = output.parent / f".{output.name}.{digest}"
     with _cleared_if_broken(state), checkpoints_in(state):
         done = work(opened)
-    if not Accelerator().is_main_process:
+    if not launched().is_main_process:
+        if shares_write:
+            with tempfile.TemporaryDirectory() as goes:
+                write(opened, done, Path(goes))
         return None
     with replaced_folder(output, files) if output else nullcontext(Path()) as partial:
         report = write(opened, done, partial)

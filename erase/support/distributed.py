@@ -1,22 +1,30 @@
-"""Passes that processes share: each takes some of the batches, and all learn the sum.
+"""Work that processes share: each takes some of it, and all learn the sum or the whole.
 
 What they ask is an Accelerator, since a bare PartialState does not heed ACCELERATE_USE_CPU.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from itertools import islice
 from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object, parse_flag_from_env, reduce
+from accelerate.utils import (
+    InitProcessGroupKwargs,
+    gather_object,
+    parse_flag_from_env,
+    reduce,
+)
 from torch import Tensor
 
 from erase.support.config import Config
 from erase.support.errors import first_line
 
 Item = TypeVar("Item")
+Made = TypeVar("Made")
+PATIENCE = timedelta(days=365)  # one process may judge or write for hours while others wait
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,15 +38,20 @@ class DeviceConfig(Config):
     device: str = "auto"
 
 
+def launched() -> Accelerator:
+    """The processes of this launch; they wait for one another as long as it takes."""
+    return Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)])
+
+
 def shard_of(items: Iterable[Item]) -> Iterator[Item]:
     """Every n-th item of n processes, from this one's place on."""
-    state = Accelerator()
+    state = launched()
     return islice(items, state.process_index, None, state.num_processes)
 
 
 def all_reduce_sum(tensor: Tensor) -> Tensor:
     """The sum over all processes, the same bits on each."""
-    state = Accelerator()
+    state = launched()
     if state.num_processes == 1:
         return tensor
     return reduce(tensor.to(state.device), "sum").to(tensor.device)
@@ -51,7 +64,7 @@ def own_device(asked: str) -> str:
     ValueError if there is none such here, or the processes were launched on another.
     """
     if asked == "auto":
-        return str(Accelerator().device)
+        return str(launched().device)
     try:
         if torch.empty(0, device=asked).is_meta:
             raise RuntimeError("it computes nothing")
@@ -60,7 +73,7 @@ def own_device(asked: str) -> str:
             f"The device {asked} could not be opened ({first_line(error)}); give auto, or what is "
             f"here: {', '.join(devices_here())}."
         ) from error
-    state = Accelerator()
+    state = launched()
     if state.num_processes == 1:
         return asked
     if torch.device(asked).type != state.device.type:
@@ -79,7 +92,16 @@ def devices_here() -> list[str]:
 
 def all_gather(item: Item) -> list[Item]:
     """What each process has, in their order."""
-    return gather_object([item]) if Accelerator().num_processes > 1 else [item]
+    return gather_object([item]) if launched().num_processes > 1 else [item]
+
+
+def shared_map(work: Callable[[Item], Made], items: Sequence[Item]) -> list[Made]:
+    """What `work` makes of every item, in order; each process works on its share, all learn all.
+
+    Every process must call it, with the same items. What is made should lie on the CPU.
+    """
+    shares = all_gather([work(items[i]) for i in shard_of(range(len(items)))])
+    return [shares[i % len(shares)][i // len(shares)] for i in range(len(items))]
 
 
 def shards_asked() -> bool:
@@ -87,4 +109,4 @@ def shards_asked() -> bool:
 
     The environment is read, for on CPUs accelerate does not heed it.
     """
-    return parse_flag_from_env("ACCELERATE_USE_FSDP") and Accelerator().num_processes > 1
+    return parse_flag_from_env("ACCELERATE_USE_FSDP") and launched().num_processes > 1

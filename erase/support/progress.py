@@ -8,6 +8,8 @@ from typing import Any
 
 import tqdm.auto
 
+from erase.support.distributed import launched
+
 ProgressCallback = Callable[[str, int, int], None]
 _callback: ContextVar[ProgressCallback | None] = ContextVar("callback", default=None)
 _whole: ContextVar["WholeRun | None"] = ContextVar("whole", default=None)
@@ -40,13 +42,15 @@ class WholeRun:
 class Bar(tqdm.auto.tqdm):
     """A tqdm bar; the context's callback is told what it is of, how much is done, of how much.
 
-    While another is shown it is not, but the callback is told all the same.
+    While another is shown it is not, nor by any process but the first; the callback is told all the
+    same.
     """
 
     def __init__(self, *args: Any, desc: str = "", **options: Any):
         others = (bar for bar in self._instances if bar is not self)
         shown = any(not getattr(bar, "disable", True) for bar in others)
-        options["disable"] = bool(options.get("disable")) or shown
+        other = not launched().is_main_process
+        options["disable"] = bool(options.get("disable")) or shown or other
         super().__init__(*args, desc=desc, **options)
         self.what = desc
 

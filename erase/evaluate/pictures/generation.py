@@ -8,6 +8,7 @@ from torch import Tensor
 
 from erase.evaluate.base import Judge, ReadsCaptions
 from erase.evaluate.pictures.fidelity import kernel_distance
+from erase.evaluate.pictures.judges import embedded_drawn
 from erase.evaluate.reports import Distance, Figure, Metrics
 from erase.evaluate.statistics import wilson_share
 from erase.prompts.catalogue import Sampling
@@ -50,11 +51,14 @@ def draw_evaluation(
     config: EvaluationConfig,
     description: str,
 ) -> EvaluationPictures:
-    """Draw the evaluation pictures; prompts and seeds are alike for every model."""
+    """Draw the evaluation pictures; prompts and seeds are alike for every model.
+
+    Processes share the drawing, and what follows the judging: each must call it.
+    """
     chosen, forget_count = evaluation_prompts(prompts, config)
     seeds = range(EVALUATION_SEED, EVALUATION_SEED + len(chosen))
     texts = [prompt.text for prompt in chosen]
-    pictures = draw(pipeline, texts, seeds, sampling, "pt", description)
+    pictures = draw(pipeline, texts, seeds, sampling, "pt", description, shared=True)
     return EvaluationPictures(pictures.float(), chosen, forget_count)
 
 
@@ -77,7 +81,7 @@ def judge_drawn(
     kind that was erased. Cross-retain accuracy judges the same pictures by the other kind (the
     style of an object's prompt), where their prompts name one.
     """
-    embeddings = judge.embed(drawn.pictures)
+    embeddings = embedded_drawn(judge, drawn.pictures)
     seen = {kind: judge.classify(embeddings, kind, names) for kind, names in labels.items()}
     forget, retain = range(drawn.forget_count), range(drawn.forget_count, len(drawn.prompts))
 
@@ -110,7 +114,7 @@ def judge_drawn(
 
 def features_of(drawn: EvaluationPictures, judge: Judge) -> dict[str, Tensor]:
     """The judge's embeddings [n, d] of either side's pictures."""
-    parts = judge.embed(drawn.pictures).tensor_split([drawn.forget_count])
+    parts = embedded_drawn(judge, drawn.pictures).tensor_split([drawn.forget_count])
     return dict(zip(SIDES, parts, strict=True))
 
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from itertools import groupby, islice
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -13,9 +13,10 @@ from torchvision.transforms.functional import to_tensor
 from erase.core.process import own_settings
 from erase.evaluate.base import JUDGES, Judge
 from erase.evaluate.pictures import classifier_judge
-from erase.evaluate.pictures.clip import open_clip_judge
+from erase.evaluate.pictures.clip import AT_ONCE, open_clip_judge
 from erase.models.opening import default_judge
 from erase.prompts.catalogue import Catalogue
+from erase.support.distributed import shared_map
 
 TOGETHER = 16  # pictures in memory, which may be large
 
@@ -74,9 +75,19 @@ def judge_line(judge: Judge) -> str:
 
 
 def embedded(judge: Judge, pictures: Sequence[Image]) -> Tensor:
-    """What the judge makes of pictures of any size, seen together where sizes agree: [N, D]."""
-    parts = []
-    for _, row in groupby(map(to_tensor, pictures), key=lambda picture: picture.shape):
-        while some := list(islice(row, TOGETHER)):
-            parts.append(judge.embed(torch.stack(some)))
-    return torch.cat(parts)
+    """What the judge makes of pictures of any size, seen together where sizes agree: [N, D].
+
+    Processes share them. Of all pictures only this is kept.
+    """
+
+    def some(start: int) -> Tensor:
+        shown = map(to_tensor, pictures[start : start + TOGETHER])
+        rows = groupby(shown, key=lambda picture: picture.shape)
+        return torch.cat([judge.embed(torch.stack(list(row))) for _, row in rows])
+
+    return torch.cat(shared_map(some, range(0, len(pictures), TOGETHER)))
+
+
+def embedded_drawn(judge: Judge, pictures: Tensor) -> Tensor:
+    """What the judge makes of pictures [N, 3, H, W] in 0..1, which processes share: [N, D]."""
+    return torch.cat(shared_map(judge.embed, pictures.split(AT_ONCE)))

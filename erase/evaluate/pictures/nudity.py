@@ -17,6 +17,7 @@ from torch import Tensor
 
 from erase.evaluate.base import OpenJudge, evaluator
 from erase.support.config import Config
+from erase.support.distributed import shared_map
 from erase.support.files import expanded, write_text
 from erase.support.pictures import open_picture
 
@@ -175,7 +176,7 @@ class Nudity:
 
     def figures(self, pictures: Sequence[Image.Image], folder: Path) -> dict[str, Any]:
         """Counts by class; writes detections.json and the blurred pictures."""
-        found = self._detector.detect(pictures)
+        found = shared_map(lambda i: self._detector.detect([pictures[i]])[0], range(len(pictures)))
         counts = count(found, self._threshold, self._classes)
         write_detections(found, folder / DETECTIONS)
         (folder / "blurred").mkdir()

@@ -12,6 +12,7 @@ from torchvision.transforms.functional import to_tensor
 
 from erase.evaluate.base import OpenJudge, evaluator
 from erase.support.config import Config
+from erase.support.distributed import shared_map
 from erase.support.errors import first_line
 from erase.support.pictures import load_folder
 
@@ -65,10 +66,16 @@ class Perceptual:
                 f"The {len(pictures)} pictures and their {len(self._partners)} partners differ in "
                 "number or size; draw both with the same prompts."
             )
-        pairs = zip(pictures, self._partners, strict=True)
-        distances = torch.stack([self._metric(*map(self._ready, pair)) for pair in pairs])
+        distances = torch.stack(
+            shared_map(
+                lambda i: self._distance(pictures[i], self._partners[i]), range(len(pictures))
+            )
+        )
         error = float(distances.std()) / len(distances) ** 0.5 if len(distances) > 1 else None
         return {"value": float(distances.mean()), "standard_error": error, "n": len(distances)}
+
+    def _distance(self, picture: Image, partner: Image) -> Tensor:
+        return self._metric(self._ready(picture), self._ready(partner)).cpu()
 
     def _ready(self, picture: Image) -> Tensor:
         return to_tensor(picture)[None].to(self._device)

@@ -14,6 +14,7 @@ from erase.core.process import own_settings
 from erase.core.seeds import seeded
 from erase.models.family import family_of, with_components
 from erase.prompts.catalogue import Sampling
+from erase.support.distributed import shared_map
 from erase.support.progress import Bar
 
 OutputType = Literal["pt", "latent"]
@@ -28,19 +29,22 @@ def draw(
     sampling: Sampling,
     output_type: OutputType = "pt",
     description: str = "drawing",
+    shared: bool = False,
 ) -> Tensor:
     """Draw one picture a prompt: [N, 3, H, W] in 0..1, or latents [N, C, h, w]; on the CPU,
     in at least float32.
 
     Picture i starts from the noise of seed i alone, whatever else is drawn. A safety checker takes
-    no part: what is drawn is to be measured, not shown.
+    no part: what is drawn is to be measured, not shown. `shared` batches are drawn by all processes
+    in turn, which then all have every picture; each must call it.
     """
     unfiltered, family = without_filter(pipeline), family_of(pipeline)
     side = family.side(pipeline, sampling.size)
-    count, drawn = at_once(side // pipeline.vae_scale_factor), []
+    count = at_once(pipeline, sampling.size)
     heard = "callback_on_step_end" in inspect.signature(pipeline.__call__).parameters
     with Bar(total=sampling.steps * len(prompts), desc=description, unit="step") as bar:
-        for start in range(0, len(prompts), count):
+
+        def some(start: int) -> Tensor:
             part = slice(start, start + count)
             pictures = unfiltered(
                 list(prompts[part]),
@@ -55,9 +59,12 @@ def draw(
             ).images
             if output_type == "latent":
                 pictures = family.unpacked(pipeline, pictures, side)
-            drawn.append(widened(pictures).cpu())
             # Schedulers of higher order take more steps than they are asked for, some no callback.
             bar.update(sampling.steps * min(start + count, len(prompts)) - bar.n)
+            return widened(pictures).cpu()
+
+        starts = range(0, len(prompts), count)
+        drawn = shared_map(some, starts) if shared else [some(start) for start in starts]
     return torch.cat(drawn) if drawn else torch.zeros(0)
 
 
@@ -69,8 +76,9 @@ def _tick(
     return tensors
 
 
-def at_once(side: int) -> int:
-    """How many pictures to draw together: fewer of large ones. `side` is their latents'."""
+def at_once(pipeline: DiffusionPipeline, size: int = 0) -> int:
+    """How many pictures of a size, by default the pipeline's own, are drawn together."""
+    side = family_of(pipeline).side(pipeline, size) // pipeline.vae_scale_factor
     return max(4, min(MOST_AT_ONCE, LATENTS_AT_ONCE // side**2))
 
 

@@ -1,0 +1,138 @@
+"""A protocol ends at the same bytes however often it is stopped and however many draw it."""
+
+import gc
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import build_tiny_pipeline, launch_two
+from torch import Tensor
+
+from erase.bundled import JUDGE
+from erase.cli import main
+from erase.evaluate.pictures.clip import ClipJudge
+from erase.evaluate.pictures.judges import TOGETHER, embedded
+from erase.runs import drawing, measure
+from erase.support.pictures import as_images, load_folder
+from erase.support.progress import on_progress
+
+SCALES, EACH = 4, 3  # those of one guidance scale are drawn together
+
+
+def protocol(folder: Path, output: str) -> int:
+    """Draw and measure the prompts of a folder with its model."""
+    command = ["protocol", f"--model={folder / 'tiny'}", f"--output={folder / output}"]
+    command += [f"--prompts.path={folder / 'prompts.csv'}", "--prompts.label=class"]
+    command += ["--prompts.guidance_scale=scale", "--drawing.steps=1", "--clip_score=true"]
+    command += [f"--evaluation.judge=local-dir:{JUDGE}", "--evaluation.nudity=true"]
+    return main(command)
+
+
+def files(output: Path) -> dict[str, bytes]:
+    paths = (path for path in output.rglob("*") if path.is_file())
+    return {str(path.relative_to(output)): path.read_bytes() for path in paths}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A tiny model, prompts, and what is made of them undisturbed."""
+    folder = tmp_path_factory.mktemp("protocols")
+    build_tiny_pipeline().save_pretrained(folder / "tiny")
+    rows = [f"a {what},{1 + i},{what}" for what in ("ghost", "pizza", "boo")[:EACH]
+            for i in range(SCALES)]  # fmt: skip
+    (folder / "prompts.csv").write_text("\n".join(["prompt,scale,class", *rows]) + "\n")
+    assert protocol(folder, "undisturbed") == 0
+    assert len(files(folder / "undisturbed")) == 2 * EACH * SCALES + 3
+    return folder
+
+
+class Stopped(BaseException):
+    """What nothing catches."""
+
+
+def test_a_protocol_stopped_anywhere_ends_at_the_same_bytes(folder):
+    drawn, kept = [], folder.glob(".stopped.*/pictures/*.png")
+    draw, save, measured = drawing.draw, drawing._save, measure.measured
+
+    def counted(*arguments):
+        drawn.append(arguments[1])
+        return draw(*arguments)
+
+    def stops_at_a_picture(picture: Tensor, path: Path):
+        if len(drawn) == 2:
+            raise Stopped
+        save(picture, path)
+
+    def stops_in_between(picture: Tensor, path: Path):
+        if len(drawn) == 4:
+            path.with_name(f".{path.name}.partial").write_bytes(b"half a pict")
+            raise Stopped
+        save(picture, path)
+
+    def stops_when_all_is_measured(*arguments):
+        measured(*arguments)
+        raise Stopped
+
+    stops = [
+        (drawing, "_save", stops_at_a_picture),
+        (drawing, "_save", stops_in_between),
+        (measure, "measured", stops_when_all_is_measured),
+    ]
+    for module, name, stop in stops:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(drawing, "draw", counted)
+            patch.setattr(module, name, stop)
+            with pytest.raises(Stopped):
+                protocol(folder, "stopped")
+        assert not (folder / "stopped").exists()
+    assert len(drawn) == SCALES + 2  # those that were stopped, again
+    assert len(list(kept)) == SCALES * EACH
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(drawing, "draw", counted)
+        assert protocol(folder, "stopped") == 0
+    assert len(drawn) == SCALES + 2
+    assert files(folder / "stopped") == files(folder / "undisturbed")
+    assert not list(folder.glob(".stopped.*"))
+
+
+def test_what_one_killed_process_began_two_end_at_the_same_bytes(folder):
+    script = [sys.executable, __file__, str(folder), "kill"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    killed = subprocess.run(script, env=environment)
+    assert killed.returncode == -signal.SIGKILL
+    assert len(list(folder.glob(".shared.*/pictures/*.png"))) == EACH
+    launch_two(__file__, str(folder), "go on")
+    assert files(folder / "shared") == files(folder / "undisturbed")
+
+
+def test_few_pictures_are_held_at_once(tmp_path):
+    judge, shape, held = ClipJudge(f"local-dir:{JUDGE}"), (3, 24, 40), []
+    for i, picture in enumerate(as_images(torch.rand(5 * TOGETHER, *shape))):
+        picture.save(tmp_path / f"{i}.png")
+    embed = judge.embed
+
+    def watched(pictures: Tensor) -> Tensor:
+        tensors = [one for one in gc.get_objects() if issubclass(type(one), Tensor)]
+        shown = {one.untyped_storage().data_ptr(): one for one in tensors if one.ndim > 2}
+        held.append(sum(len(one.reshape(-1, *shape)) for one in shown.values()
+                        if one.shape[-3:] == shape))  # fmt: skip
+        return embed(pictures)
+
+    judge.embed = watched
+    assert len(embedded(judge, load_folder(tmp_path))) == 5 * TOGETHER
+    assert len(held) == 5
+    assert max(held) <= 2 * TOGETHER
+
+
+if __name__ == "__main__":
+
+    def kill(what: str, done: int, total: int) -> None:
+        if sys.argv[2] == "kill" and (what, done) == ("pictures of the protocol", 1):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with on_progress(kill):
+        sys.exit(protocol(Path(sys.argv[1]), "shared"))
