@@ -77,6 +77,15 @@ def _require_in_place(config: RunConfig) -> None:
                          "are; leave out offload, or choose one that does not.")  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Measured:
+    """An erasure, what was drawn to measure it, and the report."""
+
+    erasure: Erasure
+    drawn: Mapping[str, EvaluationPictures]
+    report: Report
+
+
 def run(
     config: RunConfig,
     output: str | Path,
@@ -88,8 +97,8 @@ def run(
     """Erase, measure and write `output`: artefact, card, report.json, report.md and grid.png.
 
     Training state lies beside `output` until the run is whole, so that an interrupted run goes on
-    where it stopped. Of several processes the first measures and writes; it alone returns the
-    report. `model`, `judge` and `oracle` may be open already; `erased` is told of the
+    where it stopped. Processes share the drawing and judging too; the first writes, and alone
+    returns the report. `model`, `judge` and `oracle` may be open already; `erased` is told of the
     erasure before it is measured. Raises ValueError on bad input, before any work.
     """
     started = time.perf_counter()
@@ -99,15 +108,16 @@ def run(
         opened = open_run(config, model, judge, oracle)
         return replace(opened, digest=run_digest(config, opened.task))
 
-    def work(opened: Opened) -> Erasure:
+    def work(opened: Opened) -> Measured:
         whole.expect(_passes(config, opened, method.needs(opened.task, options).training))
-        return method(opened.task, options)
-
-    def write(opened: Opened, erasure: Erasure, folder: Path) -> Report:
+        erasure = method(opened.task, options)
         note_run(erasure, opened.digest, options, asdict(config.request), model=config.model)
         erased(erasure)
         drawn = _draw_all(config, opened, erasure)
-        report = _report(config, opened, drawn, erasure, started)
+        return Measured(erasure, drawn, _report(config, opened, drawn, erasure, started))
+
+    def write(_: Opened, done: Measured, folder: Path) -> Report:
+        erasure, drawn, report = done.erasure, done.drawn, done.report
         erasure.recipe["report"] = report.to_json() | {"table": measured_lines(report)}
         erasure.write(folder)
         write_report(report, drawn, folder, erasure.facts.layers)
