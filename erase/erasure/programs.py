@@ -42,7 +42,10 @@ READ: Mapping[tuple[Naming, str], Mapping[Program, str]] = {
         "comfyui": ALL,
         "sd-scripts": rf"{TEXT}|lora_unet_(?!final_layer_).*",
     },
-    ("a1111", "sd3"): {"comfyui": ALL, "a1111": r"(lora_unet|clip_[lg]_transformer)_.*"},
+    ("a1111", "sd3"): {
+        "comfyui": ALL,
+        "a1111": r"(lora_unet(?!.*_attn2_)|clip_[lg]_transformer)_.*",
+    },
 }
 PREFIXES: Mapping[str, str] = {
     "unet": "lora_unet",

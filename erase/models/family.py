@@ -46,7 +46,7 @@ class Family:
         name: ours.
         pipeline: the stock class.
         denoiser: the component that predicts noise, velocity or flow.
-        encoders: the text encoders that may change. T5 may not: no LoRA loader reads it.
+        encoders: the text encoders that may change. T5 may not: diffusers reads no LoRA of it.
         reads_text: patterns of what training changes by default.
         enters: by place, patterns of the weights that read the text itself there.
         keys_and_values: patterns of what makes attention's keys and values of text.
