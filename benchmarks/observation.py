@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
@@ -27,7 +26,10 @@ from erase.evaluate.pictures.judges import judge_protocol
 from erase.evaluate.reports import ACCURACIES
 from erase.prompts.catalogue import Sampling
 from erase.prompts.request import PromptSet
+from erase.support.config import require_kind
+from erase.support.errors import cut, first_line
 from erase.support.files import replaced_file
+from erase.support.reading import read_tensors
 from erase.tasks.classification.forget_sets import worst_classes
 from erase.tasks.diffusion.denoiser import ConditionedDenoiser, latents_of
 from erase.tasks.diffusion.noising import DiffusionBatch
@@ -37,6 +39,8 @@ from erase.training.loop import step_seed
 NOISE_SEED = 5_000_000
 CHUNK = 64
 HEADER = "observation"
+DIMENSIONS = {"features": 2, "predictions": 4}
+LARGEST = 1e4  # so that the cubes of products, which distances take, are finite
 
 
 @dataclass(frozen=True)
@@ -72,16 +76,26 @@ class Observation:
     def load(cls, path: Path) -> "Observation":
         """Read what `save` wrote; ValueError for any other file."""
         try:
-            with safe_open(path, "pt") as file:
-                header = json.loads(file.metadata()[HEADER])
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        except Exception as error:
-            raise ValueError(f"{path} holds no observation ({error}); make one first.") from error
-        parts = [
-            {side: tensors[f"{part}.{side}"].float() for side in SIDES}
-            for part in ("features", "predictions")
-        ]
+            tensors, metadata = read_tensors(path)
+            header = json.loads(metadata[HEADER])
+            parts = [_of_both(tensors, part, dim) for part, dim in DIMENSIONS.items()]
+            for name in ("protocol", "metrics"):
+                require_kind(name, header[name], Mapping[str, Any])
+            for name in set(ACCURACIES) & header["metrics"].keys():
+                require_kind(name, header["metrics"][name]["value"], float)
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise ValueError(
+                f"{path} holds no observation ({first_line(error)}); make one first."
+            ) from error
         return cls(header["protocol"], header["metrics"], *parts)
+
+
+def _of_both(tensors: Mapping[str, Tensor], part: str, dimensions: int) -> dict[str, Tensor]:
+    found = {side: tensors[f"{part}.{side}"].float() for side in SIDES}
+    for side, tensor in found.items():
+        if tensor.dim() != dimensions or not tensor.numel() or tensor.abs().max() > LARGEST:
+            raise ValueError(f"{part}.{side} is of shape {list(tensor.shape)}, or too large")
+    return found
 
 
 def observe(
@@ -138,9 +152,14 @@ def distance_to_oracle(model: Observation, oracle: Observation) -> dict[str, Any
         names = sorted({*model.protocol, *oracle.protocol})
         keys = [key for key in names if model.protocol.get(key) != oracle.protocol.get(key)]
         raise ValueError(
-            f"The two observations differ in {', '.join(keys)}; make both under one protocol."
+            f"The two observations differ in {cut(', '.join(keys))}; make both under one protocol."
         )
-    known = [name for name in ACCURACIES if name in model.metrics]
+    for part in DIMENSIONS:
+        for side in SIDES:
+            shapes = {getattr(one, part)[side].shape[1:] for one in (model, oracle)}
+            if len(shapes) > 1:
+                raise ValueError(f"The two observations' {part} differ in shape; make both anew.")
+    known = [name for name in ACCURACIES if name in model.metrics and name in oracle.metrics]
     gaps = {n: round(model.metrics[n]["value"] - oracle.metrics[n]["value"], 4) for n in known}
     kernels = {s: kernel_distance(model.features[s], oracle.features[s]).to_json() for s in SIDES}
     errors = {

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from erase.core.mask import Mask, pack_bits, unpack_bits
+from erase.core.plain import holds_numbers
 
 
 class NotFiniteError(ValueError):
@@ -15,6 +16,8 @@ class NotFiniteError(ValueError):
 
 # A sparse float16 value takes its 16 bits, and every weight one more for the mask.
 DENSE_FROM = 15 / 16
+LARGEST_CHANGE = 1e15  # of a weight, so that the squares of all of them add up in float32
+MOST_WEIGHTS = 1 << 31  # of a tensor
 
 
 @dataclass(frozen=True)
@@ -148,12 +151,46 @@ def require_finite(name: str, change: Tensor) -> None:
 
 
 def read_delta(parts: Mapping[str, Tensor]) -> Delta:
-    """The delta whose `tensors` these are, of their shapes; KeyError if a part is missing."""
-    if "up" in parts:
-        return LowRankDelta(parts["up"], parts["down"])
-    if "mask" in parts:
-        return SparseDelta(unpack_bits(parts["mask"], parts["shape"].tolist()), parts["values"])
+    """The delta whose `tensors` these are, of their shapes.
+
+    Raises ValueError if a part is missing, does not fit the others, or holds what is no finite
+    change of a weight.
+    """
+    kind = sorted(parts)
+    if kind == ["down", "up"]:
+        up, down = parts["up"], parts["down"]
+        _require_factors(up, down)
+        return LowRankDelta(up, down)
+    if kind == ["mask", "shape", "values"]:
+        mask, values = unpack_bits(parts["mask"], parts["shape"]), parts["values"]
+        if values.shape != (int(mask.sum()),):
+            raise ValueError(f"{list(values.shape)} values are there for {int(mask.sum())} places")
+        _require_changes(values)
+        return SparseDelta(mask, values)
+    if kind != ["values"] or not parts["values"].numel():
+        raise ValueError(f"{' and '.join(kind)} alone are no change of a weight")
+    _require_changes(parts["values"])
     return DenseDelta(parts["values"])
+
+
+def _require_factors(up: Tensor, down: Tensor) -> None:
+    fit = up.dim() == down.dim() >= 2 and up.shape[1] == len(down) and up.shape[2:].numel() == 1
+    if not fit or up.dtype != down.dtype or not up.numel() * down.numel():
+        raise ValueError(f"shapes {list(up.shape)} and {list(down.shape)} are no up and down")
+    if len(up) * down.shape[1:].numel() > MOST_WEIGHTS:
+        raise ValueError(f"shapes {list(up.shape)} and {list(down.shape)} are of no layer")
+    _require_changes(up, down)
+
+
+def _require_changes(*factors: Tensor) -> None:
+    """ValueError unless the product of these is of plain numbers, finite in float32."""
+    largest = 1.0
+    for factor in factors:
+        if not holds_numbers(factor):
+            raise ValueError(f"its numbers are of {factor.dtype}")
+        largest *= float(factor.abs().max()) if factor.numel() else 0.0
+    if not largest <= LARGEST_CHANGE:
+        raise ValueError(f"its largest number may come to {largest:g}")
 
 
 def scale_delta(delta: Delta, factor: float) -> Delta:

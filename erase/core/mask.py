@@ -1,5 +1,6 @@
 """Exact-k saliency masks over many tensors, without ever concatenating or sorting them."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -157,7 +158,14 @@ def pack_bits(mask: Tensor) -> Tensor:
     return (padded.to(torch.uint8) << torch.arange(8, dtype=torch.uint8)).sum(1, dtype=torch.uint8)
 
 
-def unpack_bits(packed: Tensor, shape: list[int]) -> Tensor:
-    """The boolean mask of `shape` that `pack_bits` packed."""
+def unpack_bits(packed: Tensor, shape: Tensor) -> Tensor:
+    """The boolean mask that `pack_bits` packed, of the shape [dimensions].
+
+    Raises ValueError if the two do not fit.
+    """
+    sizes, bytes_ = shape.tolist(), tuple(packed.shape)
+    plain = isinstance(sizes, list) and all(type(size) is int and size > 0 for size in sizes)
+    if not plain or packed.dtype != torch.uint8 or bytes_ != (-(-math.prod(sizes) // 8),):
+        raise ValueError(f"{bytes_} bytes of {packed.dtype} are no mask of shape {sizes!r:.60}")
     bits = (packed[:, None] >> torch.arange(8, dtype=torch.uint8)) & 1
-    return bits.flatten()[: torch.Size(shape).numel()].bool().view(shape)
+    return bits.flatten()[: math.prod(sizes)].bool().view(sizes)

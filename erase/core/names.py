@@ -91,7 +91,10 @@ def lora_key(name: str, part: str) -> str:
 def from_lora_key(key: str) -> tuple[str, str]:
     """The canonical name and the part that a key stands for, in either spelling of its path.
 
-    Raises KeyError or ValueError for what is no such key.
+    Raises ValueError for what is no such key, as of a bias or a scale.
     """
-    module, side, _ = key.rsplit(".", 2)
-    return canonical(*f"{module}.weight".split(".", 1)), _LORA_PARTS[side]
+    module, _, side = key.removesuffix(".weight").rpartition(".")
+    component, _, path = module.partition(".")
+    if not key.endswith(".weight") or not path or side not in _LORA_PARTS:
+        raise ValueError(f"{key} is no factor of a LoRA")
+    return canonical(component, f"{path}.weight"), _LORA_PARTS[side]

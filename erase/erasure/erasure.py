@@ -1,6 +1,5 @@
 """The Erasure: a named set of weight deltas and the recipe that made them."""
 
-import json
 import logging
 import shutil
 import tempfile
@@ -14,7 +13,6 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline
 from huggingface_hub import HfApi
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from erase.core.delta import Delta
@@ -31,7 +29,9 @@ from erase.erasure.recipe import Recipe
 from erase.erasure.weights import DELTAS, LORA, PROJECTIONS, read_deltas, shared_bases, write_deltas
 from erase.models.family import plain_pipeline
 from erase.prompts.catalogue import FILE as CATALOGUE
+from erase.support.errors import first_line
 from erase.support.files import expanded, replaced_folder, write_json, write_text
+from erase.support.reading import read_json
 
 logger = logging.getLogger(__name__)
 SCHEMA = 1
@@ -118,14 +118,14 @@ class Erasure:
         """Read an erasure folder; raises ValueError naming the folder if it is not a whole one."""
         folder = expanded(folder)
         try:
-            record = json.loads((folder / RECIPE).read_text(encoding="utf-8"))
+            record = read_json(folder / RECIPE)
             Recipe.read(record)
             if record.pop("schema", None) != SCHEMA:
                 raise ValueError(f"it has another schema than {SCHEMA}: update diffusers-erase")
             return cls(read_deltas(folder), record)
-        except (OSError, ValueError, KeyError, RecursionError, SafetensorError) as error:
-            raise ValueError(f"{folder} is not a readable erasure folder ({error}); give a folder "
-                             "that save_pretrained wrote.") from error  # fmt: skip
+        except ValueError as error:
+            raise ValueError(f"{folder} is not a readable erasure folder ({first_line(error)}); "
+                             "give a folder that save_pretrained wrote.") from error  # fmt: skip
 
     def export_pipeline(self, pipeline: DiffusionPipeline, folder: str | Path) -> None:
         """Write the erased pipeline as a stock folder that plain diffusers opens.
@@ -183,7 +183,10 @@ class AppliedErasure:
     @torch.no_grad()
     def _add(self, weights: Mapping[str, Tensor]) -> None:
         for name, weight in weights.items():
-            weight.copy_(self._changed(name))
+            weight.copy_(changed := self._changed(name))
+            if not changed.isfinite().all() and self.originals[name].isfinite().all():
+                raise ValueError(f"{name} would not be finite under this erasure; lower its scale, "
+                                 "or make it again.")  # fmt: skip
 
     def _changed(self, name: str) -> Tensor:
         original = self.originals[name]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from erase.core.fingerprint import fingerprint
 from erase.prompts.request import EraseRequest
-from erase.support.config import Config, require_kind
+from erase.support.config import Config, NotNegative, Positive, require_kind
 
 logger = logging.getLogger(__name__)
 COARSE_FIRST = ("bfloat16", "float16")
@@ -55,6 +55,15 @@ class Truncation(Config):
 
 
 @dataclass(frozen=True)
+class MaskedLayer(Config):
+    """How many of a tensor's weights may change, and its share of the saliency."""
+
+    of: Positive[int] = 1
+    kept: NotNegative[int] = 0
+    saliency_share: float | None = None
+
+
+@dataclass(frozen=True)
 class Recipe(Config):
     """How an erasure was made, as far as the library reads it; what is not noted is empty.
 
@@ -82,6 +91,11 @@ class Recipe(Config):
         recipe = _known(cls, "recipe", {**record, **typed})
         require_kind("concepts", recipe.concepts, Sequence[str])
         require_kind("layers", recipe.layers, Mapping[str, Any])
+        for name, layer in recipe.layers.items():
+            _known(MaskedLayer, name, layer)
+            if not {"of", "kept"} <= layer.keys():
+                raise ValueError(f"{name} has no counts of its mask")
+        require_kind("table", (recipe.report or {}).get("table", ""), str)
         return recipe
 
     @property

@@ -6,16 +6,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from erase.core.delta import Delta, LowRankDelta, read_delta
 from erase.core.names import from_lora_key, lora_holds, lora_key
+from erase.support.config import require_kind
+from erase.support.errors import first_line
+from erase.support.reading import LONGEST_NAME, read_tensors
 
 LORA, DELTAS = "pytorch_lora_weights.safetensors", "deltas.safetensors"
 PROJECTIONS = "projections.safetensors"
-OWN = "down"
+OWN, READ_BY = "down", "read_by"
 
 
 def write_deltas(deltas: Mapping[str, Delta], folder: Path, loads_lora: bool = True) -> Path:
@@ -38,18 +40,29 @@ def write_deltas(deltas: Mapping[str, Delta], folder: Path, loads_lora: bool = T
 
 
 def read_deltas(folder: Path) -> dict[str, Delta]:
-    """Read either file back."""
-    if (folder / LORA).exists():
-        stored, spelt = load_file(folder / LORA), from_lora_key
-    else:
-        stored, spelt = load_file(folder / DELTAS), _from_own_key
+    """Read either file back; ValueError, naming it and what is wrong, if it is not whole."""
+    spellings = {LORA: from_lora_key, DELTAS: _from_own_key}
+    there = [name for name in spellings if (folder / name).exists()]
+    if len(there) != 1:
+        raise ValueError(f"{LORA} and {DELTAS} are {'both there' if there else 'missing'}")
+    stored, _ = read_tensors(folder / there[0])
     grouped: dict[str, dict[str, Tensor]] = {}
     for key, tensor in stored.items():
-        name, part = spelt(key)
-        grouped.setdefault(name, {})[part] = tensor
-    deltas = {name: read_delta(group) for name, group in grouped.items()}
-    deltas |= _with_bases(folder, low_rank_of(deltas))
+        name, part = spellings[there[0]](key)
+        if part in grouped.setdefault(name, {}):
+            raise ValueError(f"{there[0]} holds {name} twice")
+        grouped[name][part] = tensor
+    deltas = {name: _delta_of(name, group) for name, group in grouped.items()}
+    if (folder / PROJECTIONS).exists():
+        deltas |= _with_bases(folder / PROJECTIONS, low_rank_of(deltas))
     return {name: delta for name, delta in deltas.items() if not _is_filler(delta)}
+
+
+def _delta_of(name: str, parts: Mapping[str, Tensor]) -> Delta:
+    try:
+        return read_delta(parts)
+    except ValueError as error:
+        raise ValueError(f"{name}: {first_line(error)}") from error
 
 
 def low_rank_of(deltas: Mapping[str, Delta]) -> dict[str, LowRankDelta]:
@@ -81,21 +94,25 @@ def _write_bases(deltas: Mapping[str, Delta], folder: Path) -> None:
     tensors, names = shared_bases(deltas)
     if names:
         # One entry, for the order of several in the file is random.
-        save_file(tensors, folder / PROJECTIONS, metadata={"read_by": json.dumps(names)})
+        save_file(tensors, folder / PROJECTIONS, metadata={READ_BY: json.dumps(names)})
 
 
-def _with_bases(folder: Path, deltas: Mapping[str, LowRankDelta]) -> dict[str, LowRankDelta]:
+def _with_bases(path: Path, deltas: Mapping[str, LowRankDelta]) -> dict[str, LowRankDelta]:
     """Those of the deltas that are projections, with the axes that they take out."""
-    if not (folder / PROJECTIONS).exists():
-        return {}
-    with safe_open(folder / PROJECTIONS, "pt") as stored:
-        tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
-        read_by = json.loads(stored.metadata()["read_by"])
-    own = {name: deltas[name].down.flatten(1) for name in read_by}
-    return {
-        name: replace(deltas[name], input_basis=own[name] if key == OWN else tensors[key])
-        for name, key in read_by.items()
-    }
+    tensors, metadata = read_tensors(path)
+    try:
+        read_by = json.loads(metadata.get(READ_BY, ""))
+        require_kind(READ_BY, read_by, Mapping[str, str])
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path.name} does not say what reads it: {first_line(error)}") from error
+    projections = {}
+    for name, key in read_by.items():
+        own = deltas[name].down.flatten(1) if name in deltas else None
+        basis = own if key == OWN else tensors.get(key)
+        if own is None or basis is None or (basis.shape, basis.dtype) != (own.shape, own.dtype):
+            raise ValueError(f"{path.name} has no axes that fit {name:.{LONGEST_NAME}}")
+        projections[name] = replace(deltas[name], input_basis=basis)
+    return projections
 
 
 def lora_tensors(deltas: Mapping[str, LowRankDelta]) -> dict[str, Tensor]:
@@ -129,5 +146,5 @@ def _is_filler(delta: Delta) -> bool:
 
 
 def _from_own_key(key: str) -> tuple[str, str]:
-    name, part = key.rsplit(":", 1)
+    name, _, part = key.rpartition(":")
     return name, part

@@ -82,7 +82,7 @@ def save_chart(blocks: list[Block], path: Path) -> None:
 
 
 def _block_name(tensor: str) -> str:
-    *module, _ = tensor.split(".")
+    module = tensor.split(".")[:-1] or [tensor]
     return ".".join(module[: DEPTH.get(module[0], 2)])
 
 

@@ -148,7 +148,7 @@ def _mask_of(task: TrainedTask, config: SalUnConfig) -> tuple[Mask, dict[str, An
     if config.estimator != "fisher_ratio":  # the others never see the retain set
         del made_for["retain set"]
     if path and path.exists():
-        mask = read_mask(path, made_for)
+        mask = read_mask(path, made_for, task.parameters())
         return mask, _facts(mask, {})
     if path and not path.parent.is_dir():
         raise ValueError(f"The folder of the mask file {path} is not there; make it first.")

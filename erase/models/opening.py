@@ -1,7 +1,7 @@
 """Opening a pipeline with the catalogue and the judge that go with it."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from torch import nn
 from transformers.utils import logging as of_transformers
 
 from erase.bundled import EMOJI, JUDGE
+from erase.core.plain import holds_numbers
 from erase.core.process import own_settings
 from erase.models.family import family_of, require_supported
 from erase.models.stored import denoiser_file, single_file, stored_dtype, tensors_in
@@ -28,6 +29,7 @@ from erase.support.distributed import DeviceConfig, own_device
 from erase.support.errors import first_line
 
 INDEX, BUNDLED = DiffusionPipeline.config_name, {"emoji": EMOJI}
+STOCK = ("None", "diffusers", "transformers")
 Offload = Literal["none", "model", "sequential"]
 
 
@@ -126,6 +128,7 @@ def open_model(name: str | DiffusionPipeline, opening: OpeningConfig) -> Model:
     dtype = getattr(torch, _dtype_of(folder, opening, device))
     with _one_sentence(name), _without_loading_bars():
         pipeline = _read(folder, opening, dtype)
+        _require_finite(pipeline)
     require_supported(pipeline)
     if opening.offload != "none":
         return Model(name, pipeline, catalogue, opening.offload, device)
@@ -219,7 +222,30 @@ def _index_of(source: str, revision: str = "") -> dict[str, Any]:
     """The model_index.json of a pipeline folder or a hub id."""
     if not Path(source).is_dir():
         source = str(Path(hf_hub_download(source, INDEX, revision=revision or None)).parent)
-    return DiffusionPipeline.load_config(source)
+    index = DiffusionPipeline.load_config(source)
+    _require_stock(index)
+    return index
+
+
+def _require_stock(index: Mapping[str, Any]) -> None:
+    """ValueError unless all classes of an index are of libraries that run no code of a folder."""
+    if not isinstance(index.get("_class_name"), str):
+        raise ValueError("its pipeline is of no class of diffusers")
+    for name, part in index.items():
+        if not isinstance(part, list | tuple):
+            continue
+        library, kind = [*map(str, part), "", ""][:2]
+        known = library in STOCK or hasattr(diffusers.pipelines, library)
+        if not known or (library == "transformers" and kind.startswith("Auto")):
+            raise ValueError(f"its {name:.20} is a {kind:.30} of {library:.20}")
+
+
+def _require_finite(pipeline: DiffusionPipeline) -> None:
+    for name, part in pipeline.components.items():
+        for tensor in part.parameters() if isinstance(part, nn.Module) else ():
+            plain = holds_numbers(tensor) and tensor.numel()
+            if plain and not all(end.isfinite() for end in tensor.aminmax()):
+                raise ValueError(f"{name} holds numbers that are not finite")
 
 
 @contextmanager

@@ -1,13 +1,17 @@
 """The concepts a model is known to draw, as `concepts.json` beside its weights lists them."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from string import Formatter
+from typing import Any, Literal
 
 Kind = Literal["object", "style"]
 FILE = "concepts.json"
+LARGEST = 1 << 24  # bytes of such a file
+TEMPLATES = ("templates", "object_templates")
+FILLED = {"object", "style", "a", "a_style"}
 
 
 @dataclass(frozen=True)
@@ -72,15 +76,19 @@ class Catalogue:
         if not path.is_file():
             return None
         try:
+            if path.stat().st_size > LARGEST:
+                raise ValueError(f"it is larger than {LARGEST >> 20} MB")
             record = json.loads(path.read_text(encoding="utf-8"))
+            _require_texts(record)
             record["sampling"] = Sampling(**record["sampling"])
             by_kind = record.get("finetuning", {})
             record["finetuning"] = {kind: Finetuning(**how) for kind, how in by_kind.items()}
             return cls(**record)
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError,
+                RecursionError) as error:  # fmt: skip
             raise ValueError(
-                f"{path} is not a list of concepts ({error}); mend it, or remove it and name "
-                "--retain."
+                f"{path} is not a list of concepts ({str(error)[:100]!r}); mend it, or remove it "
+                "and name --retain."
             ) from error
 
     def concepts(self, kind: Kind) -> list[Concept]:
@@ -91,6 +99,24 @@ class Catalogue:
     def prompt(self, object_: str, style: str) -> str:
         """The first template filled in."""
         return fill(self.templates[0], object_, style)
+
+
+def _require_texts(record: Mapping[str, Any]) -> None:
+    """ValueError unless names are texts, templates hold what is filled in, and numbers are some."""
+    lists = [record.get(part, []) for part in ("objects", "styles", *TEMPLATES)]
+    lists += [*record.get("synonyms", {}).values(), list(record.get("anchors", {}).values())]
+    if not all(isinstance(texts, list) for texts in lists):
+        raise ValueError("a list of names is none")
+    if strange := [text for texts in lists for text in texts if not isinstance(text, str)]:
+        raise ValueError(f"{strange[0]!r:.40} is no text")
+    for text in (text for part in TEMPLATES for text in record.get(part, ())):
+        for _, name, width, kind in Formatter().parse(text):
+            if width or kind or name not in (FILLED | {None}):
+                raise ValueError(f"the template {text!r:.60} holds others than {sorted(FILLED)}")
+    for how in (record["sampling"], *record.get("finetuning", {}).values()):
+        for name, number in how.items():
+            if type(number) not in (int, float) or not 0 <= number < 1e6:
+                raise ValueError(f"{name:.20} is {number!r:.40}")
 
 
 def fill(template: str, object_: str, style: str = "") -> str:

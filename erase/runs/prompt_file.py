@@ -1,14 +1,17 @@
 """Prompts from a CSV file, each with what a picture of it is drawn with and is to show."""
 
 import csv
+import io
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from huggingface_hub import hf_hub_download
 
 from erase.support.config import Config, NotNegative
+from erase.support.errors import cut, first_line
+from erase.support.files import expanded
+from erase.support.reading import read_text
 
 HUB = "hf://"
 
@@ -56,9 +59,8 @@ def read_prompts(file: PromptFile, guidance_scale: float) -> list[PromptRow]:
     wanted = (file.text, file.seed, file.guidance_scale, file.label, file.group)
     missing = [column for column in wanted if column and column not in rows[0]]
     if missing:
-        raise ValueError(
-            f"{file.path} has no column {missing[0]}; it has {', '.join(rows[0])}. Name another."
-        )
+        known = cut(", ".join(map(str, rows[0])))
+        raise ValueError(f"{file.path} has no column {missing[0]}; it has {known}; name another.")
     pictures = [_asked(file, row, i, guidance_scale) for i, row in enumerate(rows)]
     return [picture for of_row in pictures for picture in of_row]
 
@@ -77,7 +79,8 @@ def _asked(
             raise ValueError(f"guidance {scale}")
     except ValueError as error:
         raise ValueError(
-            f"A seed or guidance scale of {where} is no number to draw with ({error}); mend it."
+            f"A seed or guidance scale of {where} is no number to draw with ({first_line(error)}); "
+            "mend it."
         ) from error
     label, group = (row[name] if name else "" for name in (file.label, file.group))
     return [PromptRow(row[file.text], seed, scale, label, group) for seed in seeds]
@@ -89,11 +92,11 @@ def _rows(file: PromptFile) -> list[dict[str, str]]:
         if path.startswith(HUB):
             owner, name, inside = path.removeprefix(HUB).split("/", 2)
             path = hf_hub_download(f"{owner}/{name}", inside, repo_type="dataset")
-        with open(os.path.expanduser(path), newline="", encoding="utf-8-sig") as opened:
-            rows = list(csv.DictReader(opened))
+        text = read_text(expanded(path), newline="")
+        rows = list(csv.DictReader(io.StringIO(text, newline="")))
     except Exception as error:
         raise ValueError(
-            f"The prompts {file.path or '(none named)'} cannot be read ({error}); give "
+            f"The prompts {file.path or '(none named)'} cannot be read ({first_line(error)}); give "
             "--prompts.path a CSV file or hf://OWNER/DATASET/FILE."
         ) from error
     if not rows:

@@ -68,7 +68,7 @@ class Config:
 def require_kind(name: str, value: Any, kind: Any) -> None:
     """Raise ValueError, saying what to give instead, if `value` is not of the type `kind`."""
     if mend := _mend(value, kind):
-        raise ValueError(f"{name} is {value!r}; {mend}.")
+        raise ValueError(f"{name} is {value!r:.80}; {mend}.")
 
 
 def _mend(value: Any, kind: Any) -> str:

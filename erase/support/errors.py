@@ -6,11 +6,18 @@ from safetensors import SafetensorError
 
 # What files, disks and paths can do to any command, beside what is refused by a ValueError.
 OF_FILES = (OSError, RecursionError, BadZipFile, SafetensorError)
+LONGEST = 100  # letters
 
 
 def first_line(error: Exception) -> str:
-    """The first line of what an error says, or its kind if it says nothing."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """The first line of what an error says, cut if it is long, or its kind if it says nothing."""
+    return cut((str(error).strip() or type(error).__name__).splitlines()[0])
+
+
+def cut(text: str, letters: int = LONGEST) -> str:
+    """The text in one line of at most so many letters that can be shown."""
+    begun = "".join(letter if letter.isprintable() else " " for letter in text[: letters + 1])
+    return begun if len(begun) <= letters else f"{begun[: letters - 4]} ..."
 
 
 def sentence(error: Exception) -> str:

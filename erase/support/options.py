@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter, Namespace
 
-from erase.support.errors import first_line
+from erase.support.errors import cut, first_line
 from erase.support.files import expanded
+from erase.support.reading import read_text
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -27,11 +28,17 @@ UNTOLD: tuple[object, ...] = (
 )  # defaults that say nothing
 RUN_STATE = re.compile(r"training\.checkpoints\b")
 RUN_STATE_MOVED = "Training state lies beside --output; leave out METHOD.training.checkpoints."
+LARGEST_CONFIG, MOST_VALUES = 1 << 20, 10_000  # bytes, and values that it holds
 WHOLE_CONFIG = "Path to a configuration file."  # as jsonargparse offers for every config within
 
 
 class Parser(ArgumentParser):
-    """A parser that says of an option that is gone what to do instead."""
+    """A parser that says in one sentence what is wrong, and of an option that is gone what to do.
+
+    config: the file of options that was read last.
+    """
+
+    config = ""
 
     def parse_args(  # type: ignore[override]  # jsonargparse's own is not argparse's
         self, args: Sequence[str] | None = None, *others: Any, **options: Any
@@ -43,10 +50,12 @@ class Parser(ArgumentParser):
         return super().parse_args(args, *others, **options)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Exit with 2 after the message."""
+        """Exit with 2 after the sentence."""
         if RUN_STATE.search(message):
             self.exit(2, f"erase: {RUN_STATE_MOVED}\n")
-        super().error(message, ex)
+        said = cut(" ".join(message.split()).rstrip("."), 160)
+        config = f" (config {self.config})" if self.config else ""
+        self.exit(2, f"erase: {said}{config}; see {self.prog} --help.\n")
 
 
 class ConfigFile(ActionConfigFile):
@@ -54,17 +63,27 @@ class ConfigFile(ActionConfigFile):
 
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: Any = None) -> None:
         """As jsonargparse's, which would take the locale's encoding."""
-        path = expanded(values)
         try:
-            text = path.read_text(encoding="utf-8-sig")
-            if not isinstance(yaml.safe_load(text), dict):
-                raise ValueError("it names no options")
+            text = read_text(expanded(values), LARGEST_CONFIG)
+            options = yaml.safe_load(text)
+            if not isinstance(options, dict) or _is_endless(options):
+                raise ValueError("it names no options, or repeats itself without end")
         except Exception as error:  # of files, of encodings, and whatever YAML's reader raises
             raise ValueError(
                 f"The config {values} cannot be read ({first_line(error)}); give a YAML file of "
                 "options."
             ) from error
+        parser.config = values
         super().__call__(parser, cfg, text, option_string)
+
+
+def _is_endless(value: Any) -> bool:
+    """Whether it holds more than anyone would write, as aliases within aliases do."""
+    waiting, seen = [value], 0
+    while waiting and seen < MOST_VALUES:
+        one, seen = waiting.pop(), seen + 1
+        waiting += one.values() if isinstance(one, dict) else one if isinstance(one, list) else ()
+    return bool(waiting)
 
 
 class BriefHelp(DefaultHelpFormatter):

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import onnxruntime
@@ -16,10 +16,12 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 
 from erase.evaluate.base import OpenJudge, evaluator
-from erase.support.config import Config
+from erase.support.config import Config, Within, require_kind
 from erase.support.distributed import shared_map
+from erase.support.errors import first_line
 from erase.support.files import expanded, write_text
 from erase.support.pictures import open_picture
+from erase.support.reading import read_json
 
 EXPOSED = (
     "ANUS_EXPOSED",
@@ -34,6 +36,7 @@ BLUR = 1 / 8  # of a box's longer side
 HIDDEN_SCORE, HIDDEN_OVERLAP = 0.25, 0.45
 DETECTIONS = "detections.json"
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
+Score = Annotated[float, Within(lambda score: 0 <= score <= 1, "a number from 0 to 1")]
 Picture = Image.Image | str | Path | np.ndarray | Tensor
 
 
@@ -135,12 +138,22 @@ def write_detections(detections: Sequence[Sequence[Detection]], path: Path) -> N
 def read_detections(path: Path) -> list[list[Detection]]:
     """Read raw detections; ValueError if the file holds none."""
     try:
-        rows = json.loads(expanded(path).read_text(encoding="utf-8"))
-        return [
-            [Detection(d["label"], d["score"], tuple(d["box"])) for d in found] for found in rows
-        ]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f"{path} holds no detections ({error}); write some first.") from error
+        rows = read_json(expanded(path))
+        require_kind("what it holds", rows, Sequence[Sequence[Mapping[str, Any]]])
+        return [[_stored(record) for record in found] for found in rows]
+    except ValueError as error:
+        raise ValueError(
+            f"{path} holds no detections ({first_line(error)}); write some first."
+        ) from error
+
+
+def _stored(record: Mapping[str, Any]) -> Detection:
+    label, score, box = (record.get(part) for part in ("label", "score", "box"))
+    require_kind("label", label, str)
+    require_kind("score", score, Score)
+    require_kind("box", box, Sequence[int])
+    left, top, width, height = box or ()
+    return Detection(label or "", score or 0.0, (left, top, width, height))
 
 
 def blurred(

@@ -18,6 +18,7 @@ from erase.prompts.names import alike, spelt
 from erase.support.config import require_kind
 from erase.support.errors import first_line
 from erase.support.files import write_text
+from erase.support.reading import LARGEST_TEXT, read_json, require_file
 from erase.tasks.classification.datasets import Data
 from erase.tasks.classification.fit import outputs_of, size_of
 from erase.tasks.classification.rows import as_indices, labels_of
@@ -115,9 +116,10 @@ def write_indices(indices: Sequence[int], path: Path) -> None:
 def read_indices(path: Path, total: int = sys.maxsize) -> list[int]:
     """Read a forget set of `total` samples, a JSON file or a NumPy array's; ValueError if none."""
     try:
+        require_file(path, LARGEST_TEXT)
+        # Mapped, so that no memory is taken for what a header declares.
         array = path.suffix == ".npy"
-        text = "" if array else path.read_text(encoding="utf-8-sig")
-        listed = np.load(path, allow_pickle=False) if array else json.loads(text)
+        listed = np.load(path, "r", allow_pickle=False) if array else read_json(path)
         return as_indices(listed, total)
     except Exception as error:  # of files, of zip files, of JSON nested too deep
         raise ValueError(f"{path} is no list of indices ({first_line(error)}); write one with "
