@@ -6,7 +6,7 @@ import sys
 from dataclasses import asdict
 
 import pytest
-from conftest import CATALOGUE, build_tiny_pipeline, launch_two
+from conftest import CATALOGUE, build_tiny_pipeline
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from erase.bundled import JUDGE
@@ -286,15 +286,6 @@ def test_ctrl_c_stops_after_a_whole_step_and_the_same_command_goes_on(tiny_model
     resumed, unbroken = (tmp_path / name / "deltas.safetensors" for name in "ab")
     assert resumed.read_bytes() == unbroken.read_bytes()
     assert not list(tmp_path.glob(".a.*"))
-
-
-def test_two_processes_write_one_folder(tiny_model, tmp_path):
-    arguments = [f"--model={tiny_model}", "--concept", "ghost", *BRISK]
-    output = f"--output={tmp_path / 'out'}"
-    done = launch_two("-m", "erase", "run", *arguments, output, capture_output=True, text=True)
-    assert done.stdout.count("forget accuracy") == 1
-    assert {path.name for path in tmp_path.iterdir()} == {"tiny", "out"}
-    assert Erasure.from_pretrained(tmp_path / "out").deltas
 
 
 def test_the_process_that_has_no_report_says_nothing(tmp_path):

@@ -1,6 +1,8 @@
-"""A protocol ends at the same bytes however often it is stopped and however many draw it."""
+"""However often a protocol is stopped and however many draw it, it ends at the same bytes."""
 
+import dataclasses
 import gc
+import json
 import os
 import signal
 import subprocess
@@ -9,11 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import build_tiny_pipeline, launch_two
+from conftest import CATALOGUE, build_tiny_pipeline, launch_two
 from torch import Tensor
 
 from erase.bundled import JUDGE
 from erase.cli import main
+from erase.erasure.erasure import Erasure
 from erase.evaluate.pictures.clip import ClipJudge
 from erase.evaluate.pictures.judges import TOGETHER, embedded
 from erase.runs import drawing, measure
@@ -32,6 +35,21 @@ def protocol(folder: Path, output: str) -> int:
     return main(command)
 
 
+def attack(folder: Path, output: str) -> int:
+    """Attack an erasure from the folder's model with more pictures than are drawn together."""
+    command = ["attack", str(folder / "erasure"), f"--output={folder / output}", "--prompts=33"]
+    command += ["--attack", "recall", "latent_inversion", "concept_inversion"]
+    return main([*command, "--latent_inversion.steps=2", "--concept_inversion.steps=2"])
+
+
+def erasing(folder: Path, output: str) -> int:
+    """Train a little and measure."""
+    command = ["run", f"--model={folder / 'tiny'}", "--concept=ghost", "--method=salun"]
+    command += ["--task.forget_pictures=2", "--task.retain_pictures=2", "--task.generation_steps=2"]
+    command += ["--evaluation.forget_pictures=2", "--evaluation.retain_pictures=3"]
+    return main([*command, "--salun.training.max_train_steps=2", f"--output={folder / output}"])
+
+
 def files(output: Path) -> dict[str, bytes]:
     paths = (path for path in output.rglob("*") if path.is_file())
     return {str(path.relative_to(output)): path.read_bytes() for path in paths}
@@ -42,6 +60,7 @@ def folder(tmp_path_factory):
     """A tiny model, prompts, and what is made of them undisturbed."""
     folder = tmp_path_factory.mktemp("protocols")
     build_tiny_pipeline().save_pretrained(folder / "tiny")
+    (folder / "tiny" / "concepts.json").write_text(json.dumps(dataclasses.asdict(CATALOGUE)))
     rows = [f"a {what},{1 + i},{what}" for what in ("ghost", "pizza", "boo")[:EACH]
             for i in range(SCALES)]  # fmt: skip
     (folder / "prompts.csv").write_text("\n".join(["prompt,scale,class", *rows]) + "\n")
@@ -99,14 +118,20 @@ def test_a_protocol_stopped_anywhere_ends_at_the_same_bytes(folder):
     assert not list(folder.glob(".stopped.*"))
 
 
-def test_what_one_killed_process_began_two_end_at_the_same_bytes(folder):
+def test_two_processes_go_on_from_a_killed_one_erase_and_attack(folder):
     script = [sys.executable, __file__, str(folder), "kill"]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     killed = subprocess.run(script, env=environment)
     assert killed.returncode == -signal.SIGKILL
     assert len(list(folder.glob(".shared.*/pictures/*.png"))) == EACH
-    launch_two(__file__, str(folder), "go on")
+    assert erasing(folder, "erasure") == attack(folder, "attacked") == 0
+    done = launch_two(__file__, str(folder), "go on", capture_output=True, text=True)
     assert files(folder / "shared") == files(folder / "undisturbed")
+    assert files(folder / "attacked by two") == files(folder / "attacked")
+    assert files(folder / "erased by two").keys() == files(folder / "erasure").keys()
+    assert Erasure.from_pretrained(folder / "erased by two").deltas
+    assert done.stdout.count("forget accuracy") == 1
+    assert not list(folder.glob(".*"))
 
 
 def test_few_pictures_are_held_at_once(tmp_path):
@@ -135,4 +160,5 @@ if __name__ == "__main__":
             os.kill(os.getpid(), signal.SIGKILL)
 
     with on_progress(kill):
-        sys.exit(protocol(Path(sys.argv[1]), "shared"))
+        parts = ((protocol, "shared"), (attack, "attacked by two"), (erasing, "erased by two"))
+        sys.exit(any(part(Path(sys.argv[1]), output) for part, output in parts))

@@ -15,6 +15,7 @@ from erase.core.seeds import seeded
 from erase.prompts.catalogue import Sampling
 from erase.prompts.request import Prompt
 from erase.prompts.seeds import ATTACK_SEED
+from erase.support.distributed import shared_map
 from erase.tasks.diffusion.denoiser import ConditionedDenoiser
 from erase.tasks.diffusion.sampling import draw
 from erase.training.preserve import only_trainable_of
@@ -70,9 +71,19 @@ class Target:
         return range(first, first + len(self.prompts))
 
     def drawn(self, texts: Sequence[str] | None = None, description: str = "attack") -> Tensor:
-        """Pictures of these texts, by default of the prompts' own, from the target's seeds."""
+        """Pictures of these texts, by default of the prompts' own, from the target's seeds.
+
+        Processes share the drawing.
+        """
         texts = texts or [prompt.text for prompt in self.prompts]
-        return draw(self.pipeline, texts, self.seeds, self.sampling, "pt", description).float()
+        return draw(
+            self.pipeline, texts, self.seeds, self.sampling, "pt", description, shared=True
+        ).float()
+
+    def drawn_in_parts(self, some: Callable[[Tensor], Tensor]) -> Tensor:
+        """What `some` draws for the prompts at some places; processes share the places."""
+        places = torch.arange(len(self.prompts)).split(AT_ONCE)
+        return torch.cat(shared_map(lambda part: some(part).float().cpu(), places))
 
     @cached_property
     def plain_hits(self) -> list[bool]:

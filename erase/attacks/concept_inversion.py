@@ -7,6 +7,7 @@ import torch
 from erase.attacks import register
 from erase.attacks.base import Outcome, Target, denoising_loss
 from erase.attacks.tokens import (
+    found_by_first,
     no_word_vectors,
     placeholder_embeddings,
     placeholders,
@@ -51,7 +52,7 @@ def concept_inversion(target: Target, config: ConceptInversionConfig) -> Outcome
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-        with torch.no_grad():
-            pictures = target.drawn([text] * len(target.prompts), "concept inversion")
+    with placeholder_embeddings(target.denoiser, found_by_first(vectors)), torch.no_grad():
+        pictures = target.drawn([text] * len(target.prompts), "concept inversion")
     passes = config.steps * config.batch_size + target.drawing_passes
     return target.outcome(pictures, passes)

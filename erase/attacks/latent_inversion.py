@@ -9,6 +9,7 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     SchedulerMixin,
 )
+from torch import Tensor
 
 from erase.attacks import register
 from erase.attacks.base import Outcome, Target
@@ -36,16 +37,20 @@ def latent_inversion(target: Target, config: LatentInversionConfig) -> Outcome:
     A hit says that the model can still draw it, as any model that denoises well can; compare with
     a retrained one. One picture a prompt, in turn.
     """
-    denoiser, count = target.denoiser, len(target.prompts)
-    latents = target.latents[torch.arange(count) % len(target.latents)]
-    text = denoiser.condition([""] * count)
-    for scheduler in _schedulers(denoiser):
-        scheduler.set_timesteps(config.steps, device=denoiser.device)
-        for step in scheduler.timesteps:
-            found = denoiser.predict(latents, step.expand(count), text)
-            latents = scheduler.step(found, step, latents).prev_sample
-    pictures = pictures_of(target.pipeline, latents).float().cpu()
-    return target.outcome(pictures, 2 * config.steps * count)
+    denoiser = target.denoiser
+
+    def some(places: Tensor) -> Tensor:
+        latents = target.latents[places % len(target.latents)]
+        text = denoiser.condition([""] * len(places))
+        for scheduler in _schedulers(denoiser):
+            scheduler.set_timesteps(config.steps, device=denoiser.device)
+            for step in scheduler.timesteps:
+                found = denoiser.predict(latents, step.expand(len(places)), text)
+                latents = scheduler.step(found, step, latents).prev_sample
+        return pictures_of(target.pipeline, latents)
+
+    passes = 2 * config.steps * len(target.prompts)
+    return target.outcome(target.drawn_in_parts(some), passes)
 
 
 def _schedulers(denoiser: ConditionedDenoiser) -> tuple[SchedulerMixin, SchedulerMixin]:

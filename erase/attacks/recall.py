@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import diffusers
 import torch
 from diffusers import DiffusionPipeline
+from torch import Tensor
 
 from erase.attacks import register
 from erase.attacks.base import Outcome, Target
@@ -40,18 +41,21 @@ def _hindrance(family: Family) -> str:
 @torch.no_grad()
 def recall(target: Target, config: RecallConfig) -> Outcome:
     """Image-to-image from pictures of the concept under its own prompts, one picture a prompt."""
-    family, side, count = target.denoiser.family, target.denoiser.side, len(target.prompts)
+    family, side, seeds = target.denoiser.family, target.denoiser.side, target.seeds
     pipeline = without_filter(target.pipeline, _image_to_image(family))
     asks_size = "height" in inspect.signature(pipeline.__call__).parameters
-    pictures = pipeline(
-        [prompt.text for prompt in target.prompts],
-        image=target.pictures[torch.arange(count) % len(target.pictures)],
-        strength=config.strength,
-        num_inference_steps=target.sampling.steps,
-        guidance_scale=target.sampling.guidance_scale,
-        generator=[seeded(seed) for seed in target.seeds],
-        output_type="pt",
-        **({"height": side, "width": side} if asks_size else {}),
-    ).images
-    passes = int(target.passes_a_step * config.strength * target.sampling.steps * count)
-    return target.outcome(pictures.float().cpu(), passes)
+
+    def some(places: Tensor) -> Tensor:
+        return pipeline(
+            [target.prompts[i].text for i in places.tolist()],
+            image=target.pictures[places % len(target.pictures)],
+            strength=config.strength,
+            num_inference_steps=target.sampling.steps,
+            guidance_scale=target.sampling.guidance_scale,
+            generator=[seeded(seeds[i]) for i in places.tolist()],
+            output_type="pt",
+            **({"height": side, "width": side} if asks_size else {}),
+        ).images
+
+    passes = int(config.strength * target.drawing_passes)
+    return target.outcome(target.drawn_in_parts(some), passes)

@@ -13,6 +13,7 @@ from erase.attacks.base import Outcome, Target
 from erase.attacks.tokens import no_word_vectors
 from erase.core.seeds import seeded
 from erase.support.config import Config, Positive, Within
+from erase.support.distributed import of_first
 from erase.support.progress import Bar
 
 
@@ -52,7 +53,7 @@ def ring_a_bell(target: Target, config: RingABellConfig) -> Outcome:
         site: plain[site].mean(0) + config.strength * (named[site] - plain[site]).mean(0)
         for site in plain
     }
-    text = _search(target, goal, _allowed(target), config, generator)
+    text = of_first(_search(target, goal, _allowed(target), config, generator))
     pictures = target.drawn([text] * len(target.prompts), "ring-a-bell")
     return target.outcome(pictures, target.drawing_passes, prompt=text)
 

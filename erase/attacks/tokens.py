@@ -14,6 +14,7 @@ from erase.core.activations import hooks_are_heard
 from erase.core.seeds import seeded
 from erase.models.family import Family
 from erase.support.config import Config, Positive
+from erase.support.distributed import of_first
 from erase.support.progress import Bar
 from erase.tasks.diffusion.denoiser import ConditionedDenoiser
 
@@ -96,7 +97,14 @@ def _searched(
             for vectors, slope in zip(soft.values(), slopes, strict=True):
                 vectors.grad = slope
             optimizer.step()
-    return _words(tables, _nearest(soft, tables)) if config.hard else soft
+    return found_by_first(_words(tables, _nearest(soft, tables)) if config.hard else soft)
+
+
+def found_by_first(vectors: Vectors) -> Vectors:
+    """The first process's vectors, where others' may differ in their last bits."""
+    return {
+        name: of_first(vector.detach().cpu()).to(vector.device) for name, vector in vectors.items()
+    }
 
 
 def vocabularies(denoiser: ConditionedDenoiser) -> Vectors:

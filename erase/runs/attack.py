@@ -12,7 +12,7 @@ from erase.attacks import attacks, get_attack, serving
 from erase.attacks.base import Outcome, Shows, Target, predict_base
 from erase.erasure.erasure import Erasure
 from erase.evaluate.base import Judge
-from erase.evaluate.pictures.judges import judge_line
+from erase.evaluate.pictures.judges import embedded_drawn, judge_line
 from erase.evaluate.reports import AttackFigures, AttackReport, Figure
 from erase.evaluate.statistics import wilson_share
 from erase.evaluate.tables import attack_table
@@ -75,8 +75,9 @@ def run_attacks(
     """Attack the erased model and write attacks.json, attacks.md and a gallery of each attack.
 
     Pre-ASR is the share of prompts whose picture shows the concept without an attack, ASR that with
-    it. `model`, `judge`, `oracle` may be open already. Of several processes the first alone
-    returns the report. Raises ValueError on bad input, before work.
+    it. `model`, `judge`, `oracle` may be open already. Processes share the pictures, and each
+    searches and finetunes alike; the first alone returns the report. Raises ValueError on bad
+    input, before work.
     """
     erasure = Erasure.from_pretrained(run.erasure)
 
@@ -162,7 +163,7 @@ def build_target(
 
     def drawn(wanted: Sequence[str], what: str) -> Tensor:
         seeds = range(first, first + len(wanted))
-        return draw(base.pipeline, wanted, seeds, base.sampling, "pt", what).float()
+        return draw(base.pipeline, wanted, seeds, base.sampling, "pt", what, shared=True).float()
 
     pictures, shows = drawn(texts, "pictures of the concept"), _judged_by(judge, prompts)
     benign = others, drawn(others, "benign pictures")
@@ -174,7 +175,7 @@ def build_target(
 
 def _judged_by(judge: Judge, prompts: PromptSet) -> Shows:
     def shows(pictures: Tensor, asked: Sequence[Prompt]) -> list[bool]:
-        embeddings = judge.embed(pictures)
+        embeddings = embedded_drawn(judge, pictures)
         seen = {kind: judge.classify(embeddings, kind, prompts.labels[kind])
                 for kind in prompts.labels}  # fmt: skip
         return [

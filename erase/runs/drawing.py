@@ -44,13 +44,15 @@ def draw_rows(model: Model, rows: Sequence[PromptRow], steps: int, paths: Sequen
     """
     with model.drawing() as pipeline:
         parts = list(shard_of(_drawn_together(rows, at_once(pipeline))))
-        for part in Bar(parts, desc="pictures of the protocol", unit="batch"):
-            if not all(paths[i].exists() for i in part):
-                texts, seeds = [rows[i].text for i in part], [rows[i].seed for i in part]
-                sampling = Sampling(steps, rows[part[0]].guidance_scale)
-                pictures = draw(pipeline, texts, seeds, sampling).float().clamp(0, 1)
-                for i, picture in zip(part, pictures, strict=True):
-                    _save(picture, paths[i])
+        with Bar(total=len(parts), desc="pictures of the protocol", unit="batch") as bar:
+            for part in parts:
+                if not all(paths[i].exists() for i in part):
+                    texts, seeds = [rows[i].text for i in part], [rows[i].seed for i in part]
+                    sampling = Sampling(steps, rows[part[0]].guidance_scale)
+                    pictures = draw(pipeline, texts, seeds, sampling).float().clamp(0, 1)
+                    for i, picture in zip(part, pictures, strict=True):
+                        _save(picture, paths[i])
+                bar.update()
     all_gather(None)  # those of all processes lie there
 
 

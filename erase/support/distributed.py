@@ -95,6 +95,11 @@ def all_gather(item: Item) -> list[Item]:
     return gather_object([item]) if launched().num_processes > 1 else [item]
 
 
+def of_first(item: Item) -> Item:
+    """What the first process has, for all."""
+    return all_gather(item)[0]
+
+
 def shared_map(work: Callable[[Item], Made], items: Sequence[Item]) -> list[Made]:
     """What `work` makes of every item, in order; each process works on its share, all learn all.
 

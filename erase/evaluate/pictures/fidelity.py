@@ -1,4 +1,7 @@
-"""Distances between two sets of pictures on any features: Fréchet and kernel distance."""
+"""Distances between two sets of pictures on any features: Fréchet and kernel distance.
+
+Both need all features at once, 4 bytes a number; no matrix grows with the square of their count.
+"""
 
 import torch
 from torch import Tensor
@@ -7,6 +10,7 @@ from erase.core.seeds import seeded
 from erase.evaluate.reports import Distance
 
 BOOTSTRAPS = 50
+ROWS = 256  # of a kernel, in memory
 
 
 def frechet(one: Tensor, other: Tensor) -> float:
@@ -49,14 +53,21 @@ def kernel(one: Tensor, other: Tensor) -> float:
     """Unbiased squared MMD with the kernel (x.y / d + 1)^3 (KID; Binkowski et al., ICLR 2018)."""
     first, second = one.double(), other.double()
     n, m = len(first), len(second)
-    within, without = _kernel(first, first), _kernel(second, second)
-    within = (within.sum() - within.trace()) / (n * (n - 1))
-    without = (without.sum() - without.trace()) / (m * (m - 1))
-    return float(within + without - 2 * _kernel(first, second).mean())
+    within = _among(first).sum() / (n * (n - 1))
+    without = _among(second).sum() / (m * (m - 1))
+    return float(within + without - 2 * _sums(first, second).sum() / (n * m))
 
 
-def _kernel(one: Tensor, other: Tensor) -> Tensor:
-    return (one @ other.T / one.shape[1] + 1) ** 3
+def _sums(one: Tensor, other: Tensor) -> Tensor:
+    """Over the second set, of its kernel with each of the first [n]; some rows at a time."""
+    rows = one.split(ROWS)
+    return torch.cat([((part @ other.T / one.shape[1] + 1) ** 3).sum(1) for part in rows])
+
+
+def _among(features: Tensor) -> Tensor:
+    """The kernel's sums over all others of the same set [n]."""
+    own = (features.square().sum(1) / features.shape[1] + 1) ** 3
+    return _sums(features, features) - own
 
 
 def kernel_distance(one: Tensor, other: Tensor) -> Distance:
@@ -78,12 +89,10 @@ def _without_each(one: Tensor, other: Tensor) -> Tensor:
     """`kernel` without each sample of the first set in turn [n]."""
     first, second = one.double(), other.double()
     n, m = len(first), len(second)
-    within, across = _kernel(first, first), _kernel(first, second)
-    own = within.sum(1) - within.diagonal()
+    own, across = _among(first), _sums(first, second)
     rest = (own.sum() - 2 * own) / ((n - 1) * (n - 2))
-    between = (across.sum() - across.sum(1)) / ((n - 1) * m)
-    without = _kernel(second, second)
-    return rest + (without.sum() - without.trace()) / (m * (m - 1)) - 2 * between
+    between = (across.sum() - across) / ((n - 1) * m)
+    return rest + _among(second).sum() / (m * (m - 1)) - 2 * between
 
 
 def _root(matrix: Tensor) -> Tensor:
