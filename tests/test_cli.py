@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -309,6 +310,12 @@ def test_erasures_are_inspected_composed_and_exported(tiny_model, tmp_path, caps
     assert "holds other things" in capsys.readouterr().err
     assert main(["export", joint, "--format=lora", "--lora_rank=2", f"--output={lora}"]) == 0
     assert max(delta.rank for delta in Erasure.from_pretrained(lora).deltas.values()) == 2
+    capsys.readouterr()
+    assert main(["export", joint, "--for=a1111", f"--output={tmp_path / 'a1111'}"]) == 0
+    assert re.search(r"(\d+) layers: comfyui \1, a1111 \1, sd-scripts \1", capsys.readouterr().out)
+    both = ["--for=a1111", "--format=lora", f"--output={tmp_path / 'both'}"]
+    assert main(["export", joint, *both]) == 2
+    assert "leave out --format lora" in capsys.readouterr().err
     assert main(["export", joint, f"--output={pipeline}"]) == 0
     assert (tmp_path / "pipeline" / "model_index.json").exists()
 

@@ -14,10 +14,13 @@ from test_contract import erase_tiny
 from erase.core.activations import projectable_layers
 from erase.core.delta import LowRankDelta
 from erase.core.names import lora_holds
+from erase.erasure.algebra import low_rank
 from erase.erasure.kohya import export_kohya, kohya_tensors
 from erase.erasure.programs import NAMINGS, READ, layer_in_file, layers_read, naming_for
+from erase.models.family import FAMILIES
 
 MAPS = json.loads((Path(__file__).parent / "loaders.json").read_text(encoding="utf-8"))
+SWAPPED = "rows swapped"
 real_models = cache(loaders.models)
 
 
@@ -94,17 +97,19 @@ def test_layers_go_where_the_original_code_has_them(model):
     family, parts = real_models()[model]
     for path in layer_paths(parts)["transformer"]:
         theirs, *part = original(path, family)
-        name = f"transformer.{path}.weight"
-        layer = layer_in_file(name, "original", family)
-        if not layer:
-            assert part == ["rows swapped"] or "rows swapped in the last block" in part
-            continue
-        assert layer == f"lora_unet_{theirs}".replace(".", "_")
-        rows = 4 if path.endswith("proj_mlp") else 1
-        delta = {name: LowRankDelta(torch.ones(rows, 1), torch.ones(1, 1))}
-        up = kohya_tensors(delta, "original", family)[f"{layer}.lora_up.weight"]
-        first = part[0] if part else 0
-        assert up.flatten().nonzero().flatten().tolist() == list(range(first, first + rows))
+        last = path.startswith(
+            f"transformer_blocks.{len(parts['transformer'].transformer_blocks) - 1}."
+        )
+        swapped = part == [SWAPPED] or (part == [f"{SWAPPED} in the last block"] and last)
+        rows = 4 if path.endswith("proj_mlp") else 2 if swapped else 1
+        up = torch.ones(rows, 1)
+        up[1:] *= not swapped
+        layer = f"lora_unet_{theirs}".replace(".", "_")
+        delta = {f"transformer.{path}.weight": LowRankDelta(up, torch.ones(1, 1))}
+        written = kohya_tensors(delta, "original", family)[f"{layer}.lora_up.weight"].flatten()
+        first = 1 if swapped else part[0] if part and part[0] in range(4) else 0
+        there = [first] if swapped else list(range(first, first + rows))
+        assert written.nonzero().flatten().tolist() == there, path
 
 
 @pytest.mark.parametrize("family", ["sd", "sdxl", "sd3", "flux", "pixart"])
@@ -126,6 +131,17 @@ def test_a_program_reads_what_is_written_for_it(family, tmp_path):
 
 
 COMPONENTS = ("unet", "transformer", "text_encoder", "text_encoder_2")
+
+
+def test_the_tables_erasures_are_what_methods_make():
+    salun, pipeline = erase_tiny("salun", "sdxl")
+    family = FAMILIES["sdxl"]
+    parts = {n: pipeline.components[n] for n in family.components}
+    listed = dict(loaders.erasures(family, parts))
+    assert set(listed["projection, text"]) == erase_tiny("projection", "sdxl")[0].deltas.keys()
+    trained = {name for title, of in listed.items() if title.startswith("SalUn") for name in of}
+    # Nothing reads the last layer of a text encoder whose last state but one is taken.
+    assert {name for name in trained if name in salun.deltas} == low_rank(salun, 4).deltas.keys()
 
 
 def test_the_table_of_the_documentation_is_what_the_script_prints():

@@ -34,7 +34,8 @@ pipeline = load_model("{model}").pipeline
 applied = Erasure.from_pretrained("THIS_FOLDER").apply(pipeline.components, scale=1.0)
 applied.revert()"""
 USE_LORA = """# A stock LoRA: plain diffusers is enough. `pipeline` is the base, {model}.
-pipeline.load_lora_weights("THIS_FOLDER")"""
+pipeline.load_lora_weights("THIS_FOLDER")
+# ComfyUI, A1111 and sd-scripts read what `erase export --for` makes of it."""
 
 USE_CLASSIFIER = """from erase import Erasure
 

@@ -83,8 +83,16 @@ def _joined(
     for name, delta in deltas.items():
         if layer := layer_in_file(name, naming, family):
             part = name.removesuffix("_proj.weight").removesuffix(".weight").rpartition("_")[2]
-            parts.setdefault(layer, {})[part] = delta
+            parts.setdefault(layer, {})[part] = _in_their_order(name, delta)
     return {name: _one(of, FUSED.get(name.rpartition("_")[2])) for name, of in parts.items()}
+
+
+def _in_their_order(name: str, delta: LowRankDelta) -> LowRankDelta:
+    """The change with shift before scale, as the original code has them in its last norms."""
+    if "norm" not in name or len(delta.up) != 2 * delta.down.shape[1]:
+        return delta
+    scale, shift = delta.up.chunk(2)
+    return LowRankDelta(torch.cat([shift, scale]), delta.down)
 
 
 def _one(parts: Mapping[str, LowRankDelta], widths: tuple[int, ...] | None) -> LowRankDelta:

@@ -56,8 +56,7 @@ PREFIXES: Mapping[str, str] = {
 # A1111 splits off two parts of a key of SD3, so that an alpha, which has one, would stop it; it
 # finds the text encoders by its own names alone.
 OF_A1111 = {"text_encoder": "clip_l_transformer", "text_encoder_2": "clip_g_transformer"}
-# Diffusers' layers as the original code has them, which makes one of several. What is missing here
-# has its rows in another order there.
+# Diffusers' layers as the original code has them, which makes one of several.
 ORIGINAL: Mapping[str, Mapping[str, str]] = {
     "unet": {"add_embedding.linear_1": "label_emb.0.0", "add_embedding.linear_2": "label_emb.0.2"},
     "sd3": {
@@ -78,6 +77,10 @@ ORIGINAL: Mapping[str, Mapping[str, str]] = {
         "transformer_blocks.#.ff_context.net.0.proj": "joint_blocks.#.context_block.mlp.fc1",
         "transformer_blocks.#.ff_context.net.2": "joint_blocks.#.context_block.mlp.fc2",
         "transformer_blocks.#.norm1.linear": "joint_blocks.#.x_block.adaLN_modulation.1",
+        "transformer_blocks.#.norm1_context.linear": (
+            "joint_blocks.#.context_block.adaLN_modulation.1"
+        ),
+        "norm_out.linear": "final_layer.adaLN_modulation.1",
         "proj_out": "final_layer.linear",
     },
     "flux": {
@@ -103,6 +106,7 @@ ORIGINAL: Mapping[str, Mapping[str, str]] = {
         "single_transformer_blocks.#.proj_mlp": "single_blocks.#.linear1",
         "single_transformer_blocks.#.proj_out": "single_blocks.#.linear2",
         "single_transformer_blocks.#.norm.linear": "single_blocks.#.modulation.lin",
+        "norm_out.linear": "final_layer.adaLN_modulation.1",
         "proj_out": "final_layer.linear",
     },
 }
