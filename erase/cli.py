@@ -117,13 +117,15 @@ def _run_options(parser: "ArgumentParser") -> None:
     for name, text in LISTS.items():
         parser.add_argument(f"--{name}", type=str, nargs="+", default=[], help=text)
     parser.add_class_arguments(EraseRequest, skip={"concepts", "anchors", "retain", "templates"})
-    parser.add_class_arguments(RunConfig, skip={"request", "method_config"})
+    parser.add_class_arguments(RunConfig, skip={"request", "method_config", "evaluate"})
+    parser.add_argument(
+        "--no_evaluation", action="store_true", help="draw and judge nothing; see erase measure"
+    )
     parser.add_argument("--output", type=str, default="", help="by default out/CONCEPTS-METHOD")
     parser.add_argument("--dry_run", action="store_true", help="tell the plan and do nothing")
 
 
 def _run(options: "Namespace") -> str:
-    from erase.evaluate.tables import summary_table
     from erase.prompts.request import PLAIN_TEMPLATES, EraseRequest
     from erase.runs.erase import RunConfig, open_run, run
     from erase.runs.plan import plan
@@ -133,16 +135,40 @@ def _run(options: "Namespace") -> str:
         EraseRequest, options, concepts=tuple(options.concept), anchors=tuple(options.anchor),
         retain=tuple(options.retain), templates=tuple(options.template) or PLAIN_TEMPLATES,
     )  # fmt: skip
-    config = made(RunConfig, options, request=request, method_config=_of_method(options))
+    config = made(
+        RunConfig, options, request=request, method_config=_of_method(options),
+        evaluate=not options.no_evaluation,
+    )  # fmt: skip
     if options.dry_run:
         opened = open_run(config)
         return plan(config, opened.model, opened.prompts, opened.task)
     output = Path(options.output or _default_output(request.concepts, config.method))
     report = run(config, output)
+    return _measured(report, output) if config.evaluate else f"erasure: {output}"
+
+
+def _measured(report: Any, folder: Path) -> str:
+    from erase.evaluate.tables import summary_table
+
     if not report:
         return ""
-    paths = f"report:  {output / 'report.md'}\npicture: {output / 'grid.png'}"
+    paths = f"report:  {folder / 'report.md'}\npicture: {folder / 'grid.png'}"
     return f"{summary_table(report)}\n{paths}"
+
+
+def _measure(options: "Namespace") -> str:
+    from erase.runs.measuring import MeasureRun, measure
+    from erase.support.options import made
+
+    run = made(MeasureRun, options, erasure=options.folder)
+    return _measured(measure(run), Path(run.erasure))
+
+
+def _measure_options(parser: "ArgumentParser") -> None:
+    from erase.runs.measuring import MeasureRun
+
+    parser.add_argument("folder", type=str, help="an erasure folder")
+    parser.add_class_arguments(MeasureRun, skip={"erasure"})
 
 
 def _default_output(concepts: Sequence[str], method: str) -> str:
@@ -306,6 +332,9 @@ class Command:
 COMMANDS = {
     "run": Command(
         "erase concepts, measure the result, write a report", _run, _run_options, "method", True
+    ),
+    "measure": Command(
+        "draw and judge what an erasure does, where its run did not", _measure, _measure_options
     ),
     "attack": Command(
         "try to bring a concept back, and measure what comes", _attack, _attack_options, "attack"

@@ -93,6 +93,32 @@ def test_same_seed_gives_byte_identical_weights_and_reports(tiny_model, tmp_path
     assert reports[0] == reports[1]
 
 
+def test_what_is_measured_later_is_what_the_run_would_have_measured(tiny_model, tmp_path, capsys):
+    asked = "--concept", "ghost", "--task.size=16"
+    assert erase_run(tiny_model, tmp_path / "a", *asked) == 0
+    bare = tmp_path / "b"
+    assert erase_run(tiny_model, bare, *asked, "--no_evaluation") == 0
+    assert sorted(p.name for p in bare.iterdir()) == [
+        "README.md", "deltas.safetensors", "erasure.json",
+    ]  # fmt: skip
+    assert "Nothing was measured yet." in (bare / "README.md").read_text()
+    few = [word for word in BRISK if "evaluation" in word]
+    assert main(["measure", str(bare), "--judge=no-such-judge"]) == 2
+    assert len(list(bare.iterdir())) == 3
+    capsys.readouterr()
+    assert main(["measure", str(bare), *few]) == 0
+    assert "forget accuracy" in capsys.readouterr().out
+    reports = [json.loads((tmp_path / name / "report.json").read_text()) for name in "ab"]
+    for report in reports:
+        del report["cost"]["seconds"], report["cost"]["peak_memory_bytes"]
+    assert reports[0] == reports[1]
+    for name in ("README.md", "deltas.safetensors", "grid.png"):
+        assert (tmp_path / "a" / name).read_bytes() == (bare / name).read_bytes()
+    judged = "--concept", "ghost", "--no_evaluation", "--judge=ViT-B-32/openai"
+    assert erase_run(tiny_model, tmp_path / "c", *judged) == 2
+    assert "of no use without evaluation" in capsys.readouterr().err
+
+
 def test_a_yaml_config_is_the_same_run(tiny_model, tmp_path):
     config = tmp_path / "run.yaml"
     config.write_text("concept: [ink style]\nsalun:\n  density: 0.25\n  mask: bottom\n")

@@ -23,11 +23,12 @@ bit for bit.
 {measured}
 
 ## Limits
-The figures hold under the protocol above and no other. Erasure in weights is suppression, not
+{scope}Erasure in weights is suppression, not
 removal: prompts, embeddings or finetuning that were not measured may bring the concept back.
 The licence of the base model applies.
 """
 
+SCOPE = "The figures hold under the protocol above and no other. "
 USE = """from erase import Erasure, load_model
 
 pipeline = load_model("{model}").pipeline
@@ -57,11 +58,12 @@ def render_card(facts: Recipe, changed: Collection[str], stock_lora: bool = Fals
         method=facts.method or "custom",
         tensors=len(changed),
         measured=_measured(facts),
+        scope=SCOPE if facts.report is not None else "",
     )
 
 
 def _measured(facts: Recipe) -> str:
-    measured = "Not measured yet."
+    measured = "Nothing was measured yet."
     if facts.report is not None:
         measured = facts.report.get("table", "Its figures are in erasure.json.")
     if not (cut := facts.truncation):

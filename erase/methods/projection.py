@@ -19,6 +19,7 @@ from erase.core.projection import (
 from erase.core.subspace import Subspace, SubspaceFitter
 from erase.erasure.erasure import Erasure
 from erase.methods import register
+from erase.models.stored import DENOISERS
 from erase.support.config import Config, NotNegative, Positive, Share
 from erase.support.distributed import all_gather
 from erase.tasks.base import ProjectedTask, SetName
@@ -72,7 +73,11 @@ class ProjectionConfig(Config):
     tuned: ClassVar[tuple[str, tuple[float, ...]]] = ("strength", (0.5, 0.75, 1.0, 1.25, 1.5, 2.0))
 
 
-@register("projection", ProjectionConfig)
+def _reads_text_alone(config: ProjectionConfig) -> bool:
+    return not set(config.targets) & set(DENOISERS)
+
+
+@register("projection", ProjectionConfig, text_alone=_reads_text_alone)
 def projection(task: ProjectedTask, config: ProjectionConfig) -> Erasure:
     """Make W (I - P) of every weight W that reads a place where P takes out what is forgotten.
 

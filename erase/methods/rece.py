@@ -50,7 +50,7 @@ LATER = replace(PUBLISHED_UCE, preserve_weight=0.1, regularisation=0.1, tokens="
 PUBLISHED = RECEConfig(3, 0.1, PUBLISHED_UCE, "edited", "absolute", LATER)
 
 
-@register("rece", RECEConfig, DiffusionTask, published=PUBLISHED)
+@register("rece", RECEConfig, DiffusionTask, published=PUBLISHED, text_alone=lambda _: True)
 def rece(task: DiffusionTask, config: RECEConfig) -> Erasure:
     """UCE against its own adversary (after RECE; Gong et al., ECCV 2024).
 

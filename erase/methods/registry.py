@@ -39,6 +39,7 @@ class Needs:
 
 
 NeedsFunction = Callable[[Any, Any], Needs]
+TextAlone = Callable[[Any], bool]  # of its config
 
 
 def usual_training(task: TrainedTask, config: TrainedConfig) -> TrainingConfig:
@@ -64,7 +65,8 @@ class Method:
 
     task: the kind of task it needs, `object` if the protocols of tasks/base.py are enough. needs:
     what it will train and hold, of a task and a config. published: the settings of its authors'
-    code, where the defaults are others.
+    code, where the defaults are others. text_alone: whether, so configured, it asks for nothing but
+    text encoders and the weights through which text enters the denoiser.
     """
 
     name: str
@@ -73,6 +75,7 @@ class Method:
     task: type
     needs: NeedsFunction
     published: Config | None = None
+    text_alone: TextAlone = lambda config: False
 
     @own_settings()
     def __call__(self, task: Task, config: Config | None = None) -> Erasure:
@@ -133,6 +136,7 @@ def register(
     task: type = object,
     needs: NeedsFunction = JUST_THE_MODEL,
     published: Config | None = None,
+    text_alone: TextAlone = lambda config: False,
 ) -> Callable[[MethodFunction], MethodFunction]:
     """Make a function `(task, config) -> Erasure` available under `name`.
 
@@ -140,7 +144,7 @@ def register(
     """
 
     def add(function: MethodFunction) -> MethodFunction:
-        METHODS.add(name, Method(name, config, function, task, needs, published))
+        METHODS.add(name, Method(name, config, function, task, needs, published, text_alone))
         return function
 
     return add

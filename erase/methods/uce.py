@@ -43,7 +43,7 @@ class UCEConfig(Config):
 PUBLISHED = UCEConfig(4096, 1.0, 0.5, 10_000, "last", "sums", "absolute")
 
 
-@register("uce", UCEConfig, DiffusionTask, published=PUBLISHED)
+@register("uce", UCEConfig, DiffusionTask, published=PUBLISHED, text_alone=lambda _: True)
 def uce(task: DiffusionTask, config: UCEConfig) -> Erasure:
     """Unified concept editing (Gandikota et al., WACV 2024) of what reads the text.
 

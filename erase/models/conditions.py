@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 from diffusers import DiffusionPipeline
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,11 @@ def _told_guidance(pipeline: DiffusionPipeline, count: int, scale: float) -> dic
     return {"timestep_cond": told.to(unet.device, unet.dtype)}
 
 
+def _device(denoiser: nn.Module) -> torch.device:
+    """Where its weights are, as far as they are not left in their files."""
+    return next((w.device for w in denoiser.parameters() if not w.is_meta), denoiser.device)
+
+
 def encode_sd(
     pipeline: DiffusionPipeline, prompts: Sequence[str], side: int, guidance: float
 ) -> Condition:
@@ -73,7 +78,7 @@ def encode_sdxl(
     pipeline: DiffusionPipeline, prompts: Sequence[str], side: int, guidance: float
 ) -> Condition:
     """What Stable Diffusion XL reads."""
-    device = pipeline.unet.device
+    device = _device(pipeline.unet)
     states, _, pooled, _ = pipeline.encode_prompt(
         list(prompts), device=device, do_classifier_free_guidance=False
     )
@@ -102,7 +107,7 @@ def encode_sd3(
     """What Stable Diffusion 3 reads."""
     texts = list(prompts)
     states, _, pooled, _ = pipeline.encode_prompt(
-        texts, texts, texts, pipeline.transformer.device, do_classifier_free_guidance=False
+        texts, texts, texts, _device(pipeline.transformer), do_classifier_free_guidance=False
     )
     return Condition(states, pooled)
 
@@ -116,7 +121,7 @@ def encode_flux(
     pipeline: DiffusionPipeline, prompts: Sequence[str], side: int, guidance: float
 ) -> Condition:
     """What Flux reads."""
-    states, pooled, _ = pipeline.encode_prompt(list(prompts), None, pipeline.transformer.device)
+    states, pooled, _ = pipeline.encode_prompt(list(prompts), None, _device(pipeline.transformer))
     if not pipeline.transformer.config.guidance_embeds:
         return Condition(states, pooled)
     return Condition(states, pooled, {"guidance": pooled.new_full((len(pooled),), guidance)})
@@ -146,7 +151,7 @@ def encode_pixart(
 ) -> Condition:
     """What PixArt reads."""
     states, mask, _, _ = pipeline.encode_prompt(
-        list(prompts), do_classifier_free_guidance=False, device=pipeline.transformer.device
+        list(prompts), do_classifier_free_guidance=False, device=_device(pipeline.transformer)
     )
     # What is masked out is never read.
     return Condition(states * mask[..., None], None, {"encoder_attention_mask": mask})

@@ -22,6 +22,7 @@ from erase.bundled import EMOJI, JUDGE
 from erase.core.plain import holds_numbers
 from erase.core.process import own_settings
 from erase.models.family import family_of, require_supported
+from erase.models.lazy import left_family, text_pipeline
 from erase.models.stored import denoiser_file, single_file, stored_dtype, tensors_in
 from erase.prompts.catalogue import Catalogue, Finetuning, Sampling
 from erase.prompts.request import PromptSet
@@ -115,8 +116,10 @@ def load_model(name: str | DiffusionPipeline, device: str = "auto", **others: An
 
 
 @own_settings()
-def open_model(name: str | DiffusionPipeline, opening: OpeningConfig) -> Model:
-    """What `load_model` returns."""
+def open_model(
+    name: str | DiffusionPipeline, opening: OpeningConfig, text_alone: bool = False
+) -> Model:
+    """What `load_model` returns; `text_alone` leaves the denoiser in its files where it can."""
     if not isinstance(name, str):
         return _taken(name, opening)
     name = os.path.expanduser(name)
@@ -126,10 +129,17 @@ def open_model(name: str | DiffusionPipeline, opening: OpeningConfig) -> Model:
     if folder.is_dir():  # known of a hub id only now
         denoiser_file(folder, opening.variant)
     dtype = getattr(torch, _dtype_of(folder, opening, device))
+    stays = text_alone and opening.offload == "none"
+    left = left_family(folder, opening.variant) if stays else None
     with _one_sentence(name), _without_loading_bars():
-        pipeline = _read(folder, opening, dtype)
+        if left:
+            pipeline = text_pipeline(folder, left, opening.variant, dtype, device)
+        else:
+            pipeline = _read(folder, opening, dtype)
         _require_finite(pipeline)
     require_supported(pipeline)
+    if left:
+        return Model(name, pipeline, catalogue, accelerator=device)
     if opening.offload != "none":
         return Model(name, pipeline, catalogue, opening.offload, device)
     with _one_sentence(name):

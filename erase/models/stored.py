@@ -76,6 +76,12 @@ def denoiser_file(folder: Path, variant: str) -> Path | None:
     return found.get(variant)
 
 
+def weight_files(component: Path, variant: str) -> list[Path]:
+    """The safetensors files of a variant in a component's folder, shards first."""
+    files = (path for path in component.glob("*.safetensors") if _variant_of(path) == variant)
+    return sorted(files, key=lambda path: ("-of-" not in path.name, path.name))
+
+
 def _variant_of(path: Path) -> str:
     """The `fp16` of `model.fp16.safetensors` or `model.fp16-00001-of-00002.safetensors`."""
     _, *variant, _ = re.sub(r"-\d{5}-of-\d{5}", "", path.name).split(".")

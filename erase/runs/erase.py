@@ -1,42 +1,38 @@
 """One call from a request to a measured Erasure in a folder."""
 
-import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from erase.erasure.erasure import FILES, Erasure
+from erase.erasure.erasure import Erasure
 from erase.evaluate.base import Judge
-from erase.evaluate.pictures.generation import (
-    EvaluationConfig,
-    EvaluationPictures,
-    draw_evaluation,
-    judge_drawn,
-    kernel_distances,
-)
-from erase.evaluate.pictures.judges import judge_line
-from erase.evaluate.pictures.report import REPORT_FILES, write_report
-from erase.evaluate.reports import Cost, Report
-from erase.evaluate.tables import measured_lines
+from erase.evaluate.pictures.generation import EvaluationConfig
+from erase.evaluate.reports import Report
 from erase.methods import get_method
 from erase.models.opening import Model
 from erase.prompts.request import EraseRequest
-from erase.prompts.seeds import EVALUATION_SEED
-from erase.runs.opening import Names, Opened, open_all
+from erase.runs.measuring import (
+    OUTPUT_FILES,
+    Measured,
+    Measures,
+    measured,
+    require_enough,
+    write_measured,
+)
+from erase.runs.opening import Opened, open_all
 from erase.runs.state import carry_out, note_run, options_of, require_method, run_digest
 from erase.support.progress import whole_run
 from erase.tasks.diffusion.task import DiffusionTask, DiffusionTaskConfig
 from erase.training.config import TrainedConfig, TrainingConfig
 
 PASSES_A_STEP = 8  # of each sample: forward, backward, and a teacher's, of both sets
-OUTPUT_FILES = (*FILES, *REPORT_FILES)
 
 
 @dataclass(frozen=True)
-class RunConfig(Names):
+class RunConfig(Measures):
     """Everything one run depends on; equal configs give equal artefacts.
 
     Args:
@@ -45,6 +41,7 @@ class RunConfig(Names):
         method: one of those that `erase methods` lists.
         method_config: the dataclass that the method registered, its defaults if None.
         task: what may change, and the pictures to train on.
+        evaluate: whether anything is drawn and judged; `erase measure` can do it later.
         evaluation: the pictures to judge.
         judge: an open_clip name or local-dir:FOLDER; by default the bundled judge, for models that
             draw what it knows.
@@ -56,6 +53,7 @@ class RunConfig(Names):
     method: str = "salun"
     method_config: Any = None
     task: DiffusionTaskConfig = field(default_factory=DiffusionTaskConfig)
+    evaluate: bool = True
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     judge: str = ""
     oracle: str = ""
@@ -64,10 +62,10 @@ class RunConfig(Names):
         super().__post_init__()
         require_method(self, DiffusionTask)
         _require_in_place(self)
-        counts = self.evaluation.forget_pictures, self.evaluation.retain_pictures
-        if self.oracle and min(counts) < 3:
-            raise ValueError(f"The distance to an oracle needs 3 pictures of a set, not "
-                             f"{min(counts)}; draw more.")  # fmt: skip
+        if not self.evaluate and (self.judge or self.oracle):
+            raise ValueError("A judge and an oracle are of no use without evaluation; name them "
+                             "when the erasure is measured.")  # fmt: skip
+        require_enough(self)
 
 
 def _require_in_place(config: RunConfig) -> None:
@@ -75,15 +73,6 @@ def _require_in_place(config: RunConfig) -> None:
     if trains and config.offload != "none":
         raise ValueError(f"The method {config.method} trains, for which weights stay where they "
                          "are; leave out offload, or choose one that does not.")  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Measured:
-    """An erasure, what was drawn to measure it, and the report."""
-
-    erasure: Erasure
-    drawn: Mapping[str, EvaluationPictures]
-    report: Report
 
 
 def run(
@@ -98,8 +87,9 @@ def run(
 
     Training state lies beside `output` until the run is whole, so that an interrupted run goes on
     where it stopped. Processes share the drawing and judging too; the first writes, and alone
-    returns the report. `model`, `judge` and `oracle` may be open already; `erased` is told of the
-    erasure before it is measured. Raises ValueError on bad input, before any work.
+    returns the report; there is none without evaluation. `model`, `judge` and `oracle` may be open
+    already; `erased` is told of the erasure before it is measured. Raises ValueError on bad input,
+    before any work.
     """
     started = time.perf_counter()
     method, options = get_method(config.method), options_of(config, DiffusionTask)
@@ -113,18 +103,10 @@ def run(
         erasure = method(opened.task, options)
         note_run(erasure, opened.digest, options, asdict(config.request), model=config.model)
         erased(erasure)
-        drawn = _draw_all(config, opened, erasure)
-        return Measured(erasure, drawn, _report(config, opened, drawn, erasure, started))
-
-    def write(_: Opened, done: Measured, folder: Path) -> Report:
-        erasure, drawn, report = done.erasure, done.drawn, done.report
-        erasure.recipe["report"] = report.to_json() | {"table": measured_lines(report)}
-        erasure.write(folder)
-        write_report(report, drawn, folder, erasure.facts.layers)
-        return report
+        return measured(config, opened, erasure, started) if config.evaluate else Measured(erasure)
 
     with whole_run() as whole:
-        return carry_out(output, OUTPUT_FILES, open_, work, write, attrgetter("digest"))
+        return carry_out(output, OUTPUT_FILES, open_, work, write_measured, attrgetter("digest"))
 
 
 def _passes(config: RunConfig, opened: Opened, training: TrainingConfig | None) -> dict[str, float]:
@@ -138,7 +120,7 @@ def _passes(config: RunConfig, opened: Opened, training: TrainingConfig | None) 
         counts = {"forget set": forget, "anchor pictures": forget, "retain set": retain}
         parts = {name: each * task.sampling.steps * count for name, count in counts.items()}
         parts["erasing"] = PASSES_A_STEP * task.config.batch_size * training.max_train_steps
-    models = ("base", "erased", *(["oracle"] if opened.oracle else []))
+    models = ("base", "erased", *(["oracle"] if opened.oracle else [])) if config.evaluate else ()
     return parts | {f"judging the {name}": each * opened.sampling.steps * judged for name in models}
 
 
@@ -148,79 +130,14 @@ def open_run(
     judge: Judge | None = None,
     oracle: Model | None = None,
 ) -> Opened:
-    """All that the run works with, but for what is open already; ValueError on bad input."""
+    """All that the run works with, but for what is open already; ValueError on bad input.
+
+    Where nothing is drawn, neither by the method, the denoiser stays in its files.
+    """
+    method = get_method(config.method)
+    text_alone = not config.evaluate and method.text_alone(config.method_config or method.config())
     steps = config.evaluation.steps
-    return open_all(config, config.request, config.task, steps, model, judge, oracle)
-
-
-def _draw_all(config: RunConfig, opened: Opened, erasure: Erasure) -> dict[str, EvaluationPictures]:
-    """What base, erased model and oracle draw for the same prompts and seeds."""
-
-    def drawn(model: Model, name: str) -> EvaluationPictures:
-        with model.drawing() as pipeline:
-            return draw_evaluation(
-                pipeline, opened.prompts, opened.sampling, config.evaluation,
-                f"judging the {name}",
-            )  # fmt: skip
-
-    both = {"base": drawn(opened.model, "base")}
-    with erasure.apply(opened.model.pipeline.components):
-        both["erased"] = drawn(opened.model, "erased")
-    return both | ({"oracle": drawn(opened.oracle, "oracle")} if opened.oracle else {})
-
-
-def _report(
-    config: RunConfig,
-    opened: Opened,
-    drawn: Mapping[str, EvaluationPictures],
-    erasure: Erasure,
-    started: float,
-) -> Report:
-    judge, labels = opened.judge, opened.prompts.labels
-    return Report(
-        request=asdict(config.request),
-        method=config.method,
-        protocol=_protocol(config, opened),
-        metrics={name: judge_drawn(one, judge, labels) for name, one in drawn.items()},
-        distances=kernel_distances(drawn, judge) if opened.oracle else {},
-        cost=_cost(erasure, time.perf_counter() - started),
-    )
-
-
-def _protocol(config: RunConfig, opened: Opened) -> dict[str, Any]:
-    sampling, prompts, judge = opened.sampling, opened.prompts, opened.judge
-    return {
-        "model": config.model,
-        **({"oracle": opened.oracle.name} if opened.oracle else {}),
-        "judge": judge_line(judge),
-        "labels": {kind: len(names) for kind, names in prompts.labels.items()},
-        "scheduler": type(opened.model.pipeline.scheduler).__name__,
-        "steps": sampling.steps,
-        "guidance_scale": sampling.guidance_scale,
-        **({"size": sampling.size} if sampling.size else {}),
-        "prompts": f"{len(prompts.forget)} forget, {len(prompts.retain)} retain, sampled evenly",
-        "seeds": f"one a picture from {EVALUATION_SEED}",
-        "intervals": "95 % Wilson",
-    }
-
-
-def _cost(erasure: Erasure, seconds: float) -> Cost:
-    return Cost(
-        seconds=round(seconds, 1),
-        peak_memory_bytes=_peak_memory(),
-        artefact_bytes=erasure.nbytes,
-        edited_parameters=sum(delta.count for delta in erasure.deltas.values()),
-    )
-
-
-def _peak_memory() -> int:
-    """This process' highest resident memory so far, in bytes."""
-    if platform.system() == "Windows":
-        import psutil
-
-        return psutil.Process().memory_info().peak_wset
-    import resource
-
-    # Linux counts kilobytes, macOS bytes.
-    unit = 1 if platform.system() == "Darwin" else 1024
-    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return open_all(
+        config, config.request, config.task, steps, model, judge, oracle,
+        judged=config.evaluate, text_alone=text_alone,
+    )  # fmt: skip

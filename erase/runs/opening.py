@@ -1,6 +1,7 @@
 """What a run on a pipeline works with, resolved once, before any work."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from erase.evaluate.base import Judge
 from erase.evaluate.pictures.judges import judge_of
@@ -16,6 +17,8 @@ from erase.models.opening import (
 from erase.prompts.catalogue import Sampling
 from erase.prompts.request import EraseRequest, PromptSet, expand
 from erase.tasks.diffusion.task import DiffusionTask, DiffusionTaskConfig
+
+NOBODY: Any = None  # where nothing is judged
 
 
 class Names(OpeningConfig):
@@ -53,18 +56,21 @@ def open_all(
     model: Model | None = None,
     judge: Judge | None = None,
     oracle: Model | None = None,
+    judged: bool = True,
+    text_alone: bool = False,
 ) -> Opened:
     """Open what is named and not given; what is judged is drawn in `steps`, 0 for the model's own.
 
-    The request and the judge are refused before the model is opened. Raises ValueError.
+    There is no judge where nothing is `judged`. `text_alone` leaves the denoiser in its files. The
+    request and the judge are refused before the model is opened. Raises ValueError.
     """
     catalogue = model.catalogue if model else catalogue_of(names.model, names)
     prompts = expand(request, catalogue)
     device = model.device if model else device_of(names)
-    judge = judge or judge_of(names.judge, catalogue, device)
-    for labels in prompts.labels.values():
+    judge = (judge or judge_of(names.judge, catalogue, device)) if judged else NOBODY
+    for labels in prompts.labels.values() if judged else ():
         judge.require(labels)
-    model = model or open_model(names.model, names)
+    model = model or open_model(names.model, names, text_alone)
     sets = DiffusionTask(
         model.pipeline, prompts, model.sampling, task, request.seed,
         finetuning=model.finetuning(prompts),

@@ -13,6 +13,7 @@ from erase.core.precision import widened
 from erase.core.process import own_settings
 from erase.core.seeds import seeded
 from erase.models.family import family_of, with_components
+from erase.models.lazy import require_read
 from erase.prompts.catalogue import Sampling
 from erase.support.distributed import shared_map
 from erase.support.progress import Bar
@@ -39,6 +40,7 @@ def draw(
     in turn, which then all have every picture; each must call it.
     """
     unfiltered, family = without_filter(pipeline), family_of(pipeline)
+    require_read(getattr(pipeline, family.denoiser))
     side = family.side(pipeline, sampling.size)
     count = at_once(pipeline, sampling.size)
     heard = "callback_on_step_end" in inspect.signature(pipeline.__call__).parameters

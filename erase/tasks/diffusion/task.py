@@ -22,6 +22,7 @@ from erase.core.precision import computed_in_float32
 from erase.core.seeds import seeded
 from erase.core.snapshot import Snapshot
 from erase.models.family import Condition, Family, require_supported
+from erase.models.lazy import is_left
 from erase.models.tokens import require_read
 from erase.prompts.catalogue import Finetuning, Sampling
 from erase.prompts.request import Prompt, PromptSet, sample, texts_by_group
@@ -118,7 +119,9 @@ class DiffusionTask:
 
     def editable(self) -> dict[str, nn.Parameter]:
         """All tensors that may change."""
-        everything = named_parameters(self.components)
+        own = named_parameters(self.components).items()
+        denoiser = self.denoiser.modules[self.family.denoiser]
+        everything = {n: w for n, w in own if not (w.is_meta and is_left(denoiser))}
         return filter_names(everything, self.config.include or ("*",), self.config.exclude)
 
     def prepare(self) -> None:
@@ -244,8 +247,8 @@ class DiffusionTask:
 
     def fingerprints(self) -> dict[str, str]:
         """What tells this "base", this "forget set" and this "retain set" from others."""
-        modules = self.denoiser.modules.values()
-        base = combined(fingerprint(w) for module in modules for w in module.parameters())
+        weights = (w for part in self.denoiser.modules.values() for w in part.parameters())
+        base = combined(fingerprint(weight) for weight in weights if not weight.is_meta)
         return {"base": base} | self._sets.fingerprints()
 
     def architecture(self) -> dict[str, Any]:

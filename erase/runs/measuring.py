@@ -1,0 +1,192 @@
+"""Drawing and judging what an erasure does, in its run or later."""
+
+import platform
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from erase.erasure.erasure import FILES, Erasure
+from erase.evaluate.base import Judge
+from erase.evaluate.pictures.generation import (
+    EvaluationConfig,
+    EvaluationPictures,
+    draw_evaluation,
+    judge_drawn,
+    kernel_distances,
+)
+from erase.evaluate.pictures.judges import judge_line
+from erase.evaluate.pictures.report import REPORT_FILES, write_report
+from erase.evaluate.reports import Cost, Report
+from erase.evaluate.tables import measured_lines
+from erase.models.opening import Model
+from erase.prompts.seeds import EVALUATION_SEED
+from erase.runs.opening import Names, Opened, open_all
+from erase.runs.state import carry_out
+from erase.tasks.diffusion.task import DiffusionTaskConfig
+
+OUTPUT_FILES = (*FILES, *REPORT_FILES)
+
+
+class Measures(Names):
+    """What a run's config asks to be measured."""
+
+    evaluation: EvaluationConfig
+
+
+@dataclass(frozen=True)
+class MeasureRun(Measures):
+    """Which erasure is measured, and how.
+
+    Args:
+        erasure: its folder.
+        model: the base, if it is not where the recipe says.
+        evaluation: the pictures to judge.
+        judge: an open_clip name or local-dir:FOLDER, if not the model's own.
+        oracle: a pipeline trained without the concept, to measure beside base and erased.
+    """
+
+    erasure: str
+    model: str = ""
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    judge: str = ""
+    oracle: str = ""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_enough(self)
+
+
+def require_enough(run: Measures) -> None:
+    """ValueError for too few pictures to tell how far an oracle is."""
+    counts = run.evaluation.forget_pictures, run.evaluation.retain_pictures
+    if run.oracle and min(counts) < 3:
+        raise ValueError(f"The distance to an oracle needs 3 pictures of a set, not "
+                         f"{min(counts)}; draw more.")  # fmt: skip
+
+
+def measure(
+    run: MeasureRun,
+    model: Model | None = None,
+    judge: Judge | None = None,
+    oracle: Model | None = None,
+) -> Report | None:
+    """Draw and judge what the erasure's own run would have, and write that into its folder.
+
+    Report, picture and card are written whole or not at all; the cost is that of measuring.
+    `model`, `judge` and `oracle` may be open already. Processes share the work; the first alone
+    returns the report. Raises ValueError on bad input, before any work.
+    """
+    started = time.perf_counter()
+    erasure = Erasure.from_pretrained(run.erasure)
+    if not run.model:
+        run = replace(run, model=erasure.base_model)
+
+    def open_() -> Opened:
+        size = erasure.recipe.get("task", {}).get("config", {}).get("size", 0)
+        task, steps = DiffusionTaskConfig(size=size), run.evaluation.steps
+        return open_all(run, erasure.facts.asked(), task, steps, model, judge, oracle)
+
+    def work(opened: Opened) -> Measured:
+        return measured(run, opened, erasure, started)
+
+    return carry_out(run.erasure, OUTPUT_FILES, open_, work, write_measured)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """An erasure and, where it was measured, what was drawn for that and the report."""
+
+    erasure: Erasure
+    drawn: Mapping[str, EvaluationPictures] = field(default_factory=dict)
+    report: Report | None = None
+
+
+def measured(run: Measures, opened: Opened, erasure: Erasure, started: float) -> Measured:
+    """What the models draw and the judge sees; all processes take part."""
+    drawn = _draw_all(run, opened, erasure)
+    report = _report(run, opened, drawn, erasure, started)
+    erasure.recipe["report"] = report.to_json() | {"table": measured_lines(report)}
+    return Measured(erasure, drawn, report)
+
+
+def write_measured(_: Opened, done: Measured, folder: Path) -> Report | None:
+    """Write the erasure, and its report if there is one, into an existing folder."""
+    done.erasure.write(folder)
+    if done.report:
+        write_report(done.report, done.drawn, folder, done.erasure.facts.layers)
+    return done.report
+
+
+def _draw_all(run: Measures, opened: Opened, erasure: Erasure) -> dict[str, EvaluationPictures]:
+    """What base, erased model and oracle draw for the same prompts and seeds."""
+
+    def drawn(model: Model, name: str) -> EvaluationPictures:
+        with model.drawing() as pipeline:
+            return draw_evaluation(
+                pipeline, opened.prompts, opened.sampling, run.evaluation,
+                f"judging the {name}",
+            )  # fmt: skip
+
+    both = {"base": drawn(opened.model, "base")}
+    with erasure.apply(opened.model.pipeline.components):
+        both["erased"] = drawn(opened.model, "erased")
+    return both | ({"oracle": drawn(opened.oracle, "oracle")} if opened.oracle else {})
+
+
+def _report(
+    run: Measures,
+    opened: Opened,
+    drawn: Mapping[str, EvaluationPictures],
+    erasure: Erasure,
+    started: float,
+) -> Report:
+    judge, labels = opened.judge, opened.prompts.labels
+    return Report(
+        request=erasure.recipe["request"],
+        method=erasure.facts.method,
+        protocol=_protocol(run, opened),
+        metrics={name: judge_drawn(one, judge, labels) for name, one in drawn.items()},
+        distances=kernel_distances(drawn, judge) if opened.oracle else {},
+        cost=_cost(erasure, time.perf_counter() - started),
+    )
+
+
+def _protocol(run: Measures, opened: Opened) -> dict[str, Any]:
+    sampling, prompts, judge = opened.sampling, opened.prompts, opened.judge
+    return {
+        "model": run.model,
+        **({"oracle": opened.oracle.name} if opened.oracle else {}),
+        "judge": judge_line(judge),
+        "labels": {kind: len(names) for kind, names in prompts.labels.items()},
+        "scheduler": type(opened.model.pipeline.scheduler).__name__,
+        "steps": sampling.steps,
+        "guidance_scale": sampling.guidance_scale,
+        **({"size": sampling.size} if sampling.size else {}),
+        "prompts": f"{len(prompts.forget)} forget, {len(prompts.retain)} retain, sampled evenly",
+        "seeds": f"one a picture from {EVALUATION_SEED}",
+        "intervals": "95 % Wilson",
+    }
+
+
+def _cost(erasure: Erasure, seconds: float) -> Cost:
+    return Cost(
+        seconds=round(seconds, 1),
+        peak_memory_bytes=_peak_memory(),
+        artefact_bytes=erasure.nbytes,
+        edited_parameters=sum(delta.count for delta in erasure.deltas.values()),
+    )
+
+
+def _peak_memory() -> int:
+    """This process' highest resident memory so far, in bytes."""
+    if platform.system() == "Windows":
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset
+    import resource
+
+    # Linux counts kilobytes, macOS bytes.
+    unit = 1 if platform.system() == "Darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
