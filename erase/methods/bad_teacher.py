@@ -24,7 +24,11 @@ class BadTeacherConfig(TrainedConfig):
 
 @register("bad_teacher", BadTeacherConfig, ClassificationTask, holding(1, teachers=1))
 def bad_teacher(task: ClassificationTask, config: BadTeacherConfig) -> Erasure:
-    """Distillation from an incompetent and a competent teacher (Chundawat et al., AAAI 2023)."""
+    """Distillation from an incompetent and a competent teacher (Chundawat et al., AAAI 2023).
+
+    Their code averages the divergence over classes too, and sees three tenths of the retain set in
+    one epoch; here it is per sample, on batches of all of it.
+    """
     competent, incompetent = task.frozen_copy(), task.untrained()
 
     def step_loss(

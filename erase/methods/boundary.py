@@ -30,7 +30,8 @@ class BoundaryShrinkConfig(TrainedConfig):
 def boundary_shrink(task: ClassificationTask, config: BoundaryShrinkConfig) -> Erasure:
     """Teach the forget set the wrong class nearest to it (Chen et al., CVPR 2023).
 
-    The nearest class is the base's strongest wrong one after a step against the true label.
+    The nearest class is the base's strongest wrong one after a step against the true label, of the
+    same .1. Their code takes the strongest, be it the true one, of inputs clamped to [0, 1].
     """
     base = task.frozen_copy()
 
@@ -52,7 +53,10 @@ def _nearest_classes(base: ClassificationTask, forget: ClassificationBatch, step
 
 @register("boundary_expand", TrainedConfig, ClassificationTask)
 def boundary_expand(task: ClassificationTask, config: TrainedConfig) -> Erasure:
-    """Assign the forget set to an extra class, then drop that class (Chen et al., CVPR 2023)."""
+    """Assign the forget set to an extra class, then drop that class (Chen et al., CVPR 2023).
+
+    AdamW, where their code has SGD.
+    """
     _, head = task.head()
     features: list[Tensor] = []
     handle = head.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0]))

@@ -13,7 +13,10 @@ from erase.training.loop import finetune
 
 @register("delete", TrainedConfig, ClassificationTask, holding(teachers=1))
 def delete(task: ClassificationTask, config: TrainedConfig) -> Erasure:
-    """Distil the base's answers on the forget set less the true class (Zhou et al., CVPR 2025)."""
+    """Distil the base's answers on the forget set less the true class (Zhou et al., CVPR 2025).
+
+    The cross-entropy has the gradient of their divergence; AdamW, where their code has SGD.
+    """
     base = task.frozen_copy()
 
     def step_loss(forget: ClassificationBatch, *_: object) -> Tensor:

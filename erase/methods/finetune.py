@@ -9,5 +9,8 @@ from erase.training.loop import finetune
 
 @register("finetune", TrainedConfig)
 def finetune_on_retain(task: TrainedTask, config: TrainedConfig) -> Erasure:
-    """The baseline that hopes to forget by not rehearsing (FT in SalUn's tables)."""
+    """The baseline that hopes to forget by not rehearsing (FT in SalUn's tables).
+
+    AdamW, where the tables have SGD (.01, momentum .9, weight decay 5e-4) for 10 epochs.
+    """
     return Erasure(finetune(task, lambda _, retain, progress: task.loss(retain), config.training))

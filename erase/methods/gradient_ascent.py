@@ -22,5 +22,8 @@ class GradientAscentConfig(TrainedConfig):
 
 @register("gradient_ascent", GradientAscentConfig)
 def gradient_ascent(task: TrainedTask, config: GradientAscentConfig) -> Erasure:
-    """Maximise the forget set's loss (GA; Thudi et al., EuroS&P 2022)."""
+    """Maximise the forget set's loss (GA; Thudi et al., EuroS&P 2022).
+
+    AdamW for 20 steps, where SalUn's tables have SGD (1e-4) for 5 epochs of the forget set.
+    """
     return Erasure(finetune(task, lambda forget, *_: -task.loss(forget), config.training))

@@ -31,6 +31,7 @@ def l1_sparse(task: TrainedTask, config: L1SparseConfig) -> Erasure:
     """Finetuning plus a falling l1 norm of the weights (Jia et al., NeurIPS 2023).
 
     The norm takes a proximal step of its own: its gradient jumps at 0, where rounding would decide.
+    Their code adds the norm to the loss; its weight falls to 0 in the same way, by epochs.
     """
     weights = task.parameters()
 

@@ -28,7 +28,10 @@ class LastLayersConfig(TrainedConfig):
 
 @register("cf_k", LastLayersConfig, ClassificationTask)
 def cf_k(task: ClassificationTask, config: LastLayersConfig) -> Erasure:
-    """Catastrophic forgetting of the last k layers (Goel et al., 2022)."""
+    """Catastrophic forgetting of the last k layers (Goel et al., 2022).
+
+    AdamW for the task's steps, where they take the recipe of the original.
+    """
     chosen = _parameters(task, config.layers)
     loss = _retain_loss(task)
     return Erasure(finetune(task, loss, config.training, parameters=chosen))

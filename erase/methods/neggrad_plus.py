@@ -25,7 +25,10 @@ class NegGradConfig(TrainedConfig):
 
 @register("neggrad_plus", NegGradConfig)
 def neggrad(task: TrainedTask, config: NegGradConfig) -> Erasure:
-    """Minimise share * retain loss - (1 - share) * forget loss (Kurmanji et al., NeurIPS 2023)."""
+    """Minimise share * retain loss - (1 - share) * forget loss (Kurmanji et al., NeurIPS 2023).
+
+    The share is their code's; AdamW, where that has SGD (.01) for 10 epochs.
+    """
     share = config.retain_share
 
     def step_loss(forget: Batch, retain: Batch, progress: float) -> Tensor:

@@ -31,6 +31,10 @@ def _needs(task: TrainedTask, config: RandomLabelConfig) -> Needs:
 
 @register("random_label", RandomLabelConfig, needs=_needs)
 def random_label(task: TrainedTask, config: RandomLabelConfig) -> Erasure:
-    """SalUn's objective on all weights (RL; Golatkar et al., CVPR 2020, and SalUn's tables)."""
+    """SalUn's objective on all weights (RL; Golatkar et al., CVPR 2020, and SalUn's tables).
+
+    The tables' code draws the true label too, and takes the forget set, then the retain set, epoch
+    by epoch with SGD (.01); here a step has a batch of both, and AdamW.
+    """
     loss = relabelling_loss(task, config.teacher, config.retain_weight)
     return Erasure(finetune(task, loss, config.training))

@@ -96,8 +96,12 @@ def _by_position(
     forget = sample(task.prompts.forget, min(config.prompts, len(task.prompts.forget)), task.seed)
     texts = [p.text for p in forget], [p.anchor for p in forget], [""] * len(forget)
     with torch.no_grad():
-        read = [task.readings(of) for of in texts]
-    return {site: tuple(exact(part[site].flatten(0, 1)) for part in read) for site in read[0]}
+        old, new, empty = (task.readings(of) for of in texts)
+    return {
+        site: (exact(old[site].flatten(0, 1)), exact(new[site].flatten(0, 1)),
+               exact(empty[site].flatten(0, 1)))
+        for site in old
+    }  # fmt: skip
 
 
 def _edit_onwards(

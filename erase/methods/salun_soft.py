@@ -29,7 +29,11 @@ class SalUnSoftConfig(RelabellingConfig):
 
 @register("salun_soft", SalUnSoftConfig, needs=relabelling_needs)
 def salun_soft(task: TrainedTask, config: SalUnSoftConfig) -> Erasure:
-    """SalUn's objective plus a falling l1 penalty on the change (Fan et al., ICLR 2024)."""
+    """SalUn's objective plus a falling l1 penalty on the change (Fan et al., ICLR 2024).
+
+    A proximal step in units of the learning rate. Their code shrinks by the change that a falling
+    share of the weights stays below, and measures changes anew from each epoch's start.
+    """
     loss = relabelling_loss(task, config.teacher, config.retain_weight)
     training = settings_for_teacher(task, config)
     deltas = finetune(task.with_redirection_pictures(), loss, training, sparsity=config.sparsity)

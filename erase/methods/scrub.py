@@ -32,8 +32,10 @@ class ScrubConfig(TrainedConfig):
 def scrub(task: TrainedTask, config: ScrubConfig) -> Erasure:
     """Teacher and disobedient student (Kurmanji et al., NeurIPS 2023).
 
-    The paper's epochs of leaving and of staying alternate; here every early step does both. Their
-    code softens both answers by a temperature; here they are taken as they are.
+    The paper's epochs of leaving and of staying alternate, in its code's small runs the first 3 of
+    10, in its large ones 2 of 3; here every early step does both. Their code softens both answers
+    by a temperature (2 or 4) and multiplies by its square; here they are taken as they are. Their
+    optimizers have a weight decay (.1 or 5e-4).
     """
     base = task.frozen_copy()
 

@@ -35,7 +35,9 @@ class SelectiveAmnesiaConfig(TrainedConfig):
 def selective_amnesia(task: TrainedTask, config: SelectiveAmnesiaConfig) -> Erasure:
     """Continual learning turned round (Heng and Soh, NeurIPS 2023).
 
-    The Fisher diagonal is the retain set's, of whole batches, over its own mean.
+    The Fisher diagonal is the retain set's, of whole batches, over its own mean, where theirs is as
+    it is, with a weight of 50. They teach pictures of a surrogate and replay others, with the
+    model's own loss; we the base's predictions for the anchor and on the retain set.
     """
     task.prepare()
     weights = task.parameters()

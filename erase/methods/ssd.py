@@ -85,9 +85,9 @@ def _dampened(
 ) -> Erasure:
     seed = step_seed(task.seed, -1)
     sets = task.forget_batches(seed), task.training_batches(seed + 1)
-    if config.weigh == "samples":
-        sets = tuple(map(_singly, sets))
-    forget, overall = (_importance(task, batches, loss, estimator) for batches in sets)
+    forget, overall = (
+        importance(task, _weighed(batches, config), loss, estimator) for batches in sets
+    )
     weights = task.parameters()
     before = {name: weight.detach() for name, weight in weights.items()}
     after = {
@@ -103,19 +103,22 @@ def dampening(forget: Tensor, overall: Tensor, config: SSDConfig) -> Tensor:
     return torch.where(forget > config.selection * overall, factor, 1.0)
 
 
-def _singly(batches: Iterable[ClassificationBatch]) -> Iterator[ClassificationBatch]:
-    """Every sample as a batch of its own."""
+def _weighed(
+    batches: Iterable[ClassificationBatch], config: SSDConfig
+) -> Iterator[ClassificationBatch]:
+    """The batches, or every sample as a batch of its own."""
     for batch in batches:
-        yield from (batch.shard(place, len(batch)) for place in range(len(batch)))
+        parts = len(batch) if config.weigh == "samples" else 1
+        yield from (batch.shard(place, parts) for place in range(parts))
 
 
-def _importance(
+def importance(
     task: ClassificationTask,
     batches: Iterable[ClassificationBatch],
     loss: Loss,
     estimator: Estimator,
 ) -> dict[str, Tensor]:
-    """Every weight's importance, the mean over batches."""
+    """Every weight's importance to a loss, the mean over batches."""
     weights, seen = task.parameters(), 0
 
     def losses() -> Iterator[Tensor]:
