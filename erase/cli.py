@@ -287,15 +287,14 @@ def _compose_options(parser: "ArgumentParser") -> None:
 
 
 def _export_options(parser: "ArgumentParser") -> None:
-    from erase.erasure.programs import Program
     from erase.models.opening import OpeningConfig
     from erase.runs.artefacts import Format
 
     parser.add_argument("folder", type=str, help="an erasure folder")
     parser.add_argument("--format", type=Format, default="pipeline", help="comfy: a LoRA --for one")
     parser.add_argument(
-        "--for", dest="program", type=Program | None, default=None,
-        help="a LoRA that this program reads (comfyui)",
+        "--for", dest="program", type=str, default="",
+        help="comfyui, a1111 or sd-scripts: a LoRA that it reads",
     )  # fmt: skip
     parser.add_argument("--lora_rank", type=int, default=0, help="cut to this rank; 0: as it is")
     parser.add_argument("--model", type=str, default="", help="the base, if it has moved")

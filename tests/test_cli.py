@@ -339,6 +339,8 @@ def test_erasures_are_inspected_composed_and_exported(tiny_model, tmp_path, caps
     capsys.readouterr()
     assert main(["export", joint, "--for=a1111", f"--output={tmp_path / 'a1111'}"]) == 0
     assert re.search(r"(\d+) layers: comfyui \1, a1111 \1, sd-scripts \1", capsys.readouterr().out)
+    assert main(["export", joint, "--for=forge", f"--output={tmp_path / 'forge'}"]) == 2
+    assert "for is 'forge'" in capsys.readouterr().err
     both = ["--for=a1111", "--format=lora", f"--output={tmp_path / 'both'}"]
     assert main(["export", joint, *both]) == 2
     assert "leave out --format lora" in capsys.readouterr().err

@@ -49,7 +49,7 @@ def export(
     model: str = "",
     lora_rank: int = 0,
     format: Format = "pipeline",
-    program: Program | None = None,
+    program: Program | Literal[""] = "",
     **opening: str,
 ) -> str:
     """Write the erased pipeline, or a LoRA of at most `lora_rank`, 0 for as it is.
