@@ -5,7 +5,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from accelerate import Accelerator
 from torch import Tensor, nn
 
 from erase.core.fingerprint import combined
@@ -15,7 +14,7 @@ from erase.erasure.erasure import Erasure
 from erase.erasure.masks import read_mask, write_mask
 from erase.methods import Needs, register, usual_training
 from erase.support.config import Within, require_kind
-from erase.support.distributed import all_reduce_sum, shard_of
+from erase.support.distributed import all_reduce_sum, launched, shard_of
 from erase.tasks.base import Batch, TrainedTask
 from erase.training.config import TrainedConfig
 from erase.training.loop import StepLoss, TrainingConfig, finetune, step_seed, with_defaults
@@ -176,7 +175,7 @@ def _mask_of(task: TrainedTask, config: SalUnConfig) -> tuple[Mask, dict[str, An
     mask = build_mask(scores, config.density, config.mask, task.seed, config.scope)
     if not mask.kept:
         raise ValueError(f"density {config.density} keeps none of {mask.total} weights; raise it.")
-    if path and Accelerator().is_main_process:
+    if path and launched().is_main_process:
         write_mask(mask, path, made_for)
     return mask, _facts(mask, scores)
 

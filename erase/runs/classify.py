@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from safetensors import SafetensorError
 from safetensors.torch import load_model as load_weights
 from safetensors.torch import save_model as save_weights
@@ -25,7 +24,7 @@ from erase.methods import get_method
 from erase.prompts.seeds import RETRAIN_SEED, SHADOW_SEED
 from erase.runs.state import carry_out, note_run, options_of, require_method, run_digest
 from erase.support.config import Config, NotNegative, Positive
-from erase.support.distributed import DeviceConfig, own_device
+from erase.support.distributed import DeviceConfig, launched, own_device
 from erase.support.files import replaced_file
 from erase.tasks.classification.datasets import Data, build_classifier, load_data
 from erase.tasks.classification.fit import FitConfig, fit, outputs_of
@@ -126,7 +125,7 @@ def classify(run: ClassificationRun, output: str | Path) -> GapReport | None:
     method, options = get_method(run.method), options_of(run, ClassificationTask)
 
     def open_() -> OpenedClassifier:
-        if run.shadows and Accelerator().num_processes > 1:
+        if run.shadows and launched().num_processes > 1:
             raise ValueError("Shadows are trained by one process; launch one, or leave them out.")
         data = data_of(run.classifier)
         forget = forget_indices(run.forget, data, run.seed)
@@ -245,7 +244,7 @@ def load_or_train(config: ClassifierConfig, data: Data, device: str = "cpu") -> 
             ) from error
         return model.to(own_device(device)).eval()
     fit(model.to(own_device(device)), data.train, config.fit, config.seed)
-    if path and Accelerator().is_main_process:
+    if path and launched().is_main_process:
         with replaced_file(path) as partial:
             save_weights(model, str(partial))
     return model

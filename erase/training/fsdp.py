@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from copy import deepcopy
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import parse_flag_from_env
 from torch import Tensor, nn
 
 from erase.core.shards import full_tensor
+from erase.support.distributed import launched
 from erase.tasks.base import TrainedTask
 from erase.training.preserve import only_trainable
 
@@ -29,7 +29,7 @@ def sharded(task: TrainedTask, names: Iterable[str]) -> Iterator[dict[str, nn.Pa
 
     Every process has to do the same with the modules at the same time, so draw pictures before.
     """
-    state, homes = Accelerator(), {}
+    state, homes = launched(), {}
     mesh = torch.distributed.device_mesh.init_device_mesh(state.device.type, (state.num_processes,))
     try:
         for module in task.components.values():

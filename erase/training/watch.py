@@ -8,7 +8,7 @@ from pathlib import Path
 from accelerate import Accelerator, DistributedType
 from diffusers import ModelMixin
 
-from erase.support.distributed import shards_asked
+from erase.support.distributed import launched, shards_asked
 from erase.support.pictures import save_grid
 from erase.tasks.base import DrawingTask, Task
 from erase.training.config import TrainingConfig
@@ -19,7 +19,7 @@ ENGINES = (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
 
 def require_runnable(config: TrainingConfig, task: type) -> None:
     """Raise ValueError for what this machine, launch or kind of task cannot do of a training."""
-    kind = Accelerator().distributed_type
+    kind = launched().distributed_type
     if kind in ENGINES:
         raise ValueError(
             f"This launch brings an engine of its own ({kind}), under which weights cannot be "
