@@ -1,7 +1,8 @@
 """SalUn and projection on UNets of SD1.5's and SDXL's size: seconds, peak memory, reload.
 
-Run: `python benchmarks/real_shapes.py`. UNets come from their published configs with random weights
-in float32, beside text encoders of their widths, both small; latents are 64 x 64. SalUn trains keys
+Run: `python benchmarks/real_shapes.py [float32]`. UNets come from their published configs with
+random weights, stored in bfloat16 unless another dtype is named, beside text encoders of their
+widths, both small; latents are 64 x 64. SalUn trains keys
 and values of cross-attention for two steps of one forget and one retain sample, with checkpointed
 activations and the model as it is for a teacher. Every case runs in a process of its own, writes
 its erasure, reads it back and applies it.
@@ -79,9 +80,12 @@ def build(model: str) -> DiffusionPipeline:
     return pipeline
 
 
-def run_case(model: str, method: str) -> str:
+def run_case(model: str, method: str, dtype: str) -> str:
     """Erase, write, read, apply and revert; what that took."""
+    usual = torch.get_default_dtype()
+    torch.set_default_dtype(getattr(torch, dtype))  # so that it is never held wider
     pipeline = build(model)
+    torch.set_default_dtype(usual)
     config = DiffusionTaskConfig(
         ("unet",), ("*attn2.to_k*", "*attn2.to_v*"), forget_pictures=1, retain_pictures=1,
         generation_steps=1, batch_size=1, size=PIXELS,
@@ -111,11 +115,12 @@ def run_case(model: str, method: str) -> str:
 
 def main() -> None:
     """Every case in its own process."""
+    dtype = (sys.argv[1:] or ["bfloat16"])[0]
     for model in ("sd15", "sdxl"):
         for method in CONFIGS:
-            command = [sys.executable, __file__, model, method]
+            command = [sys.executable, __file__, model, method, dtype]
             line = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-            print(model, method, line.strip(), flush=True)
+            print(model, method, dtype, line.strip(), flush=True)
 
 
 if __name__ == "__main__":

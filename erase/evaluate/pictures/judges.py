@@ -65,7 +65,12 @@ def judge_protocol(judge: Judge) -> dict[str, Any]:
     parts = judge.name.split("/")
     kept = 2 if parts[0] in classifier_judge.LIBRARIES else not judge.name.startswith("local-dir:")
     name = "/".join([*parts[:kept], *parts[kept:][-1:]])
-    return {"judge": name, "fingerprint": judge.fingerprint, "computes": judge.computes}
+    return {"judge": name, "fingerprint": judge.fingerprint, "computes": _told_by(judge)}
+
+
+def _told_by(judge: Judge) -> str:
+    # Other packages' judges may be older than the question.
+    return getattr(judge, "computes", "pictures as its own package reads them")
 
 
 def judge_line(judge: Judge) -> str:
