@@ -1,7 +1,7 @@
 """A second device that computes on the CPU: its tensors refuse to meet the CPU's.
 
 Within `SecondDevice()`, what is made with `device="second"` or moved by `to("second")` or `move` is
-there. Not every way to make a tensor goes through it: `torch.tensor(list, device="second")` fails.
+there.
 """
 
 import torch
@@ -34,6 +34,9 @@ class _Backend:
     def set_rng_state(self, state: torch.Tensor, device: int = 0) -> None: ...
 
     def manual_seed_all(self, seed: int) -> None: ...
+
+    def get_amp_supported_dtype(self) -> list[torch.dtype]:
+        return [torch.bfloat16, torch.float16]
 
 
 _setup_privateuseone_for_python_backend("second", _Backend())
@@ -75,8 +78,25 @@ class There(torch.Tensor):
     __torch_function__ = torch._C._disabled_torch_function_impl
 
 
+MADE_OF_NUMBERS = torch.tensor
+
+
+def _of_numbers(numbers, *args, device=None, **options) -> torch.Tensor:
+    # What is made of a list never comes to a dispatch mode.
+    made = MADE_OF_NUMBERS(numbers, *args, **options)
+    return made if device is None else made.to(device)
+
+
 class SecondDevice(TorchDispatchMode):
     """While in force, the second device is there."""
+
+    def __enter__(self):
+        torch.tensor = _of_numbers
+        return super().__enter__()
+
+    def __exit__(self, *error):
+        torch.tensor = MADE_OF_NUMBERS
+        return super().__exit__(*error)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         return _run(func, args, kwargs or {})

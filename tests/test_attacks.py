@@ -24,8 +24,8 @@ SERVED = [(family, name) for family in FAMILIES for name in serving(FAMILIES[fam
 
 
 @cache
-def target_of(family: str) -> Target:
-    pipeline = build_family("sd2" if family == "sd" else family)
+def target_of(family: str, dtype: torch.dtype = torch.float32) -> Target:
+    pipeline = build_family("sd2" if family == "sd" else family).to(dtype)
     prompts = expand(EraseRequest(["ghost"]), CATALOGUE).forget[:3]
     pictures = torch.rand(3, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
     denoiser = ConditionedDenoiser(pipeline, SIDE)
@@ -53,9 +53,10 @@ def modules_of(target: Target) -> list[nn.Module]:
     return [part for part in target.pipeline.components.values() if isinstance(part, nn.Module)]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("family", "name"), SERVED)
-def test_an_attack_leaves_the_model_alone(family, name):
-    target = target_of(family)
+def test_an_attack_leaves_the_model_alone(family, name, dtype):
+    target = target_of(family, dtype)
     weights = [weight for module in modules_of(target) for weight in module.parameters()]
     before = [weight.clone() for weight in weights]
     one = attacked(name, target)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from erase.core.shards import full_tensor
+from erase.core.snapshot import in_place_of
 
 FIRST_SCALE = 2.0**16
 
@@ -110,7 +111,7 @@ def computed_in_float32(modules: Iterable[nn.Module]) -> Iterator[None]:
         for module in modules:
             blocks = list(_blocks(module))
             within = {id(t) for block in blocks for t in _tensors(block)}
-            stack.enter_context(_wide([t for t in _tensors(module) if id(t) not in within]))
+            stack.enter_context(_wide(module, [t for t in _tensors(module) if id(t) not in within]))
             for block in blocks:
                 _widen_while_it_works(block, stack)
         yield
@@ -130,15 +131,15 @@ def _tensors(module: nn.Module) -> Iterator[Tensor]:
 
 
 @contextmanager
-def _wide(tensors: Iterable[Tensor]) -> Iterator[None]:
-    stored = [(tensor, tensor.data) for tensor in tensors if is_half(tensor)]
-    try:
-        for tensor, data in stored:
-            tensor.data = widened(data)
+def _wide(module: nn.Module, tensors: Iterable[Tensor]) -> Iterator[None]:
+    narrow = [tensor for tensor in tensors if is_half(tensor)]
+    with in_place_of([module], {id(tensor): _widened_like(tensor) for tensor in narrow}):
         yield
-    finally:
-        for tensor, data in stored:
-            tensor.data = data
+
+
+def _widened_like(tensor: Tensor) -> Tensor:
+    wide = widened(tensor.detach())
+    return nn.Parameter(wide, requires_grad=False) if isinstance(tensor, nn.Parameter) else wide
 
 
 def _widen_while_it_works(block: nn.Module, stack: ExitStack) -> None:
@@ -148,7 +149,7 @@ def _widen_while_it_works(block: nn.Module, stack: ExitStack) -> None:
 
     def before(*_: object) -> None:
         working.append(ExitStack())
-        working[-1].enter_context(_wide(list(_tensors(block))))
+        working[-1].enter_context(_wide(block, list(_tensors(block))))
 
     def after(*_: object) -> None:
         working.pop().close()

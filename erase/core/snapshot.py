@@ -1,32 +1,46 @@
-"""Weights as they were, put back for a while: what a frozen teacher costs."""
+"""Other tensors in the places of a module's own, for a while."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
-from torch import nn
+from torch import Tensor, nn
+
+
+@contextmanager
+def in_place_of(modules: Iterable[nn.Module], others: Mapping[int, Tensor]) -> Iterator[None]:
+    """While in force the modules work with `others` in the places of their tensors, by their ids.
+
+    On the way out every place holds the very tensor that it held.
+    """
+    places = [
+        (tensors, key, own)
+        for module in modules
+        for part in module.modules()
+        for tensors in (part._parameters, part._buffers)
+        for key, own in tensors.items()
+        if id(own) in others
+    ]
+    try:
+        for tensors, key, own in places:
+            tensors[key] = others[id(own)]
+        yield
+    finally:
+        for tensors, key, own in places:
+            tensors[key] = own
 
 
 class Snapshot:
-    """Copies of some parameters as they are now, which can take their places in the modules."""
+    """Copies of some parameters as they are now: what a frozen teacher costs."""
 
     def __init__(self, modules: Iterable[nn.Module], parameters: Iterable[nn.Parameter]):
-        copies = {id(p): nn.Parameter(p.detach().clone(), requires_grad=False) for p in parameters}
-        self._places = [
-            (part, key, copies[id(own)])
-            for module in modules
-            for part in module.modules()
-            for key, own in part._parameters.items()
-            if id(own) in copies
-        ]
+        self._modules = list(modules)
+        self._own = list(parameters)  # held, so that no other tensor comes to their ids
+        self._copies = {
+            id(p): nn.Parameter(p.detach().clone(), requires_grad=False) for p in self._own
+        }
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """While in force the modules work with the copies; nothing is learnt of them."""
-        own = [part._parameters[key] for part, key, _ in self._places]
-        try:
-            for part, key, copy in self._places:
-                part._parameters[key] = copy
+        with in_place_of(self._modules, self._copies):
             yield
-        finally:
-            for (part, key, _), parameter in zip(self._places, own, strict=True):
-                part._parameters[key] = parameter

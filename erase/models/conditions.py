@@ -43,7 +43,7 @@ def by_channel(pipeline: DiffusionPipeline) -> tuple[Tensor | float, Tensor | fl
     known = [vae.config.get("latents_mean"), vae.config.get("latents_std")]
     if None in known:
         return scaled(pipeline)
-    mean, deviation = (torch.tensor(part, device=vae.device)[:, None, None] for part in known)
+    mean, deviation = (torch.tensor(part)[:, None, None].to(vae.device) for part in known)
     return mean, deviation / vae.config.scaling_factor
 
 
@@ -83,9 +83,9 @@ def encode_sdxl(
         list(prompts), device=device, do_classifier_free_guidance=False
     )
     if pipeline.config.force_zeros_for_empty_prompt:  # as guidance does
-        said = torch.tensor([bool(prompt) for prompt in prompts], device=device)
+        said = torch.tensor([bool(prompt) for prompt in prompts]).to(device)
         states, pooled = states * said[:, None, None], pooled * said[:, None]
-    sizes = pooled.new_tensor([side, side, 0, 0, side, side]).repeat(len(pooled), 1)
+    sizes = torch.tensor([side, side, 0, 0, side, side]).to(pooled).repeat(len(pooled), 1)
     told = pipeline.unet.add_time_proj(sizes.flatten()).to(pooled).view(len(pooled), -1)
     others = {"text_embeds": pooled, "time_ids": sizes}
     others |= _told_guidance(pipeline, len(states), guidance)
