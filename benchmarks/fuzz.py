@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
+from fuzz_files import mutate_file
 from fuzz_kinds import KINDS
-from fuzz_mutations import mutate_file
 
 LONGEST = 300  # letters of a sentence
 SECONDS = 20  # of one case

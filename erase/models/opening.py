@@ -28,8 +28,10 @@ from erase.prompts.catalogue import Catalogue, Finetuning, Sampling
 from erase.prompts.request import PromptSet
 from erase.support.distributed import DeviceConfig, own_device
 from erase.support.errors import first_line
+from erase.support.reading import LARGEST_TEXT, require_file
 
 INDEX, BUNDLED = DiffusionPipeline.config_name, {"emoji": EMOJI}
+TEXTS, WEIGHTS = (".json", ".txt", ".model"), (".safetensors", ".bin")
 STOCK = ("None", "diffusers", "transformers")
 Offload = Literal["none", "model", "sequential"]
 
@@ -232,9 +234,17 @@ def _index_of(source: str, revision: str = "") -> dict[str, Any]:
     """The model_index.json of a pipeline folder or a hub id."""
     if not Path(source).is_dir():
         source = str(Path(hf_hub_download(source, INDEX, revision=revision or None)).parent)
+    _require_plain_files(Path(source))
     index = DiffusionPipeline.load_config(source)
     _require_stock(index)
     return index
+
+
+def _require_plain_files(folder: Path) -> None:
+    """ValueError for a text of a model that is too large, or a pipe in a file's place."""
+    for path in (*folder.glob("*.*"), *folder.glob("*/*.*")):
+        if path.suffix in (*TEXTS, *WEIGHTS):
+            require_file(path, LARGEST_TEXT if path.suffix in TEXTS else None)
 
 
 def _require_stock(index: Mapping[str, Any]) -> None:

@@ -75,6 +75,10 @@ class ConfigFile(ActionConfigFile):
             ) from error
         parser.config = values
         super().__call__(parser, cfg, text, option_string)
+        for name in parser.groups or ():
+            if name in cfg and not isinstance(cfg[name], Namespace):
+                raise ValueError(f"{name} is {cfg[name]!r:.80} in the config {values}; give its "
+                                 "options.")  # fmt: skip
 
 
 def _is_endless(value: Any) -> bool:

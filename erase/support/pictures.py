@@ -12,8 +12,10 @@ from torchvision.utils import make_grid
 
 from erase.support.errors import first_line
 from erase.support.files import expanded, in_order
+from erase.support.reading import require_file
 
 KINDS = (*IMG_EXTENSIONS, ".avif", ".gif", ".jfif")
+MOST_PIXELS, ROWS = 50_000_000, 1024  # of a picture, and of it at a time
 WHITE = (255, 255, 255, 255)
 
 
@@ -36,12 +38,25 @@ def open_picture(path: str | Path) -> Image.Image:
     Raises ValueError for what cannot be read and what is too large to be a picture.
     """
     try:
+        require_file(Path(path))
         with Image.open(path) as stored:
-            return _in_rgb(ImageOps.exif_transpose(stored))
+            if stored.width * stored.height > MOST_PIXELS:
+                raise ValueError(f"it is of {stored.width} x {stored.height} pixels")
+            ImageOps.exif_transpose(stored, in_place=True)
+            return _in_rgb(stored) if stored.height <= ROWS else _in_strips(stored)
     except Exception as error:  # broken files make Pillow raise anything
         raise ValueError(
             f"The picture {path} cannot be read ({first_line(error)}); mend or remove it."
         ) from error
+
+
+def _in_strips(picture: Image.Image) -> Image.Image:
+    """As `_in_rgb`, in the memory of two pictures."""
+    whole = Image.new("RGB", picture.size)
+    for top in range(0, picture.height, ROWS):
+        strip = (0, top, picture.width, min(top + ROWS, picture.height))
+        whole.paste(_in_rgb(picture.crop(strip)), strip)
+    return whole
 
 
 def _in_rgb(picture: Image.Image) -> Image.Image:
