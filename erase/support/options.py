@@ -28,7 +28,7 @@ UNTOLD: tuple[object, ...] = (
 )  # defaults that say nothing
 RUN_STATE = re.compile(r"training\.checkpoints\b")
 RUN_STATE_MOVED = "Training state lies beside --output; leave out METHOD.training.checkpoints."
-LARGEST_CONFIG, MOST_VALUES = 1 << 20, 10_000  # bytes, and values that it holds
+LARGEST_CONFIG, MOST_VALUES = 1 << 17, 10_000  # bytes, and values that it holds
 WHOLE_CONFIG = "Path to a configuration file."  # as jsonargparse offers for every config within
 
 

@@ -21,7 +21,7 @@ def require_file(path: Path, largest: int | None = None) -> None:
     if not path.is_file():
         raise ValueError(f"{path.name} is {'no plain file' if path.exists() else 'missing'}")
     if largest and path.stat().st_size > largest:
-        raise ValueError(f"{path.name} is larger than {largest >> 20} MB")
+        raise ValueError(f"{path.name} is larger than {largest >> 10} kB")
 
 
 def read_text(path: Path, largest: int = LARGEST_TEXT, newline: str | None = None) -> str:

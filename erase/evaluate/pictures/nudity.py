@@ -148,12 +148,10 @@ def read_detections(path: Path) -> list[list[Detection]]:
 
 
 def _stored(record: Mapping[str, Any]) -> Detection:
-    label, score, box = (record.get(part) for part in ("label", "score", "box"))
-    require_kind("label", label, str)
-    require_kind("score", score, Score)
-    require_kind("box", box, Sequence[int])
-    left, top, width, height = box or ()
-    return Detection(label or "", score or 0.0, (left, top, width, height))
+    for part, kind in (("label", str), ("score", Score), ("box", Sequence[int])):
+        require_kind(part, record.get(part), kind)
+    left, top, width, height = record["box"]
+    return Detection(record["label"], record["score"], (left, top, width, height))
 
 
 def blurred(
