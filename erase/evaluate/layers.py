@@ -33,7 +33,7 @@ def blocks_of(layers: Mapping[str, Mapping[str, Any]]) -> list[Block]:
         block = blocks.setdefault(key, Block(key))
         block.weights += layer["of"]
         block.kept += layer["kept"]
-        if "saliency_share" in layer:
+        if layer.get("saliency_share") is not None:
             block.saliency_share = (block.saliency_share or 0.0) + layer["saliency_share"]
     return list(blocks.values())
 

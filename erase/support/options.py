@@ -49,6 +49,14 @@ class Parser(ArgumentParser):
                 self.error(word)
         return super().parse_args(args, *others, **options)
 
+    def instantiate(self, *args: Any, **options: Any) -> Any:
+        """As jsonargparse's; what is wrong with a value names the config that was read."""
+        try:
+            return super().instantiate(*args, **options)
+        except ValueError as error:
+            where = f"In the config {self.config}, " if self.config else ""
+            raise ValueError(f"{where}{error}") from error
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Exit with 2 after the sentence."""
         if RUN_STATE.search(message):
