@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -12,21 +13,16 @@ def in_place_of(modules: Iterable[nn.Module], others: Mapping[int, Tensor]) -> I
 
     On the way out every place holds the very tensor that it held.
     """
-    places = [
-        (tensors, key, own)
-        for module in modules
-        for part in module.modules()
-        for tensors in (part._parameters, part._buffers)
-        for key, own in tensors.items()
-        if id(own) in others
-    ]
+    parts = [part for module in modules for part in module.modules()]
+    held: list[dict[str, Any]] = [kind for p in parts for kind in (p._parameters, p._buffers)]
+    places = [(kind, key, own) for kind in held for key, own in kind.items() if id(own) in others]
     try:
-        for tensors, key, own in places:
-            tensors[key] = others[id(own)]
+        for kind, key, own in places:
+            kind[key] = others[id(own)]
         yield
     finally:
-        for tensors, key, own in places:
-            tensors[key] = own
+        for kind, key, own in places:
+            kind[key] = own
 
 
 class Snapshot:

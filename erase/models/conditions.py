@@ -58,7 +58,7 @@ def _told_guidance(pipeline: DiffusionPipeline, count: int, scale: float) -> dic
 
 def _device(denoiser: nn.Module) -> torch.device:
     """Where its weights are, as far as they are not left in their files."""
-    return next((w.device for w in denoiser.parameters() if not w.is_meta), denoiser.device)
+    return next((w.device for w in denoiser.parameters() if not w.is_meta), torch.device("meta"))
 
 
 def encode_sd(

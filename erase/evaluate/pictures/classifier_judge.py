@@ -11,7 +11,11 @@ from safetensors.torch import load_file
 from timm.data import ImageNetInfo
 from torch import Tensor, nn
 from torchvision import models as vision_models
-from transformers import AutoImageProcessor, AutoModelForImageClassification
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    BaseImageProcessor,
+)
 
 from erase.core.fingerprint import module_fingerprint
 from erase.core.process import own_settings
@@ -116,16 +120,27 @@ def _open_torchvision(source: str, classes: list[str]) -> PictureClassifier:
     return PictureClassifier(model, known.transforms(), classes or known.meta["categories"])
 
 
+@dataclass(frozen=True)
+class _Processed:
+    """What an image processor of transformers makes of a picture, and how it tells that."""
+
+    processor: BaseImageProcessor
+
+    def __call__(self, picture: Image) -> Tensor:
+        return self.processor(picture, return_tensors="pt")["pixel_values"][0]
+
+    def __str__(self) -> str:
+        told = {name: value for name, value in self.processor.to_dict().items() if value}
+        return " ".join(f"{name} {value}" for name, value in sorted(told.items()))
+
+
 def _open_transformers(source: str, classes: list[str]) -> PictureClassifier:
     source = str(expanded(source))
     model = AutoModelForImageClassification.from_pretrained(source, dtype=torch.float32)
     processor = AutoImageProcessor.from_pretrained(source)
 
-    def prepare(picture: Image) -> Tensor:
-        return processor(picture, return_tensors="pt")["pixel_values"][0]
-
     names = [model.config.id2label[i] for i in range(model.config.num_labels)]
-    return PictureClassifier(model, prepare, [name.split(",")[0] for name in names])
+    return PictureClassifier(model, _Processed(processor), [name.split(",")[0] for name in names])
 
 
 LIBRARIES = {
