@@ -60,10 +60,14 @@ def judge_templates(catalogue: Catalogue | None) -> dict[str, list[str]]:
     }
 
 
+WITH_PATHS = tuple(f"{library}//" for library in classifier_judge.LIBRARIES)
+
+
 def judge_protocol(judge: Judge) -> dict[str, Any]:
     """What names a judge and what it computes; where its files lie is left out."""
     parts = judge.name.split("/")
-    kept = 2 if parts[0] in classifier_judge.LIBRARIES else not judge.name.startswith("local-dir:")
+    in_a_library = parts[0] in classifier_judge.LIBRARIES and parts[1]  # no whole path follows
+    kept = 2 if in_a_library else not judge.name.startswith(("local-dir:", *WITH_PATHS))
     name = "/".join([*parts[:kept], *parts[kept:][-1:]])
     return {"judge": name, "fingerprint": judge.fingerprint, "computes": _told_by(judge)}
 
