@@ -11,7 +11,8 @@ from conftest import CATALOGUE, build_tiny_pipeline
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from erase.bundled import JUDGE
-from erase.cli import main, said_of
+from erase.cli import main
+from erase.cli.commands import said_of
 from erase.erasure.erasure import Erasure
 from erase.evaluate.tables import attack_table, figure_lines
 from erase.training.checkpoint import latest_checkpoint

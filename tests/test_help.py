@@ -4,7 +4,8 @@ import sys
 import pytest
 
 from erase.attacks import attacks
-from erase.cli import COMMANDS, build_parser
+from erase.cli import build_parser
+from erase.cli.commands import COMMANDS
 from erase.methods import methods
 
 MOST_LINES = 80

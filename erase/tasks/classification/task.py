@@ -4,9 +4,9 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,9 +23,9 @@ from erase.core.seeds import seeded
 from erase.core.snapshot import Snapshot
 from erase.prompts.catalogue import Finetuning
 from erase.prompts.seeds import HELD_OUT_SEED
-from erase.support.config import Config, NotNegative, Positive
 from erase.support.distributed import shard_of, shards_asked
 from erase.tasks.base import InputCallback, SetName
+from erase.tasks.classification.config import ClassificationBatch, ClassificationTaskConfig
 from erase.tasks.classification.fit import (
     BATCH,
     FitConfig,
@@ -42,44 +42,6 @@ LAST, ALL, HEAD = "last_layers", "layers", "head"
 LAST_SHARE = 0.25
 RETAIN_WEIGHT, ANCHORED = 30.0, 3.0  # found on data held out: docs/classifiers.md
 SHOWN = 8  # samples that tell a data set
-
-
-@dataclass(frozen=True)
-class ClassificationTaskConfig(Config):
-    """Which weights may change, and how many samples a step sees.
-
-    Args:
-        include: shell patterns of the tensors that may change, as in "model.layer4*".
-        exclude: patterns of those among them that may not.
-        batch_size: samples of either set in a training step.
-        redirect: what a forgotten sample is taught: a random other label, or what a model that was
-            briefly fitted to the retain set alone makes of it, which is near what Retrain will.
-        held_out_epochs: how long that model is fitted, by the original's own recipe; 0 is half as
-            long as the original.
-    """
-
-    include: Sequence[str] = ("*",)
-    exclude: Sequence[str] = ()
-    batch_size: Positive[int] = 64
-    redirect: Literal["random_label", "held_out"] = "random_label"
-    held_out_epochs: NotNegative[int] = 0
-
-
-@dataclass(frozen=True)
-class ClassificationBatch:
-    """Inputs [B, ...], their labels [B], and what to answer instead: [B], or [B, classes]."""
-
-    inputs: Tensor
-    labels: Tensor
-    answers: Tensor
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def shard(self, rank: int, world: int) -> "ClassificationBatch":
-        """Every `world`-th sample, from `rank` on."""
-        rows = slice(rank, None, world)
-        return ClassificationBatch(self.inputs[rows], self.labels[rows], self.answers[rows])
 
 
 class ClassificationTask:

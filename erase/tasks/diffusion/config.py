@@ -56,6 +56,11 @@ class DiffusionTaskConfig(Config):
 
     def require_serves(self, family: Family) -> None:
         """ValueError for what the family's pipelines cannot do."""
+        if strange := [name for name in self.components if name not in family.components]:
+            raise ValueError(
+                f"The components name {', '.join(strange)}, which may not change in a pipeline of "
+                f"family {family.name}; name some of {', '.join(family.components)}."
+            )
         if self.adversary_steps and not family.encoders:
             raise ValueError(
                 f"adversary_steps is {self.adversary_steps}, but a pipeline of family "

@@ -2,15 +2,21 @@
 
 from collections.abc import Mapping
 
-from torch import nn
+from torch import Tensor, nn
 
 from erase.core.activations import projectable_layers
 from erase.core.names import lora_holds
 from erase.core.patterns import filter_names
 from erase.models.family import Family
+from erase.tasks.base import InputCallback
 
 TEXT = "text"
 TIME_EMBEDDERS = ("time_emb", "timestep_embedder", "guidance_embedder", "resolution_embedder")
+
+
+def told_of(callback: InputCallback, group: str, site: str, rows: Tensor) -> None:
+    """Tell what one group's prompts are read as, rows [n, d]."""
+    callback(site, rows, group)
 
 
 class EditSites:

@@ -34,7 +34,7 @@ from erase.tasks.diffusion.config import MOST_TRAJECTORIES, DiffusionTaskConfig
 from erase.tasks.diffusion.denoiser import ConditionedDenoiser
 from erase.tasks.diffusion.noising import DiffusionBatch
 from erase.tasks.diffusion.picture_sets import ForgetSet, PictureSets
-from erase.tasks.diffusion.places import TEXT, EditSites
+from erase.tasks.diffusion.places import TEXT, EditSites, told_of
 
 
 class DiffusionTask:
@@ -96,22 +96,14 @@ class DiffusionTask:
     @property
     def components(self) -> dict[str, nn.Module]:
         """The modules that hold what may change."""
-        modules, chosen = self.denoiser.modules, self.config.components
-        if strange := [name for name in chosen if name not in modules]:
-            raise ValueError(
-                f"The components name {', '.join(strange)}, which may not change in a pipeline of "
-                f"family {self.family.name}; name some of {', '.join(modules)}."
-            )
-        return {name: modules[name] for name in chosen or modules}
+        modules = self.denoiser.modules
+        return {name: modules[name] for name in self.config.components or modules}
 
     @property
     def frozen(self) -> dict[str, nn.Module]:
         """The pipeline's other modules, which take part unchanged."""
-        return {
-            name: module
-            for name, module in self.denoiser.pipeline.components.items()
-            if isinstance(module, nn.Module) and name not in self.components
-        }
+        named = self.denoiser.pipeline.components.items()
+        return {n: m for n, m in named if isinstance(m, nn.Module) and n not in self.components}
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """The tensors that training changes, by canonical name such as `unet.conv_in.weight`."""
@@ -199,8 +191,7 @@ class DiffusionTask:
             # Guidance reads the empty prompt beside every other.
             texts = [*texts, ""] if which == "retain" and not drawn else texts
             layers = {} if target == TEXT else self._places.layers(target)
-            heard = capture_inputs(layers, partial(_told, callback, group))
-            with heard, self._read_widely():
+            with capture_inputs(layers, partial(told_of, callback, group)), self._read_widely():
                 read = self._run(target, texts, which)
             for site, rows in read.items():
                 callback(site, rows, group)
@@ -209,8 +200,7 @@ class DiffusionTask:
         """Have the target read this process' share of the texts; what enters as text itself."""
         if target == self.family.denoiser:
             places = list(shard_of(range(len(texts))))
-            what = f"listening to the {which} set"
-            self._sets.draw(self.denoiser, texts, 4, what, places=places)
+            self._sets.draw(self.denoiser, texts, 4, f"listening to the {which} set", places=places)
             return {}
         texts = list(shard_of(texts))
         read = self.denoiser.readings(texts) if texts else {}
@@ -329,7 +319,3 @@ class DiffusionTask:
             batch = self.denoiser.noised(clean, [prompt.text for prompt in chosen], generator)
             anchors = [prompt.anchor for prompt in chosen]
             yield replace(batch, anchors=anchors, shows=None if shows is None else shows[rows])
-
-
-def _told(callback: InputCallback, group: str, site: str, rows: Tensor) -> None:
-    callback(site, rows, group)

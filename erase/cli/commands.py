@@ -1,93 +1,22 @@
-"""The command line; every flag and YAML key comes from the typed configs."""
+"""The subcommands: what each is called, what it asks, and what it does."""
 
-import argparse
-import io
 import json
-import os
-import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-
-from erase.support.errors import OF_FILES, sentence
-from erase.support.memory import keep_freed_memory
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
 NEW: dict[str, Any] = {"type": str, "required": True, "help": "a new folder"}
-Preset = Literal["ours", "published"]
 LISTS = {
     "concept": "what to forget, one or more: ghost 'ink style'",
     "anchor": "what to draw instead, one a concept",
     "retain": "what must stay; needed for models without concepts.json",
     "template": "prompts with {concept}, for models without concepts.json",
 }
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a subcommand: 0 on success, 2 after one sentence on bad input, 130 when stopped.
-
-    What a subcommand needs is imported when it is asked for, so that the list of them is quick.
-    """
-    if arguments is None and sys.getfilesystemencoding() != "utf-8":  # a locale of few letters
-        again = [sys.executable, "-X", "utf8", "-m", "erase", *sys.argv[1:]]
-        os.execv(sys.executable, again)
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a terminal may know few letters
-            stream.reconfigure(errors="backslashreplace")
-    parser = argparse.ArgumentParser("erase", description="Make a text-to-image model forget.")
-    known = parser.add_subparsers(dest="name", required=True, metavar="command")
-    for name, command in COMMANDS.items():
-        known.add_parser(name, help=command.text, add_help=False)
-    name = parser.parse_args(words[:1]).name
-    keep_freed_memory()
-    try:
-        parser = build_parser(name, words[1:])
-        said = COMMANDS[name].work(parser.instantiate(parsed(parser, words[1:])))
-        print(said, end="\n" if said else "")
-    except (ValueError, *OF_FILES) as error:
-        print(f"erase: {sentence(error)}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt as stop:
-        message = str(stop) or "Stopped; run the same command again to go on."
-        print(f"erase: {message}", file=sys.stderr)
-        return 130
-    return 0
-
-
-def build_parser(name: str, words: Sequence[str] = ()) -> "ArgumentParser":
-    """The parser of a subcommand; where the words ask for help, of what they ask it for."""
-    from erase.attacks import attacks
-    from erase.methods import methods
-    from erase.support.options import brief_parser, with_entries
-
-    command = COMMANDS[name]
-    parser = brief_parser(name, command.text, command.config_file)
-    command.options(parser)
-    if not command.kind:
-        return parser
-    if command.kind == "method":
-        text = "published: the settings of the method's authors' code"
-        parser.add_argument("--preset", type=Preset, default="ours", help=text)
-    entries = methods() if command.kind == "method" else attacks()
-    return with_entries(parser, words, command.kind, entries)
-
-
-def parsed(parser: "ArgumentParser", words: Sequence[str]) -> "Namespace":
-    """The options, with a preset's in place of the method's defaults; those given win."""
-    from erase.methods import preset_of
-    from erase.support.options import dotted
-
-    options = parser.parse_args(words)
-    if options.get("preset", "ours") == "ours":
-        return options
-    preset = asdict(preset_of(options.method, options.preset))
-    parser.set_defaults(dotted(preset, options.method))
-    return parser.parse_args(words)
 
 
 def _fields(
