@@ -202,8 +202,7 @@ class DiffusionTask:
             places = list(shard_of(range(len(texts))))
             self._sets.draw(self.denoiser, texts, 4, f"listening to the {which} set", places=places)
             return {}
-        texts = list(shard_of(texts))
-        read = self.denoiser.readings(texts) if texts else {}
+        read = self.denoiser.readings(mine) if (mine := list(shard_of(texts))) else {}
         return self._entering(read) if read and target == TEXT else {}
 
     def frozen_copy(self, trained: Mapping[str, nn.Parameter] | None = None) -> "DiffusionTask":
