@@ -13,8 +13,11 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 class _Backend:
     """What torch asks of a backend."""
 
+    in_force = 0
+
     def is_available(self) -> bool:
-        return True
+        # Else all that looks for some accelerator, as DataParallel does, would find this one.
+        return bool(_Backend.in_force)
 
     def device_count(self) -> int:
         return 1
@@ -92,10 +95,12 @@ class SecondDevice(TorchDispatchMode):
 
     def __enter__(self):
         torch.tensor = _of_numbers
+        _Backend.in_force += 1
         return super().__enter__()
 
     def __exit__(self, *error):
         torch.tensor = MADE_OF_NUMBERS
+        _Backend.in_force -= 1
         return super().__exit__(*error)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):

@@ -121,7 +121,7 @@ def _blocks(module: nn.Module) -> Iterator[nn.Module]:
     """The members of the outermost lists of modules."""
     for child in module.children():
         if isinstance(child, nn.ModuleList):
-            yield from child
+            yield from (block for block in child if block is not None)
         else:
             yield from _blocks(child)
 

@@ -124,7 +124,7 @@ def open_model(
     """What `load_model` returns; `text_alone` leaves the denoiser in its files where it can."""
     if not isinstance(name, str):
         return _taken(name, opening)
-    name = os.path.expanduser(name)
+    asked, name = name, os.path.expanduser(name)
     device, catalogue = device_of(opening), catalogue_of(name, opening)
     with _one_sentence(name), _without_loading_bars():
         folder = _folder_of(name, opening)
@@ -141,11 +141,11 @@ def open_model(
         _require_finite(pipeline)
     require_supported(pipeline)
     if left:
-        return Model(name, pipeline, catalogue, accelerator=device)
+        return Model(asked, pipeline, catalogue, accelerator=device)
     if opening.offload != "none":
-        return Model(name, pipeline, catalogue, opening.offload, device)
+        return Model(asked, pipeline, catalogue, opening.offload, device)
     with _one_sentence(name):
-        return Model(name, pipeline.to(device), catalogue)
+        return Model(asked, pipeline.to(device), catalogue)
 
 
 def device_of(opening: OpeningConfig) -> str:
