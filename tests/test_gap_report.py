@@ -143,6 +143,7 @@ def test_a_classifier_forgets_from_the_command_line(weights, tmp_path, capsys):
 
 def test_a_setting_is_found_from_the_command_line(tmp_path, capsys):
     command = ["calibrate", *SMALL, "--forget", "random:0.1", "--method", "ssd"]
+    command += ["--ssd.weigh", "batches"]  # in one pass each
     assert main(command) == 0
     said = capsys.readouterr().out
     assert "ssd: selection" in said
