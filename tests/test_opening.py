@@ -21,6 +21,7 @@ from erase.prompts.request import EraseRequest
 from erase.runs.artefacts import export
 from erase.runs.attack import AttackRun
 from erase.runs.erase import RunConfig, run
+from erase.runs.measuring import MeasureRun, measure
 from erase.tasks.diffusion.sampling import draw
 
 JUDGE = f"local-dir:{FOLDER}"
@@ -125,7 +126,8 @@ def test_every_form_opens_erases_and_exports(form, forms, tmp_path):
         **options,
     )  # fmt: skip
     run(config, tmp_path / "erasure")
-    export(str(tmp_path / "erasure"), str(tmp_path / "erased"), **options)
+    measure(MeasureRun(str(tmp_path / "erasure"), evaluation=config.evaluation, judge=JUDGE))
+    export(str(tmp_path / "erasure"), str(tmp_path / "erased"))  # the recipe tells how to open it
     stock = DiffusionPipeline.from_pretrained(tmp_path / "erased")
     with Erasure.from_pretrained(tmp_path / "erasure").apply(opened.components):
         assert torch.equal(drawn(opened), drawn(stock))

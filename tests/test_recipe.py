@@ -7,6 +7,7 @@ from test_erasure import make_erasure
 
 from erase.core.delta import DenseDelta
 from erase.erasure.algebra import difference
+from erase.erasure.card import render_card
 from erase.erasure.erasure import Erasure
 from erase.erasure.recipe import Base, Recipe
 from erase.prompts.request import EraseRequest
@@ -45,6 +46,11 @@ def test_a_recipe_is_read_as_types():
     assert facts.layers == {"unet.a": {"kept": 1, "of": 2}}
     assert (facts.truncation.rank, facts.truncation.relative_error) == (2, 0.5)
     assert facts.asked() == EraseRequest(("ghost",), ("skull",), seed=3)
+
+
+def test_the_card_says_how_the_bases_files_are_opened():
+    facts = Recipe.read(edited("base.variant", "fp16"))
+    assert 'load_model("emoji", variant="fp16")' in render_card(facts, ["unet.a"])
 
 
 @pytest.mark.parametrize("part", WRITTEN)

@@ -194,6 +194,7 @@ def _config(
         oracle=studio.oracle.name if studio.oracle else "",
         device=studio.config.device,
         offload=studio.config.offload,
+        **({} if studio.config.public else studio.config.own_files),
     )
 
 

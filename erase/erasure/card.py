@@ -31,7 +31,7 @@ The licence of the base model applies.
 SCOPE = "The figures hold under the protocol above and no other. "
 USE = """from erase import Erasure, load_model
 
-pipeline = load_model("{model}").pipeline
+pipeline = load_model("{model}"{how}).pipeline
 applied = Erasure.from_pretrained("THIS_FOLDER").apply(pipeline.components, scale=1.0)
 applied.revert()"""
 USE_LORA = """# A stock LoRA: plain diffusers is enough. `pipeline` is the base, {model}.
@@ -50,11 +50,12 @@ def render_card(facts: Recipe, changed: Collection[str], stock_lora: bool = Fals
     classifier = any(name.startswith("model.") for name in changed)
     use = USE_CLASSIFIER if classifier else USE_LORA if stock_lora else USE
     model = facts.base.model or "its base"
+    how = "".join(f', {name}="{value}"' for name, value in facts.base.files.items())
     return CARD.format(
         concepts=", ".join(facts.concepts or ["A concept"]),
         model=model,
         library="pytorch" if classifier else "diffusers",
-        use=use.format(model=model),
+        use=use.format(model=model, how=how),
         method=facts.method or "custom",
         tensors=len(changed),
         measured=_measured(facts),

@@ -23,7 +23,7 @@ class Base(Config):
 
     fingerprints: of the tensors that change, by name, of their values in float16. bfloat16: the
     same of their values in that. dtype: what they were stored in. loads_lora: whether the family's
-    stock pipeline loads LoRA files.
+    stock pipeline loads LoRA files. variant, revision, model_config: how its files were opened.
     """
 
     model: str = ""
@@ -32,6 +32,15 @@ class Base(Config):
     loads_lora: bool = True
     bfloat16: Mapping[str, str] = field(default_factory=dict)
     dtype: str = "float32"
+    variant: str = ""
+    revision: str = ""
+    model_config: str = ""
+
+    @property
+    def files(self) -> dict[str, Any]:
+        """How its files were opened, as far as that is noted."""
+        noted = {name: getattr(self, name) for name in ("variant", "revision", "model_config")}
+        return {name: value for name, value in noted.items() if value}
 
     def is_of(self, name: str, weight: Tensor) -> bool:
         """Whether a weight [...] has the base's values, as far as the coarser of both dtypes tells.

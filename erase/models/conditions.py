@@ -33,8 +33,8 @@ def scaled(pipeline: DiffusionPipeline) -> tuple[float, float]:
 
 
 def shifted(pipeline: DiffusionPipeline) -> tuple[float, float]:
-    """The same of latents that it shifts too."""
-    return pipeline.vae.config.shift_factor, 1 / pipeline.vae.config.scaling_factor
+    """The same of latents that it shifts too, a VAE that names no shift by none."""
+    return pipeline.vae.config.shift_factor or 0.0, 1 / pipeline.vae.config.scaling_factor
 
 
 def by_channel(pipeline: DiffusionPipeline) -> tuple[Tensor | float, Tensor | float]:

@@ -54,6 +54,12 @@ class OpeningConfig(DeviceConfig):
     revision: str = ""
     model_config: str = ""
 
+    @property
+    def own_files(self) -> dict[str, Any]:
+        """What is said of the model's own files, so that they are found again."""
+        said = {name: getattr(self, name) for name in ("variant", "revision", "model_config")}
+        return {name: value for name, value in said.items() if value}
+
 
 @dataclass(frozen=True)
 class Model:

@@ -1,7 +1,7 @@
 """One call from an erasure folder to a measured attack report."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from erase.models.family import FAMILIES, Family
 from erase.models.opening import Model
 from erase.prompts.request import Prompt, PromptSet, sample
 from erase.prompts.seeds import TARGET_SEED
-from erase.runs.opening import Names, Opened, open_all
+from erase.runs.opening import Names, Opened, of_base, open_all
 from erase.runs.state import carry_out
 from erase.support.config import Positive
 from erase.support.files import write_json, write_text
@@ -85,7 +85,7 @@ def run_attacks(
         asked, family = erasure.facts.asked(), FAMILIES.get(erasure.facts.base.family)
         if family:  # known before the model is opened
             _require_served(run, family)
-        names = run if model or run.model else replace(run, model=erasure.base_model)
+        names = run if model or run.model else of_base(run, erasure)
         opened = open_all(names, asked, model=model, judge=judge, oracle=oracle)
         _require_served(run, opened.family)
         return opened

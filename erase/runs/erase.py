@@ -101,7 +101,8 @@ def run(
     def work(opened: Opened) -> Measured:
         whole.expect(_passes(config, opened, method.needs(opened.task, options).training))
         erasure = method(opened.task, options)
-        note_run(erasure, opened.digest, options, asdict(config.request), model=config.model)
+        base = {"model": config.model, **config.own_files}
+        note_run(erasure, opened.digest, options, asdict(config.request), **base)
         erased(erasure)
         return measured(config, opened, erasure, started) if config.evaluate else Measured(erasure)
 

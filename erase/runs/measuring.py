@@ -3,7 +3,7 @@
 import platform
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from erase.evaluate.reports import Cost, Report
 from erase.evaluate.tables import measured_lines
 from erase.models.opening import Model
 from erase.prompts.seeds import EVALUATION_SEED
-from erase.runs.opening import Names, Opened, open_all
+from erase.runs.opening import Names, Opened, of_base, open_all
 from erase.runs.state import carry_out
 from erase.tasks.diffusion.task import DiffusionTaskConfig
 
@@ -81,7 +81,7 @@ def measure(
     started = time.perf_counter()
     erasure = Erasure.from_pretrained(run.erasure)
     if not run.model:
-        run = replace(run, model=erasure.base_model)
+        run = of_base(run, erasure)
 
     def open_() -> Opened:
         size = erasure.recipe.get("task", {}).get("config", {}).get("size", 0)

@@ -1,8 +1,9 @@
 """What a run on a pipeline works with, resolved once, before any work."""
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
+from erase.erasure.erasure import Erasure
 from erase.evaluate.base import Judge
 from erase.evaluate.pictures.judges import judge_of
 from erase.models.family import Family
@@ -27,6 +28,18 @@ class Names(OpeningConfig):
     model: str
     judge: str
     oracle: str
+
+
+Asked = TypeVar("Asked", bound=OpeningConfig)
+
+
+def of_base(asked: Asked, erasure: Erasure) -> Asked:
+    """The same, of the erasure's base as its recipe notes it; what is asked of its files wins.
+
+    Raises ValueError if nobody has noted it.
+    """
+    noted = {"model": erasure.base_model, **erasure.facts.base.files}
+    return replace(asked, **noted | asked.own_files)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Drawing pictures from a pipeline, one seed per picture."""
 
+import copy
 import inspect
 from collections.abc import Sequence
 from functools import partial
@@ -7,11 +8,12 @@ from typing import Literal
 
 import torch
 from diffusers import DiffusionPipeline
-from torch import Tensor
+from torch import Tensor, nn
 
 from erase.core.precision import widened
 from erase.core.process import own_settings
 from erase.core.seeds import seeded
+from erase.models.conditions import shifted
 from erase.models.family import family_of, with_components
 from erase.models.lazy import require_read
 from erase.prompts.catalogue import Sampling
@@ -88,7 +90,17 @@ def without_filter(
     pipeline: DiffusionPipeline, kind: type[DiffusionPipeline] | None = None
 ) -> DiffusionPipeline:
     """A second, silent pipeline around the same modules, of the same class unless told another."""
+    none: dict[str, nn.Module | None]
     none = {"safety_checker": None} if "safety_checker" in pipeline.components else {}
-    bare = with_components(pipeline, none, kind)
+    bare = with_components(pipeline, none | _told_shift(pipeline), kind)
     bare.set_progress_bar_config(disable=True)
     return bare
+
+
+def _told_shift(pipeline: DiffusionPipeline) -> dict[str, nn.Module]:
+    """The VAE with a shift of 0 where it names none, which pipelines that shift cannot add."""
+    if family_of(pipeline).unscaled is not shifted or pipeline.vae.config.shift_factor is not None:
+        return {}
+    vae = copy.copy(pipeline.vae)  # the very same weights under another config
+    vae.register_to_config(shift_factor=0.0)
+    return {"vae": vae}
