@@ -1,7 +1,7 @@
 """Hearing what layers read while a model runs: their inputs, as rows."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 
 import torch
@@ -28,15 +28,10 @@ def capture_inputs(layers: Mapping[str, nn.Module], callback: InputCallback) -> 
     def report(name: str, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         callback(name, as_rows(layer, inputs[0]))
 
-    handles = [
-        layer.register_forward_pre_hook(partial(report, name)) for name, layer in layers.items()
-    ]
-    try:
-        with hooks_are_heard():
-            yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as hooks, hooks_are_heard():
+        for name, layer in layers.items():
+            hooks.callback(layer.register_forward_pre_hook(partial(report, name)).remove)
+        yield
 
 
 def as_rows(layer: nn.Module, inputs: Tensor) -> Tensor:
@@ -45,29 +40,15 @@ def as_rows(layer: nn.Module, inputs: Tensor) -> Tensor:
     Of more than MOST_ROWS rows as many are drawn, always the same ones; evenly spaced ones would be
     of few columns of the picture.
     """
-    rows = _all_rows(layer, inputs)
+    if isinstance(layer, nn.Conv2d):
+        padded = F.pad(inputs, layer._reversed_padding_repeated_twice)
+        patches = F.unfold(padded, layer.kernel_size, layer.dilation, 0, layer.stride)
+        inputs = patches.transpose(1, 2)  # [N, places, d]
+    rows = inputs.reshape(-1, inputs.shape[-1])
     if len(rows) <= MOST_ROWS:
         return rows
     drawn = torch.randperm(len(rows), generator=seeded(len(rows)))
     return rows[drawn[:MOST_ROWS].to(rows.device)]
-
-
-def _all_rows(layer: nn.Module, inputs: Tensor) -> Tensor:
-    if not isinstance(layer, nn.Conv2d):
-        return inputs.reshape(-1, inputs.shape[-1])
-    patches = F.unfold(
-        inputs, layer.kernel_size, layer.dilation, _padding(layer), layer.stride
-    )  # [N, d, places]
-    return patches.transpose(1, 2).reshape(-1, patches.shape[1])
-
-
-def _padding(layer: nn.Conv2d) -> tuple[int, int]:
-    if not isinstance(layer.padding, str):
-        across, down = layer.padding
-        return across, down
-    spans = zip(layer.kernel_size, layer.dilation, strict=True)
-    across, down = (0, 0) if layer.padding == "valid" else [(k - 1) * d // 2 for k, d in spans]
-    return across, down
 
 
 def projectable_layers(module: nn.Module, prefix: str) -> dict[str, nn.Module]:

@@ -255,10 +255,9 @@ def cosine(one: Delta, other: Delta) -> float:
 
 def largest_principal_cosine(one: LowRankDelta, other: LowRankDelta) -> float:
     """How near the closest directions come that two low-rank changes read: 1 if they share one."""
-    first, second = (_row_space(delta.down.flatten(1)) for delta in (one, other))
-    return float(torch.linalg.matrix_norm(first.T @ second, ord=2))
-
-
-def _row_space(rows: Tensor) -> Tensor:
-    left, singular, _ = torch.linalg.svd(rows.T.double(), full_matrices=False)
-    return left[:, singular > 1e-6 * singular.max()]
+    spaces = []
+    for delta in (one, other):
+        rows = delta.down.flatten(1).double()
+        left, singular, _ = torch.linalg.svd(rows.T, full_matrices=False)
+        spaces.append(left[:, singular > 1e-6 * singular.max()])
+    return float(torch.linalg.matrix_norm(spaces[0].T @ spaces[1], ord=2))

@@ -1,7 +1,8 @@
 """Training under a mask: masked-out weights stay bit-equal under any optimizer."""
 
 from collections.abc import Callable, Mapping
-from types import TracebackType
+from contextlib import ExitStack
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from erase.core.mask import Mask
 from erase.core.shards import distributed_like
 
 
-class MaskedUpdate:
+class MaskedUpdate(ExitStack):
     """A context in which `optimizer` moves only the weights a mask keeps.
 
     Masking gradients alone is not enough: weight decay and momentum move weights whose gradient is
@@ -28,28 +29,18 @@ class MaskedUpdate:
         mask: Mask,
         originals: Mapping[str, Tensor],
     ):
+        super().__init__()
         self._optimizer = optimizer
         self._entries = [
             (parameter, distributed_like(mask.tensors[name], parameter), originals[name])
             for name, parameter in parameters.items()
         ]
-        self._handles: list[torch.utils.hooks.RemovableHandle] = []
 
-    def __enter__(self) -> "MaskedUpdate":
+    def __enter__(self) -> Self:
         for parameter, kept, _ in self._entries:
-            self._handles.append(parameter.register_post_accumulate_grad_hook(_masking(kept)))
-        self._handles.append(self._optimizer.register_step_post_hook(self._restore))
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+            self.callback(parameter.register_post_accumulate_grad_hook(_masking(kept)).remove)
+        self.callback(self._optimizer.register_step_post_hook(self._restore).remove)
+        return super().__enter__()
 
     @torch.no_grad()
     def _restore(self, *_: object) -> None:
@@ -65,19 +56,16 @@ def _masking(kept: Tensor) -> Callable[[nn.Parameter], None]:
     return mask
 
 
-class SoftThreshold:
-    """The proximal step of an l1 penalty on how far parameters are from where they started.
+@torch.no_grad()
+def shrink_changes_(
+    parameters: Mapping[str, nn.Parameter], originals: Mapping[str, Tensor], amount: float
+) -> None:
+    """Bring every change of the parameters closer to 0 by `amount`, smaller ones to exactly 0.
 
-    Source: SalUn's soft variant (Fan et al., ICLR 2024, appendix), as a true proximal step.
+    That is the proximal step of an l1 penalty on them. Source: SalUn's soft variant (Fan et al.,
+    ICLR 2024, appendix), as a true proximal step.
     """
-
-    def __init__(self, parameters: Mapping[str, nn.Parameter], originals: Mapping[str, Tensor]):
-        self._pairs = [(parameter, originals[name]) for name, parameter in parameters.items()]
-
-    @torch.no_grad()
-    def step(self, amount: float) -> None:
-        """Bring every change closer to 0 by `amount`, the smaller ones to exactly 0."""
-        for parameter, original in self._pairs:
-            change = parameter - original
-            change = change.sign() * (change.abs() - amount).clamp_min(0)
-            parameter.copy_(torch.where(change == 0, original, original + change))
+    for name, parameter in parameters.items():
+        change = parameter - originals[name]
+        change = change.sign() * (change.abs() - amount).clamp_min(0)
+        parameter.copy_(torch.where(change == 0, originals[name], originals[name] + change))

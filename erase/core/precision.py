@@ -1,7 +1,7 @@
 """Half precision: what is trained has float32 copies, what is computed once is computed wide."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from itertools import chain
 
 import torch
@@ -111,7 +111,7 @@ def computed_in_float32(modules: Iterable[nn.Module]) -> Iterator[None]:
         for module in modules:
             blocks = list(_blocks(module))
             within = {id(t) for block in blocks for t in _tensors(block)}
-            stack.enter_context(_wide(module, [t for t in _tensors(module) if id(t) not in within]))
+            stack.enter_context(_wide(module, (t for t in _tensors(module) if id(t) not in within)))
             for block in blocks:
                 _widen_while_it_works(block, stack)
         yield
@@ -130,11 +130,9 @@ def _tensors(module: nn.Module) -> Iterator[Tensor]:
     return chain(module.parameters(), module.buffers())
 
 
-@contextmanager
-def _wide(module: nn.Module, tensors: Iterable[Tensor]) -> Iterator[None]:
-    narrow = [tensor for tensor in tensors if is_half(tensor)]
-    with in_place_of([module], {id(tensor): _widened_like(tensor) for tensor in narrow}):
-        yield
+def _wide(module: nn.Module, tensors: Iterable[Tensor]) -> AbstractContextManager[None]:
+    wide = {id(tensor): _widened_like(tensor) for tensor in tensors if is_half(tensor)}
+    return in_place_of([module], wide)
 
 
 def _widened_like(tensor: Tensor) -> Tensor:
@@ -149,7 +147,7 @@ def _widen_while_it_works(block: nn.Module, stack: ExitStack) -> None:
 
     def before(*_: object) -> None:
         working.append(ExitStack())
-        working[-1].enter_context(_wide(block, list(_tensors(block))))
+        working[-1].enter_context(_wide(block, _tensors(block)))
 
     def after(*_: object) -> None:
         working.pop().close()

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from erase.core.delta import Delta, NotFiniteError, deltas_between
 from erase.core.fingerprint import combined, fingerprint
 from erase.core.mask import Mask
-from erase.core.masked_update import MaskedUpdate, SoftThreshold
+from erase.core.masked_update import MaskedUpdate, shrink_changes_
 from erase.core.precision import MasterWeights
 from erase.core.process import own_settings
 from erase.core.shards import full_tensor, in_shards
@@ -97,7 +97,6 @@ def train(
     parameters, steps = masters.tensors, config.max_train_steps
     optimizer = _optimizer(parameters, config)
     average = EMAModel(parameters.values(), config.ema_decay) if config.use_ema else None
-    shrink = SoftThreshold(parameters, originals) if sparsity else None
     kept = Checkpoints(config, made_for, masters.state, optimizer, average)
     masters.write_back()
     masked = MaskedUpdate(optimizer, parameters, mask, originals) if mask else nullcontext()
@@ -108,8 +107,8 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = rate
             loss = _step(task, step_loss, watch.accelerator, optimizer, config, step, masters)
-            if shrink:
-                shrink.step(rate * sparsity * (1 - step / steps))
+            if sparsity:
+                shrink_changes_(parameters, originals, rate * sparsity * (1 - step / steps))
             masters.write_back()
             if average:
                 average.step(parameters.values())
