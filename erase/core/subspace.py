@@ -33,11 +33,6 @@ class Subspace:
     means: Tensor
     count: int
 
-    @property
-    def dimension(self) -> int:
-        """d."""
-        return self.means.shape[-1]
-
     @cached_property
     def axes(self) -> tuple[Tensor, Tensor]:
         """Principal directions: orthonormal [d, k], and energies [k], descending.

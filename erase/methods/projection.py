@@ -136,8 +136,8 @@ def activation_spaces(
 
 
 def _space(forget: Subspace, retain: Subspace, config: ProjectionConfig) -> Projection:
-    rank = config.rank or DEFAULTS[config.space][0] or forget.dimension
-    groups = len(forget.means)
+    groups, _, width = forget.means.shape
+    rank = config.rank or DEFAULTS[config.space][0] or width
     match config.space:
         case "oblique":
             return oblique(forget, retain, rank)
@@ -146,7 +146,7 @@ def _space(forget: Subspace, retain: Subspace, config: ProjectionConfig) -> Proj
         case "mean_difference":
             return mean_difference(forget, retain, rank)
         case "contrastive":
-            return contrastive(forget, retain, min(rank * groups, forget.means.shape[-1]))
+            return contrastive(forget, retain, min(rank * groups, width))
         case "scaled":
             scaled = discriminative(forget, retain, config.forget_alpha, config.retain_alpha)
             return scaled.truncated(rank * groups)

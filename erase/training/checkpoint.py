@@ -8,18 +8,23 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-import torch
 from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.utils._pytree import (
+    tree_flatten_with_path,
+    tree_unflatten,
+    treespec_dumps,
+    treespec_loads,
+)
 
 from erase.core.shards import copy_full_, distributed_like, full_tensor, in_shards
 from erase.support.files import write_json
 from erase.training.config import TrainingConfig
 
-FORMAT = 2  # of the files; 1 held whole modules
-OPTIMIZER, STATE, NUMBER = "optimizer", "state.json", "#number"
+FORMAT = 3  # of the files; 1 held whole modules, 2 no tree of the optimizer's
+OPTIMIZER, STATE = "optimizer", "state.json"
 _folder: ContextVar[Path | None] = ContextVar("checkpoints", default=None)
 
 
@@ -82,12 +87,22 @@ class Checkpoints:
         if writes:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
-        for part, tensors in (self._tensors | {OPTIMIZER: _flat_state(self._optimizer)}).items():
+        paths, tree = tree_flatten_with_path(self._optimizer.state_dict()["state"])
+        slots = {".".join(str(part.key) for part in path): slot for path, slot in paths}
+        numbers = {name: slot for name, slot in slots.items() if not isinstance(slot, Tensor)}
+        moments = {name: slot for name, slot in slots.items() if name not in numbers}
+        for part, tensors in (self._tensors | {OPTIMIZER: moments}).items():
             gathered = _gathered(tensors, writes)
             if writes:
                 save_file(gathered, partial / f"{part}.safetensors")
         if writes:
-            write_json(partial / STATE, {"step": step, "made_for": self._made_for})
+            record = {
+                "step": step,
+                "made_for": self._made_for,
+                "tree": treespec_dumps(tree),
+                "slots": [[name, numbers.get(name)] for name in slots],
+            }
+            write_json(partial / STATE, record)
             target = self._folder / f"checkpoint-{step}"
             shutil.rmtree(target, ignore_errors=True)
             partial.rename(target)
@@ -105,7 +120,9 @@ class Checkpoints:
             for name, values in load_file(source / f"{part}.safetensors").items():
                 copy_full_(tensors[name], values)
         state = self._optimizer.state_dict()
-        state["state"] = _nested_state(load_file(source / f"{OPTIMIZER}.safetensors"))
+        moments = load_file(source / f"{OPTIMIZER}.safetensors")
+        slots = [moments.get(name, number) for name, number in record["slots"]]
+        state["state"] = tree_unflatten(slots, treespec_loads(record["tree"]))
         self._optimizer.load_state_dict(_like_weights(state, self._optimizer))
         if self._average:
             self._average.optimization_step = record["step"]
@@ -132,34 +149,6 @@ def _gathered(tensors: Mapping[str, Tensor], keeps: bool) -> dict[str, Tensor]:
             if keeps:
                 kept[key] = piece.cpu().contiguous()
     return kept
-
-
-def _flat_state(optimizer: Optimizer) -> dict[str, Tensor]:
-    state = optimizer.state_dict()["state"]
-    return {f"{i}.{path}": tensor for i, slots in state.items() for path, tensor in _leaves(slots)}
-
-
-def _leaves(slots: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    """All tensors of nested slots by path, and plain numbers, which are marked."""
-    for key, value in slots.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}/")
-        elif isinstance(value, Tensor):
-            yield prefix + key, value
-        else:
-            yield prefix + key + NUMBER, torch.tensor(value)
-
-
-def _nested_state(flat: Mapping[str, Tensor]) -> dict[int, dict[str, Any]]:
-    nested: dict[int, dict[str, Any]] = {}
-    for name, value in flat.items():
-        index, path = name.split(".", 1)
-        *folders, key = path.removesuffix(NUMBER).split("/")
-        slots = nested.setdefault(int(index), {})
-        for folder in folders:
-            slots = slots.setdefault(folder, {})
-        slots[key] = value.item() if path.endswith(NUMBER) else value
-    return nested
 
 
 def _like_weights(state: dict[str, Any], optimizer: Optimizer) -> dict[str, Any]:

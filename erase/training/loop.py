@@ -103,12 +103,13 @@ def train(
     able = checkpointed_activations(task, config.gradient_checkpointing)
     with masked, able, _stop_requested() as stop:
         for step in _progress(kept.first, steps, watch.accelerator):
-            rate = config.learning_rate * _share_left(config, step)
+            left = 1 - step / steps
+            rate = config.learning_rate * (left if config.lr_scheduler == "linear" else 1.0)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             loss = _step(task, step_loss, watch.accelerator, optimizer, config, step, masters)
             if sparsity:
-                shrink_changes_(parameters, originals, rate * sparsity * (1 - step / steps))
+                shrink_changes_(parameters, originals, rate * sparsity * left)
             masters.write_back()
             if average:
                 average.step(parameters.values())
@@ -236,10 +237,6 @@ def _on_any_process(flag: bool, accelerator: Accelerator) -> bool:
 def step_seed(seed: int, step: int) -> int:
     """A seed for one step; even, so that its successor is free for a second stream."""
     return (seed + 1) * 10_000_000 + 2 * step
-
-
-def _share_left(config: TrainingConfig, step: int) -> float:
-    return 1 - step / config.max_train_steps if config.lr_scheduler == "linear" else 1.0
 
 
 def _progress(first: int, steps: int, accelerator: Accelerator) -> Iterator[int]:
