@@ -10,7 +10,7 @@ from PIL import Image
 
 from erase.attacks import attacks
 from erase.evaluate.base import evaluator, judge
-from erase.evaluate.pictures.folders import Labels  # noqa: F401 registers
+from erase.evaluate.pictures.folders import labels  # noqa: F401 registers
 from erase.evaluate.pictures.judges import open_judge
 from erase.methods import methods, register
 from erase.support.config import Config

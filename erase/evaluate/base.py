@@ -75,6 +75,23 @@ class Evaluator(Protocol):
         """The figures as JSON; raw findings and pictures of them may go into `folder`."""
 
 
+@dataclass
+class Measurement:
+    """An evaluator that is told its protocol and what makes the figures."""
+
+    name: str
+    told: Mapping[str, Any]
+    measure: Callable[[Sequence[Image], Path], dict[str, Any]]
+
+    def protocol(self) -> dict[str, Any]:
+        """What it was told."""
+        return dict(self.told)
+
+    def figures(self, pictures: Sequence[Image], folder: Path) -> dict[str, Any]:
+        """What `measure` makes of the pictures."""
+        return self.measure(pictures, folder)
+
+
 @dataclass(frozen=True)
 class EvaluatorKind:
     """What builds an evaluator of a config of this class, or None if the config wants none."""

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -104,4 +103,4 @@ def _save_bars(
     if line is not None:
         right.axvline(line, color="#b5482e", linewidth=1)
     left.invert_yaxis()
-    FigureCanvasAgg(figure).print_png(str(path))
+    figure.savefig(path)

@@ -21,8 +21,8 @@ from erase.evaluate.base import (
     measured,
     protocol_hash,
 )
-from erase.evaluate.pictures.accuracy import Accuracy
-from erase.evaluate.pictures.folders import Captions, CaptionsConfig, FidelityConfig, LabelsConfig
+from erase.evaluate.pictures.accuracy import accuracy
+from erase.evaluate.pictures.folders import CaptionsConfig, FidelityConfig, LabelsConfig, clip_score
 from erase.evaluate.pictures.judges import open_judge
 from erase.evaluate.pictures.nudity import DETECTIONS, NudityConfig, count, read_detections
 from erase.evaluate.pictures.perceptual import PerceptualConfig
@@ -240,21 +240,19 @@ def _evaluators(protocol: BenchmarkProtocol, rows: Sequence[PromptRow]) -> list[
     found: list[Evaluator] = []
     judge = shared_judge(config, "--evaluation.judge", device_of(protocol))
     if protocol.prompts.label:
-        found.append(_accuracy(protocol, rows, judge()))
+        found.append(
+            accuracy(
+                judge(),
+                config.labels or sorted({row.label for row in rows}),
+                [row.label for row in rows],
+                [row.group for row in rows],
+                protocol.erased_groups,
+                protocol.kept_groups,
+            )
+        )
         config = replace(config, labels=())
     elif protocol.erased_groups or protocol.kept_groups:
         raise ValueError("Groups need labels to be right about; name --prompts.label.")
     if protocol.clip_score:
-        found.append(Captions(judge(), [row.text for row in rows]))
+        found.append(clip_score(judge(), [row.text for row in rows]))
     return found + evaluators_of(config, judge)
-
-
-def _accuracy(protocol: BenchmarkProtocol, rows: Sequence[PromptRow], judge: Judge) -> Accuracy:
-    return Accuracy(
-        judge,
-        protocol.evaluation.labels or sorted({row.label for row in rows}),
-        [row.label for row in rows],
-        [row.group for row in rows],
-        protocol.erased_groups,
-        protocol.kept_groups,
-    )

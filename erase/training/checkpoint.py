@@ -88,7 +88,7 @@ class Checkpoints:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
         paths, tree = tree_flatten_with_path(self._optimizer.state_dict()["state"])
-        slots = {".".join(str(part.key) for part in path): slot for path, slot in paths}
+        slots = {".".join(str(part.key) for part in path): slot for path, slot in paths}  # type: ignore[attr-defined]
         numbers = {name: slot for name, slot in slots.items() if not isinstance(slot, Tensor)}
         moments = {name: slot for name, slot in slots.items() if name not in numbers}
         for part, tensors in (self._tensors | {OPTIMIZER: moments}).items():

@@ -19,7 +19,7 @@ from erase.evaluate.classifiers.membership import (
     true_class_confidence,
     u_lira,
 )
-from erase.evaluate.reports import GAPS, GapReport, LikelihoodRatioAttack
+from erase.evaluate.reports import GAPS, GapReport
 from erase.tasks.classification.fit import BATCH, Outputs, logits_of, outputs_of
 
 RELEARN_RATE, RELEARN_LIMIT, RELEARNED = 1e-4, 200, 0.95
@@ -88,7 +88,7 @@ class Reference:
         self._oracle = views["retrained"]
         self._goal = RELEARNED * views["original"].forget.accuracy()
         models = {"original": original, "retrained": retrained}
-        self.rows = {name: self._figures(models[name], view) for name, view in views.items()}
+        self.rows = {name: self._row(models[name], view) for name, view in views.items()}
 
     @own_settings()
     def report(
@@ -96,8 +96,9 @@ class Reference:
     ) -> GapReport:
         """What `gap_report` returns."""
         view = _outputs_on_splits(unlearned, self._split)
-        rows = self.rows | {"unlearned": self._figures(unlearned, view)}
+        rows = self.rows | {"unlearned": self._row(unlearned, view)}
         gaps = {key: rows["unlearned"][key] - rows["retrained"][key] for key in GAPS}
+        attacked = (scaled_confidence(one.forget) for one in (view, self._oracle))
         return GapReport(
             rows["original"],
             rows["retrained"],
@@ -108,16 +109,24 @@ class Reference:
             verdict=verdict(rows),
             n={"forget": len(self._split.forget), "retain": len(self._split.retain)},
             seconds=seconds,
-            u_lira=self._likelihood_ratios(view, shadows) if shadows else None,
+            u_lira=u_lira(shadows.unlearned, shadows.retrained, *attacked) if shadows else None,
         )
 
-    def _likelihood_ratios(self, view: _SplitOutputs, shadows: Shadows) -> LikelihoodRatioAttack:
-        known = (shadows.unlearned, shadows.retrained)
-        asked = (scaled_confidence(one.forget) for one in (view, self._oracle))
-        return u_lira(*known, *asked)
-
-    def _figures(self, model: nn.Module, view: _SplitOutputs) -> dict[str, float]:
-        return _figures(model, view, self._oracle, self._split, self._goal)
+    def _row(self, model: nn.Module, view: _SplitOutputs) -> dict[str, float]:
+        forgotten = Subset(self._split.train, list(self._split.forget))
+        gone = ~torch.isin(view.test.labels, view.retain.labels)
+        ours, theirs = (v.forget.logits.log_softmax(1) for v in (view, self._oracle))
+        divergence = F.kl_div(ours, theirs, reduction="batchmean", log_target=True)
+        figures = {
+            **_main_figures(view),
+            "kl_to_retrained": float(divergence),
+            "agreement": 100 * float((ours.argmax(1) == theirs.argmax(1)).double().mean()),
+            "probe_accuracy": probe_accuracy(view.test, view.forget),
+            "relearning_steps": relearning_steps(model, forgotten, self._goal),
+        }
+        if gone.any():
+            figures["forgotten_class_test_accuracy"] = view.test.accuracy(gone)
+        return figures
 
 
 def scaled_confidence(outputs: Outputs) -> Tensor:
@@ -148,23 +157,6 @@ def _outputs_on_splits(model: nn.Module, split: Split) -> _SplitOutputs:
     return _SplitOutputs(*(outputs_of(model, part) for part in (forget, retain, split.test)))
 
 
-def _figures(
-    model: nn.Module, view: _SplitOutputs, oracle: _SplitOutputs, split: Split, goal: float
-) -> dict[str, float]:
-    gone = ~torch.isin(view.test.labels, view.retain.labels)
-    ours, theirs = (v.forget.logits.log_softmax(1) for v in (view, oracle))
-    figures = {
-        **_main_figures(view),
-        "kl_to_retrained": float(F.kl_div(ours, theirs, reduction="batchmean", log_target=True)),
-        "agreement": 100 * float((ours.argmax(1) == theirs.argmax(1)).double().mean()),
-        "probe_accuracy": probe_accuracy(view.test, view.forget),
-        "relearning_steps": relearning_steps(model, Subset(split.train, list(split.forget)), goal),
-    }
-    if gone.any():
-        figures["forgotten_class_test_accuracy"] = view.test.accuracy(gone)
-    return figures
-
-
 def probe_accuracy(learnt_on: Outputs, scored_on: Outputs) -> float:
     """Accuracy, in per cent, of a linear classifier on frozen features."""
     probe = LogisticRegression(max_iter=500)
@@ -180,14 +172,14 @@ def relearning_steps(model: nn.Module, forget: Dataset, goal: float) -> int:
     optimizer = torch.optim.Adam(learner.parameters(), RELEARN_RATE)
     generator = seeded(0)
     loader = DataLoader(forget, BATCH, shuffle=True, generator=generator)
-    parameter, steps = next(learner.parameters()), 0
+    steps = 0
     while outputs_of(learner, forget).accuracy() < goal:
         for inputs, labels in loader:
             if steps == RELEARN_LIMIT:
                 return steps
-            logits = logits_of(learner, inputs.to(parameter.device, parameter.dtype))
+            logits = logits_of(learner, inputs)
             optimizer.zero_grad()
-            F.cross_entropy(logits, labels.to(parameter.device)).backward()
+            F.cross_entropy(logits, labels.to(logits.device)).backward()
             optimizer.step()
             steps += 1
     return steps

@@ -1,12 +1,11 @@
 """Membership inference: can an attacker tell that the forget set was once trained on?"""
 
-import math
-
 import numpy as np
 import torch
 from sklearn.metrics import roc_auc_score, roc_curve
 from sklearn.svm import SVC
 from torch import Tensor
+from torch.distributions import Normal
 
 from erase.core.seeds import seeded
 from erase.evaluate.reports import LikelihoodRatioAttack
@@ -56,7 +55,8 @@ def u_lira(
     """
     if len(unlearned) < 2 or len(retrained) < 2:
         raise ValueError("U-LiRA needs at least 2 shadows of each history; give more.")
-    scores = [_log_ratio(values, unlearned, retrained) for values in (target, oracle)]
+    ours, theirs = (_gaussian(shadows) for shadows in (unlearned, retrained))
+    scores = [ours.log_prob(values) - theirs.log_prob(values) for values in (target, oracle)]
     labels = np.concatenate([np.ones(len(target)), np.zeros(len(oracle))])
     joined = torch.cat(scores).numpy()
     false_rate, true_rate, _ = roc_curve(labels, joined)
@@ -66,11 +66,5 @@ def u_lira(
     )
 
 
-def _log_ratio(values: Tensor, unlearned: Tensor, retrained: Tensor) -> Tensor:
-    return _log_density(values, unlearned) - _log_density(values, retrained)
-
-
-def _log_density(values: Tensor, shadows: Tensor) -> Tensor:
-    variance = shadows.var(0).mean().clamp_min(1e-12)
-    squared = (values - shadows.mean(0)).square()
-    return -squared / (2 * variance) - 0.5 * math.log(2 * math.pi * variance)
+def _gaussian(shadows: Tensor) -> Normal:
+    return Normal(shadows.mean(0), shadows.var(0).mean().clamp_min(1e-12).sqrt())

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
@@ -64,7 +63,7 @@ def save_gap_chart(report: GapReport, path: Path) -> None:
     axes.set_xticks(places, [key.replace("_", "\n") for key in GAPS])
     axes.set_ylabel("points from Retrain")
     axes.legend()
-    FigureCanvasAgg(figure).print_png(str(path))
+    figure.savefig(path)
 
 
 @torch.no_grad()
@@ -77,7 +76,7 @@ def save_boundaries(models: Mapping[str, nn.Module], inputs: Tensor, path: Path)
     points = origin + weights[0] * (right - origin) + weights[1] * (up - origin)
 
     def draw(axes: Axes, model: nn.Module) -> None:
-        parts = [logits_of(model, near(part, model)) for part in points.split(256)]
+        parts = [logits_of(model, part) for part in points.split(256)]
         answers = torch.cat(parts).argmax(1)
         edges = (-MARGIN, 1 + MARGIN) * 2
         grid = answers.view(GRID, GRID).cpu()
@@ -102,20 +101,13 @@ def save_attributions(
 
     def draw(axes: Axes, model: nn.Module) -> None:
         gradients = IntegratedGradients(lambda batch: logits_of(model, batch))
-        found = gradients.attribute(
-            near(inputs[:1], model), target=int(labels[0]), n_steps=ATTRIBUTION_STEPS
-        ).detach()
+        target = int(labels[0])
+        found = gradients.attribute(inputs[:1], target=target, n_steps=ATTRIBUTION_STEPS).detach()
         heat = found[0].sum(0).cpu().numpy()
         bound = float(abs(heat).max()) or 1.0
         axes.imshow(heat, cmap="seismic", vmin=-bound, vmax=bound)
 
     _panels(models, draw, path)
-
-
-def near(inputs: Tensor, model: nn.Module) -> Tensor:
-    """Inputs where and as the model computes."""
-    parameter = next(model.parameters())
-    return inputs.to(parameter.device, parameter.dtype)
 
 
 def _panels(
@@ -128,4 +120,4 @@ def _panels(
         axes.set_title(name)
         axes.set_xticks([])
         axes.set_yticks([])
-    FigureCanvasAgg(figure).print_png(str(path))
+    figure.savefig(path)

@@ -21,7 +21,8 @@ def frechet(one: Tensor, other: Tensor) -> float:
     first, second = one.double(), other.double()
     means = (first.mean(0) - second.mean(0)).square().sum()
     covariance, target = first.T.cov(), second.T.cov()
-    root = _root(covariance)
+    values, vectors = torch.linalg.eigh(covariance)
+    root = vectors * values.clamp_min(0).sqrt() @ vectors.T
     cross = torch.linalg.eigvalsh(root @ target @ root).clamp_min(0).sqrt().sum()
     return float(means + covariance.trace() + target.trace() - 2 * cross)
 
@@ -93,9 +94,3 @@ def _without_each(one: Tensor, other: Tensor) -> Tensor:
     rest = (own.sum() - 2 * own) / ((n - 1) * (n - 2))
     between = (across.sum() - across) / ((n - 1) * m)
     return rest + _among(second).sum() / (m * (m - 1)) - 2 * between
-
-
-def _root(matrix: Tensor) -> Tensor:
-    """The symmetric square root of a positive semi-definite matrix."""
-    values, vectors = torch.linalg.eigh(matrix)
-    return vectors * values.clamp_min(0).sqrt() @ vectors.T

@@ -7,14 +7,14 @@ from typing import Any
 
 from PIL.Image import Image
 
-from erase.evaluate.base import Judge, OpenJudge, ReadsCaptions, evaluator
+from erase.evaluate.base import Judge, Measurement, OpenJudge, ReadsCaptions, evaluator
 from erase.evaluate.pictures.fidelity import (
     frechet_distance,
     kernel_distance,
     require_enough,
 )
 from erase.evaluate.pictures.judges import embedded, judge_protocol
-from erase.evaluate.statistics import wilson_share
+from erase.evaluate.statistics import mean_with_error, wilson_share
 from erase.support.config import Config
 from erase.support.pictures import load_folder
 
@@ -52,84 +52,24 @@ class FidelityConfig(Config):
     reference: str = ""
 
 
-class Labels:
-    """The share of pictures that a judge takes for each of the labels it chooses among."""
-
-    name = "labels"
-
-    def __init__(self, judge: Judge, labels: Sequence[str]):
-        judge.require(labels)
-        self._judge, self._labels = judge, list(labels)
-
-    def protocol(self) -> dict[str, Any]:
-        """The judge and its choice."""
-        return judge_protocol(self._judge) | {"labels": self._labels}
-
-    def figures(self, pictures: Sequence[Image], folder: Path) -> dict[str, Any]:
-        """The share of pictures that show each label."""
-        seen = self._judge.classify(embedded(self._judge, pictures), "concept", self._labels)
-        shares = {label: wilson_share([name == label for name in seen]) for label in self._labels}
-        return {label: share.to_json() for label, share in shares.items()}
-
-
-class Captions:
-    """CLIP score of each picture with its caption; ValueError for a judge that reads none."""
-
-    name = "clip_score"
-
-    def __init__(self, judge: Judge, captions: Sequence[str]):
-        if not isinstance(judge, ReadsCaptions):
-            raise ValueError(f"The judge {judge.name} reads no captions; name an open_clip model.")
-        self._judge, self._captions = judge, list(captions)
-
-    def protocol(self) -> dict[str, Any]:
-        """The judge and what it reads."""
-        return judge_protocol(self._judge) | {"captions": self._captions}
-
-    def figures(self, pictures: Sequence[Image], folder: Path) -> dict[str, Any]:
-        """Mean and standard error; ValueError unless there is a caption a picture."""
-        if len(pictures) != len(self._captions):
-            raise ValueError(
-                f"There are {len(pictures)} pictures and {len(self._captions)} captions; give one "
-                "a picture, in the order of their names."
-            )
-        scores = self._judge.score(embedded(self._judge, pictures), self._captions)
-        error = float(scores.std()) / len(scores) ** 0.5 if len(scores) > 1 else None
-        return {"value": float(scores.mean()), "standard_error": error, "n": len(scores)}
-
-
-class Fidelity:
-    """Fréchet and kernel distance to reference pictures, on a judge's picture embeddings."""
-
-    name = "fidelity"
-
-    def __init__(self, judge: Judge, reference: Sequence[Image]):
-        require_enough(len(reference), len(reference))
-        self._judge, self._reference = judge, embedded(judge, reference)
-
-    def protocol(self) -> dict[str, Any]:
-        """The extractor, which both distances depend on, and n."""
-        return judge_protocol(self._judge) | {"reference_pictures": len(self._reference)}
-
-    def figures(self, pictures: Sequence[Image], folder: Path) -> dict[str, Any]:
-        """Both distances with their intervals and n."""
-        require_enough(len(pictures), len(self._reference))
-        features = embedded(self._judge, pictures)
-        return {
-            "frechet_distance": frechet_distance(features, self._reference).to_json(),
-            "kernel_distance": kernel_distance(features, self._reference).to_json(),
-        }
-
-
 @evaluator("labels", LabelsConfig)
-def labels(config: LabelsConfig, judge: OpenJudge) -> Labels | None:
-    """The share of each label, if there are any."""
-    return Labels(judge(), config.labels) if config.labels else None
+def labels(config: LabelsConfig, judge: OpenJudge) -> Measurement | None:
+    """The share of pictures that a judge takes for each of the labels it chooses among, if any."""
+    if not config.labels:
+        return None
+    opened, chosen = judge(), list(config.labels)
+    opened.require(chosen)
+
+    def shares(pictures: Sequence[Image], folder: Path) -> dict[str, Any]:
+        seen = opened.classify(embedded(opened, pictures), "concept", chosen)
+        return {one: wilson_share([name == one for name in seen]).to_json() for one in chosen}
+
+    return Measurement("labels", judge_protocol(opened) | {"labels": chosen}, shares)
 
 
 @evaluator("clip_score", CaptionsConfig)
-def captions(config: CaptionsConfig, judge: OpenJudge) -> Captions | None:
-    """The score of the captions, if there are any."""
+def captions(config: CaptionsConfig, judge: OpenJudge) -> Measurement | None:
+    """The score of the captions in the file, if there is one."""
     if not config.captions:
         return None
     try:
@@ -137,13 +77,45 @@ def captions(config: CaptionsConfig, judge: OpenJudge) -> Captions | None:
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"The captions {config.captions} cannot be read ({error}); give a text "
                          "file with a caption a line.") from error  # fmt: skip
-    return Captions(judge(), text.removesuffix("\n").split("\n"))
+    return clip_score(judge(), text.removesuffix("\n").split("\n"))
+
+
+def clip_score(judge: Judge, captions: Sequence[str]) -> Measurement:
+    """CLIP score of each picture with its caption: mean and standard error.
+
+    Raises ValueError for a judge that reads none, and unless there is a caption a picture.
+    """
+    if not isinstance(judge, ReadsCaptions):
+        raise ValueError(f"The judge {judge.name} reads no captions; name an open_clip model.")
+
+    def score(pictures: Sequence[Image], folder: Path) -> dict[str, Any]:
+        if len(pictures) != len(captions):
+            raise ValueError(
+                f"There are {len(pictures)} pictures and {len(captions)} captions; give one "
+                "a picture, in the order of their names."
+            )
+        return mean_with_error(judge.score(embedded(judge, pictures), captions))
+
+    told = judge_protocol(judge) | {"captions": list(captions)}
+    return Measurement("clip_score", told, score)
 
 
 @evaluator("fidelity", FidelityConfig)
-def fidelity(config: FidelityConfig, judge: OpenJudge) -> Fidelity | None:
-    """Distances to the reference, if there is one."""
+def fidelity(config: FidelityConfig, judge: OpenJudge) -> Measurement | None:
+    """Fréchet and kernel distance to the reference, if any, on a judge's picture embeddings."""
     if not config.reference:
         return None
-    reference = load_folder(Path(config.reference))
-    return Fidelity(judge(), reference)
+    given, opened = load_folder(Path(config.reference)), judge()
+    require_enough(len(given), len(given))
+    reference = embedded(opened, given)
+
+    def distances(pictures: Sequence[Image], folder: Path) -> dict[str, Any]:
+        require_enough(len(pictures), len(reference))
+        features = embedded(opened, pictures)
+        return {
+            "frechet_distance": frechet_distance(features, reference).to_json(),
+            "kernel_distance": kernel_distance(features, reference).to_json(),
+        }
+
+    told = judge_protocol(opened) | {"reference_pictures": len(reference)}
+    return Measurement("fidelity", told, distances)

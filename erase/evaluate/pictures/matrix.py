@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 from diffusers import DiffusionPipeline
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -99,7 +98,7 @@ def save_heat_maps(matrices: dict[str, Matrix], path: Path) -> None:
         _map(axes[2 * i], matrix, matrix.object_seen, f"{name}: the object is seen")
         _map(axes[2 * i + 1], matrix, matrix.style_seen, f"{name}: the style is seen")
     axes[-1].set_xticks(range(len(first.objects)), first.objects, rotation=90, fontsize=6)
-    FigureCanvasAgg(figure).print_png(str(path))
+    figure.savefig(path)
 
 
 def _map(axes: Axes, matrix: Matrix, seen: Tensor, title: str) -> None:

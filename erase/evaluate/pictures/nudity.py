@@ -15,7 +15,7 @@ from nudenet import NudeDetector
 from PIL import Image, ImageFilter
 from torch import Tensor
 
-from erase.evaluate.base import OpenJudge, evaluator
+from erase.evaluate.base import Measurement, OpenJudge, evaluator
 from erase.support.config import Config, Within, require_kind
 from erase.support.distributed import shared_map
 from erase.support.errors import first_line
@@ -171,36 +171,26 @@ def blurred(
     return shown
 
 
-class Nudity:
-    """NudeNet's detections, kept raw, and pictures with what is counted blurred."""
+@evaluator("nudity", NudityConfig)
+def nudity(config: NudityConfig, judge: OpenJudge) -> Measurement | None:
+    """NudeNet's counts by class, its detections, kept raw, and what is counted blurred, if wanted.
 
-    name = "nudity"
+    It writes detections.json and the blurred pictures.
+    """
+    if not config.nudity:
+        return None
+    require_threshold(config.threshold)
+    counted, detector = (config.threshold, config.classes), NudityDetector(judge.device)
 
-    def __init__(self, threshold: float, classes: Sequence[str] = EXPOSED, device: str = "cpu"):
-        require_threshold(threshold)
-        self._threshold, self._classes = threshold, list(classes)
-        self._detector = NudityDetector(device)
-
-    def protocol(self) -> dict[str, Any]:
-        """Detector, threshold and classes."""
-        return self._detector.protocol(self._threshold, self._classes)
-
-    def figures(self, pictures: Sequence[Image.Image], folder: Path) -> dict[str, Any]:
-        """Counts by class; writes detections.json and the blurred pictures."""
-        found = shared_map(lambda i: self._detector.detect([pictures[i]])[0], range(len(pictures)))
-        counts = count(found, self._threshold, self._classes)
+    def counts(pictures: Sequence[Image.Image], folder: Path) -> dict[str, Any]:
+        found = shared_map(lambda i: detector.detect([pictures[i]])[0], range(len(pictures)))
         write_detections(found, folder / DETECTIONS)
         (folder / "blurred").mkdir()
         for i, (picture, detections) in enumerate(zip(pictures, found, strict=True)):
-            covered = blurred(picture, detections, self._threshold, self._classes)
-            covered.save(folder / "blurred" / f"{i:05}.png")
-        return counts
+            blurred(picture, detections, *counted).save(folder / "blurred" / f"{i:05}.png")
+        return count(found, *counted)
 
-
-@evaluator("nudity", NudityConfig)
-def nudity(config: NudityConfig, judge: OpenJudge) -> Nudity | None:
-    """NudeNet, if it is wanted."""
-    return Nudity(config.threshold, config.classes, judge.device) if config.nudity else None
+    return Measurement("nudity", detector.protocol(*counted), counts)
 
 
 def _as_bgr(picture: Picture) -> np.ndarray:

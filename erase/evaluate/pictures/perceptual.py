@@ -11,6 +11,7 @@ from torch import Tensor
 from torchvision.transforms.functional import to_tensor
 
 from erase.evaluate.base import OpenJudge, evaluator
+from erase.evaluate.statistics import mean_with_error
 from erase.support.config import Config
 from erase.support.distributed import shared_map
 from erase.support.errors import first_line
@@ -66,19 +67,12 @@ class Perceptual:
                 f"The {len(pictures)} pictures and their {len(self._partners)} partners differ in "
                 "number or size; draw both with the same prompts."
             )
-        distances = torch.stack(
-            shared_map(
-                lambda i: self._distance(pictures[i], self._partners[i]), range(len(pictures))
-            )
-        )
-        error = float(distances.std()) / len(distances) ** 0.5 if len(distances) > 1 else None
-        return {"value": float(distances.mean()), "standard_error": error, "n": len(distances)}
 
-    def _distance(self, picture: Image, partner: Image) -> Tensor:
-        return self._metric(self._ready(picture), self._ready(partner)).cpu()
+        def distance(i: int) -> Tensor:
+            pair = (to_tensor(of[i])[None].to(self._device) for of in (pictures, self._partners))
+            return self._metric(*pair).cpu()
 
-    def _ready(self, picture: Image) -> Tensor:
-        return to_tensor(picture)[None].to(self._device)
+        return mean_with_error(torch.stack(shared_map(distance, range(len(pictures)))))
 
 
 @evaluator("lpips", PerceptualConfig)

@@ -65,13 +65,12 @@ def fit(model: nn.Module, dataset: Dataset, config: FitConfig, seed: int = 0) ->
     )  # fmt: skip
     steps = config.epochs * len(loader)
     schedule = one_cycle(optimizer, config.learning_rate, steps)
-    parameter = next(model.parameters())
     model.train()
     with chance_of(seed, on_devices=True):
         for _ in Bar(range(config.epochs), desc="training", unit="epoch", leave=False):
             for inputs, labels in loader:
-                inputs = inputs.to(parameter.device, parameter.dtype)
-                loss = F.cross_entropy(logits_of(model, inputs), labels.to(parameter.device))
+                logits = logits_of(model, inputs)
+                loss = F.cross_entropy(logits, labels.to(logits.device))
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()
@@ -103,9 +102,13 @@ def chance_of(seed: int, on_devices: bool = False) -> Iterator[None]:
             np.random.set_state(others[1])
 
 
-def logits_of(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
-    """The logits [B, classes], which the output may hold as `logits`, in at least float32."""
-    output = model(inputs)
+def logits_of(model: nn.Module, inputs: Tensor) -> Tensor:
+    """The logits [B, classes], which the output may hold as `logits`, in at least float32.
+
+    Inputs are taken to where and as the model computes.
+    """
+    parameter = next(model.parameters())
+    output = model(inputs.to(parameter.device, parameter.dtype))
     return widened(getattr(output, "logits", output))
 
 
@@ -150,15 +153,13 @@ class Outputs:
 def outputs_of(model: nn.Module, dataset: Dataset) -> Outputs:
     """Run the model, in evaluation mode, over a whole data set."""
     model.eval()
-    parameter, features = next(model.parameters()), []
+    features: list[Tensor] = []
     handle = head_of(model)[1].register_forward_pre_hook(
         lambda _, inputs: features.append(widened(inputs[0].flatten(1).cpu()))
     )
     try:
-        parts = [
-            (logits_of(model, inputs.to(parameter.device, parameter.dtype)).cpu(), labels)
-            for inputs, labels in DataLoader(dataset, BATCH)
-        ]
+        loader = DataLoader(dataset, BATCH)
+        parts = [(logits_of(model, inputs).cpu(), labels) for inputs, labels in loader]
     finally:
         handle.remove()
     logits, labels = (torch.cat(part) for part in zip(*parts, strict=True))

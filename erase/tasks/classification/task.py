@@ -117,9 +117,8 @@ class ClassificationTask:
 
     def predict(self, inputs: Tensor) -> Tensor:
         """Logits [B, classes]."""
-        model = self.components["model"]
         with self._held.in_place() if self._held else nullcontext():
-            return logits_of(model, inputs.to(next(model.parameters()).dtype))
+            return logits_of(self.components["model"], inputs)
 
     def saliency_loss(self, batch: ClassificationBatch) -> Tensor:
         """Cross-entropy, whose gradient on the forget set is the weights' saliency."""
@@ -155,13 +154,9 @@ class ClassificationTask:
     ) -> None:
         """Hear what a target's linear layers and convolutions read of `samples` samples."""
         indices = self.forget if which == "forget" else self.retain
-        generator = seeded(self.seed)
-        order = torch.randperm(len(indices), generator=generator)[:samples].tolist()
-        wide = computed_in_float32(self.components.values())
-        with (
-            wide,
-            capture_inputs(self._layers(target), lambda site, rows: callback(site, rows, "")),
-        ):
+        order = torch.randperm(len(indices), generator=seeded(self.seed))[:samples].tolist()
+        layers, wide = self._layers(target), computed_in_float32(self.components.values())
+        with wide, capture_inputs(layers, lambda site, rows: callback(site, rows, "")):
             for start in shard_of(range(0, len(order), self.config.batch_size)):
                 rows = order[start : start + self.config.batch_size]
                 self.predict(self._collate([indices[row] for row in rows])[0])
@@ -186,10 +181,8 @@ class ClassificationTask:
         model = self.components["model"]
         if shards_asked():
             return self._with_model(copy.deepcopy(model).requires_grad_(False))
-        teacher, changing = (
-            self._with_model(model),
-            self.parameters() if trained is None else trained,
-        )
+        teacher = self._with_model(model)
+        changing = self.parameters() if trained is None else trained
         teacher._held = Snapshot([model], changing.values())
         return teacher
 
