@@ -1,4 +1,4 @@
-"""The bundled model and judge, the drawings both learned from, and erasures of the model."""
+"""The bundled model and judge, the drawings both learned from, erasures of it, and names."""
 
 from pathlib import Path
 
@@ -8,3 +8,4 @@ JUDGE = FOLDER / "judge"
 ERASURES = FOLDER / "erasures"
 ATTACKS = FOLDER / "attacks"
 DIGITS = FOLDER / "digits"
+ORIGINAL_LAYERS = FOLDER / "data/original_layers.json"  # by diffusers' names of them

@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
+Work = Callable[["Namespace"], str]
+Options = Callable[["ArgumentParser"], None]
+Says = Callable[[Any, "Namespace"], str]  # of what a run returned
+
 NEW: dict[str, Any] = {"type": str, "required": True, "help": "a new folder"}
+FOLDER: dict[str, Any] = {"type": str, "help": "an erasure folder"}
 LISTS = {
     "concept": "what to forget, one or more: ghost 'ink style'",
     "anchor": "what to draw instead, one a concept",
@@ -19,19 +24,51 @@ LISTS = {
 }
 
 
-def _fields(
-    place: str, *skip: str, output: str = "a new folder"
-) -> Callable[["ArgumentParser"], None]:
-    """What adds the fields of a config, `module:class`, and --output, if there is any."""
+def _run_of(
+    place: str, says: Says, *skip: str, output: str = "a new folder", folder: str = ""
+) -> tuple[Work, Options]:
+    """The work and the options of a run, `module:config:function`.
+
+    Options are the config's fields and --output, if there is any, which the function is given too.
+    folder: the field that an erasure folder goes into.
+    """
+    module, config, function = place.split(":")
+
+    def work(options: "Namespace") -> str:
+        home, chosen = import_module(f"erase.{module}"), {folder: options.folder} if folder else {}
+        run = _made(getattr(home, config), options, **chosen)
+        return says(getattr(home, function)(run, *([options.output] if output else [])), options)
 
     def add(parser: "ArgumentParser") -> None:
-        module, name = place.split(":")
-        config = getattr(import_module(f"erase.{module}"), name)
-        parser.add_class_arguments(config, skip=set(skip))
+        if folder:
+            parser.add_argument("folder", **FOLDER)
+        kind = getattr(import_module(f"erase.{module}"), config)
+        parser.add_class_arguments(kind, skip={"method_config", folder, *skip})
         if output:
             parser.add_argument("--output", **NEW | {"help": output})
 
-    return add
+    return work, add
+
+
+def _made(config: type, options: "Namespace", **chosen: Any) -> Any:
+    """The config of the options, those of its method among them."""
+    from erase.methods import get_method
+    from erase.support.options import made
+
+    if "method" in options:
+        chosen["method_config"] = options[get_method(options.method).name]
+    return made(config, options, **chosen)
+
+
+def _table(name: str, file: str) -> Says:
+    """Says the table that evaluate/tables.py makes of a report, and where the report is."""
+
+    def says(report: Any, options: "Namespace") -> str:
+        from erase.evaluate import tables
+
+        return said_of(report, getattr(tables, name), Path(options.output) / file)
+
+    return says
 
 
 def said_of(report: Any, table: Callable[[Any], str], file: Path) -> str:
@@ -64,10 +101,7 @@ def _run(options: "Namespace") -> str:
         EraseRequest, options, concepts=tuple(options.concept), anchors=tuple(options.anchor),
         retain=tuple(options.retain), templates=tuple(options.template) or PLAIN_TEMPLATES,
     )  # fmt: skip
-    config = made(
-        RunConfig, options, request=request, method_config=_of_method(options),
-        evaluate=not options.no_evaluation,
-    )  # fmt: skip
+    config = _made(RunConfig, options, request=request, evaluate=not options.no_evaluation)
     if options.dry_run:
         opened = open_run(config)
         return plan(config, opened.model, opened.prompts, opened.task)
@@ -76,45 +110,22 @@ def _run(options: "Namespace") -> str:
     return _measured(report, output) if config.evaluate else f"erasure: {output}"
 
 
-def _measured(report: Any, folder: Path) -> str:
-    from erase.evaluate.tables import summary_table
-
-    if not report:
-        return ""
-    paths = f"report:  {folder / 'report.md'}\npicture: {folder / 'grid.png'}"
-    return f"{summary_table(report)}\n{paths}"
-
-
-def _measure(options: "Namespace") -> str:
-    from erase.runs.measuring import MeasureRun, measure
-    from erase.support.options import made
-
-    run = made(MeasureRun, options, erasure=options.folder)
-    return _measured(measure(run), Path(run.erasure))
-
-
-def _measure_options(parser: "ArgumentParser") -> None:
-    from erase.runs.measuring import MeasureRun
-
-    parser.add_argument("folder", type=str, help="an erasure folder")
-    parser.add_class_arguments(MeasureRun, skip={"erasure"})
-
-
 def _default_output(concepts: Sequence[str], method: str) -> str:
     names = "+".join(name.strip().lower().replace(" ", "-") for name in concepts)
     return f"out/{names}-{method}".replace("..", "")
 
 
-def _of_method(options: "Namespace") -> Any:
-    from erase.methods import get_method
+def _measured(report: Any, folder: Path) -> str:
+    from erase.evaluate.tables import summary_table
 
-    return options[get_method(options.method).name]
+    paths = f"report:  {folder / 'report.md'}\npicture: {folder / 'grid.png'}"
+    return f"{summary_table(report)}\n{paths}" if report else ""
 
 
 def _attack_options(parser: "ArgumentParser") -> None:
     from erase.runs.attack import AttackRun
 
-    parser.add_argument("folder", type=str, help="an erasure folder")
+    parser.add_argument("folder", **FOLDER)
     parser.add_argument("--attack", type=str, nargs="+", default=[], help="names; default all")
     parser.add_argument("--scales", type=float, nargs="*", default=[0.5, 0.75], help="strengths")
     parser.add_class_arguments(AttackRun, skip={"erasure", "attacks", "configs", "scales"})
@@ -123,17 +134,12 @@ def _attack_options(parser: "ArgumentParser") -> None:
 
 def _attack(options: "Namespace") -> str:
     from erase.attacks import attacks
-    from erase.evaluate.tables import attack_table
     from erase.runs.attack import AttackRun, run_attacks
-    from erase.support.options import made
 
-    chosen = {
-        "erasure": options.folder,
-        "attacks": options.attack,
-        "configs": {name: options[name] for name in attacks()},
-    }
-    report = run_attacks(made(AttackRun, options, **chosen), options.output)
-    return said_of(report, attack_table, Path(options.output) / "attacks.md")
+    configs = {name: options[name] for name in attacks()}
+    run = _made(AttackRun, options, erasure=options.folder, attacks=options.attack, configs=configs)
+    report = run_attacks(run, options.output)
+    return _table("attack_table", "attacks.md")(report, options)
 
 
 def _evaluate_options(parser: "ArgumentParser") -> None:
@@ -148,61 +154,26 @@ def _evaluate_options(parser: "ArgumentParser") -> None:
 
 
 def _evaluate(options: "Namespace") -> str:
-    from erase.evaluate.tables import figure_lines
     from erase.runs.measure import evaluate, evaluation_config, rescore
-    from erase.support.options import made
 
     if options.rescore:
         return json.dumps(rescore(options.folder, options.threshold, options.classes), indent=2)
     if not options.output:
         raise ValueError("There is no --output; name a new folder.")
-    asked = made(evaluation_config(), options)
+    asked = _made(evaluation_config(), options)
     report = evaluate(options.folder, asked, options.output, options.device)
-    return said_of(report, figure_lines, Path(options.output) / "evaluation.json")
+    return _figures(report, options)
 
 
-def _protocol(options: "Namespace") -> str:
-    from erase.evaluate.tables import figure_lines
-    from erase.runs.measure import BenchmarkProtocol, run_protocol
-    from erase.support.options import made
-
-    report = run_protocol(made(BenchmarkProtocol, options), options.output)
-    return said_of(report, figure_lines, Path(options.output) / "evaluation.json")
+_figures = _table("figure_lines", "evaluation.json")
 
 
-def _classify(options: "Namespace") -> str:
-    from erase.evaluate.tables import gap_table
-    from erase.runs.classify import ClassificationRun, classify
-    from erase.support.options import made
-
-    config = made(ClassificationRun, options, method_config=_of_method(options))
-    report = classify(config, options.output)
-    return said_of(report, gap_table, Path(options.output) / "report.md")
-
-
-def _calibrate(options: "Namespace") -> str:
-    from erase.runs.calibrate import CalibrationRun, calibrated
-    from erase.support.options import made
-
-    found = calibrated(made(CalibrationRun, options, method_config=_of_method(options)))
+def _found(found: Any, _: "Namespace") -> str:
     return f"{found}\nuse --{found.method}.{found.setting} {found.value:g}" if found else ""
 
 
-def _forget_set(options: "Namespace") -> str:
-    from erase.runs.forget_set import ForgetSetRun, choose_forget_set
-    from erase.support.options import made
-
-    config = made(ForgetSetRun, options, method_config=_of_method(options))
-    chosen = choose_forget_set(config, options.output)
-    return f"{len(chosen)} indices: {options.output}" if chosen else ""
-
-
-def _app(options: "Namespace") -> str:
-    from erase.app import AppConfig, main
-    from erase.support.options import made
-
-    main(made(AppConfig, options))
-    return ""
+def _chosen(indices: Sequence[int], options: "Namespace") -> str:
+    return f"{len(indices)} indices: {options.output}" if indices else ""
 
 
 def _inspect_options(parser: "ArgumentParser") -> None:
@@ -219,7 +190,7 @@ def _export_options(parser: "ArgumentParser") -> None:
     from erase.models.opening import OpeningConfig
     from erase.runs.artefacts import Format
 
-    parser.add_argument("folder", type=str, help="an erasure folder")
+    parser.add_argument("folder", **FOLDER)
     parser.add_argument("--format", type=Format, default="pipeline", help="comfy: a LoRA --for one")
     parser.add_argument(
         "--for", dest="program", type=str, default="",
@@ -231,13 +202,11 @@ def _export_options(parser: "ArgumentParser") -> None:
     parser.add_argument("--output", **NEW)
 
 
-def _artefacts(name: str) -> Callable[["Namespace"], str]:
+def _artefacts(name: str) -> Work:
     """The function of that name in runs/artefacts.py, given the options as they are called."""
 
     def work(options: "Namespace") -> str:
-        from erase.runs import artefacts
-
-        return getattr(artefacts, name)(**options.as_dict())
+        return getattr(import_module("erase.runs.artefacts"), name)(**options.as_dict())
 
     return work
 
@@ -251,8 +220,8 @@ class Command:
     """
 
     text: str
-    work: Callable[["Namespace"], str]
-    options: Callable[["ArgumentParser"], None] = lambda parser: None
+    work: Work
+    options: Options = lambda parser: None
     kind: str = ""
     config_file: bool = False
 
@@ -262,33 +231,40 @@ COMMANDS = {
         "erase concepts, measure the result, write a report", _run, _run_options, "method", True
     ),
     "measure": Command(
-        "draw and judge what an erasure does, where its run did not", _measure, _measure_options
+        "draw and judge what an erasure does, where its run did not",
+        *_run_of(
+            "runs.measuring:MeasureRun:measure", lambda done, o: _measured(done, Path(o.folder)),
+            output="", folder="erasure",
+        ),
     ),
     "attack": Command(
         "try to bring a concept back, and measure what comes", _attack, _attack_options, "attack"
     ),
     "evaluate": Command("measure a folder of pictures", _evaluate, _evaluate_options),
     "protocol": Command(
-        "draw a protocol's prompts and measure the pictures", _protocol,
-        _fields("runs.measure:BenchmarkProtocol"),
+        "draw a protocol's prompts and measure the pictures",
+        *_run_of("runs.measure:BenchmarkProtocol:run_protocol", _figures),
         config_file=True,
     ),
     "classify": Command(
-        "unlearn part of a classifier's training set and measure it", _classify,
-        _fields("runs.classify:ClassificationRun", "method_config"), "method", True,
-    ),
-    "calibrate": Command(
-        "find a method's main setting on data held out", _calibrate,
-        _fields("runs.calibrate:CalibrationRun", "method_config", output=""), "method", True,
-    ),
-    "forget-set": Command(
-        "write the indices of samples that are easiest or hardest", _forget_set,
-        _fields("runs.forget_set:ForgetSetRun", "method_config", "forget", output="a JSON file"),
+        "unlearn part of a classifier's training set and measure it",
+        *_run_of("runs.classify:ClassificationRun:classify", _table("gap_table", "report.md")),
         "method", True,
     ),
+    "calibrate": Command(
+        "find a method's main setting on data held out",
+        *_run_of("runs.calibrate:CalibrationRun:calibrated", _found, output=""), "method", True,
+    ),
+    "forget-set": Command(
+        "write the indices of samples that are easiest or hardest",
+        *_run_of(
+            "runs.forget_set:ForgetSetRun:choose_forget_set", _chosen, "forget",
+            output="a JSON file",
+        ), "method", True,
+    ),
     "app": Command(
-        "open the app in a browser: compare, erase, attack", _app,
-        _fields("app:AppConfig", output=""),
+        "open the app in a browser: compare, erase, attack",
+        *_run_of("app:AppConfig:main", lambda _, __: "", output=""),
     ),
     "inspect": Command("tell what erasures hold", _artefacts("inspect"), _inspect_options),
     "compose": Command(

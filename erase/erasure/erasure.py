@@ -4,10 +4,9 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -29,7 +28,7 @@ from erase.erasure.recipe import Recipe
 from erase.erasure.weights import DELTAS, LORA, PROJECTIONS, read_deltas, shared_bases, write_deltas
 from erase.models.family import plain_pipeline
 from erase.prompts.catalogue import FILE as CATALOGUE
-from erase.support.errors import first_line
+from erase.support.errors import refused
 from erase.support.files import expanded, replaced_folder, write_json, write_text
 from erase.support.reading import read_json
 
@@ -117,15 +116,13 @@ class Erasure:
     def from_pretrained(cls, folder: str | Path) -> "Erasure":
         """Read an erasure folder; raises ValueError naming the folder if it is not a whole one."""
         folder = expanded(folder)
-        try:
+        mend = "give a folder that save_pretrained wrote"
+        with refused(f"{folder} is not a readable erasure folder", mend, ValueError):
             record = read_json(folder / RECIPE)
             Recipe.read(record)
             if record.pop("schema", None) != SCHEMA:
                 raise ValueError(f"it has another schema than {SCHEMA}: update diffusers-erase")
             return cls(read_deltas(folder), record)
-        except ValueError as error:
-            raise ValueError(f"{folder} is not a readable erasure folder ({first_line(error)}); "
-                             "give a folder that save_pretrained wrote.") from error  # fmt: skip
 
     def export_pipeline(self, pipeline: DiffusionPipeline, folder: str | Path) -> None:
         """Write the erased pipeline as a stock folder that plain diffusers opens.
@@ -159,7 +156,7 @@ def _on_all_ways(
     return {module: None for name in names for module in way_to(components, name)}
 
 
-class AppliedErasure:
+class AppliedErasure(AbstractContextManager["AppliedErasure"]):
     """An erasure in force; `revert` puts the very same bits back, as does leaving its context.
 
     `originals` are the base's own values of the tensors it changes, by name; `modules` hold them,
@@ -244,13 +241,5 @@ class AppliedErasure:
                     there[name] = weight
         return there
 
-    def __enter__(self) -> "AppliedErasure":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.revert()

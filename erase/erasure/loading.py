@@ -16,6 +16,7 @@ from erase.erasure.algebra import compose, scale
 from erase.erasure.erasure import FILES, AppliedErasure, Erasure
 from erase.erasure.recipe import for_any_base
 from erase.models.family import family_of, plain_pipeline, with_components
+from erase.support.errors import refused
 from erase.support.files import expanded
 
 
@@ -164,10 +165,6 @@ def _folder_of(source: str | Path, hub_options: Mapping[str, Any]) -> Path:
     """The folder itself, or what was downloaded of the hub repository of this name."""
     if (folder := expanded(source)).is_dir():
         return folder
-    try:
+    mend = "give a folder that save_pretrained wrote, or a hub repository you can reach"
+    with refused(f"{source} is no folder and could not be downloaded", mend):
         return Path(snapshot_download(str(source), allow_patterns=list(FILES), **hub_options))
-    except Exception as error:
-        raise ValueError(
-            f"{source} is no folder and could not be downloaded ({error}); give a folder that "
-            "save_pretrained wrote, or a hub repository you can reach."
-        ) from error

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from erase.core.mask import Mask, pack_bits, unpack_bits
 from erase.support.config import require_kind
-from erase.support.errors import first_line
+from erase.support.errors import refused
 from erase.support.files import replaced_file
 from erase.support.reading import read_tensors
 
@@ -35,14 +35,12 @@ def read_mask(
     Raises ValueError if it is none, if it is of others, and, naming which, if a fingerprint is
     another.
     """
-    try:
+    mend = "name another file, or a new one"
+    with refused(f"{path} is not a mask", mend, ValueError, RecursionError):
         parts, metadata = read_tensors(path)
         made_for = json.loads(metadata.get(MADE_FOR, "{}"))
         require_kind(MADE_FOR, made_for, Mapping[str, str])
         masks = _unpacked(parts)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not a mask ({first_line(error)}); name another file, or a "
-                         "new one.") from error  # fmt: skip
     if others := [name for name, value in fingerprints.items() if made_for.get(name) != value]:
         raise ValueError(f"The mask {path} was made for another {' and '.join(others)}; "
                          "make it again for this one.")  # fmt: skip

@@ -7,8 +7,10 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Literal, get_args
 
+from erase.bundled import ORIGINAL_LAYERS
 from erase.core.names import lora_key
 from erase.support.config import require_kind
+from erase.support.reading import read_json
 
 Program = Literal["comfyui", "a1111", "sd-scripts"]
 Naming = Literal["stock", "kohya", "original", "a1111"]
@@ -57,59 +59,7 @@ PREFIXES: Mapping[str, str] = {
 # finds the text encoders by its own names alone.
 OF_A1111 = {"text_encoder": "clip_l_transformer", "text_encoder_2": "clip_g_transformer"}
 # Diffusers' layers as the original code has them, which makes one of several.
-ORIGINAL: Mapping[str, Mapping[str, str]] = {
-    "unet": {"add_embedding.linear_1": "label_emb.0.0", "add_embedding.linear_2": "label_emb.0.2"},
-    "sd3": {
-        "context_embedder": "context_embedder",
-        "pos_embed.proj": "x_embedder.proj",
-        "time_text_embed.timestep_embedder.linear_1": "t_embedder.mlp.0",
-        "time_text_embed.timestep_embedder.linear_2": "t_embedder.mlp.2",
-        "time_text_embed.text_embedder.linear_1": "y_embedder.mlp.0",
-        "time_text_embed.text_embedder.linear_2": "y_embedder.mlp.2",
-        "transformer_blocks.#.attn.to_[qkv]": "joint_blocks.#.x_block.attn.qkv",
-        "transformer_blocks.#.attn2.to_[qkv]": "joint_blocks.#.x_block.attn2.qkv",
-        "transformer_blocks.#.attn.add_[qkv]_proj": "joint_blocks.#.context_block.attn.qkv",
-        "transformer_blocks.#.attn.to_out.0": "joint_blocks.#.x_block.attn.proj",
-        "transformer_blocks.#.attn2.to_out.0": "joint_blocks.#.x_block.attn2.proj",
-        "transformer_blocks.#.attn.to_add_out": "joint_blocks.#.context_block.attn.proj",
-        "transformer_blocks.#.ff.net.0.proj": "joint_blocks.#.x_block.mlp.fc1",
-        "transformer_blocks.#.ff.net.2": "joint_blocks.#.x_block.mlp.fc2",
-        "transformer_blocks.#.ff_context.net.0.proj": "joint_blocks.#.context_block.mlp.fc1",
-        "transformer_blocks.#.ff_context.net.2": "joint_blocks.#.context_block.mlp.fc2",
-        "transformer_blocks.#.norm1.linear": "joint_blocks.#.x_block.adaLN_modulation.1",
-        "transformer_blocks.#.norm1_context.linear": (
-            "joint_blocks.#.context_block.adaLN_modulation.1"
-        ),
-        "norm_out.linear": "final_layer.adaLN_modulation.1",
-        "proj_out": "final_layer.linear",
-    },
-    "flux": {
-        "context_embedder": "txt_in",
-        "x_embedder": "img_in",
-        "time_text_embed.timestep_embedder.linear_1": "time_in.in_layer",
-        "time_text_embed.timestep_embedder.linear_2": "time_in.out_layer",
-        "time_text_embed.text_embedder.linear_1": "vector_in.in_layer",
-        "time_text_embed.text_embedder.linear_2": "vector_in.out_layer",
-        "time_text_embed.guidance_embedder.linear_1": "guidance_in.in_layer",
-        "time_text_embed.guidance_embedder.linear_2": "guidance_in.out_layer",
-        "transformer_blocks.#.attn.to_[qkv]": "double_blocks.#.img_attn.qkv",
-        "transformer_blocks.#.attn.add_[qkv]_proj": "double_blocks.#.txt_attn.qkv",
-        "transformer_blocks.#.attn.to_out.0": "double_blocks.#.img_attn.proj",
-        "transformer_blocks.#.attn.to_add_out": "double_blocks.#.txt_attn.proj",
-        "transformer_blocks.#.ff.net.0.proj": "double_blocks.#.img_mlp.0",
-        "transformer_blocks.#.ff.net.2": "double_blocks.#.img_mlp.2",
-        "transformer_blocks.#.ff_context.net.0.proj": "double_blocks.#.txt_mlp.0",
-        "transformer_blocks.#.ff_context.net.2": "double_blocks.#.txt_mlp.2",
-        "transformer_blocks.#.norm1.linear": "double_blocks.#.img_mod.lin",
-        "transformer_blocks.#.norm1_context.linear": "double_blocks.#.txt_mod.lin",
-        "single_transformer_blocks.#.attn.to_[qkv]": "single_blocks.#.linear1",
-        "single_transformer_blocks.#.proj_mlp": "single_blocks.#.linear1",
-        "single_transformer_blocks.#.proj_out": "single_blocks.#.linear2",
-        "single_transformer_blocks.#.norm.linear": "single_blocks.#.modulation.lin",
-        "norm_out.linear": "final_layer.adaLN_modulation.1",
-        "proj_out": "final_layer.linear",
-    },
-}
+ORIGINAL: Mapping[str, Mapping[str, str]] = read_json(ORIGINAL_LAYERS)
 
 
 def naming_for(program: Program, family: str) -> Naming:

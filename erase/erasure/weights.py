@@ -12,7 +12,7 @@ from torch import Tensor
 from erase.core.delta import Delta, LowRankDelta, read_delta
 from erase.core.names import from_lora_key, lora_holds, lora_key
 from erase.support.config import require_kind
-from erase.support.errors import first_line
+from erase.support.errors import refused
 from erase.support.reading import LONGEST_NAME, read_tensors
 
 LORA, DELTAS = "pytorch_lora_weights.safetensors", "deltas.safetensors"
@@ -52,17 +52,13 @@ def read_deltas(folder: Path) -> dict[str, Delta]:
         if part in grouped.setdefault(name, {}):
             raise ValueError(f"{there[0]} holds {name} twice")
         grouped[name][part] = tensor
-    deltas = {name: _delta_of(name, group) for name, group in grouped.items()}
+    deltas: dict[str, Delta] = {}
+    for name, group in grouped.items():
+        with refused(name, "", ValueError):
+            deltas[name] = read_delta(group)
     if (folder / PROJECTIONS).exists():
         deltas |= _with_bases(folder / PROJECTIONS, low_rank_of(deltas))
     return {name: delta for name, delta in deltas.items() if not _is_filler(delta)}
-
-
-def _delta_of(name: str, parts: Mapping[str, Tensor]) -> Delta:
-    try:
-        return read_delta(parts)
-    except ValueError as error:
-        raise ValueError(f"{name}: {first_line(error)}") from error
 
 
 def low_rank_of(deltas: Mapping[str, Delta]) -> dict[str, LowRankDelta]:
@@ -100,11 +96,9 @@ def _write_bases(deltas: Mapping[str, Delta], folder: Path) -> None:
 def _with_bases(path: Path, deltas: Mapping[str, LowRankDelta]) -> dict[str, LowRankDelta]:
     """Those of the deltas that are projections, with the axes that they take out."""
     tensors, metadata = read_tensors(path)
-    try:
+    with refused(f"{path.name} does not say what reads it", "", ValueError, RecursionError):
         read_by = json.loads(metadata.get(READ_BY, ""))
         require_kind(READ_BY, read_by, Mapping[str, str])
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path.name} does not say what reads it: {first_line(error)}") from error
     projections = {}
     for name, key in read_by.items():
         own = deltas[name].down.flatten(1) if name in deltas else None

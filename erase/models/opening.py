@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -27,7 +27,7 @@ from erase.models.stored import denoiser_file, single_file, stored_dtype, tensor
 from erase.prompts.catalogue import Catalogue, Finetuning, Sampling
 from erase.prompts.request import PromptSet
 from erase.support.distributed import DeviceConfig, own_device
-from erase.support.errors import first_line
+from erase.support.errors import refused
 from erase.support.reading import LARGEST_TEXT, require_file
 
 INDEX, BUNDLED = DiffusionPipeline.config_name, {"emoji": EMOJI}
@@ -274,16 +274,13 @@ def _require_finite(pipeline: DiffusionPipeline) -> None:
                 raise ValueError(f"{name} holds numbers that are not finite")
 
 
-@contextmanager
-def _one_sentence(name: str) -> Iterator[None]:
+def _one_sentence(name: str) -> AbstractContextManager[None]:
     """Whatever goes wrong within is a ValueError that names the model."""
-    try:
-        yield
-    except Exception as error:
-        raise ValueError(
-            f"The model {name} could not be opened ({first_line(error)}); give 'emoji', a whole "
-            "pipeline folder, a hub id you can reach, or a file of weights with --model_config."
-        ) from error
+    return refused(
+        f"The model {name} could not be opened",
+        "give 'emoji', a whole pipeline folder, a hub id you can reach, or a file of weights with "
+        "--model_config",
+    )
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from erase.support.errors import first_line
+from erase.support.errors import refused
 
 SINGLE_FILES = (".safetensors", ".ckpt")
 DENOISERS = ("unet", "transformer")
@@ -34,7 +34,12 @@ def tensors_in(path: Path) -> dict[str, Tensor]:
 
     Nothing but weights is unpickled. Raises ValueError if it holds something else.
     """
-    try:
+    with refused(
+        f"{path} is no checkpoint of weights alone",
+        "give a .safetensors file, or a .ckpt file that holds nothing but tensors",
+        OSError, SafetensorError, UnpicklingError, RuntimeError, EOFError, TypeError,
+        AttributeError,
+    ):  # fmt: skip
         if path.suffix == ".safetensors":
             with safe_open(path, "pt") as file:
                 parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
@@ -43,12 +48,6 @@ def tensors_in(path: Path) -> dict[str, Tensor]:
         while "state_dict" in stored:
             stored = stored["state_dict"]
         return {name: one for name, one in stored.items() if isinstance(one, Tensor)}
-    except (OSError, SafetensorError, UnpicklingError, RuntimeError, EOFError, TypeError,
-            AttributeError) as error:  # fmt: skip
-        raise ValueError(
-            f"{path} is no checkpoint of weights alone ({first_line(error)}); give a .safetensors "
-            "file, or a .ckpt file that holds nothing but tensors."
-        ) from error
 
 
 def _without_values(part: Any) -> Tensor:

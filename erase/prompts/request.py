@@ -251,10 +251,7 @@ def find_concept(name: str, catalogue: Catalogue) -> Concept:
 
 def sample(prompts: Sequence[Prompt], count: int, seed: int) -> list[Prompt]:
     """`count` prompts, evenly over their groups, then over each group's; at least one a group."""
-    rng = random.Random(seed)
-    groups: dict[str, list[Prompt]] = {}
-    for prompt in prompts:
-        groups.setdefault(prompt.group, []).append(prompt)
+    rng, groups = random.Random(seed), _by_group(prompts)
     count = max(count, len(groups))
     shares = [count // len(groups) + (i < count % len(groups)) for i in range(len(groups))]
     return [
@@ -262,6 +259,13 @@ def sample(prompts: Sequence[Prompt], count: int, seed: int) -> list[Prompt]:
         for group, share in zip(groups.values(), shares, strict=True)
         for prompt in _rounds(group, share, rng)
     ]
+
+
+def _by_group(prompts: Sequence[Prompt]) -> dict[str, list[Prompt]]:
+    groups: dict[str, list[Prompt]] = {}
+    for prompt in prompts:
+        groups.setdefault(prompt.group, []).append(prompt)
+    return groups
 
 
 def _rounds(prompts: Sequence[Prompt], count: int, rng: random.Random) -> list[Prompt]:
@@ -274,7 +278,5 @@ def _rounds(prompts: Sequence[Prompt], count: int, rng: random.Random) -> list[P
 
 def texts_by_group(prompts: Sequence[Prompt]) -> dict[str, list[str]]:
     """The prompts' texts by the concept they name."""
-    groups: dict[str, list[str]] = {}
-    for prompt in prompts:
-        groups.setdefault(prompt.group, []).append(prompt.text)
-    return groups
+    groups = _by_group(prompts)
+    return {group: [prompt.text for prompt in named] for group, named in groups.items()}

@@ -9,12 +9,14 @@ from torch import nn
 from torch.utils.data import Dataset, Subset
 
 from erase.core.delta import NotFiniteError
+from erase.core.process import own_settings
 from erase.core.seeds import seeded
 from erase.evaluate.classifiers.gaps import GAPS, Split, gap_figures
 from erase.methods import get_method
 from erase.runs.classify import ClassifierRun, build_task, data_of, load_or_train, retrained
-from erase.runs.state import carry_out, options_of
+from erase.runs.state import options_of
 from erase.support.config import PartShare
+from erase.support.distributed import launched
 from erase.tasks.classification.fit import size_of
 from erase.tasks.classification.forget_sets import forget_indices
 from erase.tasks.classification.task import ClassificationTask
@@ -41,14 +43,6 @@ class CalibrationRun(ClassifierRun):
 
 
 @dataclass(frozen=True)
-class Pilot:
-    """The task of an original, and a Retrain, that never saw the data to choose by."""
-
-    task: ClassificationTask
-    validation: Dataset
-
-
-@dataclass(frozen=True)
 class Calibration:
     """The chosen value of a setting, and every one's average gap to Retrain, in points."""
 
@@ -62,6 +56,7 @@ class Calibration:
         return f"{self.method}: {self.setting} {self.value:g} of average gaps {tried}"
 
 
+@own_settings()
 def calibrated(run: CalibrationRun) -> Calibration | None:
     """Search on an original and a Retrain of their own that never see the share held out.
 
@@ -69,15 +64,6 @@ def calibrated(run: CalibrationRun) -> Calibration | None:
     any work.
     """
     options = options_of(run, ClassificationTask)
-
-    def work(opened: Pilot) -> Calibration:
-        task = opened.task
-        return calibrate(run.method, task, retrained(task), opened.validation, options)
-
-    return carry_out(None, (), lambda: _pilot(run), work, lambda _, found, __: found)
-
-
-def _pilot(run: CalibrationRun) -> Pilot:
     classifier = replace(run.classifier, weights="")
     data = data_of(classifier)
     forget = forget_indices(run.forget, data, run.seed)
@@ -88,7 +74,8 @@ def _pilot(run: CalibrationRun) -> Pilot:
     places = {row: place for place, row in enumerate(rows)}
     original = load_or_train(classifier, seen, run.device)
     task = build_task(run, original, seen, [places[row] for row in forget])
-    return Pilot(task, Subset(data.train, held))
+    found = calibrate(run.method, task, retrained(task), Subset(data.train, held), options)
+    return found if launched().is_main_process else None
 
 
 def hold_out(retain: Sequence[int], share: float, seed: int) -> tuple[list[int], list[int]]:

@@ -25,6 +25,7 @@ from erase.prompts.seeds import RETRAIN_SEED, SHADOW_SEED
 from erase.runs.state import carry_out, note_run, options_of, require_method, run_digest
 from erase.support.config import Config, NotNegative, Positive
 from erase.support.distributed import DeviceConfig, launched, own_device
+from erase.support.errors import refused
 from erase.support.files import replaced_file
 from erase.tasks.classification.datasets import Data, build_classifier, load_data
 from erase.tasks.classification.fit import FitConfig, fit, outputs_of
@@ -236,12 +237,9 @@ def load_or_train(config: ClassifierConfig, data: Data, device: str = "cpu") -> 
         torch.manual_seed(folded(config.seed))
         model = build_classifier(config.model, data)
     if path and path.is_file():
-        try:
+        what = f"{path} does not hold the weights of a {config.model}"
+        with refused(what, "name others", SafetensorError, RuntimeError):
             load_weights(model, path)
-        except (SafetensorError, RuntimeError) as error:
-            raise ValueError(
-                f"{path} does not hold the weights of a {config.model} ({error}); name others."
-            ) from error
         return model.to(own_device(device)).eval()
     fit(model.to(own_device(device)), data.train, config.fit, config.seed)
     if path and launched().is_main_process:

@@ -7,14 +7,14 @@ from pathlib import Path
 
 from torch import nn
 
+from erase.core.process import own_settings
 from erase.methods import get_method
 from erase.runs.classify import ClassifierRun, build_task, data_of, load_or_train
-from erase.runs.state import carry_out, options_of
+from erase.runs.state import options_of
 from erase.support.config import NotNegative
+from erase.support.distributed import launched
 from erase.support.files import check_file_writable, expanded
-from erase.tasks.classification.datasets import Data
 from erase.tasks.classification.forget_sets import (
-    Choose,
     Tail,
     Unit,
     chooser,
@@ -51,15 +51,7 @@ class ForgetSetRun(ClassifierRun):
             )
 
 
-@dataclass(frozen=True)
-class Candidates:
-    """A data set, the original that learnt it, and what chooses among its samples by their loss."""
-
-    data: Data
-    original: nn.Module
-    choose: Choose
-
-
+@own_settings()
 def choose_forget_set(run: ForgetSetRun, output: str | Path) -> list[int]:
     """Write the indices of training samples of lowest or highest loss in the original, as JSON.
 
@@ -67,27 +59,18 @@ def choose_forget_set(run: ForgetSetRun, output: str | Path) -> list[int]:
     so far. Raises ValueError on bad input, before any work.
     """
     check_file_writable(Path(output))
-    options = options_of(run, ClassificationTask)
+    options, data = options_of(run, ClassificationTask), data_of(run.classifier)
+    choose = chooser(labels_of(data.train), run.count, run.tail, run.unit)
+    original = load_or_train(run.classifier, data, run.device)
 
-    def open_() -> Candidates:
-        data = data_of(run.classifier)
-        choose = chooser(labels_of(data.train), run.count, run.tail, run.unit)
-        return Candidates(data, load_or_train(run.classifier, data, run.device), choose)
+    def unlearn(indices: Sequence[int]) -> nn.Module:
+        task = build_task(run, copy.deepcopy(original), data, indices)
+        unlearned = copy.deepcopy(original)
+        get_method(run.method)(task, options).apply({"model": unlearned})
+        return unlearned
 
-    def work(opened: Candidates) -> list[int]:
-        data, original = opened.data, opened.original
-
-        def unlearn(indices: Sequence[int]) -> nn.Module:
-            task = build_task(run, copy.deepcopy(original), data, indices)
-            unlearned = copy.deepcopy(original)
-            get_method(run.method)(task, options).apply({"model": unlearned})
-            return unlearned
-
-        losses = losses_of(original, data.train)
-        return worst_case(losses, unlearn, data.train, opened.choose, run.rounds)
-
-    def write(_: Candidates, chosen: list[int], __: Path) -> list[int]:
-        write_indices(chosen, expanded(output))
-        return chosen
-
-    return carry_out(None, (), open_, work, write) or []
+    chosen = worst_case(losses_of(original, data.train), unlearn, data.train, choose, run.rounds)
+    if not launched().is_main_process:
+        return []
+    write_indices(chosen, expanded(output))
+    return chosen

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from huggingface_hub import hf_hub_download
 
 from erase.support.config import Config, NotNegative
-from erase.support.errors import cut, first_line
+from erase.support.errors import cut, refused
 from erase.support.files import expanded
 from erase.support.reading import read_text
 
@@ -72,33 +72,23 @@ def _asked(
     where = f"row {position + 1} of {file.path}"
     if None in row or None in row.values():
         raise ValueError(f"The {where} has more or fewer fields than columns; mend the file.")
-    try:
+    with refused(f"A seed or guidance scale of {where} is no number to draw with", "mend it"):
         seeds = [int(row[file.seed])] if file.seed else file.seeds or [position]
         scale = float(row[file.guidance_scale]) if file.guidance_scale else guidance_scale
         if not 0 <= scale < math.inf:
             raise ValueError(f"guidance {scale}")
-    except ValueError as error:
-        raise ValueError(
-            f"A seed or guidance scale of {where} is no number to draw with ({first_line(error)}); "
-            "mend it."
-        ) from error
     label, group = (row[name] if name else "" for name in (file.label, file.group))
     return [PromptRow(row[file.text], seed, scale, label, group) for seed in seeds]
 
 
 def _rows(file: PromptFile) -> list[dict[str, str]]:
-    path = file.path
-    try:
+    path, mend = file.path, "give --prompts.path a CSV file or hf://OWNER/DATASET/FILE"
+    with refused(f"The prompts {path or '(none named)'} cannot be read", mend):
         if path.startswith(HUB):
             owner, name, inside = path.removeprefix(HUB).split("/", 2)
             path = hf_hub_download(f"{owner}/{name}", inside, repo_type="dataset")
         text = read_text(expanded(path), newline="")
         rows = list(csv.DictReader(io.StringIO(text, newline="")))
-    except Exception as error:
-        raise ValueError(
-            f"The prompts {file.path or '(none named)'} cannot be read ({first_line(error)}); give "
-            "--prompts.path a CSV file or hf://OWNER/DATASET/FILE."
-        ) from error
     if not rows:
         raise ValueError(f"{file.path} holds no prompts; give a CSV file with a row a prompt.")
     return rows[: file.limit or None]

@@ -48,40 +48,27 @@ def carry_out(
     does, the others return None. If `shares_write`, they do too, into folders that go. A second run
     with the same output is refused meanwhile.
     """
-    place = expanded(output).resolve() if output else None
+    place, state = expanded(output).resolve() if output else None, None
     with alone(place) if place and launched().is_main_process else nullcontext():
-        return _carried_out(place, files, open_, work, write, digest_of, shares_write)
-
-
-def _carried_out(
-    output: Path | None,
-    files: Sequence[str],
-    open_: Callable[[], Opened],
-    work: Callable[[Opened], Done],
-    write: Callable[[Opened, Done, Path], Report],
-    digest_of: Callable[[Opened], str] | None,
-    shares_write: bool,
-) -> Report | None:
-    state = None
-    if output:
-        check_writable(output, files)
-    opened = open_()
-    if output and digest_of:
-        digest = digest_of(opened)
-        refuse_another_run(output, digest)
-        state = output.parent / f".{output.name}.{digest}"
-    with _cleared_if_broken(state), checkpoints_in(state):
-        done = work(opened)
-    if not launched().is_main_process:
-        if shares_write:
-            with tempfile.TemporaryDirectory() as goes:
-                write(opened, done, Path(goes))
-        return None
-    with replaced_folder(output, files) if output else nullcontext(Path()) as partial:
-        report = write(opened, done, partial)
-    if state:
-        shutil.rmtree(state, ignore_errors=True)
-    return report
+        if place:
+            check_writable(place, files)
+        opened = open_()
+        if place and digest_of:
+            digest = digest_of(opened)
+            refuse_another_run(place, digest)
+            state = place.parent / f".{place.name}.{digest}"
+        with _cleared_if_broken(state), checkpoints_in(state):
+            done = work(opened)
+        if not launched().is_main_process:
+            if shares_write:
+                with tempfile.TemporaryDirectory() as goes:
+                    write(opened, done, Path(goes))
+            return None
+        with replaced_folder(place, files) if place else nullcontext(Path()) as partial:
+            report = write(opened, done, partial)
+        if state:
+            shutil.rmtree(state, ignore_errors=True)
+        return report
 
 
 def require_method(run: Any, kind: type) -> None:

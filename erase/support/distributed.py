@@ -20,7 +20,7 @@ from accelerate.utils import (
 from torch import Tensor
 
 from erase.support.config import Config
-from erase.support.errors import first_line
+from erase.support.errors import refused
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
@@ -65,14 +65,10 @@ def own_device(asked: str) -> str:
     """
     if asked == "auto":
         return str(launched().device)
-    try:
+    mend = f"give auto, or what is here: {', '.join(devices_here())}"
+    with refused(f"The device {asked} could not be opened", mend, RuntimeError, AssertionError):
         if torch.empty(0, device=asked).is_meta:
             raise RuntimeError("it computes nothing")
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(
-            f"The device {asked} could not be opened ({first_line(error)}); give auto, or what is "
-            f"here: {', '.join(devices_here())}."
-        ) from error
     state = launched()
     if state.num_processes == 1:
         return asked

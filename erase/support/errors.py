@@ -1,5 +1,7 @@
 """What an error says, for a sentence of our own."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from zipfile import BadZipFile
 
 from safetensors import SafetensorError
@@ -12,6 +14,20 @@ LONGEST = 100  # letters
 def first_line(error: Exception) -> str:
     """The first line of what an error says, cut if it is long, or its kind if it says nothing."""
     return cut((str(error).strip() or type(error).__name__).splitlines()[0])
+
+
+@contextmanager
+def refused(what: str, mend: str, *kinds: type[Exception]) -> Iterator[None]:
+    """Any error within, or one of these kinds, is a ValueError: what, why, and if there is a mend.
+
+    Without one the sentence is part of another.
+    """
+    kinds = kinds or (Exception,)
+    try:
+        yield
+    except kinds as error:
+        why = first_line(error)
+        raise ValueError(f"{what} ({why}); {mend}." if mend else f"{what}: {why}") from error
 
 
 def cut(text: str, letters: int = LONGEST) -> str:

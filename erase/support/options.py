@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter, Namespace
 
-from erase.support.errors import cut, first_line
+from erase.support.errors import cut, refused
 from erase.support.files import expanded
 from erase.support.reading import read_text
 
@@ -71,16 +71,11 @@ class ConfigFile(ActionConfigFile):
 
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: Any = None) -> None:
         """As jsonargparse's, which would take the locale's encoding."""
-        try:
+        with refused(f"The config {values} cannot be read", "give a YAML file of options"):
             text = read_text(expanded(values), LARGEST_CONFIG)
             options = yaml.safe_load(text)
             if not isinstance(options, dict) or _is_endless(options):
                 raise ValueError("it names no options, or repeats itself without end")
-        except Exception as error:  # of files, of encodings, and whatever YAML's reader raises
-            raise ValueError(
-                f"The config {values} cannot be read ({first_line(error)}); give a YAML file of "
-                "options."
-            ) from error
         parser.config = values
         super().__call__(parser, cfg, text, option_string)
         for name in parser.groups or ():

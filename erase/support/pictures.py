@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.utils import make_grid
 
-from erase.support.errors import first_line
+from erase.support.errors import refused
 from erase.support.files import expanded, in_order
 from erase.support.reading import require_file
 
@@ -37,17 +37,13 @@ def open_picture(path: str | Path) -> Image.Image:
 
     Raises ValueError for what cannot be read and what is too large to be a picture.
     """
-    try:
+    with refused(f"The picture {path} cannot be read", "mend or remove it"):
         require_file(Path(path))
         with Image.open(path) as stored:
             if stored.width * stored.height > MOST_PIXELS:
                 raise ValueError(f"it is of {stored.width} x {stored.height} pixels")
             ImageOps.exif_transpose(stored, in_place=True)
             return _in_rgb(stored) if stored.height <= ROWS else _in_strips(stored)
-    except Exception as error:  # broken files make Pillow raise anything
-        raise ValueError(
-            f"The picture {path} cannot be read ({first_line(error)}); mend or remove it."
-        ) from error
 
 
 def _in_strips(picture: Image.Image) -> Image.Image:

@@ -10,7 +10,7 @@ from typing import Any
 from safetensors import safe_open
 from torch import Tensor
 
-from erase.support.errors import first_line
+from erase.support.errors import first_line, refused
 
 LARGEST_TEXT = 1 << 26  # bytes
 LONGEST_NAME = 150  # letters of a tensor's
@@ -30,20 +30,18 @@ def read_text(path: Path, largest: int = LARGEST_TEXT, newline: str | None = Non
     newline: as of `open`, by default all kinds of ends of lines become the one.
     """
     require_file(path, largest)
-    try:
-        with open(path, encoding="utf-8-sig", newline=newline) as opened:
-            return opened.read()
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path.name} is no UTF-8 text: {first_line(error)}") from error
+    with (
+        refused(f"{path.name} is no UTF-8 text", "", OSError, ValueError),
+        open(path, encoding="utf-8-sig", newline=newline) as opened,
+    ):
+        return opened.read()
 
 
 def read_json(path: Path) -> Any:
     """What a JSON file holds."""
     text = read_text(path)
-    try:
+    with refused(f"{path.name} is no JSON", "", ValueError, RecursionError):
         return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path.name} is no JSON: {first_line(error)}") from error
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
