@@ -15,12 +15,13 @@ from statistics import fmean
 
 import torch
 from classifiers import CLASSES, FITS, TEST, TRAIN, Bench
+from decoded import in_memory
 from torch.utils.data import TensorDataset
 
 from erase.methods import get_method
 from erase.methods.projection import ProjectionConfig
 from erase.runs.calibrate import hold_out
-from erase.tasks.classification.datasets import in_memory, load_data
+from erase.tasks.classification.datasets import load_data
 from erase.tasks.classification.fit import outputs_of
 from erase.tasks.classification.task import HEAD, ClassificationTask
 

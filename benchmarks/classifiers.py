@@ -26,6 +26,7 @@ from typing import Any
 import torch
 from classifier_rows import SCALED, STEPS, Row, briefer, candidates
 from classifier_table import table
+from decoded import in_memory
 from ledger import Ledger
 from peers import KNOWN, PEERS
 from timm.models.resnet import BasicBlock, ResNet
@@ -38,7 +39,7 @@ from erase.methods import get_method
 from erase.prompts.seeds import RETRAIN_SEED
 from erase.runs.calibrate import calibrate, gap_of, hold_out, with_setting
 from erase.support.errors import first_line
-from erase.tasks.classification.datasets import in_memory, load_data
+from erase.tasks.classification.datasets import load_data
 from erase.tasks.classification.fit import FitConfig, fit, outputs_of
 from erase.tasks.classification.forget_sets import chooser, losses_of, select, worst_case
 from erase.tasks.classification.task import ClassificationTask, ClassificationTaskConfig

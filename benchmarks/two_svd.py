@@ -13,13 +13,14 @@ from pathlib import Path
 
 import torch
 from classifiers import CLASSES, FITS, TEST, TRAIN, Bench
+from decoded import in_memory
 from ledger import Ledger
 from timm.models.resnet import BasicBlock, ResNet
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from erase.methods.projection import ProjectionConfig, projection
-from erase.tasks.classification.datasets import in_memory, load_data
+from erase.tasks.classification.datasets import load_data
 from erase.tasks.classification.fit import FitConfig, fit, outputs_of
 from erase.tasks.classification.task import ALL, ClassificationTask
 

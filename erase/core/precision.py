@@ -68,7 +68,10 @@ class MasterWeights:
     """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter]):
-        self.tensors = {name: _master(parameter) for name, parameter in parameters.items()}
+        self.tensors = {
+            name: nn.Parameter(widened(own.detach())) if is_half(own) else own
+            for name, own in parameters.items()
+        }
         pairs = zip(parameters.values(), self.tensors.values(), strict=True)
         self._pairs = [(own, master) for own, master in pairs if own is not master]
         self._scale = LossScale(own for own, _ in self._pairs)
@@ -92,12 +95,6 @@ class MasterWeights:
         """Round the masters into the model."""
         for own, master in self._pairs:
             own.copy_(master)
-
-
-def _master(parameter: nn.Parameter) -> nn.Parameter:
-    if not is_half(parameter):
-        return parameter
-    return nn.Parameter(widened(parameter.detach()))
 
 
 @contextmanager

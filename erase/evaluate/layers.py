@@ -56,28 +56,19 @@ def changes_of(
 
 def save_change_chart(changes: Mapping[str, tuple[float, float]], path: Path) -> None:
     """Draw both figures of `changes_of` by block."""
-    left, right = zip(*changes.values(), strict=True)
-    _save_bars(
-        list(changes),
-        [[100 * value for value in left], [100 * value for value in right]],
-        ["change relative to the weights, %", "share of the whole change, %"],
-        path,
-    )
+    relative, share = zip(*changes.values(), strict=True)
+    titled = {"change relative to the weights, %": relative, "share of the whole change, %": share}
+    _save_bars(list(changes), titled, path)
 
 
 def save_chart(blocks: list[Block], path: Path) -> None:
     """Draw each block's share of the saliency, where known, and the share of it that is kept."""
     overall = sum(block.kept for block in blocks) / sum(block.weights for block in blocks)
-    _save_bars(
-        [block.name for block in blocks],
-        [
-            [100 * (block.saliency_share or 0.0) for block in blocks],
-            [100 * block.kept / block.weights for block in blocks],
-        ],
-        ["share of the saliency, %", "weights that may change, % (line: over all blocks)"],
-        path,
-        line=100 * overall,
-    )
+    share = [block.saliency_share or 0.0 for block in blocks]
+    kept = [block.kept / block.weights for block in blocks]
+    title = "weights that may change, % (line: over all blocks)"
+    titled = {"share of the saliency, %": share, title: kept}
+    _save_bars([block.name for block in blocks], titled, path, overall)
 
 
 def _block_name(tensor: str) -> str:
@@ -87,20 +78,18 @@ def _block_name(tensor: str) -> str:
 
 def _save_bars(
     names: Sequence[str],
-    values: Sequence[Sequence[float]],
-    titles: Sequence[str],
+    titled: Mapping[str, Sequence[float]],
     path: Path,
     line: float | None = None,
 ) -> None:
-    """Two bar charts side by side, a bar a name; the line is in the right one."""
+    """Two bar charts of shares side by side, a bar a name; the line is in the right one."""
     figure = Figure(figsize=(10, 0.28 * len(names) + 1.2), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
-    for axes, lengths, title, colour in zip(
-        (left, right), values, titles, ("#6a9a58", "#3b6ea5"), strict=True
-    ):
-        axes.barh(names, lengths, color=colour)
+    places = ((left, "#6a9a58"), (right, "#3b6ea5"))
+    for (axes, colour), (title, lengths) in zip(places, titled.items(), strict=True):
+        axes.barh(names, [100 * length for length in lengths], color=colour)
         axes.set_xlabel(title)
     if line is not None:
-        right.axvline(line, color="#b5482e", linewidth=1)
+        right.axvline(100 * line, color="#b5482e", linewidth=1)
     left.invert_yaxis()
     figure.savefig(path)

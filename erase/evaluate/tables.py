@@ -2,9 +2,10 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from erase.evaluate.layers import CHART, Block, blocks_of
+from erase.evaluate.layers import CHART, Block, blocks_of, save_chart
 from erase.evaluate.reports import GAPS, AttackReport, Distance, Figure, GapReport, Report
 from erase.models.family import Family
 
@@ -134,8 +135,14 @@ def block_table(blocks: Iterable[Block], kind: str = "block") -> str:
     return markdown_table(rows)
 
 
-def mask_section(layers: Mapping[str, Mapping[str, Any]]) -> str:
-    """Where a mask lies, by block with the chart, and by tensor folded away, as Markdown."""
+def mask_section(layers: Mapping[str, Mapping[str, Any]] | None, folder: Path) -> str:
+    """Where a mask lies, by block with the chart, and by tensor folded away, as Markdown.
+
+    The chart is drawn into the folder. Without a mask it is nothing.
+    """
+    if not layers:
+        return ""
+    save_chart(blocks_of(layers), folder / CHART)
     each = [
         Block(name, layer["of"], layer["kept"], layer.get("saliency_share"))
         for name, layer in layers.items()

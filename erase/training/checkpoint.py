@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
 
 from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file, save_file
@@ -121,9 +120,14 @@ class Checkpoints:
                 copy_full_(tensors[name], values)
         state = self._optimizer.state_dict()
         moments = load_file(source / f"{OPTIMIZER}.safetensors")
-        slots = [moments.get(name, number) for name, number in record["slots"]]
-        state["state"] = tree_unflatten(slots, treespec_loads(record["tree"]))
-        self._optimizer.load_state_dict(_like_weights(state, self._optimizer))
+        leaves = [moments.get(name, number) for name, number in record["slots"]]
+        state["state"] = tree_unflatten(leaves, treespec_loads(record["tree"]))
+        weights = [weight for group in self._optimizer.param_groups for weight in group["params"]]
+        for number, slots in state["state"].items():
+            for key, value in slots.items():
+                if isinstance(value, Tensor) and value.shape == weights[number].shape:
+                    slots[key] = distributed_like(value, weights[number])
+        self._optimizer.load_state_dict(state)
         if self._average:
             self._average.optimization_step = record["step"]
         return record["step"]
@@ -149,14 +153,3 @@ def _gathered(tensors: Mapping[str, Tensor], keeps: bool) -> dict[str, Tensor]:
             if keeps:
                 kept[key] = piece.cpu().contiguous()
     return kept
-
-
-def _like_weights(state: dict[str, Any], optimizer: Optimizer) -> dict[str, Any]:
-    """The optimizer's state, in shards where the weight it is of lies in shards."""
-    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-    for number, slots in state["state"].items():
-        weight = weights[number]
-        for key, value in slots.items():
-            if isinstance(value, Tensor) and value.shape == weight.shape:
-                slots[key] = distributed_like(value, weight)
-    return state

@@ -119,7 +119,9 @@ def train(
             if due or stopping:
                 kept.save(step + 1, watch.accelerator.is_main_process)
             if stopping:
-                raise TrainingStopped(_stop_message(step + 1, config))
+                again = "run the same again to go on"
+                after = again if checkpoint_folder() else "no checkpoint was asked for"
+                raise TrainingStopped(f"Stopped after step {step + 1} of {steps}; {after}.")
     watch.end()
     if average:
         average.copy_to(parameters.values())
@@ -250,11 +252,6 @@ def _progress(first: int, steps: int, accelerator: Accelerator) -> Iterator[int]
         unit="step",
         disable=not accelerator.is_main_process,
     )
-
-
-def _stop_message(steps_done: int, config: TrainingConfig) -> str:
-    kept = "run the same again to go on" if checkpoint_folder() else "no checkpoint was asked for"
-    return f"Stopped after step {steps_done} of {config.max_train_steps}; {kept}."
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from erase.evaluate.layers import CHART, blocks_of, save_chart
+from erase.evaluate.layers import CHART
 from erase.evaluate.reports import GAPS, GapReport
 from erase.evaluate.tables import gap_table, mask_section
 from erase.support.files import write_json, write_text
@@ -45,10 +45,7 @@ def write_classification_report(
     text += "![answers on the plane through a forgotten and two other samples](boundary.png)\n\n"
     if (folder / "attribution.png").exists():
         text += "![what the true class' logit rests on](attribution.png)\n"
-    if layers:
-        save_chart(blocks_of(layers), folder / CHART)
-        text += mask_section(layers)
-    write_text(folder / "report.md", text)
+    write_text(folder / "report.md", text + mask_section(layers, folder))
 
 
 def save_gap_chart(report: GapReport, path: Path) -> None:

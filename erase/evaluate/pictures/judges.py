@@ -69,12 +69,9 @@ def judge_protocol(judge: Judge) -> dict[str, Any]:
     in_a_library = parts[0] in classifier_judge.LIBRARIES and parts[1]  # no whole path follows
     kept = 2 if in_a_library else not judge.name.startswith(("local-dir:", *WITH_PATHS))
     name = "/".join([*parts[:kept], *parts[kept:][-1:]])
-    return {"judge": name, "fingerprint": judge.fingerprint, "computes": _told_by(judge)}
-
-
-def _told_by(judge: Judge) -> str:
     # Other packages' judges may be older than the question.
-    return getattr(judge, "computes", "pictures as its own package reads them")
+    computes = getattr(judge, "computes", "pictures as its own package reads them")
+    return {"judge": name, "fingerprint": judge.fingerprint, "computes": computes}
 
 
 def judge_line(judge: Judge) -> str:

@@ -43,7 +43,8 @@ def canvas_matrix(
     have their share, and all cells of the concepts that are `whole`.
     """
     objects, styles = list(catalogue.objects), list(catalogue.styles)
-    own = _cells_of(objects, styles, whole)
+    rows, columns = _chosen(objects, styles, whole)
+    own = rows[:, None] | columns
     diagonal = torch.arange(len(objects))[:, None] + torch.arange(len(styles))
     drawn = (own | (diagonal % every == 0)).nonzero().tolist()
     prompts = [catalogue.prompt(objects[i], styles[j]) for i, j in drawn]
@@ -60,11 +61,12 @@ def canvas_matrix(
     return Matrix(objects, styles, *seen)
 
 
-def _cells_of(objects: Sequence[str], styles: Sequence[str], concepts: Sequence[Concept]) -> Tensor:
-    """The cells that hold any of these concepts: booleans [objects, styles]."""
+def _chosen(
+    objects: Sequence[str], styles: Sequence[str], concepts: Sequence[Concept]
+) -> tuple[Tensor, Tensor]:
+    """Which objects, and which styles, are among these concepts: booleans."""
     rows = torch.tensor([Concept(name, "object") in concepts for name in objects])
-    columns = torch.tensor([Concept(name, "style") in concepts for name in styles])
-    return rows[:, None] | columns
+    return rows, torch.tensor([Concept(name, "style") in concepts for name in styles])
 
 
 def ua_ira_cra(matrix: Matrix, forgotten: Sequence[Concept]) -> dict[str, float]:
@@ -75,9 +77,8 @@ def ua_ira_cra(matrix: Matrix, forgotten: Sequence[Concept]) -> dict[str, float]
     kind; where both kinds are forgotten, IRA is over both and CRA is missing. Source:
     UnlearnCanvas (Zhang et al., NeurIPS 2024).
     """
-    rows = torch.tensor([Concept(name, "object") in forgotten for name in matrix.objects])
-    columns = torch.tensor([Concept(name, "style") in forgotten for name in matrix.styles])
-    kept = ~_cells_of(matrix.objects, matrix.styles, forgotten)
+    rows, columns = _chosen(matrix.objects, matrix.styles, forgotten)
+    kept = ~(rows[:, None] | columns)
     own = torch.cat([matrix.object_seen[rows].flatten(), matrix.style_seen[:, columns].flatten()])
     seen = {"object": matrix.object_seen[kept], "style": matrix.style_seen[kept]}
     kinds = {concept.kind for concept in forgotten}

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch.nn import functional as F
 
-from erase.evaluate.layers import CHART, blocks_of, save_chart
+from erase.evaluate.layers import CHART
 from erase.evaluate.pictures.generation import EvaluationPictures
 from erase.evaluate.reports import Report
 from erase.evaluate.tables import mask_section, measured_lines
@@ -31,13 +31,10 @@ def write_report(
     """
     base = drawn["base"]
     write_json(folder / "report.json", report.to_json())
-    markdown = _markdown(report, base)
-    if layers:
-        save_chart(blocks_of(layers), folder / CHART)
-        markdown += mask_section(layers)
-    write_text(folder / "report.md", markdown)
+    write_text(folder / "report.md", _markdown(report, base) + mask_section(layers, folder))
     rows = [
-        _filled_row(one.pictures[row.start : row.stop])
+        # What is missing of the last row is white pictures.
+        F.pad(one.pictures[row.start : row.stop], (0,) * 7 + (GRID_COLUMNS - len(row),), value=1.0)
         for row in _grid_rows(base)
         for one in drawn.values()
     ]
@@ -67,8 +64,3 @@ def _grid_rows(drawn: EvaluationPictures) -> list[range]:
         for first, end in sets
         for start in range(first, min(end, first + GRID_ROWS * GRID_COLUMNS), GRID_COLUMNS)
     ]
-
-
-def _filled_row(pictures: Tensor) -> Tensor:
-    missing = GRID_COLUMNS - len(pictures)
-    return torch.cat([pictures, pictures.new_ones(missing, *pictures.shape[1:])])

@@ -1,6 +1,7 @@
 """Classification data sets by name, from a local root; nothing is downloaded unasked."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,8 @@ from typing import Any
 import torch
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
-from torch import Tensor, nn
-from torch.utils.data import Dataset, TensorDataset, default_collate
+from torch import nn
+from torch.utils.data import Dataset, TensorDataset
 from torchvision import datasets as vision
 from torchvision import models as vision_models
 from torchvision.transforms import v2
@@ -42,19 +43,18 @@ def load_data(name: str, root: str | Path = "data", download: bool = False, side
     none that is hidden, resized and cropped to `side` pixels. `download` lets torchvision fetch
     what is missing. Raises ValueError for an unknown name and for files that are not there.
     """
-    if name not in (*LOADERS, "folder"):
-        known = ", ".join([*LOADERS, "folder"])
-        raise ValueError(f"There is no data set {name!r}; choose one of {known}.")
+    if name not in LOADERS:
+        raise ValueError(f"There is no data set {name!r}; choose one of {', '.join(LOADERS)}.")
     try:
         root = Path(root).expanduser()
-        return _folder(root, side) if name == "folder" else LOADERS[name](root, download)
+        return LOADERS[name](root, download, side)
     except (RuntimeError, OSError) as error:
         raise ValueError(
             f"The files of {name} are not under {root} ({error}); name another root, or download."
         ) from error
 
 
-def _digits(root: Path, download: bool) -> Data:
+def _digits(root: Path, download: bool, side: int) -> Data:
     bunch = load_digits()
     pictures = torch.tensor(bunch.images, dtype=torch.float32)[:, None] / 16
     labels = torch.tensor(bunch.target)
@@ -72,10 +72,10 @@ def _torchvision(
     classes: int,
     option: str = "train",
     parts: Sequence[Any] = (True, False),
-) -> Callable[[Path, bool], Data]:
+) -> Callable[[Path, bool, int], Data]:
     """What opens both `parts` of a kind of data set, which its `option` tells apart."""
 
-    def load(root: Path, download: bool) -> Data:
+    def load(root: Path, download: bool, side: int) -> Data:
         train, test = (
             kind(root, transform=TO_TENSOR, download=download, **{option: part}) for part in parts
         )
@@ -84,7 +84,7 @@ def _torchvision(
     return load
 
 
-def _folder(root: Path, side: int) -> Data:
+def _folder(root: Path, download: bool, side: int) -> Data:
     held_out = root / ("val" if (root / "val").is_dir() else "test")
     ready = v2.Compose([v2.Resize(side), v2.CenterCrop(side), TO_TENSOR])
     train, test = (ClassFolders(part, ready) for part in (root / "train", held_out))
@@ -109,46 +109,30 @@ class ClassFolders(vision.ImageFolder):
         return names, {name: number for number, name in enumerate(names)}
 
 
-def _tiny_imagenet(root: Path, download: bool) -> Data:
-    folder = root / "tiny-imagenet-200"
-    train = ClassFolders(folder / "train", TO_TENSOR)
-    test = TinyImageNetVal(folder / "val", train.class_to_idx, TO_TENSOR)
+def _tiny_imagenet(root: Path, download: bool, side: int) -> Data:
+    """Its validation pictures lie in one folder; their classes stand in a file beside them."""
+    train_folder, folder = (root / "tiny-imagenet-200" / part for part in ("train", "val"))
+    train = ClassFolders(train_folder, TO_TENSOR)
+    lines = (folder / "val_annotations.txt").read_text(encoding="utf-8").split("\n")
+    rows = [line.split("\t")[:2] for line in lines if line]
+    if unknown := {synset for _, synset in rows} - train.class_to_idx.keys():
+        raise ValueError(f"{folder} has the class {unknown.pop()}, which train lacks; add it.")
+    test = copy(train)
+    test.root, test.targets = str(folder), [train.class_to_idx[synset] for _, synset in rows]
+    paths = (str(folder / "images" / name) for name, _ in rows)
+    test.samples = test.imgs = list(zip(paths, test.targets, strict=True))
     return Data(train, test, 200, train.classes)
 
 
-class TinyImageNetVal(Dataset):
-    """Tiny ImageNet's validation pictures, whose classes stand in a file beside them."""
-
-    def __init__(self, folder: Path, numbers: Mapping[str, int], ready: v2.Transform):
-        lines = (folder / "val_annotations.txt").read_text(encoding="utf-8").split("\n")
-        rows = [line.split("\t")[:2] for line in lines if line]
-        unknown = {synset for _, synset in rows} - numbers.keys()
-        if unknown:
-            raise ValueError(f"{folder} has the class {unknown.pop()}, which train lacks; add it.")
-        self._rows = [(folder / "images" / name, numbers[synset]) for name, synset in rows]
-        self._ready = ready
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        path, label = self._rows[index]
-        return self._ready(open_picture(path)), label
-
-
-LOADERS: dict[str, Callable[[Path, bool], Data]] = {
+LOADERS: dict[str, Callable[[Path, bool, int], Data]] = {
     "digits": _digits,
     "fashion_mnist": _torchvision(vision.FashionMNIST, 10),
     "cifar10": _torchvision(vision.CIFAR10, 10),
     "cifar100": _torchvision(vision.CIFAR100, 100),
     "svhn": _torchvision(vision.SVHN, 10, "split", ("train", "test")),
     "tiny_imagenet": _tiny_imagenet,
+    "folder": _folder,
 }
-
-
-def in_memory(dataset: Dataset, indices: Sequence[int]) -> TensorDataset:
-    """These samples as tensors, decoded once."""
-    return TensorDataset(*default_collate([dataset[index] for index in indices]))
 
 
 def build_classifier(name: str, data: Data) -> nn.Module:

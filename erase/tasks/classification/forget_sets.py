@@ -46,7 +46,8 @@ def select(
     require_kind("tail", tail, Tail)
     if not 0 < count < len(losses):
         raise ValueError(f"count is {count} of {len(losses)}; leave something to both sets.")
-    groups = [torch.arange(len(losses))] if classes is None else _groups(classes)
+    classes = torch.zeros(len(losses)) if classes is None else classes
+    groups = [(classes == name).nonzero().flatten() for name in classes.unique()]
     chosen: list[int] = []
     for position, group in enumerate(groups):
         share = count // len(groups) + (position < count % len(groups))
@@ -184,7 +185,3 @@ def _named(forget: str, data: Data, seed: int) -> list[int]:
         raise ValueError(f"The forget set {forget!r} is no share; write one such as random:0.1.")
     order = torch.randperm(size_of(data.train), generator=seeded(seed))
     return sorted(order[: int(share * size_of(data.train))].tolist())
-
-
-def _groups(classes: Tensor) -> list[Tensor]:
-    return [(classes == name).nonzero().flatten() for name in classes.unique()]

@@ -93,9 +93,7 @@ class ClassificationTask:
         everything = named_parameters(self.components)
         return filter_names(everything, self.config.include, self.config.exclude)
 
-    def editable(self) -> dict[str, nn.Parameter]:
-        """The same tensors."""
-        return self.parameters()
+    editable = parameters
 
     def prepare(self) -> None:
         """Fit the model that stands for never having learnt the forget set, if it is asked."""
@@ -120,13 +118,11 @@ class ClassificationTask:
         with self._held.in_place() if self._held else nullcontext():
             return logits_of(self.components["model"], inputs)
 
-    def saliency_loss(self, batch: ClassificationBatch) -> Tensor:
-        """Cross-entropy, whose gradient on the forget set is the weights' saliency."""
-        return self.loss(batch)
-
     def loss(self, batch: ClassificationBatch) -> Tensor:
         """Cross-entropy with the true labels."""
         return F.cross_entropy(self.predict(batch.inputs), batch.labels)
+
+    saliency_loss = loss
 
     def redirected_loss(
         self, batch: ClassificationBatch, teacher: "ClassificationTask | None" = None

@@ -47,22 +47,19 @@ class PictureSets:
         if self._given is not None:
             return self._encoded(self._given)
         prompts = sample(self._prompts.forget, self._counts[0], self._seed)
-        return prompts, self._drawn([prompt.text for prompt in prompts], 1, "forget set")
+        return prompts, self.draw(self._base, [p.text for p in prompts], 1, "forget set")
 
     @cached_property
     def anchors(self) -> PictureSet:
         """Forget prompts and latents of their anchors' pictures."""
         prompts = sample(self._prompts.forget, self._counts[0], self._seed)
-        return prompts, self._drawn([prompt.anchor for prompt in prompts], 3, "anchor pictures")
+        return prompts, self.draw(self._base, [p.anchor for p in prompts], 3, "anchor pictures")
 
     @cached_property
     def retain(self) -> PictureSet:
         """Retain prompts and latents."""
         prompts = sample(self._prompts.retain, self._counts[1], self._seed)
-        return prompts, self._drawn([prompt.text for prompt in prompts], 2, "retain set")
-
-    def _drawn(self, texts: Sequence[str], stream: int, description: str) -> Tensor:
-        return self.draw(self._base, texts, stream, description)
+        return prompts, self.draw(self._base, [p.text for p in prompts], 2, "retain set")
 
     def samples(self, shown: Sequence[ForgetSet]) -> tuple[list[Prompt], Tensor, Tensor]:
         """Prompts and latents of these sets together, and which of them show the concept [N]."""

@@ -44,13 +44,9 @@ class EditSites:
                 f"The components {', '.join(self._components)} have no target {target}; choose "
                 f"other components, or of the targets {', '.join(self.targets)}."
             )
-        if target == TEXT:
-            return self.text_entry_sites()
-        return {name: [f"{name}.weight"] for name in self.layers(target)}
-
-    def text_entry_sites(self) -> dict[str, list[str]]:
-        """The places where text enters the denoiser."""
-        enters = self._family.enters.items()
+        if target != TEXT:
+            return {name: [f"{name}.weight"] for name in self.layers(target)}
+        enters = self._family.enters.items()  # the denoiser
         read = {site: [*filter_names(self._editable, patterns)] for site, patterns in enters}
         if not any(read.values()):
             raise ValueError(
