@@ -3,10 +3,11 @@
 import logging
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from functools import partial
+from dataclasses import dataclass
 from types import FrameType
+from typing import Generic
 
 import torch
 from accelerate import Accelerator
@@ -100,28 +101,26 @@ def train(
     kept = Checkpoints(config, made_for, masters.state, optimizer, average)
     masters.write_back()
     masked = MaskedUpdate(optimizer, parameters, mask, originals) if mask else nullcontext()
+    stepper = _Stepper(task, step_loss, config, watch.accelerator, optimizer, masters)
     able = checkpointed_activations(task, config.gradient_checkpointing)
     with masked, able, _stop_requested() as stop:
-        for step in _progress(kept.first, steps, watch.accelerator):
-            left = 1 - step / steps
-            rate = config.learning_rate * (left if config.lr_scheduler == "linear" else 1.0)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            loss = _step(task, step_loss, watch.accelerator, optimizer, config, step, masters)
+        if kept.first:
+            logger.warning("Going on from step %d of %d.", kept.first, steps)
+        left_over = range(kept.first, steps)
+        for step in Bar(left_over, initial=kept.first, total=steps, desc="erasing", unit="step"):
+            rate, loss = stepper.rate(step), stepper.take(step)
             if sparsity:
-                shrink_changes_(parameters, originals, rate * sparsity * left)
+                shrink_changes_(parameters, originals, rate * sparsity * (1 - step / steps))
             masters.write_back()
             if average:
                 average.step(parameters.values())
             watch.step(step + 1, {"loss": loss, "learning_rate": rate})
-            stopping = _on_any_process(stop.is_set(), watch.accelerator)
+            stopping = stepper.anywhere(stop.is_set())
             due = (step + 1) % config.checkpointing_steps == 0 or step + 1 == steps
             if due or stopping:
                 kept.save(step + 1, watch.accelerator.is_main_process)
             if stopping:
-                again = "run the same again to go on"
-                after = again if checkpoint_folder() else "no checkpoint was asked for"
-                raise TrainingStopped(f"Stopped after step {step + 1} of {steps}; {after}.")
+                raise TrainingStopped(_stop_message(step + 1, steps))
     watch.end()
     if average:
         average.copy_to(parameters.values())
@@ -168,72 +167,75 @@ def _made_for(
     return combined([*parts, step_loss.__module__, step_loss.__qualname__])
 
 
-def _step(
-    task: TrainedTask[SomeBatch],
-    step_loss: StepLoss[SomeBatch],
-    accelerator: Accelerator,
-    optimizer: Optimizer,
-    config: TrainingConfig,
-    step: int,
-    masters: MasterWeights,
-) -> float:
-    """One optimizer step; the loss, this process' own."""
-    parts, total = config.gradient_accumulation_steps, 0.0
-    parameters = list(masters.tensors.values())
-    optimizer.zero_grad(set_to_none=True)
-    for part in range(parts):
-        forget, retain = _batches(task, step_seed(task.seed, step * parts + part), accelerator)
-        bfloat16 = config.mixed_precision == "bf16"
-        with torch.autocast(parameters[0].device.type, torch.bfloat16, enabled=bfloat16):
-            loss = step_loss(forget, retain, step / config.max_train_steps)
-        if _on_any_process(not loss.isfinite(), accelerator):
-            raise NotFiniteError(f"The loss is {loss.item()} at step {step}; lower learning_rate.")
-        # Not accelerator.backward, which would scale by the launcher's own settings.
-        masters.backward(loss / parts, partial(_on_any_process, accelerator=accelerator))
-        total += loss.item() / parts
-    _average_gradients(parameters, accelerator)
-    norm = full_tensor(nn.utils.clip_grad_norm_(parameters, config.max_grad_norm))
-    if not norm.isfinite():
-        raise NotFiniteError(f"The gradient is {norm.item()} at step {step}; lower learning_rate.")
-    optimizer.step()
-    return total
+@dataclass(frozen=True)
+class _Stepper(Generic[SomeBatch]):
+    """What takes the steps of one training, in each of its processes."""
 
+    task: TrainedTask[SomeBatch]
+    step_loss: StepLoss[SomeBatch]
+    config: TrainingConfig
+    accelerator: Accelerator
+    optimizer: Optimizer
+    masters: MasterWeights
 
-def _batches(
-    task: TrainedTask[SomeBatch], seed: int, accelerator: Accelerator
-) -> tuple[SomeBatch, SomeBatch]:
-    """This process' shares of the first forget and retain batches of two passes."""
-    rank, world = accelerator.process_index, accelerator.num_processes
-    forget, retain = task.forget_batches(seed), task.retain_batches(seed + 1)
-    return (
-        _share_of(next(iter(forget)), rank, world),
-        _share_of(next(iter(retain)), rank, world),
-    )
+    def rate(self, step: int) -> float:
+        """The learning rate of a step."""
+        falls = self.config.lr_scheduler == "linear"
+        return self.config.learning_rate * (1 - falls * step / self.config.max_train_steps)
 
+    def take(self, step: int) -> float:
+        """One optimizer step; the loss, this process' own."""
+        config, task = self.config, self.task
+        parts, total = config.gradient_accumulation_steps, 0.0
+        parameters = list(self.masters.tensors.values())
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate(step)
+        self.optimizer.zero_grad(set_to_none=True)
+        for part in range(parts):
+            seed = step_seed(task.seed, step * parts + part)
+            forget = self._own_share(task.forget_batches(seed))
+            retain = self._own_share(task.retain_batches(seed + 1))
+            bfloat16 = config.mixed_precision == "bf16"
+            with torch.autocast(parameters[0].device.type, torch.bfloat16, enabled=bfloat16):
+                loss = self.step_loss(forget, retain, step / config.max_train_steps)
+            if self.anywhere(not loss.isfinite()):
+                said = f"The loss is {loss.item()} at step {step}; lower learning_rate."
+                raise NotFiniteError(said)
+            # Not accelerator.backward, which would scale by the launcher's own settings.
+            self.masters.backward(loss / parts, self.anywhere)
+            total += loss.item() / parts
+        self._average_gradients(parameters)
+        norm = full_tensor(nn.utils.clip_grad_norm_(parameters, config.max_grad_norm))
+        if not norm.isfinite():
+            said = f"The gradient is {norm.item()} at step {step}; lower learning_rate."
+            raise NotFiniteError(said)
+        self.optimizer.step()
+        return total
 
-def _share_of(batch: SomeBatch, rank: int, world: int) -> SomeBatch:
-    # Uneven shares would weigh some samples more than one process does.
-    if len(batch) % world:
-        raise ValueError(
-            f"A batch of {len(batch)} cannot be shared evenly by {world} processes; give "
-            "batch_size and the number of pictures multiples of it."
-        )
-    return batch.shard(rank, world)
+    def _own_share(self, batches: Iterable[SomeBatch]) -> SomeBatch:
+        """This process' share of the first batch."""
+        batch, world = next(iter(batches)), self.accelerator.num_processes
+        # Uneven shares would weigh some samples more than one process does.
+        if len(batch) % world:
+            raise ValueError(
+                f"A batch of {len(batch)} cannot be shared evenly by {world} processes; give "
+                "batch_size and the number of pictures multiples of it."
+            )
+        return batch.shard(self.accelerator.process_index, world)
 
+    def _average_gradients(self, parameters: Iterable[Tensor]) -> None:
+        if self.accelerator.num_processes > 1:
+            for parameter in parameters:
+                # Shards have been averaged as they were made.
+                if parameter.grad is not None and not in_shards(parameter):
+                    parameter.grad = self.accelerator.reduce(parameter.grad, "mean")
 
-def _average_gradients(parameters: list[nn.Parameter], accelerator: Accelerator) -> None:
-    if accelerator.num_processes > 1:
-        for parameter in parameters:
-            # Shards have been averaged as they were made.
-            if parameter.grad is not None and not in_shards(parameter):
-                parameter.grad = accelerator.reduce(parameter.grad, "mean")
-
-
-def _on_any_process(flag: bool, accelerator: Accelerator) -> bool:
-    """The flag of all processes together, so that they stop at the same step."""
-    if accelerator.num_processes == 1:
-        return flag
-    return accelerator.reduce(torch.tensor(float(flag), device=accelerator.device)).item() > 0
+    def anywhere(self, flag: bool) -> bool:
+        """The flag of all processes together, so that they stop at the same step."""
+        if self.accelerator.num_processes == 1:
+            return flag
+        raised = torch.tensor(float(flag), device=self.accelerator.device)
+        return self.accelerator.reduce(raised).item() > 0
 
 
 def step_seed(seed: int, step: int) -> int:
@@ -241,17 +243,9 @@ def step_seed(seed: int, step: int) -> int:
     return (seed + 1) * 10_000_000 + 2 * step
 
 
-def _progress(first: int, steps: int, accelerator: Accelerator) -> Iterator[int]:
-    if first:
-        logger.warning("Going on from step %d of %d.", first, steps)
-    return Bar(
-        range(first, steps),
-        initial=first,
-        total=steps,
-        desc="erasing",
-        unit="step",
-        disable=not accelerator.is_main_process,
-    )
+def _stop_message(done: int, steps: int) -> str:
+    kept = "run the same again to go on" if checkpoint_folder() else "no checkpoint was asked for"
+    return f"Stopped after step {done} of {steps}; {kept}."
 
 
 @contextmanager
