@@ -15,11 +15,12 @@ import erase
 from erase.app.options import with_options
 from erase.app.settings import Limits
 from erase.attacks import attacks
+from erase.cli import build_parser
 from erase.methods import methods
 from erase.methods.salun import SalUnConfig
 from erase.prompts.request import EraseRequest
 from erase.support.config import Config, Positive, Share, require_kind
-from erase.training.config import TrainedConfig
+from erase.training.config import TrainedConfig, TrainingConfig
 
 for module in pkgutil.walk_packages(erase.__path__, "erase."):
     if not module.name.endswith("__main__"):
@@ -195,3 +196,16 @@ def test_the_apps_options_are_compared_exactly(text):
 def test_values_are_compared_exactly(kind, value):
     with pytest.raises(ValueError, match=r"^it is .*; (give|choose)"):
         require_kind("it", value, kind)
+
+
+def test_what_is_counted_has_an_end_and_a_seed_has_none():
+    with pytest.raises(ValueError, match=r"max_train_steps is 1000.*up to 2147483647"):
+        TrainingConfig(10**30)
+    assert EraseRequest(["ghost"], seed=10**30).seed == 10**30
+
+
+def test_a_name_given_twice_is_refused(tmp_path):
+    twice = tmp_path / "twice.yaml"
+    twice.write_text("drawing: {steps: 1, steps: 2}\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"twice.yaml cannot be read \(it names steps twice\)"):
+        build_parser("protocol").parse_args(["--config", str(twice), "--output", "out"])

@@ -155,6 +155,7 @@ BAD = [
     (choosing, {"method": "esd"}, "esd needs a DiffusionTask"),
     (choosing, {"output": "/proc/chosen.json"}, "cannot be written"),
     (choosing, {"output": "full"}, "cannot be written"),
+    (choosing, {"output": "prompts.csv"}, "it is there already"),
     (evaluating, {}, "Nothing is to be measured"),
     (evaluating, {"pictures": "full", "labels": ["ghost"]}, "holds no pictures"),
     (evaluating, {"labels": ["ghost"]}, "need a judge"),

@@ -1,5 +1,6 @@
 import dataclasses
 import importlib.util
+import os
 
 import pytest
 import torch
@@ -110,6 +111,25 @@ def test_as_many_checkpoints_are_kept_as_asked_and_left_alone_if_asked(tmp_path)
     anew = dataclasses.replace(kept, resume_from_checkpoint="no", learning_rate=2e-2)
     with checkpoints_in(tmp_path):
         assert not same_bytes(salun(tiny(), SalUnConfig(training=anew)), first)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda folder: (folder / "state.json").unlink(),
+        lambda folder: (folder / "state.json").write_bytes(b""),
+        lambda folder: (folder / "optimizer.safetensors").unlink(),
+        lambda folder: os.truncate(folder / "parameters.safetensors", 500),
+    ],
+)
+def test_training_goes_on_from_before_what_is_damaged(damage, tmp_path, caplog):
+    kept = dataclasses.replace(BRISK, checkpointing_steps=1, checkpoints_total_limit=2)
+    with checkpoints_in(tmp_path):
+        whole = salun(tiny(), SalUnConfig(training=kept))
+        damage(tmp_path / "checkpoint-4")
+        assert same_bytes(salun(tiny(), SalUnConfig(training=kept)), whole)
+    assert "checkpoint-4 is damaged" in caplog.text
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-3", "checkpoint-4"]
 
 
 def test_losses_and_pictures_are_kept_while_training(tmp_path):

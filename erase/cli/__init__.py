@@ -3,12 +3,14 @@
 import argparse
 import io
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Literal
 
 from erase.cli.commands import COMMANDS
+from erase.cli.ending import STOPPED, complain, drop_unread, leave, on_stop, tell
 from erase.support.errors import OF_FILES, sentence
 from erase.support.memory import keep_freed_memory
 
@@ -22,32 +24,46 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a subcommand: 0 on success, 2 after one sentence on bad input, 130 when stopped.
 
     What a subcommand needs is imported when it is asked for, so that the list of them is quick.
+    SIGTERM stops it as SIGINT does where the process is ours, which it is without `arguments`.
     """
-    if arguments is None and sys.getfilesystemencoding() != "utf-8":  # a locale of few letters
+    ours = arguments is None
+    if ours:
+        on_stop(leave)
+    if ours and sys.getfilesystemencoding() != "utf-8":  # a locale of few letters
         again = [sys.executable, "-X", "utf8", "-m", "erase", *sys.argv[1:]]
         os.execv(sys.executable, again)
-    words = list(sys.argv[1:] if arguments is None else arguments)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal may know few letters
             stream.reconfigure(errors="backslashreplace")
+    try:
+        return _carried_out(sys.argv[1:] if arguments is None else list(arguments), ours)
+    except (ValueError, *OF_FILES) as error:
+        complain(sentence(error))
+        return 2
+    except KeyboardInterrupt as stop:
+        complain(str(stop) or STOPPED)
+        return 130
+    finally:
+        if ours:
+            on_stop(signal.SIG_DFL)
+        drop_unread()
+
+
+def _carried_out(words: Sequence[str], ours: bool) -> int:
     parser = argparse.ArgumentParser("erase", description="Make a text-to-image model forget.")
     known = parser.add_subparsers(dest="name", required=True, metavar="command")
     for name, command in COMMANDS.items():
         known.add_parser(name, help=command.text, add_help=False)
     name = parser.parse_args(words[:1]).name
     keep_freed_memory()
-    try:
-        parser = build_parser(name, words[1:])
-        said = COMMANDS[name].work(parser.instantiate(parsed(parser, words[1:])))
-        print(said, end="\n" if said else "")
-    except (ValueError, *OF_FILES) as error:
-        print(f"erase: {sentence(error)}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt as stop:
-        message = str(stop) or "Stopped; run the same command again to go on."
-        print(f"erase: {message}", file=sys.stderr)
-        return 130
-    return 0
+    parser = build_parser(name, words[1:])
+    options = parser.instantiate(parsed(parser, words[1:]))
+    if ours:
+        on_stop(signal.default_int_handler)
+    said = COMMANDS[name].work(options)
+    if ours:
+        on_stop(signal.SIG_DFL)  # all is done
+    return tell(said)
 
 
 def build_parser(name: str, words: Sequence[str] = ()) -> "ArgumentParser":

@@ -29,13 +29,14 @@ from erase.erasure.weights import DELTAS, LORA, PROJECTIONS, read_deltas, shared
 from erase.models.family import plain_pipeline
 from erase.prompts.catalogue import FILE as CATALOGUE
 from erase.support.errors import refused
-from erase.support.files import expanded, replaced_folder, write_json, write_text
+from erase.support.files import expanded, put_back, replaced_folder, write_json, write_text
 from erase.support.reading import read_json
 
 logger = logging.getLogger(__name__)
 SCHEMA = 1
 RECIPE, CARD = "erasure.json", "README.md"
 FILES = (RECIPE, CARD, LORA, DELTAS, PROJECTIONS)
+LARGEST_RECIPE = 1 << 22  # bytes, four times what thousands of layers take
 
 
 @dataclass
@@ -115,10 +116,10 @@ class Erasure:
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "Erasure":
         """Read an erasure folder; raises ValueError naming the folder if it is not a whole one."""
-        folder = expanded(folder)
+        folder = put_back(expanded(folder))
         mend = "give a folder that save_pretrained wrote"
         with refused(f"{folder} is not a readable erasure folder", mend, ValueError):
-            record = read_json(folder / RECIPE)
+            record = read_json(folder / RECIPE, LARGEST_RECIPE)
             Recipe.read(record)
             if record.pop("schema", None) != SCHEMA:
                 raise ValueError(f"it has another schema than {SCHEMA}: update diffusers-erase")

@@ -16,6 +16,7 @@ from erase.prompts.catalogue import Sampling
 from erase.runs.prompt_file import PromptRow
 from erase.support.distributed import all_gather, shard_of
 from erase.support.files import replaced_file
+from erase.support.pictures import open_picture
 from erase.support.progress import Bar
 from erase.tasks.diffusion.noising import settings_of
 from erase.tasks.diffusion.sampling import at_once, draw
@@ -46,7 +47,7 @@ def draw_rows(model: Model, rows: Sequence[PromptRow], steps: int, paths: Sequen
         parts = list(shard_of(_drawn_together(rows, at_once(pipeline))))
         with Bar(total=len(parts), desc="pictures of the protocol", unit="batch") as bar:
             for part in parts:
-                if not all(paths[i].exists() for i in part):
+                if not all(_lies_whole(paths[i]) for i in part):
                     texts, seeds = [rows[i].text for i in part], [rows[i].seed for i in part]
                     sampling = Sampling(steps, rows[part[0]].guidance_scale)
                     pictures = draw(pipeline, texts, seeds, sampling).float().clamp(0, 1)
@@ -54,6 +55,14 @@ def draw_rows(model: Model, rows: Sequence[PromptRow], steps: int, paths: Sequen
                         _save(picture, paths[i])
                 bar.update()
     all_gather(None)  # those of all processes lie there
+
+
+def _lies_whole(path: Path) -> bool:
+    """Whether a picture is there that can be read."""
+    try:
+        return bool(open_picture(path))
+    except ValueError:
+        return False
 
 
 def _save(picture: Tensor, path: Path) -> None:

@@ -16,7 +16,13 @@ from erase.core.process import own_settings
 from erase.erasure.erasure import RECIPE, Erasure
 from erase.methods import get_method
 from erase.support.distributed import launched
-from erase.support.files import alone, check_writable, expanded, replaced_folder
+from erase.support.files import (
+    alone,
+    check_writable,
+    expanded,
+    none_empty,
+    replaced_folder,
+)
 from erase.tasks.base import Task
 from erase.training.checkpoint import checkpoints_in
 from erase.training.config import TrainedConfig, without_run_state
@@ -123,13 +129,11 @@ def refuse_another_run(output: Path, digest: str) -> None:
 
 @contextmanager
 def _cleared_if_broken(state: Path | None) -> Iterator[None]:
-    """Training state does not outlive a run whose numbers broke, nor does a folder made for it."""
-    parent = state.parent if state and not state.parent.exists() else None
-    try:
-        yield
-    except NotFiniteError:
-        if state:
-            shutil.rmtree(state, ignore_errors=True)
-        if parent and parent.exists() and not any(parent.iterdir()):
-            parent.rmdir()
-        raise
+    """Training state does not outlive a run whose numbers broke, and none that is empty any."""
+    with none_empty(state) if state else nullcontext():
+        try:
+            yield
+        except NotFiniteError:
+            if state:
+                shutil.rmtree(state, ignore_errors=True)
+            raise

@@ -19,6 +19,7 @@ from typing import (
 )
 
 LARGEST = 3.4e38  # what float32, in which weights are computed, can hold
+MOST = 2**31 - 1  # of anything that is counted; a seed may be any whole number
 Number = TypeVar("Number", int, float)
 
 
@@ -78,7 +79,9 @@ def _mend(value: Any, kind: Any) -> str:
         return ""
     if origin is Annotated:
         plain, within = parts
-        return _mend(value, plain) or ("" if within.holds(value) else f"give {within.wanted}")
+        if mend := _mend(value, plain) or ("" if within.holds(value) else f"give {within.wanted}"):
+            return mend
+        return f"give a number up to {MOST}" if plain is int and value > MOST else ""
     if origin is Literal:  # exactly, for True equals 1
         known = any(type(value) is type(part) and value == part for part in parts)
         return "" if known else f"choose one of {', '.join(map(repr, parts))}"

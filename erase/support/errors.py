@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from errno import EDQUOT, EFBIG, ENOSPC
 from zipfile import BadZipFile
 
 from safetensors import SafetensorError
 
 # What files, disks and paths can do to any command, beside what is refused by a ValueError.
 OF_FILES = (OSError, RecursionError, BadZipFile, SafetensorError)
+FULL = (ENOSPC, EDQUOT, EFBIG)
 LONGEST = 100  # letters
 
 
@@ -40,7 +42,8 @@ def sentence(error: Exception) -> str:
     """One sentence on an error of ours or of files: what is wrong, and the mend."""
     if isinstance(error, OSError) and error.strerror:
         place = error.filename or "A file"
-        return f"{place} cannot be read or written ({error.strerror}); mend it or name another."
+        mend = "make room" if error.errno in FULL else "mend it"
+        return f"{place} cannot be read or written ({error.strerror}); {mend} or name another."
     if isinstance(error, RecursionError):
         return "A file is nested too deep to be read; give a plainer one."
     if isinstance(error, OF_FILES):

@@ -7,11 +7,18 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError
+
+from erase.support.errors import first_line
+
+PATIENCE = 60.0  # seconds, with another that writes the same file
+_held: ContextVar[frozenset[Path]] = ContextVar("held", default=frozenset())
 
 
 def expanded(path: str | Path) -> Path:
@@ -24,11 +31,10 @@ def check_writable(folder: Path, ours: Sequence[str] = ()) -> None:
 
     One of ours holds the first name in `ours`, and none that is not in it.
     """
-    folder = expanded(folder)
+    folder = put_back(expanded(folder))
     try:
         others = [path.name for path in folder.iterdir()] if folder.exists() else []
-        parent = next(parent for parent in folder.parents if parent.exists())
-        tempfile.TemporaryDirectory(dir=parent).cleanup()
+        _try(folder)
     except OSError as error:
         raise ValueError(
             f"The output {folder} cannot be written ({error.strerror}); name another folder."
@@ -38,35 +44,51 @@ def check_writable(folder: Path, ours: Sequence[str] = ()) -> None:
 
 
 def check_file_writable(path: Path) -> None:
-    """Raise ValueError if neither the file nor a folder for it can be made."""
-    path = expanded(path)
+    """Raise ValueError if the file is there, or neither it nor a folder for it can be made."""
+    path = expanded(path).absolute()
     try:
-        if path.is_dir():
-            raise IsADirectoryError(0, "it is a folder")
-        parent = next(parent for parent in path.absolute().parents if parent.exists())
-        tempfile.TemporaryDirectory(dir=parent).cleanup()
+        if path.exists():
+            raise FileExistsError(0, "it is there already")
+        _try(path)
     except OSError as error:
         raise ValueError(
             f"The output {path} cannot be written ({error.strerror}); name another file."
         ) from error
 
 
-@contextmanager
-def alone(output: Path) -> Iterator[None]:
-    """While in force, no other process of this machine is here with the same `output`.
+def _try(path: Path) -> None:
+    """Make a folder where `path` or the first folder on the way to it will be, and remove it."""
+    parent = next(parent for parent in path.absolute().parents if parent.exists())
+    trial = parent / f".{path.name}.trial"
+    with suppress(FileExistsError):
+        trial.mkdir()
+    with suppress(FileNotFoundError):
+        trial.rmdir()
 
-    Raises ValueError if one is. A process that dies leaves the place free.
+
+@contextmanager
+def alone(output: Path, patience: float = 0.0) -> Iterator[None]:
+    """While in force, no other process or thread of this machine is here with the same `output`.
+
+    Raises ValueError if one is, and stays for so many seconds. Who is here may come again. A
+    process that dies leaves the place free.
     """
-    name = hashlib.sha256(str(output).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    output = expanded(output).resolve()
+    if output in _held.get():
+        yield
+        return
+    name = hashlib.sha256(os.fsencode(output)).hexdigest()[:16]
     lock = FileLock(Path(tempfile.gettempdir()) / f"erase-{name}.lock")
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=patience)
     except Timeout as error:
         raise ValueError(f"Another run is writing {output}; wait for it, or name another output.") \
             from error  # fmt: skip
+    token = _held.set(_held.get() | {output})
     try:
         yield
     finally:
+        _held.reset(token)
         Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
 
@@ -75,35 +97,106 @@ def alone(output: Path) -> Iterator[None]:
 def replaced_folder(folder: Path, ours: Sequence[str] = ()) -> Iterator[Path]:
     """Yield an empty folder beside `folder` that takes its name on success and goes on failure.
 
-    A folder that is one of ours, as `check_writable` says, is replaced, any other refused.
+    A folder that is one of ours, as `check_writable` says, is replaced, any other refused. It lies
+    on the disk before it takes the name. Raises OSError naming `folder` where the disk fails.
     """
     folder = expanded(folder).resolve()
-    check_writable(folder, ours)
-    partial = folder.with_name(f".{folder.name}.partial")
-    replaced = folder.with_name(f".{folder.name}.replaced")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        shutil.rmtree(replaced, ignore_errors=True)
-        if folder.exists():
-            folder.rename(replaced)
-        partial.rename(folder)
-        shutil.rmtree(replaced, ignore_errors=True)
-    finally:
+    partial = _beside(folder, "partial")
+    with alone(folder), _named(folder, partial), none_empty(partial):
+        check_writable(folder, ours)
         shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        try:
+            yield partial
+            _to_disk(partial)
+            _take_place(partial, folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _take_place(partial: Path, folder: Path) -> None:
+    replaced = _beside(folder, "replaced")
+    shutil.rmtree(replaced, ignore_errors=True)
+    if folder.exists():
+        folder.rename(replaced)
+    partial.rename(folder)
+    _sync(folder.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def put_back(folder: Path) -> Path:
+    """The folder; if a process died between taking it away and putting the new one there, again."""
+    replaced = _beside(folder, "replaced")
+    if replaced.exists() and not folder.exists():
+        with suppress(ValueError), alone(folder):
+            replaced.rename(folder)
+    return folder
 
 
 @contextmanager
 def replaced_file(path: Path) -> Iterator[Path]:
-    """Yield a name beside `path` for a file that takes its place on success and goes on failure."""
-    path = expanded(path)
-    partial = path.with_name(f".{path.name}.partial")
+    """Yield a name beside `path` for a file that takes its place on success and goes on failure.
+
+    It lies on the disk before it takes the name. Raises OSError naming `path` where the disk fails.
+    """
+    path = expanded(path).absolute()
+    partial = _beside(path, "partial")
+    with alone(path, PATIENCE), _named(path, partial):
+        try:
+            yield partial
+            _to_disk(partial)
+            partial.replace(path)
+            _sync(path.parent)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def _beside(path: Path, kind: str) -> Path:
+    return path.with_name(f".{path.name}.{kind}")
+
+
+@contextmanager
+def _named(path: Path, partial: Path) -> Iterator[None]:
+    """What the disk refuses of `partial`, or of nothing it names, it refuses of `path`."""
     try:
-        yield partial
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+        yield
+    except (OSError, SafetensorError) as error:
+        place, told = getattr(error, "filename", None), re.search(r"os error (\d+)", str(error))
+        if place and not str(place).startswith(str(partial)):
+            raise
+        number = getattr(error, "errno", None) or (int(told[1]) if told else 0)
+        reason = os.strerror(number) if number else first_line(error)
+        raise OSError(number, reason, str(path)) from error
+
+
+@contextmanager
+def none_empty(folder: Path) -> Iterator[None]:
+    """On failure, `folder`, folders in it and those made on the way to it go if they are empty."""
+    made = [parent for parent in folder.parents if not parent.exists()]
+    try:
+        yield
+    except BaseException:
+        for one in (*folder.glob("*"), folder, *made):
+            with suppress(OSError):
+                one.rmdir()
+        raise
+
+
+def _to_disk(path: Path) -> None:
+    """Have the disk hold a file, or a folder with all in it."""
+    for inner in path.rglob("*") if path.is_dir() else ():
+        _sync(inner)
+    _sync(path)
+
+
+def _sync(path: Path) -> None:
+    """As `_to_disk`, of a file, or of the names in a folder where the system can."""
+    with suppress(OSError) if path.is_dir() else nullcontext():
+        opened = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
 
 
 def write_text(path: Path, text: str) -> None:

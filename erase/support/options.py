@@ -2,6 +2,7 @@
 
 import argparse
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -66,6 +67,17 @@ class Parser(ArgumentParser):
         self.exit(2, f"erase: {said}{config}; see {self.prog} --help.\n")
 
 
+class _Once(yaml.SafeLoader):
+    """As YAML's safe one, but that a name given twice is an error, and not the later one's."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """ValueError naming what is given twice."""
+        names = Counter(name.value for name, _ in node.value if isinstance(name, yaml.ScalarNode))
+        if twice := [name for name, count in names.items() if count > 1]:
+            raise ValueError(f"it names {twice[0]} twice")
+        return super().construct_mapping(node, deep)
+
+
 class ConfigFile(ActionConfigFile):
     """A YAML file of options, read as UTF-8; ValueError naming the file if it is none."""
 
@@ -73,7 +85,7 @@ class ConfigFile(ActionConfigFile):
         """As jsonargparse's, which would take the locale's encoding."""
         with refused(f"The config {values} cannot be read", "give a YAML file of options"):
             text = read_text(expanded(values), LARGEST_CONFIG)
-            options = yaml.safe_load(text)
+            options = yaml.load(text, _Once)
             if not isinstance(options, dict) or _is_endless(options):
                 raise ValueError("it names no options, or repeats itself without end")
         parser.config = values

@@ -15,7 +15,7 @@ from erase.support.files import expanded, in_order
 from erase.support.reading import require_file
 
 KINDS = (*IMG_EXTENSIONS, ".avif", ".gif", ".jfif")
-MOST_PIXELS, ROWS = 50_000_000, 1024  # of a picture, and of it at a time
+MOST_PIXELS, ROWS = 50_000_000, 128  # of a picture, and of it at a time
 WHITE = (255, 255, 255, 255)
 
 

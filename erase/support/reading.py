@@ -37,9 +37,9 @@ def read_text(path: Path, largest: int = LARGEST_TEXT, newline: str | None = Non
         return opened.read()
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, largest: int = LARGEST_TEXT) -> Any:
     """What a JSON file holds."""
-    text = read_text(path)
+    text = read_text(path, largest)
     with refused(f"{path.name} is no JSON", "", ValueError, RecursionError):
         return json.loads(text)
 

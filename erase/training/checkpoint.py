@@ -1,13 +1,14 @@
 """Training checkpoints as safetensors and JSON: no pickle, and never a half-written one."""
 
-import json
+import logging
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from pathlib import Path
 
 from diffusers.training_utils import EMAModel
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim import Optimizer
@@ -19,9 +20,12 @@ from torch.utils._pytree import (
 )
 
 from erase.core.shards import copy_full_, distributed_like, full_tensor, in_shards
-from erase.support.files import write_json
+from erase.support.errors import first_line
+from erase.support.files import replaced_folder, write_json
+from erase.support.reading import read_json
 from erase.training.config import TrainingConfig
 
+logger = logging.getLogger(__name__)
 FORMAT = 3  # of the files; 1 held whole modules, 2 no tree of the optimizer's
 OPTIMIZER, STATE = "optimizer", "state.json"
 _folder: ContextVar[Path | None] = ContextVar("checkpoints", default=None)
@@ -70,22 +74,30 @@ class Checkpoints:
             shadows = dict(zip(parameters, average.shadow_params, strict=False))
             self._tensors["average"] = shadows
         if self._folder and config.resume_from_checkpoint == "no":
-            for older in [*_checkpoints(self._folder), *self._folder.glob("partial-*")]:
+            for older in [*_checkpoints(self._folder), *self._folder.glob(".*.partial")]:
                 shutil.rmtree(older, ignore_errors=True)  # several processes may try
-        elif self._folder and (newest := latest_checkpoint(self._folder)):
-            self.first = self._load(newest)
+        elif self._folder:
+            self.first = self._resumed(self._folder)
 
     def save(self, step: int, writes: bool) -> None:
-        """Write `checkpoint-STEP` under a temporary name, rename it, keep as many as the limit.
+        """Write `checkpoint-STEP`, whole or not at all; keep as many up to it as the limit.
 
-        Every process calls it where weights lie in shards, and one of them `writes`.
+        Every process calls it where weights lie in shards, and one of them `writes`. Newer ones are
+        damaged, or training would have gone on from them; they go.
         """
         if not self._folder:
             return
-        partial = self._folder / f"partial-{step}"
+        target = self._folder / f"checkpoint-{step}"
         if writes:
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
+            shutil.rmtree(target, ignore_errors=True)
+        with replaced_folder(target) if writes else nullcontext(target) as partial:
+            self._write(step, partial, writes)
+        if writes:
+            kept = [path for path in _checkpoints(self._folder) if _step(path) <= step]
+            for other in {*_checkpoints(self._folder)} - {*kept[-self._limit :]}:
+                shutil.rmtree(other)
+
+    def _write(self, step: int, folder: Path, writes: bool) -> None:
         paths, tree = tree_flatten_with_path(self._optimizer.state_dict()["state"])
         slots = {".".join(str(part.key) for part in path): slot for path, slot in paths}  # type: ignore[attr-defined]
         numbers = {name: slot for name, slot in slots.items() if not isinstance(slot, Tensor)}
@@ -93,7 +105,7 @@ class Checkpoints:
         for part, tensors in (self._tensors | {OPTIMIZER: moments}).items():
             gathered = _gathered(tensors, writes)
             if writes:
-                save_file(gathered, partial / f"{part}.safetensors")
+                save_file(gathered, folder / f"{part}.safetensors")
         if writes:
             record = {
                 "step": step,
@@ -101,20 +113,36 @@ class Checkpoints:
                 "tree": treespec_dumps(tree),
                 "slots": [[name, numbers.get(name)] for name in slots],
             }
-            write_json(partial / STATE, record)
-            target = self._folder / f"checkpoint-{step}"
-            shutil.rmtree(target, ignore_errors=True)
-            partial.rename(target)
-            for older in _checkpoints(self._folder)[: -self._limit]:
-                shutil.rmtree(older)
+            write_json(folder / STATE, record)
 
-    def _load(self, source: Path) -> int:
-        """Restore a checkpoint in place; the step it is of."""
-        record = json.loads((source / STATE).read_text(encoding="utf-8"))
-        if record.get("made_for") != self._made_for:
-            raise ValueError(
-                f"The checkpoints in {self._folder} are another training's; name a new folder."
-            )
+    def _resumed(self, folder: Path) -> int:
+        """The step of the newest checkpoint that is whole, which is put in place, or the first."""
+        for newest in reversed(_checkpoints(folder)):
+            try:
+                record = read_json(newest / STATE)
+                if same := record["made_for"] == self._made_for:
+                    self._require_whole(newest)
+            except (OSError, SafetensorError, ValueError, TypeError, KeyError) as error:
+                logger.warning("%s is damaged (%s); training goes on from what was before it.",
+                               newest, first_line(error))  # fmt: skip
+                continue
+            if not same:
+                raise ValueError(
+                    f"The checkpoints in {folder} are another training's; name a new folder."
+                )
+            self._load(newest, record)
+            return int(record["step"])
+        return 0
+
+    def _require_whole(self, source: Path) -> None:
+        """Raise KeyError, OSError or SafetensorError if a part is cut or missing."""
+        for part in (*self._tensors, OPTIMIZER):
+            with safe_open(source / f"{part}.safetensors", "pt") as held:
+                if lost := self._tensors.get(part, {}).keys() - held.keys():
+                    raise KeyError(f"no {lost.pop()} in {part}")
+
+    def _load(self, source: Path, record: Mapping[str, Any]) -> None:
+        """Restore a checkpoint in place."""
         for part, tensors in self._tensors.items():
             for name, values in load_file(source / f"{part}.safetensors").items():
                 copy_full_(tensors[name], values)
@@ -130,7 +158,6 @@ class Checkpoints:
         self._optimizer.load_state_dict(state)
         if self._average:
             self._average.optimization_step = record["step"]
-        return record["step"]
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
@@ -141,7 +168,11 @@ def latest_checkpoint(folder: Path) -> Path | None:
 
 def _checkpoints(folder: Path) -> list[Path]:
     """The oldest first."""
-    return sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    return sorted(folder.glob("checkpoint-*"), key=_step)
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.split("-")[1])
 
 
 def _gathered(tensors: Mapping[str, Tensor], keeps: bool) -> dict[str, Tensor]:
