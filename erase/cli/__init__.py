@@ -74,7 +74,7 @@ def build_parser(name: str, words: Sequence[str] = ()) -> "ArgumentParser":
 
     command = COMMANDS[name]
     parser = brief_parser(name, command.text, command.config_file)
-    command.options(parser)
+    command.add_options(parser)
     if not command.kind:
         return parser
     if command.kind == "method":

@@ -1,8 +1,8 @@
 """The subcommands: what each is called, what it asks, and what it does."""
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,64 +11,64 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
 Work = Callable[["Namespace"], str]
-Options = Callable[["ArgumentParser"], None]
 Says = Callable[[Any, "Namespace"], str]  # of what a run returned
-
-NEW: dict[str, Any] = {"type": str, "required": True, "help": "a new folder"}
-FOLDER: dict[str, Any] = {"type": str, "help": "an erasure folder"}
-LISTS = {
-    "concept": "what to forget, one or more: ghost 'ink style'",
-    "anchor": "what to draw instead, one a concept",
-    "retain": "what must stay; needed for models without concepts.json",
-    "template": "prompts with {concept}, for models without concepts.json",
-}
+Flags = Mapping[str, Mapping[str, Any]]  # by name, as of argparse's add_argument
 
 
-def _run_of(
-    place: str, says: Says, *skip: str, output: str = "a new folder", folder: str = ""
-) -> tuple[Work, Options]:
-    """The work and the options of a run, `module:config:function`.
+@dataclass(frozen=True)
+class Command:
+    """A subcommand: its line in the help, what it does, which is what it says, and its options.
 
-    Options are the config's fields and --output, if there is any, which the function is given too.
-    folder: the field that an erasure folder goes into.
+    configs: `module:class`, or what makes one; all fields but those to skip are options. kind: what
+    it takes that has options of its own, a method or attacks. config_file: whether options may come
+    from a YAML file.
     """
-    module, config, function = place.split(":")
 
-    def work(options: "Namespace") -> str:
-        home, chosen = import_module(f"erase.{module}"), {folder: options.folder} if folder else {}
-        run = _made(getattr(home, config), options, **chosen)
-        return says(getattr(home, function)(run, *([options.output] if output else [])), options)
+    text: str
+    work: Work
+    flags: Flags = field(default_factory=dict)
+    configs: Sequence[str] = ()
+    skip: Sequence[str] = ()
+    kind: str = ""
+    config_file: bool = False
 
-    def add(parser: "ArgumentParser") -> None:
-        if folder:
-            parser.add_argument("folder", **FOLDER)
-        kind = getattr(import_module(f"erase.{module}"), config)
-        parser.add_class_arguments(kind, skip={"method_config", folder, *skip})
-        if output:
-            parser.add_argument("--output", **NEW | {"help": output})
+    def add_options(self, parser: "ArgumentParser") -> None:
+        """Import what the options are of, and add them."""
+        for name, how in self.flags.items():
+            parser.add_argument(name, **how)
+        for place in self.configs:
+            kind = _at(place)
+            kind = kind if isinstance(kind, type) else kind()
+            parser.add_class_arguments(kind, skip={"method_config", *self.skip})
 
-    return work, add
+
+def _at(place: str) -> Any:
+    """What lies at `module:name`, which nothing imports before it is asked for."""
+    module, name = place.split(":")
+    return getattr(import_module(f"erase.{module}"), name)
 
 
 def _made(config: type, options: "Namespace", **chosen: Any) -> Any:
-    """The config of the options, those of its method among them."""
+    """The config of the options, with the configs of its method or attacks."""
+    from erase.attacks import attacks
     from erase.methods import get_method
     from erase.support.options import made
 
     if "method" in options:
         chosen["method_config"] = options[get_method(options.method).name]
+    if "attacks" in options:
+        chosen["configs"] = {name: options[name] for name in attacks()}
     return made(config, options, **chosen)
 
 
-def _table(name: str, file: str) -> Says:
-    """Says the table that evaluate/tables.py makes of a report, and where the report is."""
+def _run_of(config: str, function: str, says: Says) -> Work:
+    """Carries out a run: the function of its config, and of --output where there is one."""
 
-    def says(report: Any, options: "Namespace") -> str:
-        from erase.evaluate import tables
+    def work(options: "Namespace") -> str:
+        output = [options.output] if "output" in options else []
+        return says(_at(function)(_made(_at(config), options), *output), options)
 
-        return said_of(report, getattr(tables, name), Path(options.output) / file)
-
-    return says
+    return work
 
 
 def said_of(report: Any, table: Callable[[Any], str], file: Path) -> str:
@@ -76,19 +76,27 @@ def said_of(report: Any, table: Callable[[Any], str], file: Path) -> str:
     return f"{table(report)}\nreport: {file}" if report else ""
 
 
-def _run_options(parser: "ArgumentParser") -> None:
-    from erase.prompts.request import EraseRequest
-    from erase.runs.erase import RunConfig
-
-    for name, text in LISTS.items():
-        parser.add_argument(f"--{name}", type=str, nargs="+", default=[], help=text)
-    parser.add_class_arguments(EraseRequest, skip={"concepts", "anchors", "retain", "templates"})
-    parser.add_class_arguments(RunConfig, skip={"request", "method_config", "evaluate"})
-    parser.add_argument(
-        "--no_evaluation", action="store_true", help="draw and judge nothing; see erase measure"
+def _table(name: str, file: str) -> Says:
+    """Says the table that evaluate/tables.py makes of a report, and where the report is."""
+    return lambda report, options: said_of(
+        report, _at(f"evaluate.tables:{name}"), Path(options.output) / file
     )
-    parser.add_argument("--output", type=str, default="", help="by default out/CONCEPTS-METHOD")
-    parser.add_argument("--dry_run", action="store_true", help="tell the plan and do nothing")
+
+
+_figures = _table("figure_lines", "evaluation.json")
+
+
+def _measured(report: Any, folder: Path) -> str:
+    paths = f"report:  {folder / 'report.md'}\npicture: {folder / 'grid.png'}"
+    return f"{_at('evaluate.tables:summary_table')(report)}\n{paths}" if report else ""
+
+
+def _found(found: Any, _: "Namespace") -> str:
+    return f"{found}\nuse --{found.method}.{found.setting} {found.value:g}" if found else ""
+
+
+def _chosen(indices: Sequence[int], options: "Namespace") -> str:
+    return f"{len(indices)} indices: {options.output}" if indices else ""
 
 
 def _run(options: "Namespace") -> str:
@@ -115,44 +123,6 @@ def _default_output(concepts: Sequence[str], method: str) -> str:
     return f"out/{names}-{method}".replace("..", "")
 
 
-def _measured(report: Any, folder: Path) -> str:
-    from erase.evaluate.tables import summary_table
-
-    paths = f"report:  {folder / 'report.md'}\npicture: {folder / 'grid.png'}"
-    return f"{summary_table(report)}\n{paths}" if report else ""
-
-
-def _attack_options(parser: "ArgumentParser") -> None:
-    from erase.runs.attack import AttackRun
-
-    parser.add_argument("folder", **FOLDER)
-    parser.add_argument("--attack", type=str, nargs="+", default=[], help="names; default all")
-    parser.add_argument("--scales", type=float, nargs="*", default=[0.5, 0.75], help="strengths")
-    parser.add_class_arguments(AttackRun, skip={"erasure", "attacks", "configs", "scales"})
-    parser.add_argument("--output", **NEW)
-
-
-def _attack(options: "Namespace") -> str:
-    from erase.attacks import attacks
-    from erase.runs.attack import AttackRun, run_attacks
-
-    configs = {name: options[name] for name in attacks()}
-    run = _made(AttackRun, options, erasure=options.folder, attacks=options.attack, configs=configs)
-    report = run_attacks(run, options.output)
-    return _table("attack_table", "attacks.md")(report, options)
-
-
-def _evaluate_options(parser: "ArgumentParser") -> None:
-    from erase.runs.measure import evaluation_config
-    from erase.support.distributed import DeviceConfig
-
-    parser.add_argument("folder", type=str, help="pictures, or with --rescore an evaluation")
-    parser.add_argument("--rescore", action="store_true", help="count kept detections again")
-    parser.add_argument("--output", type=str, default="", help="a new folder")
-    parser.add_class_arguments(evaluation_config())
-    parser.add_class_arguments(DeviceConfig)
-
-
 def _evaluate(options: "Namespace") -> str:
     from erase.runs.measure import evaluate, evaluation_config, rescore
 
@@ -165,114 +135,126 @@ def _evaluate(options: "Namespace") -> str:
     return _figures(report, options)
 
 
-_figures = _table("figure_lines", "evaluation.json")
-
-
-def _found(found: Any, _: "Namespace") -> str:
-    return f"{found}\nuse --{found.method}.{found.setting} {found.value:g}" if found else ""
-
-
-def _chosen(indices: Sequence[int], options: "Namespace") -> str:
-    return f"{len(indices)} indices: {options.output}" if indices else ""
-
-
-def _inspect_options(parser: "ArgumentParser") -> None:
-    parser.add_argument("folders", type=str, nargs="+", help="erasure folders")
-
-
-def _compose_options(parser: "ArgumentParser") -> None:
-    parser.add_argument("folders", type=str, nargs="+", help="erasure folders, the first first")
-    parser.add_argument("--sum", action="store_true", help="add them up, as stacked LoRAs do")
-    parser.add_argument("--output", **NEW)
-
-
-def _export_options(parser: "ArgumentParser") -> None:
-    from erase.models.opening import OpeningConfig
-    from erase.runs.artefacts import Format
-
-    parser.add_argument("folder", **FOLDER)
-    parser.add_argument("--format", type=Format, default="pipeline", help="comfy: a LoRA --for one")
-    parser.add_argument(
-        "--for", dest="program", type=str, default="",
-        help="comfyui, a1111 or sd-scripts: a LoRA that it reads",
-    )  # fmt: skip
-    parser.add_argument("--lora_rank", type=int, default=0, help="cut to this rank; 0: as it is")
-    parser.add_argument("--model", type=str, default="", help="the base, if it has moved")
-    parser.add_class_arguments(OpeningConfig, skip={"offload"})
-    parser.add_argument("--output", **NEW)
-
-
 def _artefacts(name: str) -> Work:
     """The function of that name in runs/artefacts.py, given the options as they are called."""
-
-    def work(options: "Namespace") -> str:
-        return getattr(import_module("erase.runs.artefacts"), name)(**options.as_dict())
-
-    return work
+    return lambda options: _at(f"runs.artefacts:{name}")(**options.as_dict())
 
 
-@dataclass(frozen=True)
-class Command:
-    """A subcommand: its line in the help, its options, and what it does, which is what it says.
-
-    kind: what it takes that has options of its own, a method or attacks. config_file: whether
-    options may come from a YAML file.
-    """
-
-    text: str
-    work: Work
-    options: Options = lambda parser: None
-    kind: str = ""
-    config_file: bool = False
+def _text(said: str, **more: Any) -> dict[str, Any]:
+    return {"type": str, "help": said, **more}
 
 
+def _switch(said: str) -> dict[str, Any]:
+    return {"action": "store_true", "help": said}
+
+
+def _list(said: str, **more: Any) -> dict[str, Any]:
+    return {"type": str, "nargs": "+", "default": [], "help": said, **more}
+
+
+FOLDER: Flags = {"erasure": _text("an erasure folder", metavar="folder")}
+NEW: Flags = {"--output": _text("a new folder", required=True)}
 COMMANDS = {
     "run": Command(
-        "erase concepts, measure the result, write a report", _run, _run_options, "method", True
+        "erase concepts, measure the result, write a report", _run,
+        {
+            "--concept": _list("what to forget, one or more: ghost 'ink style'"),
+            "--anchor": _list("what to draw instead, one a concept"),
+            "--retain": _list("what must stay; needed for models without concepts.json"),
+            "--template": _list("prompts with {concept}, for models without concepts.json"),
+            "--no_evaluation": _switch("draw and judge nothing; see erase measure"),
+            "--output": _text("by default out/CONCEPTS-METHOD", default=""),
+            "--dry_run": _switch("tell the plan and do nothing"),
+        },
+        ("prompts.request:EraseRequest", "runs.erase:RunConfig"),
+        ("concepts", "anchors", "retain", "templates", "request", "evaluate"), "method", True,
     ),
     "measure": Command(
         "draw and judge what an erasure does, where its run did not",
-        *_run_of(
-            "runs.measuring:MeasureRun:measure", lambda done, o: _measured(done, Path(o.folder)),
-            output="", folder="erasure",
+        _run_of(
+            "runs.measuring:MeasureRun", "runs.measuring:measure",
+            lambda report, options: _measured(report, Path(options.erasure)),
         ),
+        FOLDER, ("runs.measuring:MeasureRun",), ("erasure",),
     ),
     "attack": Command(
-        "try to bring a concept back, and measure what comes", _attack, _attack_options, "attack"
+        "try to bring a concept back, and measure what comes",
+        _run_of(
+            "runs.attack:AttackRun", "runs.attack:run_attacks",
+            _table("attack_table", "attacks.md"),
+        ),
+        {
+            **FOLDER,
+            "--attack": _list("names; default all", dest="attacks", metavar="ATTACK"),
+            "--scales": {
+                "type": float, "nargs": "*", "default": [0.5, 0.75], "help": "strengths",
+            },
+            **NEW,
+        },
+        ("runs.attack:AttackRun",), ("erasure", "attacks", "configs", "scales"), "attack",
     ),
-    "evaluate": Command("measure a folder of pictures", _evaluate, _evaluate_options),
+    "evaluate": Command(
+        "measure a folder of pictures", _evaluate,
+        {
+            "folder": _text("pictures, or with --rescore an evaluation"),
+            "--rescore": _switch("count kept detections again"),
+            "--output": _text("a new folder", default=""),
+        },
+        ("runs.measure:evaluation_config", "support.distributed:DeviceConfig"),
+    ),
     "protocol": Command(
         "draw a protocol's prompts and measure the pictures",
-        *_run_of("runs.measure:BenchmarkProtocol:run_protocol", _figures),
-        config_file=True,
+        _run_of("runs.measure:BenchmarkProtocol", "runs.measure:run_protocol", _figures),
+        NEW, ("runs.measure:BenchmarkProtocol",), config_file=True,
     ),
     "classify": Command(
         "unlearn part of a classifier's training set and measure it",
-        *_run_of("runs.classify:ClassificationRun:classify", _table("gap_table", "report.md")),
-        "method", True,
+        _run_of(
+            "runs.classify:ClassificationRun", "runs.classify:classify",
+            _table("gap_table", "report.md"),
+        ),
+        NEW, ("runs.classify:ClassificationRun",), (), "method", True,
     ),
     "calibrate": Command(
         "find a method's main setting on data held out",
-        *_run_of("runs.calibrate:CalibrationRun:calibrated", _found, output=""), "method", True,
+        _run_of("runs.calibrate:CalibrationRun", "runs.calibrate:calibrated", _found),
+        {}, ("runs.calibrate:CalibrationRun",), (), "method", True,
     ),
     "forget-set": Command(
         "write the indices of samples that are easiest or hardest",
-        *_run_of(
-            "runs.forget_set:ForgetSetRun:choose_forget_set", _chosen, "forget",
-            output="a JSON file",
-        ), "method", True,
+        _run_of("runs.forget_set:ForgetSetRun", "runs.forget_set:choose_forget_set", _chosen),
+        {"--output": _text("a JSON file", required=True)},
+        ("runs.forget_set:ForgetSetRun",), ("forget",), "method", True,
     ),
     "app": Command(
         "open the app in a browser: compare, erase, attack",
-        *_run_of("app:AppConfig:main", lambda _, __: "", output=""),
+        _run_of("app:AppConfig", "app:main", lambda _, __: ""), {}, ("app:AppConfig",),
     ),
-    "inspect": Command("tell what erasures hold", _artefacts("inspect"), _inspect_options),
+    "inspect": Command(
+        "tell what erasures hold", _artefacts("inspect"),
+        {"folders": _text("erasure folders", nargs="+")},
+    ),
     "compose": Command(
-        "join erasures into one, in order", _artefacts("compose_folders"), _compose_options
+        "join erasures into one, in order", _artefacts("compose_folders"),
+        {
+            "folders": _text("erasure folders, the first first", nargs="+"),
+            "--sum": _switch("add them up, as stacked LoRAs do"),
+            **NEW,
+        },
     ),
     "export": Command(
         "write a stock pipeline or LoRA, which other programs open", _artefacts("export"),
-        _export_options,
+        {
+            "folder": _text("an erasure folder"),
+            "--format": _text("pipeline, lora, or comfy: a LoRA --for one", default="pipeline"),
+            "--for": _text(
+                "comfyui, a1111 or sd-scripts: a LoRA that it reads", default="", dest="program"
+            ),
+            "--lora_rank": {"type": int, "default": 0, "help": "cut to this rank; 0: as it is"},
+            "--model": _text("the base, if it has moved", default=""),
+            **NEW,
+        },
+        ("models.opening:OpeningConfig",), ("offload",),
     ),
     "methods": Command("list the methods, and what they serve", _artefacts("list_methods")),
     "attacks": Command("list the attacks, and what they serve", _artefacts("list_attacks")),

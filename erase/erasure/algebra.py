@@ -18,6 +18,7 @@ from erase.core.delta import (
 from erase.core.names import lora_holds
 from erase.erasure.erasure import Erasure
 from erase.erasure.recipe import for_any_base
+from erase.erasure.weights import low_rank_of
 
 
 def scale(erasure: Erasure, factor: float) -> Erasure:
@@ -55,7 +56,7 @@ def low_rank(erasure: Erasure, rank: int) -> Erasure:
     kept = {
         name: truncate_delta(delta, rank)
         for name, delta in erasure.deltas.items()
-        if _fits_lora(name, delta)
+        if isinstance(delta, LowRankDelta) or (lora_holds(name) and len(delta.shape) in (2, 4))
     }
     if not kept:
         raise ValueError("This erasure changes no layer that a LoRA can hold; export a pipeline.")
@@ -72,16 +73,10 @@ def low_rank(erasure: Erasure, rank: int) -> Erasure:
 
 def largest_rank(erasure: Erasure) -> int:
     """The largest rank of its changes; ValueError unless all are of low rank."""
-    ranks = [delta.rank for delta in erasure.deltas.values() if isinstance(delta, LowRankDelta)]
+    ranks = [delta.rank for delta in low_rank_of(erasure.deltas).values()]
     if len(ranks) < len(erasure.deltas):
         raise ValueError("This erasure is no LoRA; give --lora_rank, to cut it to one.")
     return max(ranks)
-
-
-def require_loader(erasure: Erasure) -> None:
-    """Raise ValueError if the base's pipeline loads no LoRA."""
-    if not erasure.facts.base.loads_lora:
-        raise ValueError("Pipelines of this family load no LoRA; export a pipeline.")
 
 
 def export_lora(erasure: Erasure, folder: str | Path, rank: int) -> float:
@@ -90,14 +85,11 @@ def export_lora(erasure: Erasure, folder: str | Path, rank: int) -> float:
     It is 0, to rounding, for low-rank erasures of that rank and less. Raises ValueError for
     pipelines that load no LoRA.
     """
-    require_loader(erasure)
+    if not erasure.facts.base.loads_lora:
+        raise ValueError("Pipelines of this family load no LoRA; export a pipeline.")
     lora = low_rank(erasure, rank)
     lora.save_pretrained(folder)
     return lora.recipe["truncation"]["relative_error"]
-
-
-def _fits_lora(name: str, delta: Delta) -> bool:
-    return isinstance(delta, LowRankDelta) or (lora_holds(name) and len(delta.shape) in (2, 4))
 
 
 def interference(one: Erasure, other: Erasure) -> list[dict[str, Any]]:

@@ -35,20 +35,22 @@ def write_deltas(deltas: Mapping[str, Delta], folder: Path, loads_lora: bool = T
     }
     path = folder / (LORA if low_rank else DELTAS)
     save_file(lora_tensors(fitting) if low_rank else parts, path, metadata={"format": "pt"})
-    _write_bases(deltas, folder)
+    tensors, names = shared_bases(deltas)
+    if names:
+        # One entry, for the order of several in the file is random.
+        save_file(tensors, folder / PROJECTIONS, metadata={READ_BY: json.dumps(names)})
     return path
 
 
 def read_deltas(folder: Path) -> dict[str, Delta]:
     """Read either file back; ValueError, naming it and what is wrong, if it is not whole."""
-    spellings = {LORA: from_lora_key, DELTAS: _from_own_key}
-    there = [name for name in spellings if (folder / name).exists()]
+    there = [name for name in (LORA, DELTAS) if (folder / name).exists()]
     if len(there) != 1:
         raise ValueError(f"{LORA} and {DELTAS} are {'both there' if there else 'missing'}")
     stored, _ = read_tensors(folder / there[0])
     grouped: dict[str, dict[str, Tensor]] = {}
     for key, tensor in stored.items():
-        name, part = spellings[there[0]](key)
+        name, part = from_lora_key(key) if there == [LORA] else key.rpartition(":")[::2]
         if part in grouped.setdefault(name, {}):
             raise ValueError(f"{there[0]} holds {name} twice")
         grouped[name][part] = tensor
@@ -58,7 +60,8 @@ def read_deltas(folder: Path) -> dict[str, Delta]:
             deltas[name] = read_delta(group)
     if (folder / PROJECTIONS).exists():
         deltas |= _with_bases(folder / PROJECTIONS, low_rank_of(deltas))
-    return {name: delta for name, delta in deltas.items() if not _is_filler(delta)}
+    fillers = {name for name, delta in low_rank_of(deltas).items() if not delta.up.any()}
+    return {name: delta for name, delta in deltas.items() if name not in fillers}
 
 
 def low_rank_of(deltas: Mapping[str, Delta]) -> dict[str, LowRankDelta]:
@@ -84,13 +87,6 @@ def shared_bases(deltas: Mapping[str, Delta]) -> tuple[dict[str, Tensor], dict[s
         read_by[name] = next(alike, str(len(tensors)))
         tensors.setdefault(read_by[name], input_basis.contiguous())
     return tensors, read_by
-
-
-def _write_bases(deltas: Mapping[str, Delta], folder: Path) -> None:
-    tensors, names = shared_bases(deltas)
-    if names:
-        # One entry, for the order of several in the file is random.
-        save_file(tensors, folder / PROJECTIONS, metadata={READ_BY: json.dumps(names)})
 
 
 def _with_bases(path: Path, deltas: Mapping[str, LowRankDelta]) -> dict[str, LowRankDelta]:
@@ -133,12 +129,3 @@ def _fillers(deltas: Mapping[str, LowRankDelta]) -> dict[str, Tensor]:
             fillers[lora_key(query, "down")] = torch.zeros(1, width)
             fillers[lora_key(query, "up")] = torch.zeros(width, 1)
     return fillers
-
-
-def _is_filler(delta: Delta) -> bool:
-    return isinstance(delta, LowRankDelta) and not delta.up.any()
-
-
-def _from_own_key(key: str) -> tuple[str, str]:
-    name, _, part = key.rpartition(":")
-    return name, part

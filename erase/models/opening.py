@@ -299,12 +299,7 @@ def _without_loading_bars() -> Iterator[None]:
 def default_judge(catalogue: Catalogue | None) -> str | None:
     """The bundled judge for models whose concepts the bundled one draws too; none for others."""
     known = Catalogue.of_model(EMOJI)
-    ours = (
-        catalogue
-        and known
-        and (
-            set(catalogue.objects) <= set(known.objects)
-            and set(catalogue.styles) <= set(known.styles)
-        )
-    )
-    return f"local-dir:{JUDGE}" if ours else None
+    if not catalogue or not known:
+        return None
+    pairs = (catalogue.objects, known.objects), (catalogue.styles, known.styles)
+    return f"local-dir:{JUDGE}" if all(set(a) <= set(b) for a, b in pairs) else None

@@ -61,18 +61,14 @@ class RunConfig(Measures):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_method(self, DiffusionTask)
-        _require_in_place(self)
+        trains = issubclass(get_method(self.method).config, TrainedConfig)
+        if trains and self.offload != "none":
+            raise ValueError(f"The method {self.method} trains, for which weights stay where they "
+                             "are; leave out offload, or choose one that does not.")  # fmt: skip
         if not self.evaluate and (self.judge or self.oracle):
             raise ValueError("A judge and an oracle are of no use without evaluation; name them "
                              "when the erasure is measured.")  # fmt: skip
         require_enough(self)
-
-
-def _require_in_place(config: RunConfig) -> None:
-    trains = issubclass(get_method(config.method).config, TrainedConfig)
-    if trains and config.offload != "none":
-        raise ValueError(f"The method {config.method} trains, for which weights stay where they "
-                         "are; leave out offload, or choose one that does not.")  # fmt: skip
 
 
 def run(

@@ -38,6 +38,7 @@ from erase.tasks.diffusion.noising import settings_of
 from erase.training.checkpoint import checkpoint_folder
 
 PICTURES, REPORT = "pictures", "evaluation.json"
+ToMeasure = tuple[Sequence[Image], list[Evaluator]]
 
 
 @dataclass(frozen=True)
@@ -118,14 +119,12 @@ def evaluate(
     bad input, before any work.
     """
 
-    def open_() -> tuple[Sequence[Image], list[Evaluator]]:
+    def open_() -> ToMeasure:
         shown = load_folder(Path(pictures))
         judge = shared_judge(config, device=own_device(device))
         return shown, require_any(evaluators_of(config, judge))
 
-    def write(
-        opened: tuple[Sequence[Image], list[Evaluator]], _: None, folder: Path
-    ) -> dict[str, Any]:
+    def write(opened: ToMeasure, _: None, folder: Path) -> dict[str, Any]:
         shown, evaluators = opened
         figures = measured(shown, evaluators, folder)
         report = {"pictures": str(pictures), "n": len(shown), "figures": figures}

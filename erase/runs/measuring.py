@@ -105,8 +105,21 @@ class Measured:
 
 def measured(run: Measures, opened: Opened, erasure: Erasure, started: float) -> Measured:
     """What the models draw and the judge sees; all processes take part."""
-    drawn = _draw_all(run, opened, erasure)
-    report = _report(run, opened, drawn, erasure, started)
+    drawn, judge = _draw_all(run, opened, erasure), opened.judge
+    labels, deltas = opened.prompts.labels, erasure.deltas.values()
+    report = Report(
+        request=erasure.recipe["request"],
+        method=erasure.facts.method,
+        protocol=_protocol(run, opened),
+        metrics={name: judge_drawn(one, judge, labels) for name, one in drawn.items()},
+        distances=kernel_distances(drawn, judge) if opened.oracle else {},
+        cost=Cost(
+            seconds=round(time.perf_counter() - started, 1),
+            peak_memory_bytes=_peak_memory(),
+            artefact_bytes=erasure.nbytes,
+            edited_parameters=sum(delta.count for delta in deltas),
+        ),
+    )
     erasure.recipe["report"] = report.to_json() | {"table": measured_lines(report)}
     return Measured(erasure, drawn, report)
 
@@ -135,24 +148,6 @@ def _draw_all(run: Measures, opened: Opened, erasure: Erasure) -> dict[str, Eval
     return both | ({"oracle": drawn(opened.oracle, "oracle")} if opened.oracle else {})
 
 
-def _report(
-    run: Measures,
-    opened: Opened,
-    drawn: Mapping[str, EvaluationPictures],
-    erasure: Erasure,
-    started: float,
-) -> Report:
-    judge, labels = opened.judge, opened.prompts.labels
-    return Report(
-        request=erasure.recipe["request"],
-        method=erasure.facts.method,
-        protocol=_protocol(run, opened),
-        metrics={name: judge_drawn(one, judge, labels) for name, one in drawn.items()},
-        distances=kernel_distances(drawn, judge) if opened.oracle else {},
-        cost=_cost(erasure, time.perf_counter() - started),
-    )
-
-
 def _protocol(run: Measures, opened: Opened) -> dict[str, Any]:
     sampling, prompts, judge = opened.sampling, opened.prompts, opened.judge
     return {
@@ -168,15 +163,6 @@ def _protocol(run: Measures, opened: Opened) -> dict[str, Any]:
         "seeds": f"one a picture from {EVALUATION_SEED}",
         "intervals": "95 % Wilson",
     }
-
-
-def _cost(erasure: Erasure, seconds: float) -> Cost:
-    return Cost(
-        seconds=round(seconds, 1),
-        peak_memory_bytes=_peak_memory(),
-        artefact_bytes=erasure.nbytes,
-        edited_parameters=sum(delta.count for delta in erasure.deltas.values()),
-    )
 
 
 def _peak_memory() -> int:

@@ -19,14 +19,8 @@ if TYPE_CHECKING:
 
 Made = TypeVar("Made", bound="DataclassInstance")
 HELP = {"-h", "--help"}
-UNTOLD: tuple[object, ...] = (
-    None,
-    "",
-    [],
-    (),
-    False,
-    argparse.SUPPRESS,
-)  # defaults that say nothing
+# Defaults that say nothing.
+UNTOLD: tuple[object, ...] = (None, "", [], (), False, argparse.SUPPRESS)
 RUN_STATE = re.compile(r"training\.checkpoints\b")
 RUN_STATE_MOVED = "Training state lies beside --output; leave out METHOD.training.checkpoints."
 LARGEST_CONFIG, MOST_VALUES = 1 << 17, 10_000  # bytes, and values that it holds
