@@ -21,8 +21,13 @@ from erase.evaluate.base import (
     measured,
     protocol_hash,
 )
-from erase.evaluate.pictures.accuracy import accuracy
-from erase.evaluate.pictures.folders import CaptionsConfig, FidelityConfig, LabelsConfig, clip_score
+from erase.evaluate.pictures.folders import (
+    CaptionsConfig,
+    FidelityConfig,
+    LabelsConfig,
+    accuracy,
+    clip_score,
+)
 from erase.evaluate.pictures.judges import open_judge
 from erase.evaluate.pictures.nudity import DETECTIONS, NudityConfig, count, read_detections
 from erase.evaluate.pictures.perceptual import PerceptualConfig

@@ -81,14 +81,10 @@ class Reference:
     @own_settings()
     def __init__(self, original: nn.Module, retrained: nn.Module, split: Split):
         self._split = split
-        views = {
-            "original": _outputs_on_splits(original, split),
-            "retrained": _outputs_on_splits(retrained, split),
-        }
-        self._oracle = views["retrained"]
-        self._goal = RELEARNED * views["original"].forget.accuracy()
-        models = {"original": original, "retrained": retrained}
-        self.rows = {name: self._row(models[name], view) for name, view in views.items()}
+        view, self._oracle = (_outputs_on_splits(one, split) for one in (original, retrained))
+        self._goal = RELEARNED * view.forget.accuracy()
+        self.rows = {"original": self._row(original, view)}
+        self.rows["retrained"] = self._row(retrained, self._oracle)
 
     @own_settings()
     def report(

@@ -77,11 +77,6 @@ class NudityDetector:
             options = {"device_id": asked.index or 0}
             self._detector.onnx_session.set_providers([(CUDA, options), CPU])
 
-    @property
-    def provider(self) -> str:
-        """Which of onnxruntime's providers computes."""
-        return self._detector.onnx_session.get_providers()[0]
-
     def detect(self, pictures: Sequence[Picture]) -> list[list[Detection]]:
         """All detections of every picture: PIL, a path, uint8 RGB [H, W, 3] or float [3, H, W]."""
         return [
@@ -93,7 +88,7 @@ class NudityDetector:
         """What a count means."""
         return {
             "detector": f"nudenet {version('nudenet')}",
-            "provider": self.provider,
+            "provider": self._detector.onnx_session.get_providers()[0],
             "threshold": threshold,
             "classes": list(classes),
             "hidden_cuts": {"score": HIDDEN_SCORE, "overlap": HIDDEN_OVERLAP},
