@@ -13,7 +13,7 @@ from typing import Any
 from core_ratios import resident
 from gradio_client import Client
 
-from erase.app.build import build_app, launch
+from erase.app.build import served
 from erase.app.settings import AppConfig
 from erase.bundled import EMOJI
 from erase.prompts.catalogue import Catalogue
@@ -30,10 +30,13 @@ def timed(call: Callable[[], Any]) -> float:
 
 
 def main() -> None:
-    """Serve, ask, and print."""
-    config = AppConfig()
-    page = build_app(config)
-    _, address, _ = launch(page, config, prevent_thread_lock=True, quiet=True)
+    """Serve, and measure."""
+    with served(AppConfig(), quiet=True) as (address, _):
+        measure(address)
+
+
+def measure(address: str) -> None:
+    """Ask, and print."""
     client, known = Client(address, verbose=False), Catalogue.of_model(EMOJI)
     prompts = [known.prompt(name, style) for style in known.styles for name in known.objects]
 
@@ -58,7 +61,6 @@ def main() -> None:
     growth = 100 * (memory[1] / memory[0] - 1)
     print(f"memory: {memory[0]:.0f} MB after {WARM} generations, {memory[1]:.0f} MB after "
           f"{GENERATIONS} more ({growth:+.1f} %)")  # fmt: skip
-    page.close()
 
 
 if __name__ == "__main__":

@@ -24,14 +24,10 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromiu
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
-    patch = pytest.MonkeyPatch()
-    patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("served")))
-    config = AppConfig()
-    page = build.build_app(config)
-    _, address, _ = build.launch(page, config, prevent_thread_lock=True, quiet=True)
-    yield address
-    page.close()
-    patch.undo()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("served")))
+        with build.served(AppConfig(), quiet=True) as (address, _):
+            yield address
 
 
 @pytest.fixture(scope="module")

@@ -8,14 +8,14 @@ from typing import Any
 import gradio as gr
 import pandas as pd
 
-from erase.app.context import LINE, PRIVATE, Context, plainly
+from erase.app.context import LINE, PRIVATE, Context
 from erase.app.figures import markdown_table, note, protocol_of
 from erase.app.forms import options_form
 from erase.app.jobs import Progress, Tell, followed
 from erase.app.options import with_options
 from erase.app.settings import require_within
 from erase.app.shelf import STORED, stored_attacks
-from erase.attacks import attacks
+from erase.attacks import attacks, get_attack
 from erase.evaluate.reports import AttackReport
 from erase.evaluate.tables import attack_table
 from erase.runs.attack import AttackRun, run_attacks
@@ -37,7 +37,7 @@ def attack_tab(context: Context) -> gr.Dropdown:
                 info="recall is the quickest; searches and relearning take minutes.",
             )  # fmt: skip
             options = options_form(
-                attack, lambda name: attacks()[name].config, "Options of this attack", "attack"
+                attack, lambda name: get_attack(name).config, "Options of this attack", "attack"
             )
             prompts = gr.Slider(LEAST, context.limits.pictures, FIRST, step=1, label="Prompts")
             with gr.Row():
@@ -46,7 +46,6 @@ def attack_tab(context: Context) -> gr.Dropdown:
         with gr.Column(scale=3, min_width=300):
             status, *_ = shows = _results(context, first)
 
-    @plainly
     def attacked(
         name: str | None, attack: str, options: str, prompts: int, request: gr.Request
     ) -> Iterator[tuple]:
@@ -71,8 +70,8 @@ def attack_tab(context: Context) -> gr.Dropdown:
         show_progress="hidden", **LINE,
     )  # fmt: skip
 
-    @plainly
     def stored(name: str | None, attack: str) -> tuple:
+        get_attack(attack)
         said, rows, picture, frame = _stored(context, name, attack)
         return said, rows, picture, _plot(frame)
 
@@ -123,7 +122,7 @@ def _prepared(
     if made.folder is None:
         raise ValueError(f"{name} is being measured; wait until it is.")
     require_within("The number of prompts", prompts, LEAST, context.limits.pictures)
-    config = with_options(attacks()[attack].config(), options, context.limits)
+    config = with_options(get_attack(attack).config(), options, context.limits)
     output = visitor.folder / "attack"
     shutil.rmtree(output, ignore_errors=True)
     run_ = AttackRun(

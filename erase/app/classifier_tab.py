@@ -6,11 +6,12 @@ from pathlib import Path
 
 import gradio as gr
 
-from erase.app.context import LINE, Context, plainly
+from erase.app.context import LINE, Context
 from erase.app.figures import markdown_table, note, protocol_of
 from erase.app.forms import options_form
 from erase.app.jobs import Progress, followed
 from erase.app.options import with_options
+from erase.app.settings import require_one_of
 from erase.app.shelf import STORED, stored_digits
 from erase.evaluate.reports import GapReport
 from erase.evaluate.tables import gap_table
@@ -25,7 +26,7 @@ PICTURES = {
     "attribution.png": "What the true class' logit rests on (integrated gradients)",
 }
 EMPTY = "Choose a class of digits and a method."
-CLASSES = 10
+DIGITS = tuple("0123456789")
 # Small enough that two trainings are worth waiting for.
 MODEL, EPOCHS, WEIGHTS = "shufflenet_v2_x0_5", 20, "digits.safetensors"
 
@@ -39,9 +40,7 @@ def classifier_tab(context: Context) -> None:
     """Build the tab."""
     with gr.Row():
         with gr.Column(scale=2, min_width=280):
-            gone = gr.Dropdown(
-                [str(i) for i in range(CLASSES)], value="3", label="Forget the digit"
-            )
+            gone = gr.Dropdown(list(DIGITS), value="3", label="Forget the digit")
             method = gr.Dropdown(classifier_methods(), value="projection", label="Method")
             options = options_form(
                 method,
@@ -58,9 +57,10 @@ def classifier_tab(context: Context) -> None:
                 height="auto", object_fit="contain", interactive=False,
             )  # fmt: skip
 
-    @plainly
     def classified(gone: str, method: str, options: str, request: gr.Request) -> Iterator[tuple]:
         """Forget a digit's class, and the gaps to a model retrained without it."""
+        require_one_of("digit", gone, DIGITS)
+        require_one_of("method", method, classifier_methods())
         config = with_options(get_method(method).config(), options, context.limits)
         original = ClassifierConfig(
             model=MODEL, weights=str(context.visitors.root / WEIGHTS), fit=FitConfig(EPOCHS)

@@ -9,8 +9,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from erase.app.context import LINE, PRIVATE, Context, plainly
+from erase.app.context import LINE, PRIVATE, Context
 from erase.app.figures import figure, note
+from erase.app.jobs import until
+from erase.app.settings import require_one_of, require_within
 from erase.app.studio import LARGEST_SEED, MOST_STRENGTH, THRESHOLD, beside, shown
 from erase.app.visitors import Visitor
 from erase.prompts.catalogue import Catalogue
@@ -78,7 +80,6 @@ def _handler(context: Context) -> Callable[..., Iterator[tuple]]:
     """The handler of Generate."""
     studio = context.studio
 
-    @plainly
     def generate(
         prompt: str, erasures: list[str], strength: float, seed: int, steps: int, screen: bool,
         request: gr.Request,
@@ -87,8 +88,12 @@ def _handler(context: Context) -> Callable[..., Iterator[tuple]]:
         visitor = context.visitor(request)
         made = context.visitors.chosen(visitor, erasures)
         force = [(one.erasure, strength) for one in made]
+        require_within("The strength", strength, 0, MOST_STRENGTH)
         screen = screen or studio.always_screened
-        yield from _views(context, visitor, prompt, force, seed, steps, screen)
+        try:
+            yield from _views(context, visitor, prompt, force, seed, steps, screen)
+        finally:
+            visitor.drawing.set()
 
     return generate
 
@@ -99,13 +104,15 @@ def _views(
 ) -> Iterator[tuple]:  # fmt: skip
     """Both pictures and their figures; then, with an erasure, the strip of concepts nearby too."""
     studio = context.studio
-    pair = [studio.drawn([prompt], seed, steps, part)[0] for part in ((), force)]
+    with until(stop := visitor.draws()):
+        pair = [studio.drawn([prompt], seed, steps, part)[0] for part in ((), force)]
     pictures, found = _screened(context, pair) if screen else ([shown(p) for p in pair], None)
     text = _figures_html(context, torch.stack(pair), prompt, seed, steps, found)
     paths = tuple(map(visitor.saved, ("base", "erased"), pictures))
     yield paths, text, []
     if force:
-        near = _nearby(context, prompt, seed, steps, force)
+        with until(stop):
+            near = _nearby(context, prompt, seed, steps, force)
         strip = [(visitor.saved(f"near-{i}", one), said) for i, (one, said) in enumerate(near)]
         yield paths, text, strip
 
@@ -140,6 +147,9 @@ def _picker(context: Context, prompt: gr.Textbox, known: Catalogue) -> None:
         style = gr.Dropdown(list(known.styles), label="Style", value=known.styles[0])
 
     def written(what: str | None, style: str) -> str:
+        if what:
+            require_one_of("object", what, known.objects)
+            require_one_of("style", style, known.styles)
         return known.prompt(what, style) if what else gr.skip()
 
     def read(prompt: str) -> tuple[str | None, Any]:

@@ -5,19 +5,20 @@ import inspect
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_type_hints
 
 import gradio as gr
 
 from erase.app.jobs import Cancelled
-from erase.app.settings import Limits
+from erase.app.settings import Limits, require_types
 from erase.app.studio import Studio
 from erase.app.visitors import Visitor, Visitors
-from erase.support.errors import OF_FILES, sentence
+from erase.support.errors import OF_FILES, cut, sentence
 
 logger = logging.getLogger(__name__)
 # Whatever computes waits in one line, so that two cores or one GPU serve one request at a time.
 LINE: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "model"}
+LONGEST = 300  # letters of what is said
 PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
 
@@ -50,12 +51,17 @@ class Context:
 
 
 def plainly(handler: Callable) -> Callable:
-    """A handler whose bad input and broken-off work the page tells in one sentence."""
+    """A handler whose bad input and broken-off work the page tells in one sentence.
+
+    Input of other types than its hints' is bad.
+    """
+    bound, hints = inspect.signature(handler).bind, get_type_hints(handler)
     if inspect.isgeneratorfunction(handler):
 
         @functools.wraps(handler)
         def streaming(*args: Any, **kwargs: Any) -> Iterator[Any]:
             with _told():
+                require_types(bound(*args, **kwargs).arguments, hints)
                 yield from handler(*args, **kwargs)
 
         return streaming
@@ -63,6 +69,7 @@ def plainly(handler: Callable) -> Callable:
     @functools.wraps(handler)
     def once(*args: Any, **kwargs: Any) -> Any:
         with _told():
+            require_types(bound(*args, **kwargs).arguments, hints)
             return handler(*args, **kwargs)
 
     return once
@@ -79,7 +86,8 @@ class _told:  # noqa: N801
                 "Cancelled; nothing was kept.", title="Cancelled", print_exception=False
             ) from None
         if isinstance(error, ValueError):
-            raise gr.Error(sentence(error), title="Not done", print_exception=False) from None
+            said = cut(sentence(error), LONGEST)
+            raise gr.Error(said, title="Not done", print_exception=False) from None
         if isinstance(error, OF_FILES):
             logger.error("A file could not be read or written.", exc_info=error)
             said = "A file of the server could not be read or written; try again later."

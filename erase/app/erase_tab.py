@@ -9,12 +9,12 @@ from typing import Any
 
 import gradio as gr
 
-from erase.app.context import LINE, PRIVATE, Context, plainly
+from erase.app.context import LINE, PRIVATE, Context
 from erase.app.figures import note, report_html
 from erase.app.forms import options_form
 from erase.app.jobs import Preview, Progress, Tell, followed
 from erase.app.options import with_options
-from erase.app.settings import require_short, require_within
+from erase.app.settings import require_one_of, require_short, require_within
 from erase.app.studio import shown
 from erase.app.visitors import Made, Visitor
 from erase.erasure.erasure import CARD, Erasure
@@ -126,7 +126,6 @@ def _results() -> list[gr.components.Component]:
 def _handler(context: Context, many: Sequence[bool]) -> Callable[..., Iterator[tuple]]:
     """The handler of Erase; `many` tells which choices of erasures take several."""
 
-    @plainly
     def erase(
         concepts: list[str], anchors: list[str], retain: str, method: str, options: str,
         forget_count: int, retain_count: int, request: gr.Request,
@@ -174,6 +173,7 @@ def _config(
 ) -> RunConfig:  # fmt: skip
     """What was asked for, checked against the limits."""
     limits, studio = context.limits, context.studio
+    require_one_of("method", method, serving(DiffusionTask))
     for text in (*concepts, *anchors):
         require_short("concept", text, limits)
     for count in (forget_count, retain_count):

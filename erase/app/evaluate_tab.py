@@ -6,7 +6,7 @@ from typing import Any
 import gradio as gr
 import pandas as pd
 
-from erase.app.context import LINE, PRIVATE, Context, plainly
+from erase.app.context import LINE, PRIVATE, Context
 from erase.app.figures import figure, note
 from erase.app.jobs import Progress, Tell, followed
 from erase.app.shelf import READY, STORED, stored_attacks
@@ -39,7 +39,6 @@ def evaluate_tab(context: Context, tab: gr.Tab) -> gr.Dropdown:
         title="Forgetting against retention, %",
     )  # fmt: skip
 
-    @plainly
     def measured(request: gr.Request) -> tuple:
         """The table of all measured erasures, and its CSV file."""
         visitor = context.visitor(request)
@@ -89,7 +88,6 @@ def _matrix_part(context: Context, chosen: gr.Dropdown, known: Catalogue) -> Non
     status = gr.Markdown("")
     heat = gr.Image(label="Seen by the judge, cell by cell", format="png", interactive=False)
 
-    @plainly
     def matrix(name: str | None, request: gr.Request) -> Iterator[tuple]:
         """UA, IRA and CRA over every object in every style, one picture a cell."""
         if not name:

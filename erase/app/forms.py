@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from erase.app.context import PRIVATE
+from erase.app.context import PRIVATE, plainly
 from erase.app.options import Option, options_of
 
 
@@ -41,12 +41,13 @@ def _field(option: Option, written: gr.Textbox) -> None:
     else:
         field = gr.Number(precision=0 if option.kind is int else None, **about)
 
+    @plainly
     def write(value: Any, text: str) -> str:
         try:
             others = {k: v for k, v in json.loads(text or "{}").items() if k != option.key}
-        except (json.JSONDecodeError, AttributeError):
+        except (ValueError, RecursionError, AttributeError):
             others = {}
         unset = value is None or value == option.default
         return json.dumps(others if unset else others | {option.key: value})
 
-    field.input(write, [field, written], written, queue=False, **PRIVATE)
+    field.input(write, [field, written], written, queue=False, preprocess=False, **PRIVATE)

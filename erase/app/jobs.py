@@ -4,6 +4,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +38,18 @@ class Preview:
     """A picture of how far it is."""
 
     picture: Any
+
+
+@contextmanager
+def until(stop: threading.Event) -> Iterator[None]:
+    """While in force, what tells its progress raises Cancelled once `stop` is set."""
+
+    def listener(what: str, done: int, total: int) -> None:
+        if stop.is_set():
+            raise Cancelled
+
+    with on_progress(listener):
+        yield
 
 
 Event = Any  # Progress, Preview, or what the work returns

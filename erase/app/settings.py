@@ -1,10 +1,14 @@
 """What the app is started with, and what its visitors may ask of it."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, get_args, get_origin
 
 from erase.models.opening import OpeningConfig
-from erase.support.config import Config, NotNegative, Positive
+from erase.support.config import LARGEST, Config, NotNegative, Positive
+from erase.support.errors import cut
+
+NAMED = 12  # choices that a sentence lists
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,7 @@ class Limits(Config):
     or attack's options that is not its default. pictures: judged of each set. concepts:
     forgotten at once. seconds: of a job. erasures: a visitor
     may keep. visitors: with erasures at once; the longest away makes room. queue: requests waiting.
+    jobs: of one visitor, under way or waiting.
     """
 
     letters: Positive[int] = 2_000
@@ -49,11 +54,12 @@ class Limits(Config):
     erasures: Positive[int] = 64
     visitors: Positive[int] = 64
     queue: Positive[int] = 64
+    jobs: Positive[int] = 4
 
 
 PUBLIC = Limits(
     letters=300, steps=50, effort=300, pictures=48, concepts=8, seconds=900, erasures=4,
-    visitors=32, queue=24,
+    visitors=32, queue=96, jobs=2,
 )  # fmt: skip
 
 
@@ -67,7 +73,7 @@ def require_within(name: str, value: float | None, least: float, most: float) ->
     if value is None:
         raise ValueError(f"{name} is empty; give {least:g} to {most:g}.")
     if not least <= value <= most:
-        raise ValueError(f"{name} is {value:g}; give {least:g} to {most:g}.")
+        raise ValueError(f"{name} is {value:g}; give {least:g} to {most:.10g}.")
 
 
 def require_short(name: str, text: str | None, limits: Limits) -> None:
@@ -78,3 +84,30 @@ def require_short(name: str, text: str | None, limits: Limits) -> None:
         raise ValueError(
             f"The {name} has {len(text)} letters; at most {limits.letters} are read here."
         )
+
+
+def require_one_of(name: str, value: str | None, known: Collection[str]) -> None:
+    """Raise ValueError, which names some, for a value that is not among those known."""
+    if value not in known:
+        some = ", ".join(list(known)[:NAMED])
+        raise ValueError(f"{name} is {cut(str(value), 40)!r}; choose of {some}.")
+
+
+def require_types(values: Mapping[str, Any], hints: Mapping[str, Any]) -> None:
+    """Raise ValueError for a value that is not of the type its name is to have."""
+    for name, value in values.items():
+        hint = hints.get(name, Any)
+        if not _is(value, hint):
+            kind = hint.__name__ if isinstance(hint, type) else hint
+            raise ValueError(f"{name} is {cut(repr(value), 40)}; give a value of type {kind}.")
+
+
+def _is(value: Any, hint: Any) -> bool:
+    if parts := get_args(hint):
+        if get_origin(hint) is list:
+            return isinstance(value, list) and all(_is(part, parts[0]) for part in value)
+        return any(_is(value, part) for part in parts)
+    if hint in (int, float):
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return number and abs(value) <= LARGEST and (hint is float or value == int(value))
+    return hint is Any or isinstance(value, hint)

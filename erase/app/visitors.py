@@ -14,6 +14,7 @@ from PIL import Image
 from erase.app.settings import Limits
 from erase.erasure.erasure import Erasure
 from erase.evaluate.reports import Report
+from erase.support.errors import cut
 
 
 @dataclass
@@ -46,11 +47,22 @@ class Visitor:
     made: dict[str, Made] = field(default_factory=dict)
     stop: threading.Event = field(default_factory=_stopped)
     waiting: threading.Event | None = None
+    drawing: threading.Event = field(default_factory=_stopped)
 
     @property
     def busy(self) -> bool:
         """Whether a job is under way or waits for its turn."""
-        return not self.stop.is_set()
+        return not (self.stop.is_set() and self.drawing.is_set())
+
+    def break_off(self) -> None:
+        """End at their next step what is drawn and done."""
+        self.stop.set()
+        self.drawing.set()
+
+    def draws(self) -> threading.Event:
+        """What stops the drawing that begins now; whoever draws sets it at the end."""
+        self.drawing = threading.Event()
+        return self.drawing
 
     def ask(self) -> None:
         """Wait for a turn; what stops the job may be set before it begins."""
@@ -115,16 +127,25 @@ class Visitors:
             if name in self._here:
                 self._drop(name)
 
+    def unheard(self, session: str | None) -> None:
+        """End a visitor's job, for nobody listens; what they made stays."""
+        with self._lock:
+            if visitor := self._here.get(self._name(session)):
+                visitor.break_off()
+
     def _name(self, session: str | None) -> str:
         return hashlib.sha256(f"{self._secret}{session}".encode()).hexdigest()[:24]
 
     def close(self) -> None:
         """Drop everybody."""
+        with self._lock:
+            while self._here:
+                self._drop(next(iter(self._here)))
         shutil.rmtree(self.root, ignore_errors=True)
 
     def _drop(self, name: str) -> None:
         visitor = self._here.pop(name)
-        visitor.stop.set()
+        visitor.break_off()
         shutil.rmtree(visitor.folder, ignore_errors=True)
 
     def _to_go(self, asking: str) -> str:
@@ -142,5 +163,7 @@ class Visitors:
         known = self.choices(visitor)
         for name in names:
             if name not in known:
-                raise ValueError(f"There is no erasure {name!r} of yours; make it under Erase.")
+                raise ValueError(
+                    f"There is no erasure {cut(name, 40)!r} of yours; make it under Erase."
+                )
         return [known[name] for name in dict.fromkeys(names)]

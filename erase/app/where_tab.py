@@ -5,7 +5,7 @@ from pathlib import Path
 
 import gradio as gr
 
-from erase.app.context import LINE, Context, plainly
+from erase.app.context import LINE, Context
 from erase.app.figures import markdown_table, note
 from erase.app.visitors import Made, Visitor
 from erase.core.names import find_weight
@@ -38,7 +38,6 @@ def where_tab(context: Context) -> list[gr.Dropdown]:
     table = gr.HTML(shown[2])
     meeting = gr.HTML("")
 
-    @plainly
     def where(one: str | None, other: str | None, request: gr.Request) -> tuple:
         """Charts of an erasure's blocks, and the tensors it shares with another."""
         visitor = context.visitor(request)
