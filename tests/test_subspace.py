@@ -191,7 +191,14 @@ def test_of_a_forget_space_within_the_retain_space_nothing_is_removed():
     assert null_space(fit(samples[:20]), fit(samples).axes[0], 2).rank == 0
 
 
-@pytest.mark.parametrize("layer", [nn.Linear(6, 4), nn.Conv2d(3, 4, 3, stride=2, padding=1)])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Linear(6, 4),
+        nn.Conv2d(3, 4, 3, stride=2, padding=1),
+        nn.Conv2d(3, 4, (2, 3), padding="same"),
+    ],
+)
 def test_rows_are_what_the_weight_multiplies(layer):
     shape = (5, 6) if isinstance(layer, nn.Linear) else (2, 3, 8, 8)
     heard = []

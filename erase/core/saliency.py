@@ -1,6 +1,7 @@
 """Weight saliency: how strongly each weight pulls on a loss, batch by batch."""
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from typing import Literal
 
 import torch
@@ -49,15 +50,12 @@ def accumulate(
     scale = LossScale(parameters.values())
     adders = [(p, _adder(scores[name], _TERMS[estimator], scale)) for name, p in parameters.items()]
     # What is scaled may have to be made again, so that it is not folded in as soon as it is made.
-    hooked = () if scale else adders
-    handles = [parameter.register_post_accumulate_grad_hook(add) for parameter, add in hooked]
-    try:
+    with ExitStack() as hooks:
+        for parameter, add in () if scale else adders:
+            hooks.callback(parameter.register_post_accumulate_grad_hook(add).remove)
         for parameter in parameters.values():
             parameter.grad = None
         batches, broken = total(torch.tensor(_backward_each(losses, scale, adders))).tolist()
-    finally:
-        for handle in handles:
-            handle.remove()
     if broken:
         raise ValueError("A loss of the forget set is not finite; lower the learning rate of the "
                          "base, or use bfloat16 or float32.")  # fmt: skip

@@ -154,13 +154,12 @@ def outputs_of(model: nn.Module, dataset: Dataset) -> Outputs:
     """Run the model, in evaluation mode, over a whole data set."""
     model.eval()
     features: list[Tensor] = []
-    handle = head_of(model)[1].register_forward_pre_hook(
-        lambda _, inputs: features.append(widened(inputs[0].flatten(1).cpu()))
-    )
-    try:
+
+    def keep(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        features.append(widened(inputs[0].flatten(1).cpu()))
+
+    with head_of(model)[1].register_forward_pre_hook(keep):
         loader = DataLoader(dataset, BATCH)
         parts = [(logits_of(model, inputs).cpu(), labels) for inputs, labels in loader]
-    finally:
-        handle.remove()
     logits, labels = (torch.cat(part) for part in zip(*parts, strict=True))
     return Outputs(logits, labels, torch.cat(features))

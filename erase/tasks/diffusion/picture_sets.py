@@ -1,6 +1,7 @@
 """The pictures of the forget and the retain set: drawn by the base itself, or given."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from typing import Literal
@@ -20,6 +21,7 @@ PictureSet = tuple[list[Prompt], Tensor]
 ForgetSet = Literal["forget", "anchors"]
 
 
+@dataclass(frozen=True, eq=False)
 class PictureSets:
     """Prompts and latents [N, C, h, w] of both sets, made once by the base, when first asked for.
 
@@ -27,39 +29,36 @@ class PictureSets:
     concept to take instead of drawn ones; the forget prompts are their captions, in turn.
     """
 
-    def __init__(
-        self,
-        base: ConditionedDenoiser,
-        prompts: PromptSet,
-        sampling: Sampling,
-        counts: tuple[int, int],
-        seed: int,
-        given: Sequence[Image] | None = None,
-    ):
-        self._base, self._prompts, self._sampling = base, prompts, sampling
-        self._counts, self._seed, self._given = counts, seed, given
-        if given is not None and len({prompt.group for prompt in prompts.forget}) > 1:
+    base: ConditionedDenoiser
+    prompts: PromptSet
+    sampling: Sampling
+    counts: tuple[int, int]
+    seed: int
+    given: Sequence[Image] | None = None
+
+    def __post_init__(self) -> None:
+        if self.given is not None and len({prompt.group for prompt in self.prompts.forget}) > 1:
             raise ValueError("Pictures can be given of one concept only; erase one at a time.")
 
     @cached_property
     def forget(self) -> PictureSet:
         """Forget prompts and latents."""
-        if self._given is not None:
-            return self._encoded(self._given)
-        prompts = sample(self._prompts.forget, self._counts[0], self._seed)
-        return prompts, self.draw(self._base, [p.text for p in prompts], 1, "forget set")
+        if self.given is not None:
+            return self._encoded(self.given)
+        prompts = sample(self.prompts.forget, self.counts[0], self.seed)
+        return prompts, self.draw(self.base, [p.text for p in prompts], 1, "forget set")
 
     @cached_property
     def anchors(self) -> PictureSet:
         """Forget prompts and latents of their anchors' pictures."""
-        prompts = sample(self._prompts.forget, self._counts[0], self._seed)
-        return prompts, self.draw(self._base, [p.anchor for p in prompts], 3, "anchor pictures")
+        prompts = sample(self.prompts.forget, self.counts[0], self.seed)
+        return prompts, self.draw(self.base, [p.anchor for p in prompts], 3, "anchor pictures")
 
     @cached_property
     def retain(self) -> PictureSet:
         """Retain prompts and latents."""
-        prompts = sample(self._prompts.retain, self._counts[1], self._seed)
-        return prompts, self.draw(self._base, [p.text for p in prompts], 2, "retain set")
+        prompts = sample(self.prompts.retain, self.counts[1], self.seed)
+        return prompts, self.draw(self.base, [p.text for p in prompts], 2, "retain set")
 
     def samples(self, shown: Sequence[ForgetSet]) -> tuple[list[Prompt], Tensor, Tensor]:
         """Prompts and latents of these sets together, and which of them show the concept [N]."""
@@ -78,24 +77,24 @@ class PictureSets:
         places: Sequence[int] | None = None,
     ) -> Tensor:
         """What a model draws of the texts, or of those at some places, from seeds of a stream."""
-        first = 1_000_000 * (10 * self._seed + stream)
+        first = 1_000_000 * (10 * self.seed + stream)
         places = range(len(texts)) if places is None else places
         chosen, seeds = [texts[i] for i in places], [first + i for i in places]
-        return draw(denoiser.pipeline, chosen, seeds, self._sampling, output_type, description)
+        return draw(denoiser.pipeline, chosen, seeds, self.sampling, output_type, description)
 
     def preview(self, denoiser: ConditionedDenoiser) -> Tensor:
         """What a model draws of PREVIEWED forget prompts, then of as many retained ones."""
-        parts = (self._prompts.forget, self._prompts.retain)
-        samples = (sample(part, PREVIEWED, self._seed)[:PREVIEWED] for part in parts)
+        parts = (self.prompts.forget, self.prompts.retain)
+        samples = (sample(part, PREVIEWED, self.seed)[:PREVIEWED] for part in parts)
         texts = [prompt.text for chosen in samples for prompt in chosen]
         return self.draw(denoiser, texts, 5, "looking at the model", "pt").float()
 
     def fingerprints(self) -> dict[str, str]:
         """What tells both sets from others: their prompts, and their pictures or their seeds."""
-        drawn = [f"{count} {self._seed} {self._sampling}" for count in self._counts]
-        given = [sha256(picture.tobytes()).hexdigest() for picture in self._given or ()]
-        redirects = (f"{prompt.text} > {prompt.anchor}" for prompt in self._prompts.forget)
-        retained = (prompt.text for prompt in self._prompts.retain)
+        drawn = [f"{count} {self.seed} {self.sampling}" for count in self.counts]
+        given = [sha256(picture.tobytes()).hexdigest() for picture in self.given or ()]
+        redirects = (f"{prompt.text} > {prompt.anchor}" for prompt in self.prompts.forget)
+        retained = (prompt.text for prompt in self.prompts.retain)
         return {
             "forget set": combined([*redirects, *(given or drawn[:1])]),
             "retain set": combined([*retained, drawn[1]]),
@@ -103,9 +102,9 @@ class PictureSets:
 
     @torch.no_grad()
     def _encoded(self, pictures: Sequence[Image]) -> PictureSet:
-        pipeline, side = self._base.pipeline, self._base.side
+        pipeline, side = self.base.pipeline, self.base.side
         ready = pipeline.image_processor.preprocess
         batches = (ready(picture.convert("RGB"), side, side) for picture in pictures)
         latents = [latents_of(pipeline, batch / 2 + 0.5) for batch in batches]
         scaled = torch.cat(latents).cpu()
-        return sample(self._prompts.forget, len(scaled), self._seed), scaled
+        return sample(self.prompts.forget, len(scaled), self.seed), scaled
