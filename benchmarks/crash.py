@@ -145,7 +145,7 @@ def damaged(jobs: Mapping[str, Job], rng: Random) -> Iterable[Try]:
         "cut": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
         "filled": lambda path: path.write_bytes(rng.randbytes(path.stat().st_size)),
     }
-    for name in ("run", "classify", "protocol"):
+    for name in ("run", "protocol"):
         for way, damage in ways.items():
             for which in ("one", "all"):
                 job = jobs[name]
@@ -269,23 +269,32 @@ def main() -> int:
             print(f"{job.name}: {job.seconds:.1f} s undisturbed", file=sys.stderr)
         rng, few = Random(options.seed), options.others
         rows = {
-            "kill -9, SIGTERM, SIGINT": lambda: killed_at_random(jobs, rng, options.kills),
-            "imports": lambda: stopped_at_imports(jobs, rng, few),
-            "full disk": lambda: full_disks(jobs, rng, few),
-            "read-only folder": lambda: read_only(jobs),
-            "vanished folder": lambda: vanished(jobs, rng, few),
-            "damaged state": lambda: damaged(jobs, rng),
-            "two at once": lambda: two_at_once(jobs),
-            "unread output": lambda: unread(place),
-            "power loss": lambda: on_the_disk(jobs),
+            "damaged state": damaged(jobs, rng),
+            "full disk": full_disks(jobs, rng, few),
+            "imports": stopped_at_imports(jobs, rng, few),
+            "power loss": on_the_disk(jobs),
+            "read-only folder": read_only(jobs),
+            "two at once": two_at_once(jobs),
+            "unread output": unread(place),
+            "vanished folder": vanished(jobs, rng, few),
+            "kill -9, SIGTERM, SIGINT": killed_at_random(jobs, rng, options.kills),
         }
-        found = {}
-        for name, tries in rows.items():
-            if not options.rows or name.split()[0].rstrip(",") in options.rows:
-                found[name] = list(tries())
-                print(f"{name}: {len(found[name])} tries", file=sys.stderr)
+        asked_for = {name: row for name, row in rows.items()
+                     if not options.rows or name.split()[0] in options.rows}  # fmt: skip
+        found = tried(asked_for)
     print(table(found))
     return any(one.faults for tries in found.values() for one in tries)
+
+
+def tried(rows: Mapping[str, Iterable[Try]]) -> dict[str, list[Try]]:
+    """All tries by their row, or those up to a Ctrl-C; each is told as it is done."""
+    found: dict[str, list[Try]] = {name: [] for name in rows}
+    with suppress(KeyboardInterrupt):
+        for name, tries in rows.items():
+            for one in tries:
+                found[name].append(one)
+                print(f"{name} {len(found[name])}: {one.what} {one.faults}", file=sys.stderr)
+    return found
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from erase.cli import main as erase
 from erase.cli.ending import STOPS, leave, on_stop
 
 LONGEST = 120  # seconds of a command
+TIMED = (".md", ".json")  # files that may tell how long it took
 Before = Callable[[], object]
 TRAINED = ["--method=salun", "--salun.training.checkpointing_steps=1"]
 FEW = ["--evaluation.forget_pictures=2", "--evaluation.retain_pictures=2", "--evaluation.steps=2"]
@@ -159,7 +160,7 @@ def finished(process: Started) -> Ended:
 class Job:
     """A command in a place of its own, and what its output is when it is whole.
 
-    steady: the files that two undisturbed runs wrote alike. seconds: what the second took.
+    steady: the files that any two runs write alike. seconds: what the second took.
     """
 
     name: str
@@ -216,7 +217,8 @@ class Job:
             found.append(self.files())
         one, other = found
         self.names = set(one)
-        self.steady = {name: held for name, held in one.items() if other[name] == held}
+        sure = {name: held for name, held in one.items() if other[name] == held}
+        self.steady = {name: held for name, held in sure.items() if Path(name).suffix not in TIMED}
 
     def files(self) -> dict[str, bytes]:
         """What lies in the output, or the one file that it is."""
