@@ -9,6 +9,7 @@ import logging
 import resource
 import shutil
 import signal
+import sys
 import tempfile
 import time
 import traceback
@@ -159,6 +160,7 @@ def run_cases(
         numbers = [number for number in range(cases) if kind_of(number) == kind]
         outcomes = [run_case(seed, number, place) for seed in seeds for number in numbers]
         found[kind] = outcomes, time.perf_counter() - start, _status("VmHWM")
+        print(table({kind: found[kind]}), file=sys.stderr)  # as far as it is
     return found
 
 

@@ -16,7 +16,7 @@ from erase.evaluate.tables import block_table, families_table, plain_table
 from erase.methods import methods, serving
 from erase.models.family import FAMILIES
 from erase.models.opening import load_model
-from erase.support.config import require_kind
+from erase.support.config import NotNegative, require_kind
 from erase.support.files import check_writable
 from erase.tasks.classification.task import ClassificationTask
 from erase.tasks.diffusion.task import DiffusionTask
@@ -63,8 +63,7 @@ def export(
         if format == "lora":
             raise ValueError("--for chooses the names of the LoRA; leave out --format lora.")
         format = "comfy"
-    if lora_rank < 0:
-        raise ValueError(f"lora_rank is {lora_rank}; give 0 or more.")
+    require_kind("lora_rank", lora_rank, NotNegative[int])
     if lora_rank and format == "pipeline":
         raise ValueError("A lora_rank is of no use to a pipeline; choose --format lora or comfy.")
     check_writable(Path(output))
