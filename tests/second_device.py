@@ -1,12 +1,13 @@
 """A second device that computes on the CPU: its tensors refuse to meet the CPU's.
 
-Within `SecondDevice()`, what is made with `device="second"` or moved by `to("second")` or `move` is
-there.
+Within `SecondDevice()`, what is made with `device="second"` or moved by `to("second")` is there.
 """
 
+from collections.abc import Callable
+
 import torch
+from torch.utils._device import _device_constructors
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 
@@ -45,6 +46,7 @@ class _Backend:
 _setup_privateuseone_for_python_backend("second", _Backend())
 CPU, SECOND = torch.device("cpu"), torch.device("second", 0)
 COPY = torch.ops.aten.copy_.default
+ITEM = torch.ops.aten._local_scalar_dense.default
 # An index may lie on the CPU, as on a GPU.
 MAY_MEET = {
     COPY,
@@ -82,6 +84,7 @@ class There(torch.Tensor):
 
 
 MADE_OF_NUMBERS = torch.tensor
+_device_constructors()  # which torch looks up once, so before that is another
 
 
 def _of_numbers(numbers, *args, device=None, **options) -> torch.Tensor:
@@ -107,40 +110,38 @@ class SecondDevice(TorchDispatchMode):
         return _run(func, args, kwargs or {})
 
 
-def _raw(value):
-    return value.raw if isinstance(value, There) else value
+def _mapped(change: Callable[[torch.Tensor], object], value: object) -> object:
+    """The value with every tensor in it changed; torch's own way takes several times as long."""
+    if isinstance(value, torch.Tensor):
+        return change(value)
+    if isinstance(value, (list, tuple)):
+        return type(value)([_mapped(change, one) for one in value])
+    return value
 
 
 def _run(func, args, kwargs):
-    flat, spec = tree_flatten((args, kwargs))
-    there = any(isinstance(value, There) for value in flat)
-    ours = [v for v in flat if isinstance(v, torch.Tensor) and not isinstance(v, There) and v.ndim]
-    if there and ours and func not in MAY_MEET:
+    met: list[torch.Tensor] = []
+
+    def raw(tensor: torch.Tensor) -> torch.Tensor:
+        met.append(tensor)
+        return tensor.raw if isinstance(tensor, There) else tensor
+
+    raw_args = _mapped(raw, args)
+    raw_kwargs = {key: _mapped(raw, value) for key, value in kwargs.items()}
+    known = {id(tensor.raw): tensor for tensor in met if isinstance(tensor, There)}
+    ours = [tensor for tensor in met if not isinstance(tensor, There) and tensor.ndim]
+    if known and ours and func not in MAY_MEET:
         raise RuntimeError(f"{func}: a tensor of the CPU {[*ours[0].shape]} meets another device's")
     if func is COPY:
-        _raw(args[0]).copy_(_raw(args[1]))
+        raw_args[0].copy_(raw_args[1])
         return args[0]
-    raw_args, raw_kwargs = tree_unflatten([_raw(value) for value in flat], spec)
     wanted = kwargs.get("device")
+    goes = known if wanted is None else torch.device(wanted).type == SECOND.type
     if wanted is not None:
-        raw_kwargs = {key: raw_kwargs[key] for key in raw_kwargs if key != "pin_memory"}
-        raw_kwargs["device"] = CPU
+        raw_kwargs.pop("pin_memory", None)
+        raw_kwargs["device"] = CPU if goes else wanted
     found = func(*raw_args, **raw_kwargs)
-    goes = there if wanted is None else torch.device(wanted).type == SECOND.type
-    if not goes or func._schema.name == "aten::_local_scalar_dense":
+    if not goes or func is ITEM:
         return found
     # What was changed in place stays the tensor it was.
-    known = {id(value.raw): value for value in flat if isinstance(value, There)}
-    return tree_map_only(
-        torch.Tensor, lambda new: known[id(new)] if id(new) in known else There(new), found
-    )
-
-
-def move(module: torch.nn.Module) -> torch.nn.Module:
-    """`module.to("second")`, which would ask a runtime."""
-    for part in module.modules():
-        for name, weight in part.named_parameters(recurse=False):
-            setattr(part, name, torch.nn.Parameter(There(weight.data), weight.requires_grad))
-        for name, buffer in part.named_buffers(recurse=False):
-            part._buffers[name] = There(buffer)
-    return module
+    return _mapped(lambda new: known[id(new)] if id(new) in known else There(new), found)

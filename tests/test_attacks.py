@@ -1,7 +1,4 @@
 import dataclasses
-import os
-import subprocess
-import sys
 from functools import cache
 
 import pytest
@@ -19,7 +16,6 @@ from erase.prompts.request import EraseRequest, expand
 from erase.tasks.diffusion.denoiser import ConditionedDenoiser
 
 QUICK = {"steps": 2, "every": 2, "batch_size": 2, "population": 6, "generations": 2, "tokens": 3}
-PATHS = os.pathsep.join(path for path in sys.path if path)
 SERVED = [(family, name) for family in FAMILIES for name in serving(FAMILIES[family])]
 
 
@@ -80,34 +76,6 @@ def test_placeholders_read_as_the_words_whose_vectors_stand_for_them(family):
         assert torch.equal(found.states, wanted.states)
     if family != "sd":
         assert torch.equal(found.pooled, wanted.pooled)
-
-
-def attack_on_the_second_device() -> None:
-    """Every attack of a model there finds what it finds here; raises where tensors meet."""
-    from second_device import SecondDevice, move
-
-    here, pipeline = target_of("sd"), build_family("sd2")
-    for module in modules_of(here.with_pipeline(pipeline)):
-        move(module)
-    with SecondDevice():
-        there = here.with_pipeline(pipeline)
-        assert there.denoiser.device.type == "second"
-        texts = [prompt.text for prompt in here.prompts]
-        memory = predict_base(there.denoiser, here.pictures, texts, 0)
-        there = dataclasses.replace(there, memory=memory)
-        found = {name: attacked(name, there) for name in attacks()}
-    assert found == {name: attacked(name, here) for name in attacks()}
-
-
-def test_attacks_run_where_the_model_is():
-    # Autograd has to know a device before its first step: a process of its own. Its thread there
-    # need not be done when Python is.
-    script = (
-        "import os, second_device, test_attacks; test_attacks.attack_on_the_second_device(); "
-        "os._exit(0)"
-    )
-    environment = os.environ | {"PYTHONPATH": PATHS}
-    subprocess.run([sys.executable, "-c", script], check=True, env=environment)
 
 
 def test_a_family_that_an_attack_cannot_serve_is_refused():

@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import build_digits_model, digits
 from PIL import Image
-from second_device import SecondDevice, move
+from second_device import SecondDevice
 from skimage.data import astronaut
 
 from erase.bundled import JUDGE
@@ -147,7 +147,7 @@ def test_nudenets_protocol_names_the_provider_that_computes(detector):
 
 def test_pictures_of_a_classifier_are_made_where_it_computes(tmp_path):
     with SecondDevice(), torch.no_grad():
-        model = move(build_digits_model().eval())
+        model = build_digits_model().eval().to("second")
         inputs = digits().tensors[0][:3]
         save_boundaries({"original": model}, inputs, tmp_path / "boundary.png")
     assert (tmp_path / "boundary.png").exists()

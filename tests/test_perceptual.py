@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import torch
 from PIL import Image
@@ -9,9 +11,13 @@ from erase.evaluate.pictures.perceptual import Perceptual
 
 @pytest.fixture
 def backbone(tmp_path, monkeypatch):
-    """The real architecture with random weights, where the hub would keep the trained ones."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    kept = tmp_path / "hub" / "checkpoints"
+    return keep_backbone(tmp_path)
+
+
+def keep_backbone(home: Path) -> str:
+    """The real architecture with random weights, where the hub would keep the trained ones."""
+    kept = home / "hub" / "checkpoints"
     kept.mkdir(parents=True)
     torch.manual_seed(0)
     name = SqueezeNet1_1_Weights.IMAGENET1K_V1.url.rsplit("/", 1)[1]

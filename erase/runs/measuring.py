@@ -1,6 +1,5 @@
 """Drawing and judging what an erasure does, in its run or later."""
 
-import platform
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from erase.models.opening import Model
 from erase.prompts.seeds import EVALUATION_SEED
 from erase.runs.opening import Names, Opened, of_base, open_all
 from erase.runs.state import carry_out
+from erase.support.memory import peak_memory
 from erase.tasks.diffusion.task import DiffusionTaskConfig
 
 OUTPUT_FILES = (*FILES, *REPORT_FILES)
@@ -115,7 +115,7 @@ def measured(run: Measures, opened: Opened, erasure: Erasure, started: float) ->
         distances=kernel_distances(drawn, judge) if opened.oracle else {},
         cost=Cost(
             seconds=round(time.perf_counter() - started, 1),
-            peak_memory_bytes=_peak_memory(),
+            peak_memory_bytes=peak_memory(),
             artefact_bytes=erasure.nbytes,
             edited_parameters=sum(delta.count for delta in deltas),
         ),
@@ -163,16 +163,3 @@ def _protocol(run: Measures, opened: Opened) -> dict[str, Any]:
         "seeds": f"one a picture from {EVALUATION_SEED}",
         "intervals": "95 % Wilson",
     }
-
-
-def _peak_memory() -> int:
-    """This process' highest resident memory so far, in bytes."""
-    if platform.system() == "Windows":
-        import psutil
-
-        return psutil.Process().memory_info().peak_wset
-    import resource
-
-    # Linux counts kilobytes, macOS bytes.
-    unit = 1 if platform.system() == "Darwin" else 1024
-    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

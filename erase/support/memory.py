@@ -1,6 +1,7 @@
-"""What becomes of the memory that tensors give back."""
+"""How much memory the process takes, and what becomes of what tensors give back."""
 
 import ctypes
+import platform
 import sys
 
 # glibc's malloc.h.
@@ -19,3 +20,16 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(M_TRIM_THRESHOLD, KEPT)
         mallopt(M_MMAP_THRESHOLD, LARGEST)
+
+
+def peak_memory() -> int:
+    """This process' highest resident memory so far, in bytes."""
+    if platform.system() == "Windows":
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset
+    import resource
+
+    # Linux counts kilobytes, macOS bytes.
+    unit = 1 if platform.system() == "Darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
