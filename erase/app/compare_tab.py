@@ -197,7 +197,9 @@ def _figures_html(
 
 
 def _became(name: str, was: str, now: str) -> str:
-    """What the judge takes a nearby concept for, now and, if that differs, before."""
+    """A nearby concept's name; what the judge takes it for now and before, where that differs."""
+    if name == was == now:
+        return name
     return f"{name}: {now}" + (f" (was {was})" if was != now else "")
 
 
