@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
@@ -105,7 +106,9 @@ def test_the_home_folder_is_meant_by_its_sign(tmp_path, monkeypatch):
 
 def test_the_same_output_twice_at_once_is_refused(tmp_path):
     def again(_: object) -> None:
-        carry_out(tmp_path / "out", (), lambda: 1, lambda _: 2, lambda *_: 3)
+        whole = (tmp_path / "out", (), lambda: 1, lambda _: 2, lambda *_: 3)
+        with ThreadPoolExecutor(1) as others:
+            others.submit(carry_out, *whole).result()
 
     with pytest.raises(ValueError, match="Another run is writing"):
         carry_out(tmp_path / "out", (), lambda: 1, again, lambda *_: 3)

@@ -61,14 +61,21 @@ def _made(config: type, options: "Namespace", **chosen: Any) -> Any:
     return made(config, options, **chosen)
 
 
-def _run_of(config: str, function: str, says: Says) -> Work:
-    """Carries out a run: the function of its config, and of --output where there is one."""
+def _run_of(
+    text: str, place: str, says: Says, flags: Flags, *skip: str, kind: str = "", **more: bool
+) -> Command:
+    """A subcommand that carries out a run, `module:config:function`.
+
+    The function takes the config, and --output where there is one.
+    """
+    module, *names = place.split(":")
+    config, function = (f"{module}:{name}" for name in names)
 
     def work(options: "Namespace") -> str:
         output = [options.output] if "output" in options else []
         return says(_at(function)(_made(_at(config), options), *output), options)
 
-    return work
+    return Command(text, work, flags, (config,), skip, kind, **more)
 
 
 def said_of(report: Any, table: Callable[[Any], str], file: Path) -> str:
@@ -169,20 +176,14 @@ COMMANDS = {
         ("prompts.request:EraseRequest", "runs.erase:RunConfig"),
         ("concepts", "anchors", "retain", "templates", "request", "evaluate"), "method", True,
     ),
-    "measure": Command(
+    "measure": _run_of(
         "draw and judge what an erasure does, where its run did not",
-        _run_of(
-            "runs.measuring:MeasureRun", "runs.measuring:measure",
-            lambda report, options: _measured(report, Path(options.erasure)),
-        ),
-        FOLDER, ("runs.measuring:MeasureRun",), ("erasure",),
+        "runs.measuring:MeasureRun:measure",
+        lambda report, options: _measured(report, Path(options.erasure)), FOLDER, "erasure",
     ),
-    "attack": Command(
+    "attack": _run_of(
         "try to bring a concept back, and measure what comes",
-        _run_of(
-            "runs.attack:AttackRun", "runs.attack:run_attacks",
-            _table("attack_table", "attacks.md"),
-        ),
+        "runs.attack:AttackRun:run_attacks", _table("attack_table", "attacks.md"),
         {
             **FOLDER,
             "--attack": _list("names; default all", dest="attacks", metavar="ATTACK"),
@@ -191,7 +192,7 @@ COMMANDS = {
             },
             **NEW,
         },
-        ("runs.attack:AttackRun",), ("erasure", "attacks", "configs", "scales"), "attack",
+        "erasure", "attacks", "configs", "scales", kind="attack",
     ),
     "evaluate": Command(
         "measure a folder of pictures", _evaluate,
@@ -202,33 +203,28 @@ COMMANDS = {
         },
         ("runs.measure:evaluation_config", "support.distributed:DeviceConfig"),
     ),
-    "protocol": Command(
+    "protocol": _run_of(
         "draw a protocol's prompts and measure the pictures",
-        _run_of("runs.measure:BenchmarkProtocol", "runs.measure:run_protocol", _figures),
-        NEW, ("runs.measure:BenchmarkProtocol",), config_file=True,
+        "runs.measure:BenchmarkProtocol:run_protocol", _figures, NEW, config_file=True,
     ),
-    "classify": Command(
+    "classify": _run_of(
         "unlearn part of a classifier's training set and measure it",
-        _run_of(
-            "runs.classify:ClassificationRun", "runs.classify:classify",
-            _table("gap_table", "report.md"),
-        ),
-        NEW, ("runs.classify:ClassificationRun",), (), "method", True,
+        "runs.classify:ClassificationRun:classify", _table("gap_table", "report.md"), NEW,
+        kind="method", config_file=True,
     ),
-    "calibrate": Command(
+    "calibrate": _run_of(
         "find a method's main setting on data held out",
-        _run_of("runs.calibrate:CalibrationRun", "runs.calibrate:calibrated", _found),
-        {}, ("runs.calibrate:CalibrationRun",), (), "method", True,
+        "runs.calibrate:CalibrationRun:calibrated", _found, {}, kind="method", config_file=True,
     ),
-    "forget-set": Command(
+    "forget-set": _run_of(
         "write the indices of samples that are easiest or hardest",
-        _run_of("runs.forget_set:ForgetSetRun", "runs.forget_set:choose_forget_set", _chosen),
-        {"--output": _text("a JSON file", required=True)},
-        ("runs.forget_set:ForgetSetRun",), ("forget",), "method", True,
+        "runs.forget_set:ForgetSetRun:choose_forget_set", _chosen,
+        {"--output": _text("a JSON file", required=True)}, "forget",
+        kind="method", config_file=True,
     ),
-    "app": Command(
-        "open the app in a browser: compare, erase, attack",
-        _run_of("app:AppConfig", "app:main", lambda _, __: ""), {}, ("app:AppConfig",),
+    "app": _run_of(
+        "open the app in a browser: compare, erase, attack", "app:AppConfig:main",
+        lambda _, __: "", {},
     ),
     "inspect": Command(
         "tell what erasures hold", _artefacts("inspect"),

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -146,9 +146,7 @@ def open_model(
             pipeline = _read(folder, opening, dtype)
         _require_finite(pipeline)
     require_supported(pipeline)
-    if left:
-        return Model(asked, pipeline, catalogue, accelerator=device)
-    if opening.offload != "none":
+    if left or opening.offload != "none":
         return Model(asked, pipeline, catalogue, opening.offload, device)
     with _one_sentence(name):
         return Model(asked, pipeline.to(device), catalogue)
@@ -286,14 +284,12 @@ def _one_sentence(name: str) -> AbstractContextManager[None]:
 @contextmanager
 def _without_loading_bars() -> Iterator[None]:
     """While in force, diffusers and transformers show no bars within each other's."""
-    shown = [one for one in (of_diffusers, of_transformers) if one.is_progress_bar_enabled()]
-    for one in shown:
-        one.disable_progress_bar()
-    try:
+    with ExitStack() as after:
+        for one in (of_diffusers, of_transformers):
+            if one.is_progress_bar_enabled():
+                one.disable_progress_bar()
+                after.callback(one.enable_progress_bar)
         yield
-    finally:
-        for one in shown:
-            one.enable_progress_bar()
 
 
 def default_judge(catalogue: Catalogue | None) -> str | None:

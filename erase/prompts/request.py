@@ -253,12 +253,11 @@ def sample(prompts: Sequence[Prompt], count: int, seed: int) -> list[Prompt]:
     """`count` prompts, evenly over their groups, then over each group's; at least one a group."""
     rng, groups = random.Random(seed), _by_group(prompts)
     count = max(count, len(groups))
-    shares = [count // len(groups) + (i < count % len(groups)) for i in range(len(groups))]
-    return [
-        prompt
-        for group, share in zip(groups.values(), shares, strict=True)
-        for prompt in _rounds(group, share, rng)
-    ]
+    drawn: list[Prompt] = []
+    for place, group in enumerate(groups.values()):
+        share = count // len(groups) + (place < count % len(groups))
+        drawn += _rounds(group, share, rng)
+    return drawn
 
 
 def _by_group(prompts: Sequence[Prompt]) -> dict[str, list[Prompt]]:

@@ -28,6 +28,8 @@ from erase.support.pictures import save_grid
 from erase.tasks.diffusion.denoiser import ConditionedDenoiser
 from erase.tasks.diffusion.sampling import draw
 
+Attacked = tuple[AttackReport, dict[str, Tensor]]  # with what each attack drew
+
 
 @dataclass(frozen=True)
 class AttackRun(Names):
@@ -90,12 +92,10 @@ def run_attacks(
         _require_served(run, opened.family)
         return opened
 
-    def work(opened: Opened) -> tuple[AttackReport, dict[str, Tensor]]:
+    def work(opened: Opened) -> Attacked:
         return attacked(run, opened, erasure)
 
-    def write(
-        _: Opened, done: tuple[AttackReport, dict[str, Tensor]], folder: Path
-    ) -> AttackReport:
+    def write(_: Opened, done: Attacked, folder: Path) -> AttackReport:
         report, galleries = done
         write_json(folder / "attacks.json", report.to_json())
         write_text(folder / "attacks.md", attack_table(report) + "\n")
@@ -111,9 +111,7 @@ def _require_served(run: AttackRun, family: Family) -> None:
         get_attack(name).require_serves(family)
 
 
-def attacked(
-    run: AttackRun, opened: Opened, erasure: Erasure
-) -> tuple[AttackReport, dict[str, Tensor]]:
+def attacked(run: AttackRun, opened: Opened, erasure: Erasure) -> Attacked:
     """The report, and what each attack drew from the erased model."""
     base, oracle, judge = opened.model, opened.oracle, opened.judge
     target = build_target(base.pipeline, base, opened.prompts, judge, run.prompts, run.seed)

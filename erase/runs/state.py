@@ -36,7 +36,7 @@ Report = TypeVar("Report")
 
 @own_settings()
 def carry_out(
-    output: str | Path | None,
+    output: str | Path,
     files: Sequence[str],
     open_: Callable[[], Opened],
     work: Callable[[Opened], Done],
@@ -46,35 +46,34 @@ def carry_out(
 ) -> Report | None:
     """Live a run from its first refusal to its last file; what `write` returns.
 
-    `output` must be a new folder, or one of these `files` that a run of the same digest wrote;
-    some runs have none. After that `open_` refuses the rest and resolves what the run needs. `work`
-    is shared by all processes. Where a digest tells runs apart, its checkpoints lie beside `output`
+    `output` must be a new folder, or one of these `files` that a run of the same digest wrote.
+    After that `open_` refuses the rest and resolves what the run needs. `work` is shared by all
+    processes. Where a digest tells runs apart, its checkpoints lie beside `output`
     until the run is whole, so that an interrupted one goes on where it stopped. `write` fills a
     folder that takes the name of `output` on success and goes on failure; the first process alone
     does, the others return None. If `shares_write`, they do too, into folders that go. A second run
     with the same output is refused meanwhile.
     """
-    place, state = expanded(output).resolve() if output else None, None
-    with alone(place) if place and launched().is_main_process else nullcontext():
-        if place:
-            check_writable(place, files)
+    place, state = expanded(output).resolve(), None
+    with alone(place) if launched().is_main_process else nullcontext():
+        check_writable(place, files)
         opened = open_()
-        if place and digest_of:
+        if digest_of:
             digest = digest_of(opened)
             refuse_another_run(place, digest)
             state = place.parent / f".{place.name}.{digest}"
         with _cleared_if_broken(state), checkpoints_in(state):
             done = work(opened)
-        if not launched().is_main_process:
-            if shares_write:
-                with tempfile.TemporaryDirectory() as goes:
-                    write(opened, done, Path(goes))
-            return None
-        with replaced_folder(place, files) if place else nullcontext(Path()) as partial:
-            report = write(opened, done, partial)
-        if state:
-            shutil.rmtree(state, ignore_errors=True)
-        return report
+        if launched().is_main_process:
+            with replaced_folder(place, files) as partial:
+                report = write(opened, done, partial)
+            if state:
+                shutil.rmtree(state, ignore_errors=True)
+            return report
+        if shares_write:
+            with tempfile.TemporaryDirectory() as goes:
+                write(opened, done, Path(goes))
+        return None
 
 
 def require_method(run: Any, kind: type) -> None:
