@@ -109,6 +109,14 @@ def build_tiny_task(pipeline: DiffusionPipeline, components=("unet",), size=0) -
     return DiffusionTask(pipeline, prompts, CATALOGUE.sampling, config, finetuning=TUNING)
 
 
+def draw_ghost(pipeline: DiffusionPipeline) -> torch.Tensor:
+    options = {"use_resolution_binning": False} if "PixArt" in type(pipeline).__name__ else {}
+    return pipeline(
+        "a ghost", num_inference_steps=2, generator=torch.Generator().manual_seed(5),
+        output_type="pt", height=16, width=16, **options,
+    ).images  # fmt: skip
+
+
 def digits() -> TensorDataset:
     return load_data("digits").train
 

@@ -31,6 +31,7 @@ from erase.methods import methods
 from erase.support.progress import Bar
 from erase.training.config import WATCHING
 
+pytestmark = pytest.mark.xdist_group("app")  # served once
 GHOST = "ghost, projection"
 PROMPT = "a ghost in noto style"
 UNKNOWN = "no erasure"
@@ -338,7 +339,8 @@ def test_another_family_is_compared_erased_and_attacked(tmp_path):
     assert "<th scope='row'>recall</th>" in table
 
 
-def test_a_digit_is_forgotten_beside_a_retrained_model(served):
+def test_a_digit_is_forgotten_beside_a_retrained_model(served, monkeypatch):
+    monkeypatch.setattr("erase.app.classifier_tab.EPOCHS", 1)
     said, table, pictures = served.client().predict("3", "projection", "{}", api_name="/classify")
     assert "Verdict: " in said
     assert "retrained" in table

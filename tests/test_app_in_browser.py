@@ -19,7 +19,10 @@ QUIET = (
 )  # fmt: skip
 SECONDS = 40_000
 STEPS = Catalogue.of_model(EMOJI).sampling.steps
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium")
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium"),
+    pytest.mark.xdist_group("browser"),  # opened once
+]
 
 
 @pytest.fixture(scope="module")

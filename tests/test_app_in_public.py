@@ -23,6 +23,7 @@ from erase.app.visitors import Visitors
 from erase.core.fingerprint import module_fingerprint
 from erase.support.progress import Bar
 
+pytestmark = pytest.mark.xdist_group("public")  # served once
 SECONDS, LONGEST, CROWD = 60, 300, 60
 PROMPT = "a ghost in noto style"
 

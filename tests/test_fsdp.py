@@ -13,7 +13,15 @@ import torch
 from accelerate import Accelerator
 from conftest import launch_two, trained_digits_model
 from safetensors.torch import load_file, save_file
-from test_contract import PICTURES, SAMPLES, brisk, build_host, erase_tiny, task_around
+from test_contract import (
+    PICTURES,
+    SAMPLES,
+    brisk,
+    build_host,
+    erase_tiny,
+    erased_once,
+    task_around,
+)
 
 from erase.core.shards import in_shards
 from erase.erasure.erasure import Erasure
@@ -25,6 +33,7 @@ from erase.training.fsdp import sharded
 from erase.training.loop import TrainingStopped
 from erase.training.watch import require_runnable
 
+pytestmark = pytest.mark.xdist_group("contract")  # whose erasures it is held to
 FSDP = Path(__file__).parent.parent / "configs" / "accelerate" / "fsdp.yaml"
 TRAINED = {name for name, method in methods().items() if hasattr(method.config(), "training")}
 TABLE = [
@@ -120,7 +129,7 @@ def test_two_processes_with_shards_agree_with_one(tmp_path):
     folders = [path.parent for path in tmp_path.glob("*/erasure.json")]
     made = {folder.name: Erasure.from_pretrained(folder) for folder in folders}
     for method, task in TABLE:
-        one = erase_tiny(method, task, torch.float64)[0]
+        one = erased_once(method, task, torch.float64)[0]
         assert apart(one, made[f"{method}-{task}"]) < 1e-6, (method, task)
     for name, options in VARIANTS.items():
         assert apart(salun(**options), made[name]) < 1e-6, name

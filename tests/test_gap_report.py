@@ -19,6 +19,8 @@ from erase.tasks.classification.fit import FitConfig, fit
 from erase.training.checkpoint import checkpoints_in
 from erase.training.loop import TrainingConfig
 
+pytestmark = pytest.mark.xdist_group("classifier")  # trained once
+
 
 @pytest.fixture(scope="module")
 def split_and_models(trained):
@@ -110,7 +112,7 @@ def test_a_method_without_a_rate_is_calibrated_by_its_own_setting(trained):
         calibrate("bias_suppression", task, retrained, task.subset(held))
 
 
-SMALL = ["--classifier.model", "shufflenet_v2_x0_5", "--classifier.fit.epochs", "2"]
+SMALL = ["--classifier.model", "shufflenet_v2_x0_5", "--classifier.fit.epochs", "1"]
 
 
 @pytest.fixture(scope="module")

@@ -81,10 +81,12 @@ def install(folder: Path, name: str, group: str, source: str) -> None:
 
 @pytest.fixture
 def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of installed packages, of which one brings a method, and two fail to."""
+    """A folder of packages: of a method, a judge and an evaluator, and two that fail."""
     sources = {"toy_good": TOY, "toy_taken": TAKEN, "toy_broken": "import no_such_module"}
     for name, source in sources.items():
         install(tmp_path, name, "erase.methods", source)
+    install(tmp_path, "toy_judge", "erase.judges", TOY_JUDGE)
+    install(tmp_path, "toy_width", "erase.evaluators", TOY_EVALUATOR)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
     return tmp_path
 
@@ -107,27 +109,27 @@ def test_no_method_takes_anothers_name(name):
     assert methods()[name] is before
 
 
-def test_methods_come_from_other_packages_and_a_broken_one_is_warned_of(packages):
-    script = "from erase.methods import methods; print(*methods())"
-    said = subprocess.run(
-        [sys.executable, "-c", script], check=True, capture_output=True, text=True
-    )
-    assert said.stdout.split() == sorted([*methods(), "toy"])
-    for name, reason in (("toy_taken", "'salun' is there already"), ("toy_broken", "no_such")):
-        assert f"The plugin {name} ({name}) of erase.methods is left out" in said.stderr
-        assert reason in said.stderr
+SCRIPT = """
+import sys
+from erase.cli import main
+from erase.methods import methods
+print(*methods())
+sys.exit(main(sys.argv[1:]))
+"""
 
 
-def test_judges_and_evaluators_come_from_other_packages(tmp_path, monkeypatch):
-    install(tmp_path, "toy_judge", "erase.judges", TOY_JUDGE)
-    install(tmp_path, "toy_width", "erase.evaluators", TOY_EVALUATOR)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
+def test_methods_judges_and_evaluators_come_from_other_packages(packages, tmp_path):
     (tmp_path / "pictures").mkdir()
     for i, shade in enumerate((0, 250, 255)):
         Image.new("L", (8, 4), shade).save(tmp_path / "pictures" / f"{i}.png")
-    command = [sys.executable, "-m", "erase", "evaluate", str(tmp_path / "pictures")]
+    command = [sys.executable, "-c", SCRIPT, "evaluate", str(tmp_path / "pictures")]
     command += ["--width", "true", "--judge", "brightness", "--labels", '["light", "dark"]']
-    subprocess.run([*command, "--output", str(tmp_path / "out")], check=True)
+    command += ["--output", str(tmp_path / "out")]
+    said = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert said.stdout.splitlines()[0].split() == sorted([*methods(), "toy"])
+    for name, reason in (("toy_taken", "'salun' is there already"), ("toy_broken", "no_such")):
+        assert f"The plugin {name} ({name}) of erase.methods is left out" in said.stderr
+        assert reason in said.stderr
     found = json.loads((tmp_path / "out" / "evaluation.json").read_text())["figures"]
     assert found["width"]["protocol"] == {"of": "pixels"}
     assert found["width"]["value"] == 8

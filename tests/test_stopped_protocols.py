@@ -23,6 +23,7 @@ from erase.runs import drawing, measure
 from erase.support.pictures import as_images, load_folder
 from erase.support.progress import on_progress
 
+pytestmark = pytest.mark.xdist_group("protocol")  # drawn undisturbed once
 SCALES, EACH = 4, 3  # those of one guidance scale are drawn together
 
 

@@ -1,6 +1,7 @@
 """Work that processes share: each takes some of it, and all learn the sum or the whole.
 
-What they ask is an Accelerator, since a bare PartialState does not heed ACCELERATE_USE_CPU.
+What they ask is set up by an Accelerator, since a bare PartialState does not heed
+ACCELERATE_USE_CPU, and is asked of its state: thousands of times, and an Accelerator takes long.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,6 +12,7 @@ from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import (
     InitProcessGroupKwargs,
     gather_object,
@@ -38,9 +40,11 @@ class DeviceConfig(Config):
     device: str = "auto"
 
 
-def launched() -> Accelerator:
+def launched() -> AcceleratorState:
     """The processes of this launch; they wait for one another as long as it takes."""
-    return Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)])
+    if not AcceleratorState._shared_state:
+        Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)])
+    return AcceleratorState()
 
 
 def shard_of(items: Iterable[Item]) -> Iterator[Item]:
