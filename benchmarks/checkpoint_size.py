@@ -13,7 +13,7 @@ import torch
 from family_memory import models
 from torch import nn
 
-from erase.core.patterns import filter_names
+from erase.core.names import filter_names
 from erase.models.family import FAMILIES
 from erase.training.checkpoint import OPTIMIZER, Checkpoints, checkpoints_in
 from erase.training.config import TrainingConfig

@@ -37,7 +37,7 @@ from transformers import (
 )
 
 from erase.bundled import EMOJI
-from erase.core.patterns import filter_names
+from erase.core.names import filter_names
 from erase.models.family import FAMILIES
 from erase.models.stored import tensors_in
 from erase.prompts.request import EraseRequest

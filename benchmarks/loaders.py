@@ -11,8 +11,7 @@ from family_memory import models
 from torch import nn
 
 from erase.core.activations import projectable_layers
-from erase.core.names import lora_holds, named_parameters
-from erase.core.patterns import filter_names
+from erase.core.names import filter_names, lora_holds, named_parameters
 from erase.erasure.programs import NAMINGS, layers_read
 from erase.models.family import FAMILIES, Family
 

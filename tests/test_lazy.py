@@ -9,8 +9,7 @@ from diffusers import DiffusionPipeline
 from safetensors.torch import load_file, save_file
 from tiny_families import build_family
 
-from erase.core.names import named_parameters
-from erase.core.patterns import filter_names
+from erase.core.names import filter_names, named_parameters
 from erase.erasure.erasure import Erasure
 from erase.methods.projection import ProjectionConfig
 from erase.models.family import family_of

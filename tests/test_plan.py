@@ -6,7 +6,7 @@ from conftest import CATALOGUE, build_tiny_pipeline, build_tiny_task
 from tiny_families import SIDE, build_family
 
 from erase.cli import build_parser, main
-from erase.core.patterns import filter_names
+from erase.core.names import filter_names
 from erase.methods import methods, serving
 from erase.methods.esd import ESDConfig
 from erase.methods.salun import SalUnConfig

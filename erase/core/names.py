@@ -4,14 +4,16 @@ Canonical paths are the base's own, without what a compiled, parallel or adapted
 and without the `text_model.` that some text encoders put before theirs.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from erase.core.plain import on_the_way, own_modules
 
+Value = TypeVar("Value")
 _TEXT_MODEL = "text_model."
 _WORDS = ".token_embedding.weight"
 _LORA_SIDES = {"up": "lora_B", "down": "lora_A"}
@@ -36,6 +38,18 @@ def named_parameters(components: Mapping[str, nn.Module]) -> dict[str, nn.Parame
     for name, parameter in found:
         first.setdefault(id(parameter), (name, parameter))
     return dict(first.values())
+
+
+def filter_names(
+    tensors: Mapping[str, Value], include: Sequence[str] = ("*",), exclude: Sequence[str] = ()
+) -> dict[str, Value]:
+    """Those whose name fits a pattern of `include` and none of `exclude`, as in `*attn2*`."""
+    return {
+        name: tensor
+        for name, tensor in tensors.items()
+        if any(fnmatchcase(name, pattern) for pattern in include)
+        and not any(fnmatchcase(name, pattern) for pattern in exclude)
+    }
 
 
 def way_to(components: Mapping[str, nn.Module], name: str) -> list[nn.Module]:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from erase.core.patterns import filter_names
+from erase.core.names import filter_names
 from erase.erasure.erasure import Erasure
 from erase.methods import Needs, register, usual_training
 from erase.tasks.diffusion.noising import DiffusionBatch

@@ -11,8 +11,7 @@ from diffusers import DiffusionPipeline
 from safetensors import safe_open
 from torch import nn
 
-from erase.core.names import named_parameters
-from erase.core.patterns import filter_names
+from erase.core.names import filter_names, named_parameters
 from erase.models.family import FAMILIES, Family
 from erase.models.stored import weight_files
 

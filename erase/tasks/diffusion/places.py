@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from erase.core.activations import projectable_layers
-from erase.core.names import lora_holds
-from erase.core.patterns import filter_names
+from erase.core.names import filter_names, lora_holds
 from erase.models.family import Family
 from erase.tasks.base import InputCallback
 

@@ -15,8 +15,7 @@ from torch.nn import functional as F
 
 from erase.core.activations import capture_inputs
 from erase.core.fingerprint import combined, fingerprint
-from erase.core.names import named_parameters
-from erase.core.patterns import filter_names
+from erase.core.names import filter_names, named_parameters
 from erase.core.plain import require_in_force
 from erase.core.precision import computed_in_float32
 from erase.core.seeds import seeded
