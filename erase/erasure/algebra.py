@@ -136,13 +136,12 @@ def _fold(
 def _check_same_base(erasures: Sequence[Erasure]) -> None:
     seen: dict[str, Any] = {}
     for erasure in erasures:
-        shapes = {name: delta.shape for name, delta in erasure.deltas.items()}
         fingerprints = erasure.facts.base.fingerprints
-        for name in shapes:
-            facts = shapes[name], fingerprints.get(name)
+        for name, delta in erasure.deltas.items():
+            facts = delta.shape, fingerprints.get(name)
             shape, fingerprint = seen.setdefault(name, facts)
             other_values = None not in (fingerprint, facts[1]) and fingerprint != facts[1]
-            if shape != shapes[name] or other_values:
+            if shape != delta.shape or other_values:
                 raise ValueError(
                     f"The erasures were made for different bases ({name} differs); "
                     "join only erasures of one base."

@@ -84,8 +84,7 @@ class Catalogue:
             by_kind = record.get("finetuning", {})
             record["finetuning"] = {kind: Finetuning(**how) for kind, how in by_kind.items()}
             return cls(**record)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError,
-                RecursionError) as error:  # fmt: skip
+        except Exception as error:  # a file of others may break anything
             raise ValueError(
                 f"{path} is not a list of concepts ({str(error)[:100]!r}); mend it, or remove it "
                 "and name --retain."

@@ -41,14 +41,13 @@ class EraseRequest:
 
     def __post_init__(self) -> None:
         for name in ("concepts", "anchors", "retain", "templates"):
-            if isinstance(getattr(self, name), str):
+            if isinstance(texts := getattr(self, name), str):
                 raise ValueError(f"{name} is one text; give a list of names.")
+            if strange := [part for part in texts if not isinstance(part, str)]:
+                raise ValueError(f"{name} holds {strange[0]!r}; give texts.")
         if self.redirect not in get_args(Redirect):
             known = " or ".join(map(repr, get_args(Redirect)))
             raise ValueError(f"redirect is {self.redirect!r}; choose {known}.")
-        for name in ("concepts", "anchors", "retain", "templates"):
-            if strange := [part for part in getattr(self, name) if not isinstance(part, str)]:
-                raise ValueError(f"{name} holds {strange[0]!r}; give texts.")
         for text in self.templates:
             if {field for _, field, *_ in Formatter().parse(text)} - {None} != {"concept"}:
                 raise ValueError(f"The template {text!r} must hold {{concept}} alone; mend it.")
@@ -69,11 +68,8 @@ class EraseRequest:
     def _require_apart(self) -> None:
         """Raise ValueError for a name that stands twice where it may stand once."""
         forgotten, kept = list(map(alike, self.concepts)), list(map(alike, self.retain))
-        for concept, anchor in zip(self.concepts, self.anchors, strict=False):
-            if alike(concept) == alike(anchor):
-                raise ValueError(f"The anchor of {concept} is itself; name something else.")
-            if alike(anchor) in forgotten:
-                raise ValueError(f"The anchor {anchor} is to be forgotten itself; name another.")
+        if lost := [anchor for anchor in self.anchors if alike(anchor) in forgotten]:
+            raise ValueError(f"The anchor {lost[0]} is to be forgotten itself; name another.")
         if both := [name for name in self.retain if alike(name) in forgotten]:
             raise ValueError(f"{both[0]} cannot be both forgotten and retained; drop one.")
         for what, names in (("concepts", forgotten), ("retained names", kept)):

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_model as load_weights
 from safetensors.torch import save_model as save_weights
 from torch import Tensor, nn
@@ -238,7 +237,7 @@ def load_or_train(config: ClassifierConfig, data: Data, device: str = "cpu") -> 
         model = build_classifier(config.model, data)
     if path and path.is_file():
         what = f"{path} does not hold the weights of a {config.model}"
-        with refused(what, "name others", SafetensorError, RuntimeError):
+        with refused(what, "name others"):
             load_weights(model, path)
         return model.to(own_device(device)).eval()
     fit(model.to(own_device(device)), data.train, config.fit, config.seed)
