@@ -254,5 +254,8 @@ COMMANDS = {
     ),
     "methods": Command("list the methods, and what they serve", _artefacts("list_methods")),
     "attacks": Command("list the attacks, and what they serve", _artefacts("list_attacks")),
-    "families": Command("list the pipelines that can forget", _artefacts("list_families")),
+    "families": Command(
+        "list the pipelines that can forget", _artefacts("list_families"),
+        {"--model": _text("tell of this one alone, and what its own calls tell", default="")},
+    ),
 }  # fmt: skip

@@ -3,7 +3,9 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
+import diffusers
 from diffusers import (
     DiffusionPipeline,
     FluxPipeline,
@@ -32,6 +34,7 @@ from erase.models.conditions import (
     shifted,
     unpacked_flux,
 )
+from erase.models.learned import LearnedFamily, learned
 from erase.models.tokens import Readers
 from erase.prompts.catalogue import Sampling
 
@@ -61,6 +64,8 @@ class Family:
         guided: whether it is sampled by classifier-free guidance.
         spared: what the pipeline can draw without, if it lacks all of them.
         drawing: options to draw with.
+        others: further denoisers, which may change too.
+        learned: what the pipeline's own calls told, if no entry of FAMILIES does.
     """
 
     name: str
@@ -80,20 +85,22 @@ class Family:
     guided: bool = True
     spared: Sequence[str] = ()
     drawing: Mapping[str, object] = field(default_factory=dict)
+    others: Sequence[str] = ()
+    learned: LearnedFamily | None = None
 
     @property
     def components(self) -> tuple[str, ...]:
         """All that may change."""
-        return (self.denoiser, *self.encoders)
+        return (self.denoiser, *self.others, *self.encoders)
 
     @property
     def loads_lora(self) -> bool:
-        """Whether the stock pipeline loads LoRA files."""
-        return hasattr(self.pipeline, "load_lora_weights")
+        """Whether the stock pipeline loads LoRA files, as far as that is known."""
+        return not self.learned and hasattr(self.pipeline, "load_lora_weights")
 
     def side(self, pipeline: DiffusionPipeline, size: int = 0) -> int:
         """How many pixels wide a picture is: `size`, or 0 for what the pipeline draws by itself."""
-        if size:
+        if size or self.learned:
             return size
         known = getattr(getattr(pipeline, self.denoiser).config, "sample_size", None)
         return (known or pipeline.default_sample_size) * pipeline.vae_scale_factor
@@ -185,21 +192,53 @@ FAMILIES = {
 
 
 def family_of(pipeline: DiffusionPipeline) -> Family:
-    """The family whose stock class the pipeline is, or derives from; ValueError if none is."""
+    """The family whose stock class the pipeline is, or derives from; else what is learned of it.
+
+    Raises ValueError if nothing can be proved of it.
+    """
     for family in FAMILIES.values():
         if isinstance(pipeline, family.pipeline):
             return family
-    known = ", ".join(family.pipeline.__name__ for family in FAMILIES.values())
+    return _of_learned(learned(plain_pipeline(pipeline)))
+
+
+def _of_learned(known: LearnedFamily) -> Family:
+    """What was learned, as a family; where no picture goes by a layer with the text, it may change.
+
+    Text encoders stay as they are.
+    """
+    denoiser, *others = known.names
+    hears = [f"{name}.*" for name in (*known.text, *known.timed)]
+    edited = tuple(name for names in known.enters.values() for name in names)
+    return Family(
+        known.pipeline, getattr(diffusers, known.pipeline), denoiser, (), reads_text=hears,
+        enters=known.enters, keys_and_values=edited, attention=hears, encode=_untold,
+        denoise=_untold, readers=(), unscaled=_untold, sampling=known.calling.sampling,
+        guided=False, others=others, learned=known,
+    )  # fmt: skip
+
+
+def _untold(pipeline: DiffusionPipeline, *_: object) -> Any:
     raise ValueError(
-        f"The pipeline is a {type(pipeline).__name__}, of no known family; give one of {known}."
+        f"How a {type(pipeline).__name__} codes pictures is not known; leave out what gives it "
+        "pictures of your own, or asks for them between steps."
     )
 
 
 def require_supported(pipeline: DiffusionPipeline) -> Family:
     """The pipeline's family; ValueError unless it is known and its weights can be trained."""
-    pipeline, family = plain_pipeline(pipeline), family_of(pipeline)
-    _require_whole(pipeline, family)
-    denoiser = getattr(pipeline, family.denoiser)
+    pipeline = plain_pipeline(pipeline)
+    family = family_of(pipeline)
+    if not family.learned:
+        _require_whole(pipeline, family)
+    for name in (family.denoiser, *family.others):
+        _require_plain(pipeline, name)
+    return family
+
+
+def _require_plain(pipeline: DiffusionPipeline, name: str) -> None:
+    """ValueError for a denoiser that answers to more than latents, time and text."""
+    denoiser = getattr(pipeline, name)
     require_in_force(denoiser.modules(), {})
     config = denoiser.config
     if "ip_image_proj" in (config.get("encoder_hid_dim_type") or "") or any(
@@ -211,15 +250,12 @@ def require_supported(pipeline: DiffusionPipeline) -> Family:
             "pipeline.unload_ip_adapter() first."
         )
     if getattr(denoiser, "is_cache_enabled", False):
-        raise ValueError(
-            f"The {family.denoiser} answers from a cache; call its disable_cache() first."
-        )
+        raise ValueError(f"The {name} answers from a cache; call its disable_cache() first.")
     if asked := [n for n in ("class_embed_type", "num_class_embeds") if config.get(n)]:
         raise ValueError(
-            f"The {family.denoiser} asks for a class beside the prompt ({asked[0]}), which "
+            f"The {name} asks for a class beside the prompt ({asked[0]}), which "
             f"{type(pipeline).__name__} does not give it; open another."
         )
-    return family
 
 
 def _require_whole(pipeline: DiffusionPipeline, family: Family) -> None:

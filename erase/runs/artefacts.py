@@ -14,7 +14,7 @@ from erase.erasure.programs import Naming, Program, layers_read, naming_for
 from erase.evaluate.layers import blocks_of
 from erase.evaluate.tables import block_table, families_table, plain_table
 from erase.methods import methods, serving
-from erase.models.family import FAMILIES
+from erase.models.family import FAMILIES, family_of
 from erase.models.opening import load_model
 from erase.support.config import NotNegative, require_kind
 from erase.support.files import check_writable
@@ -118,9 +118,14 @@ def _summary_of(function: Callable[..., Any]) -> str:
     return (inspect_module.getdoc(function) or "").partition("\n")[0].rstrip(".")
 
 
-def list_families() -> str:
-    """The known families: what may change in each, where text enters, and which methods apply."""
-    return families_table(FAMILIES.values(), serving(DiffusionTask))
+def list_families(model: str = "") -> str:
+    """The known families: what may change in each, where text enters, and which methods apply.
+
+    Of a `model` its own, and where that is none of them what the model's calls tell of it.
+    """
+    families = [family_of(load_model(model).pipeline)] if model else FAMILIES.values()
+    told = [str(family.learned) for family in families if model and family.learned]
+    return "\n".join([families_table(families, serving(DiffusionTask)), *told])
 
 
 def _summary(erasure: Erasure) -> str:

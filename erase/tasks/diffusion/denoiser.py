@@ -18,9 +18,9 @@ from erase.models.family import (
     plain_pipeline,
     with_components,
 )
-from erase.models.tokens import last_positions, pairing
+from erase.models.tokens import last_positions, pairing, require_read
 from erase.tasks.diffusion.adversary import adversarial_prefix, prefix_embeddings, with_prefix_slots
-from erase.tasks.diffusion.noising import DiffusionBatch, noising_of
+from erase.tasks.diffusion.noising import DiffusionBatch, Noising, noising_of
 
 PROMPTS_AT_ONCE = 64  # in a text encoder
 
@@ -53,10 +53,13 @@ class ConditionedDenoiser:
 
     def __init__(self, pipeline: DiffusionPipeline, size: int = 0, guidance: float | None = None):
         self.pipeline, self.family = plain_pipeline(pipeline), family_of(pipeline)
-        pipeline = self.pipeline
-        self.side = self.family.side(pipeline, size)
+        self.side = self.family.side(self.pipeline, size)
         self.guidance = self.family.sampling.guidance_scale if guidance is None else guidance
-        self.noising = noising_of(pipeline.scheduler)
+        self.noising = self._noising()
+
+    def _noising(self) -> Noising:
+        """The noise that the pipeline takes out; ValueError where it is not known."""
+        return noising_of(self.pipeline.scheduler)
 
     @property
     def modules(self) -> dict[str, nn.Module]:
@@ -165,6 +168,14 @@ class ConditionedDenoiser:
         words = adversarial_prefix(self.encoders, error, batch.noise, steps, reach)
         with prefix_embeddings(self.encoders, words):
             yield prompts
+
+    def require_read(self, texts: Sequence[str], anchors: Sequence[str]) -> None:
+        """ValueError for a text of which not all is read that tells it from its anchor."""
+        require_read(self.pipeline, self.family.readers, texts, anchors)
+
+    def is_placed(self, site: str) -> bool:
+        """Whether as many tokens are read of each prompt at a place, so that positions compare."""
+        return True
 
     def readings(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """What is read of the prompts at each place where text enters: [N, tokens, width]."""

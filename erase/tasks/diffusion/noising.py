@@ -1,7 +1,7 @@
 """Noised latents, and what a model of either family is trained to predict of them."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from diffusers import SchedulerMixin
@@ -97,7 +97,17 @@ class FlowNoising:
         return batch.noise - batch.latents
 
 
-Noising = DiscreteNoising | FlowNoising
+class Noising(Protocol):
+    """How latents are noised, and what a model is to predict of them."""
+
+    def draw_timesteps(self, count: int, generator: torch.Generator) -> Tensor:
+        """Time steps [count] to train at."""
+
+    def noisy(self, batch: DiffusionBatch) -> Tensor:
+        """The latents at their time steps."""
+
+    def target(self, batch: DiffusionBatch) -> Tensor:
+        """What the model is to predict of them."""
 
 
 def noising_of(scheduler: SchedulerMixin) -> Noising:

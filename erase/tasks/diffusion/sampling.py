@@ -2,7 +2,7 @@
 
 import copy
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal
 
@@ -16,6 +16,7 @@ from erase.core.seeds import seeded
 from erase.models.conditions import shifted
 from erase.models.family import family_of, with_components
 from erase.models.lazy import require_read
+from erase.models.listening import Listener
 from erase.prompts.catalogue import Sampling
 from erase.support.distributed import shared_map
 from erase.support.progress import Bar
@@ -41,7 +42,11 @@ def draw(
     no part: what is drawn is to be measured, not shown. `shared` batches are drawn by all processes
     in turn, which then all have every picture; each must call it.
     """
-    unfiltered, family = without_filter(pipeline), family_of(pipeline)
+    family = family_of(pipeline)
+    if known := family.learned:
+        some = partial(_drawn_alone, known.calling.drawer, pipeline, sampling, output_type)
+        return _drawn_one_by_one(some, prompts, seeds, sampling, description, shared)
+    unfiltered = without_filter(pipeline)
     require_read(getattr(pipeline, family.denoiser))
     side = family.side(pipeline, sampling.size)
     count = at_once(pipeline, sampling.size)
@@ -70,6 +75,43 @@ def draw(
         starts = range(0, len(prompts), count)
         drawn = shared_map(some, starts) if shared else [some(start) for start in starts]
     return torch.cat(drawn) if drawn else torch.zeros(0)
+
+
+def _drawn_one_by_one(
+    some: Callable[[str, int], Tensor],
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    sampling: Sampling,
+    description: str,
+    shared: bool,
+) -> Tensor:
+    """What is drawn of each prompt alone: what it is given may hang on its neighbours' lengths."""
+    with Bar(total=sampling.steps * len(prompts), desc=description, unit="step") as bar:
+
+        def one(place: int) -> Tensor:
+            picture = some(prompts[place], seeds[place])
+            bar.update(sampling.steps)
+            return widened(picture).cpu()
+
+        places = range(len(prompts))
+        drawn = shared_map(one, places) if shared else [one(place) for place in places]
+    return torch.cat(drawn) if drawn else torch.zeros(0)
+
+
+def _drawn_alone(
+    drawer: Callable[..., Listener],
+    pipeline: DiffusionPipeline,
+    sampling: Sampling,
+    output_type: OutputType,
+    prompt: str,
+    seed: int,
+) -> Tensor:
+    """One picture [1, 3, H, W], of a film the frame in its middle, or its latents [1, ...]."""
+    pictured = output_type == "pt"
+    with torch.no_grad():
+        draw = drawer(pipeline, sampling, "pt" if pictured else "").draw(prompt, seed)
+    found = draw.output[0] if pictured else draw.result
+    return found[:, found.shape[1] // 2] if pictured and found.ndim == 5 else found
 
 
 def _tick(

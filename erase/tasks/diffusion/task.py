@@ -22,7 +22,6 @@ from erase.core.seeds import seeded
 from erase.core.snapshot import Snapshot
 from erase.models.family import Condition, Family, require_supported
 from erase.models.lazy import is_left
-from erase.models.tokens import require_read
 from erase.prompts.catalogue import Finetuning, Sampling
 from erase.prompts.request import Prompt, PromptSet, sample, texts_by_group
 from erase.support.distributed import shard_of, shards_asked
@@ -31,6 +30,7 @@ from erase.tasks.base import InputCallback, SetName
 from erase.tasks.diffusion.adversary import with_prefix_slots
 from erase.tasks.diffusion.config import MOST_TRAJECTORIES, DiffusionTaskConfig
 from erase.tasks.diffusion.denoiser import ConditionedDenoiser
+from erase.tasks.diffusion.learned import denoiser_of
 from erase.tasks.diffusion.noising import DiffusionBatch
 from erase.tasks.diffusion.picture_sets import ForgetSet, PictureSets
 from erase.tasks.diffusion.places import TEXT, EditSites, told_of
@@ -58,13 +58,14 @@ class DiffusionTask:
         finetuning: Finetuning | None = None,
         sets: PictureSets | None = None,
         shown: Sequence[ForgetSet] = ("forget",),
+        like: ConditionedDenoiser | None = None,
     ):
         self.family: Family = require_supported(pipeline)
         self.config = config or DiffusionTaskConfig()
         self.config.require_serves(self.family)
         self.prompts, self.seed, self.finetuning = prompts, seed, finetuning or Finetuning()
         self.sampling = self.config.sampling(sampling)
-        self.denoiser = ConditionedDenoiser(
+        self.denoiser = like or denoiser_of(
             pipeline, self.sampling.size, self.sampling.guidance_scale
         )
         parts = (part for module in self.components.values() for part in module.modules())
@@ -81,8 +82,10 @@ class DiffusionTask:
         spelt = with_prefix_slots if config.adversary_steps else list
         texts = spelt([prompt.text for prompt in self.prompts.forget])
         anchors = spelt([prompt.anchor for prompt in self.prompts.forget])
-        require_read(self.denoiser.pipeline, self.family.readers, texts, anchors)
+        self.denoiser.require_read(texts, anchors)
         given = load_folder(Path(config.forget_folder)) if config.forget_folder else given
+        if given is not None:
+            self.family.unscaled(self.denoiser.pipeline)  # what takes none says so
         counts = config.forget_pictures, config.retain_pictures
         return PictureSets(self.denoiser, self.prompts, self.sampling, counts, self.seed, given)
 
@@ -90,6 +93,7 @@ class DiffusionTask:
         return DiffusionTask(
             pipeline, self.prompts, self.sampling, self.config, self.seed,
             finetuning=self.finetuning, sets=self._sets, shown=shown,
+            like=self.denoiser.around(pipeline),
         )  # fmt: skip
 
     @property
@@ -193,7 +197,8 @@ class DiffusionTask:
             with capture_inputs(layers, partial(told_of, callback, group)), self._read_widely():
                 read = self._run(target, texts, which)
             for site, rows in read.items():
-                callback(site, rows, group)
+                placed = rows if self.denoiser.is_placed(site) else rows.flatten(0, 1)
+                callback(site, placed, group)
 
     def _run(self, target: str, texts: Sequence[str], which: SetName) -> dict[str, Tensor]:
         """Have the target read this process' share of the texts; what enters as text itself."""
@@ -240,8 +245,10 @@ class DiffusionTask:
         return {"base": base} | self._sets.fingerprints()
 
     def architecture(self) -> dict[str, Any]:
-        """The family, and whether its stock pipeline loads LoRA files."""
-        return {"family": self.family.name, "loads_lora": self.family.loads_lora}
+        """The family, what was learned of it, and whether its stock pipeline loads LoRA files."""
+        known = self.family.learned
+        facts = {"family": self.family.name, "loads_lora": self.family.loads_lora}
+        return facts | ({"learned": known.as_json()} if known else {})
 
     def describe(self) -> dict[str, Any]:
         """The data of the task as JSON, for the recipe."""

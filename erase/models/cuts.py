@@ -1,0 +1,58 @@
+"""Parts of tensors, and where one tensor lies in another."""
+
+from collections.abc import Iterator, Sequence
+from math import prod
+
+import torch
+from torch import Tensor
+
+Cut = tuple[tuple[int, int, int], ...]  # axis, start, length; one after the other
+
+
+def cut_out(tensor: Tensor, cut: Cut) -> Tensor:
+    """The part [...] of a tensor that a cut means, a view."""
+    for axis, start, length in cut:
+        tensor = tensor.narrow(axis, start, length)
+    return tensor
+
+
+def cuts(shape: Sequence[int], count: int) -> Iterator[Cut]:
+    """Ways to cut `count` numbers out of a tensor: all, a part of one axis, or of two."""
+    if prod(shape) == count:
+        yield ()
+    yield from _of_one_axis(shape, count)
+    for axis, size in enumerate(shape):
+        for length in {1, size // 2} if size % 2 == 0 else ():
+            rest = [*shape[:axis], length, *shape[axis + 1 :]]
+            later = [one for one in _of_one_axis(rest, count) if one[0][0] > axis]
+            for start in range(0, size, length):
+                yield from (((axis, start, length), *one) for one in later)
+
+
+def _of_one_axis(shape: Sequence[int], count: int) -> Iterator[Cut]:
+    for axis, size in enumerate(shape):
+        length, rest = divmod(count * size, prod(shape))
+        if rest == 0 and 0 < length < size:
+            starts = dict.fromkeys([*range(0, size - length + 1, length), size - length])
+            yield from (((axis, start, length),) for start in starts)
+
+
+def fitted(target: Tensor, columns: Sequence[Tensor]) -> tuple[list[float], float]:
+    """The weights of columns that make up a target, all of one size, and what is left of it."""
+    wanted = target.double().flatten().cpu()
+    matrix = torch.stack([column.double().flatten().cpu() for column in columns], 1)
+    found = torch.linalg.lstsq(matrix, wanted[:, None], driver="gelsd").solution[:, 0]
+    left = (matrix @ found - wanted).norm() / wanted.norm().clamp_min(1e-30)
+    return found.tolist(), float(left)
+
+
+def places_of(sample: Tensor, given: Tensor) -> Iterator[Cut]:
+    """Every place in a tensor where a sample is, at whatever scale."""
+    seen: set[tuple[int, int]] = set()
+    limit = 5e-3 if given.dtype.itemsize < 4 else 1e-5
+    for cut in cuts(given.shape, sample.numel()):
+        part = cut_out(given, cut)
+        key = (part.storage_offset(), part.numel())
+        if key not in seen and part.any() and fitted(part, [sample])[1] < limit:
+            seen.add(key)
+            yield cut

@@ -1,0 +1,299 @@
+"""How much noise a denoiser's input holds at each step of a draw, found by answering for it."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from erase.models.cuts import Cut, cut_out, cuts, fitted, places_of
+from erase.models.listening import Call, Draw, Leaves, Listener, leaves
+
+STEPS = (24, 12)  # of the draws that are answered for
+EXACT, LAST, SPREAD = 2e-3, 0.06, 0.3
+
+
+@dataclass(frozen=True)
+class Level:
+    """One step of a draw: what the denoiser is told of time, and how its input is mixed.
+
+    The latents it is given are `clean` times the picture plus `noise` times unit noise; its answer
+    is to be `picture` times the picture plus `unit` times the noise.
+    """
+
+    who: str
+    told: Leaves
+    clean: float
+    noise: float
+    picture: float
+    unit: float
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """The levels of a draw of some size, and where in arguments and answer the latents lie.
+
+    latents: the denoiser's argument. places: where in it the latents are, every time they are.
+    prediction: where in its answer. deviation: of the noise that a draw begins with, per `noise`.
+    error: how far draws that were answered for by these levels ended from the picture meant.
+    """
+
+    kind: str
+    levels: tuple[Level, ...]
+    latents: str
+    places: tuple[Cut, ...]
+    prediction: Cut
+    shape: tuple[int, ...]
+    deviation: float
+    error: float
+
+
+Mix = tuple[str, list[tuple[float, float, float, float]]]  # kind; clean, noise, picture, unit
+
+
+class Levels:
+    """Finds the ladder of a listener's draws; `hears` are the modules that hear the prompt.
+
+    call: which of several calls in a step. latents: the argument that holds them. told: those
+    that change from step to step.
+    """
+
+    def __init__(
+        self, listener: Listener, hears: Sequence[str], latents: str, told: Sequence[str],
+        call: int = 0, prompt: str = "a ghost",
+    ):  # fmt: skip
+        self._listener, self._hears, self._latents = listener, hears, latents
+        self._told, self._call, self._prompt = told, call, prompt
+        self._forms: dict[str, Any] = {}
+
+    def found(self) -> Ladder:
+        """The ladder; ValueError if none of the known kinds is what the pipeline draws by."""
+        with _unclipped(self._listener.pipeline.scheduler):
+            try:
+                return self._found(STEPS[0])
+            except ValueError:  # some clamp the last levels of many steps
+                return self._found(STEPS[1])
+
+    def _found(self, steps: int) -> Ladder:
+        self._options = {"num_inference_steps": steps}
+        self._still = self._answered(lambda call, raw: torch.zeros_like(raw))
+        self._asked = asked = self._prompted(self._still)
+        given = leaves(asked[0].arguments)[self._latents]
+        sample = self._still.samples[0]
+        self._places = tuple(places_of(sample, given))
+        if not self._places:
+            raise ValueError(
+                f"its latents are no part of what {asked[0].who} is given as {self._latents}"
+            )
+        whole = torch.randn(asked[0].raw.shape, generator=torch.Generator().manual_seed(1))
+        self._answer = whole
+        self._moved = self._answered(lambda call, raw: whole.to(raw))
+        self._cut = self._prediction()
+        failures = []
+        for kind, mixes in self._guesses():
+            error = self._error(mixes)
+            if error < 1:
+                return self._ladder(kind, mixes, error)
+            failures.append(f"{kind} by {error:.1e}")
+        raise ValueError(
+            f"no known kind of prediction explains its steps ({', '.join(failures) or 'none fits'})"
+        )
+
+    def _ladder(self, kind: str, mixes: list, error: float) -> Ladder:
+        told = [
+            Level(call.who, {k: leaves(call.arguments)[k] for k in self._told}, *mix)
+            for call, mix in zip(self._asked, mixes, strict=True)
+        ]
+        begins = self._latents_of(self._asked[0])
+        return Ladder(
+            kind, tuple(told), self._latents, self._places, self._cut,
+            tuple(self._still.samples[0].shape), _deviation(begins, mixes[0][1]), error,
+        )  # fmt: skip
+
+    def _answered(self, answer: Callable[[Call, Tensor], Tensor]) -> Draw:
+        def said(call: Call, raw: Tensor) -> Tensor:
+            return answer(call, raw) if call.who in self._hears else torch.zeros_like(raw)
+
+        return self._listener.draw(self._prompt, answer=said, forms=self._forms, **self._options)
+
+    def _prompted(self, draw: Draw) -> list[Call]:
+        """One call a step: that which hears the prompt."""
+        found = []
+        for step in range(len(draw.samples)):
+            calls = [c for c in draw.calls if c.step == step and c.who in self._hears]
+            found.append(calls[min(self._call, len(calls) - 1)])
+        return found
+
+    def _latents_of(self, call: Call) -> Tensor:
+        """The latents within a call's argument, flat."""
+        given = leaves(call.arguments)[self._latents]
+        return cut_out(given, self._places[0]).double().flatten().cpu()
+
+    def _prediction(self) -> Cut:
+        """Where in the answer the prediction is: what the end depends on.
+
+        Where all of it at once makes no sum, as a variance beside it does not, one part at a time.
+        """
+        wanted = self._moved.result.double() - self._still.result.double()
+        ways = list(cuts(self._answer.shape, wanted.numel()))
+        left = [fitted(wanted, [cut_out(self._answer, cut)])[1] for cut in ways]
+        if min(left) < EXACT:
+            return ways[left.index(min(left))]
+        whole = self._answer
+        for cut in ways:
+            self._answer = torch.zeros_like(whole)
+            cut_out(self._answer, cut).copy_(cut_out(whole, cut))
+            answer = self._answer
+            self._moved = self._answered(lambda call, raw, answer=answer: answer.to(raw))
+            moved = self._moved.result.double() - self._still.result.double()
+            if moved.any() and fitted(moved, [cut_out(whole, cut)])[1] < 0.1:
+                return cut
+        raise ValueError("no part of its answer is what the scheduler is given")
+
+    def _guesses(self) -> Iterator[Mix]:
+        yield from self._by_lines()
+        yield from self._by_table()
+        yield from self._by_time()
+
+    def _by_lines(self) -> Iterator[Mix]:
+        """By what constant answers make of the latents, step by step, and by nothing else.
+
+        A velocity moves them along a line, a picture is where they go.
+        """
+        begin = self._latents_of(self._asked[0])
+        answer = cut_out(self._answer, self._cut).double().flatten()
+        stay = [fitted(self._latents_of(call), [begin]) for call in self._asked]
+        moved = self._prompted(self._moved)
+        apart = [
+            self._latents_of(b) - self._latents_of(a)
+            for a, b in zip(self._asked, moved, strict=True)
+        ]
+        ends = (self._moved.result - self._still.result).double().flatten().cpu()
+        shares = [fitted(one, [answer])[0][0] for one in apart]
+        end, left = fitted(ends, [answer])
+        if max(residual for _, residual in stay) > EXACT or left > EXACT:
+            return
+        kept = [found[0] for found, _ in stay]
+        if abs(end[0] - 1) < EXACT and self._still.result.norm() < EXACT * begin.norm():
+            yield "picture", [(a, b, 1.0, 0.0) for a, b in zip(shares, kept, strict=True)]
+        (scale,), left = fitted(self._still.result, [begin])
+        if max(abs(one - 1) for one in kept) < EXACT and left < EXACT:
+            last = end[0] / scale
+            levels = [abs(share - last) for share in shares]
+            yield _flow(levels, scale, last < 0)
+
+    def _by_table(self) -> Iterator[Mix]:
+        """By the scheduler's own table of how much of a picture is kept at a time step."""
+        scheduler = self._listener.pipeline.scheduler
+        times = [float(torch.as_tensor(time).flatten()[0]) for time in self._still.times]
+        table = getattr(scheduler, "alphas_cumprod", None)
+        if table is not None:
+            if any(time != int(time) or not 0 <= time < len(table) for time in times):
+                return
+            kept = [float(table[int(time)]) for time in times]
+        elif hasattr(scheduler, "_alpha_cumprod"):  # Wuerstchen's, a function of the time
+            kept = [float(scheduler._alpha_cumprod(torch.tensor(time), "cpu")) for time in times]
+        else:
+            return
+        pairs = [(one**0.5, (1 - one) ** 0.5) for one in kept]
+        yield "noise", [(a, b, 0.0, 1.0) for a, b in pairs]
+        yield "v", [(a, b, -b, a) for a, b in pairs]
+        yield "picture", [(a, b, 1.0, 0.0) for a, b in pairs]
+
+    def _by_time(self) -> Iterator[Mix]:
+        """By the time that the denoiser is told, where that is the level of the last step."""
+        last = self._prompted(self._still)[-1]
+        until = len(self._asked) - 1
+
+        def answer(call: Call, raw: Tensor) -> Tensor:
+            return self._answer.to(raw) if call.step == until else torch.zeros_like(raw)
+
+        ended = self._answered(answer)
+        (scale,), left = fitted(self._still.result, [self._latents_of(last)])
+        share, rest = fitted(
+            ended.result.double() - self._still.result.double(), [cut_out(self._answer, self._cut)]
+        )
+        if max(left, rest) > EXACT or not scale:
+            return
+        level = share[0] / scale
+        for leaf in self._told:
+            times = [
+                float(torch.as_tensor(leaves(call.arguments)[leaf]).flatten()[0])
+                for call in self._asked
+            ]
+            for told in (lambda t: t, lambda t: 1 - t, lambda t: t / 1000, lambda t: 1 - t / 1000):
+                if abs(told(times[-1]) - abs(level)) < EXACT:
+                    yield _flow([told(time) for time in times], scale, level < 0)
+
+    def _error(self, mixes: list[tuple[float, float, float, float]]) -> float:
+        """How far two draws stray that are answered for by these levels, in tolerances.
+
+        They are to lead to two pictures from the same noise: at every step what the draws have not
+        in common is the pictures' share, what is left is noise of the same deviation all along, and
+        they end at the pictures.
+        """
+        count = self._still.result.numel()
+        pictures = torch.randn(2, count, generator=torch.Generator().manual_seed(2)).double()
+        draws = [self._led_to(picture, mixes) for picture in pictures]
+        apart = pictures[0] - pictures[1]
+        errors = [
+            float((draw.result.double().flatten().cpu() - picture).norm() / picture.norm()) / LAST
+            for draw, picture in zip(draws, pictures, strict=True)
+        ]
+        begun = 0.0
+        for a, b, (clean, noise, _, _) in zip(*map(self._prompted, draws), mixes, strict=True):
+            ours, theirs = self._latents_of(a), self._latents_of(b)
+            if a.step:
+                off = float((ours - theirs - clean * apart).norm() / apart.norm())
+                # Draws begin with noise alone, where a level may hold a little of a picture.
+                begun_with = mixes[0][0] * noise / mixes[0][1]
+                errors.append(off / (self._exact + 1.05 * begun_with))
+            spread = float((ours - (clean if a.step else 0) * pictures[0]).std()) / noise
+            begun = begun or spread
+            if noise > 0.05:
+                errors.append(abs(spread / begun - 1) / SPREAD)
+        return max(errors) if all(x == x for x in errors) else float("inf")
+
+    @property
+    def _exact(self) -> float:
+        half = self._still.samples[0].dtype.itemsize < 4 or self._asked[0].raw.dtype.itemsize < 4
+        return 16 * EXACT if half else EXACT
+
+    def _led_to(self, picture: Tensor, mixes: list[tuple[float, float, float, float]]) -> Draw:
+        def answer(call: Call, raw: Tensor) -> Tensor:
+            clean, noise, of_picture, of_noise = mixes[call.step]
+            latents = self._latents_of(call)
+            unit = (latents - clean * picture) / noise
+            said = torch.zeros_like(raw)
+            part = cut_out(said, self._cut)
+            part.copy_((of_picture * picture + of_noise * unit).reshape(part.shape))
+            return said
+
+        return self._answered(answer)
+
+
+@contextmanager
+def _unclipped(scheduler: Any) -> Iterator[None]:
+    """While in force, the scheduler clips no picture, which no sum of its inputs would explain."""
+    config = scheduler.config
+    set_so = {name: config[name] for name in ("clip_sample", "thresholding") if name in config}
+    scheduler.register_to_config(**dict.fromkeys(set_so, False))
+    try:
+        yield
+    finally:
+        scheduler.register_to_config(**set_so)
+
+
+def _flow(levels: list[float], scale: float, towards_noise: bool) -> Mix:
+    """A straight line from the picture over `scale` to the noise, and the velocity along it."""
+    sign = 1.0 if towards_noise else -1.0
+    mixes = [((1 - level) / scale, level, -sign / scale, sign) for level in levels]
+    return "velocity" if towards_noise else "velocity to the picture", mixes
+
+
+def _deviation(begins: Tensor, noise: float) -> float:
+    """Of the noise that a draw begins with, per unit; 1 where it is that within its accuracy."""
+    found = float(begins.std()) / noise
+    return 1.0 if abs(found - 1) < 4 / len(begins) ** 0.5 else found

@@ -1,0 +1,262 @@
+"""The denoisers of a pipeline that told of itself: prompts, noise and predictions as it draws."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+from torch import Tensor, nn
+
+from erase.core.names import way_to
+from erase.models.calling import PROMPT, nothing
+from erase.models.cuts import cut_out
+from erase.models.family import family_of
+from erase.models.learned import LONGER, LearnedFamily
+from erase.models.levels import Ladder, Level
+from erase.models.listening import Listener, leaves, raw_of, replaced, same
+from erase.tasks.diffusion.denoiser import ConditionedDenoiser
+from erase.tasks.diffusion.noising import DiffusionBatch
+
+MOST_KEPT = 512  # prompts
+
+
+@dataclass(frozen=True)
+class HeardCondition:
+    """What the denoisers were given for each of N prompts, each alone: by name, their arguments."""
+
+    calls: Sequence[Mapping[str, Mapping[str, Any]]]
+
+    def rows(self, chosen: Tensor) -> "HeardCondition":
+        """The same of the prompts at these places [n]."""
+        return HeardCondition([self.calls[place] for place in chosen.tolist()])
+
+
+class LearnedNoising:
+    """The levels of noise that the pipeline itself draws by; time steps are their places."""
+
+    def __init__(self, find: Callable[[], Ladder]):
+        self._find = find
+
+    @cached_property
+    def ladder(self) -> Ladder:
+        """The levels, found when first asked for."""
+        return self._find()
+
+    def draw_timesteps(self, count: int, generator: torch.Generator) -> Tensor:
+        """Uniform places [count]."""
+        return torch.randint(len(self.ladder.levels), (count,), generator=generator)
+
+    def _mixed(self, batch: DiffusionBatch, picture: str, noise: str) -> Tensor:
+        levels = [self.ladder.levels[place] for place in batch.timesteps.tolist()]
+        shape = (-1, *[1] * (batch.latents.ndim - 1))
+        shares = (
+            batch.latents.new_tensor([getattr(level, name) for level in levels]).view(shape)
+            for name in (picture, noise)
+        )
+        of_picture, of_noise = shares
+        return of_picture * batch.latents + of_noise * self.ladder.deviation * batch.noise
+
+    def noisy(self, batch: DiffusionBatch) -> Tensor:
+        """The latents at their levels, as the denoiser is given them."""
+        return self._mixed(batch, "clean", "noise")
+
+    def target(self, batch: DiffusionBatch) -> Tensor:
+        """What the denoiser is to say of them."""
+        return self._mixed(batch, "picture", "unit")
+
+
+class LearnedDenoiser(ConditionedDenoiser):
+    """What a pipeline that no family knows makes of prompts, as its own calls tell.
+
+    heard: what it is given for prompts, kept from one such denoiser to the next.
+    """
+
+    def __init__(
+        self,
+        pipeline: DiffusionPipeline,
+        size: int = 0,
+        guidance: float | None = None,
+        like: "LearnedDenoiser | None" = None,
+    ):
+        self._like = like
+        super().__init__(pipeline, size, guidance)
+        self._heard: dict[str, dict[str, dict[str, Any]]] = like._heard if like else {}
+
+    def _noising(self) -> "LearnedNoising":
+        return self._like.noising if self._like else LearnedNoising(self._levels)
+
+    def _levels(self) -> Ladder:
+        with torch.no_grad():
+            return self.known.levels(self._listener(self.side)).found()
+
+    @property
+    def known(self) -> LearnedFamily:
+        """What was learned."""
+        assert self.family.learned
+        return self.family.learned
+
+    def _listener(self, side: int | None = None) -> Listener:
+        calling = self.known.calling
+        told = calling.guidance and calling.unguided is None  # as if distilled under guidance
+        given = {calling.guidance: self.guidance} if told else {}
+        return calling.listener(self.pipeline, side, **given)
+
+    def around(self, pipeline: DiffusionPipeline) -> "LearnedDenoiser":
+        """The same of another pipeline."""
+        return LearnedDenoiser(pipeline, self.side, self.guidance, self)
+
+    @property
+    def reading(self) -> dict[str, nn.Module]:
+        """All that text may pass through."""
+        named = self.pipeline.components.items()
+        return {n: m for n, m in named if isinstance(m, nn.Module) and n != "vae"}
+
+    @torch.no_grad()
+    def condition(self, prompts: Sequence[str]) -> HeardCondition:  # type: ignore[override]
+        """What the denoisers are given for the prompts, each alone."""
+        return HeardCondition([self._condition(prompt) for prompt in prompts])
+
+    def _condition(self, prompt: str) -> dict[str, dict[str, Any]]:
+        if prompt not in self._heard:
+            until = () if self.known.call else self.known.names
+            draw = self._listener(self.side).draw(prompt, answer=nothing, until=until)
+            calls = {name: draw.of(name)[self.known.call] for name in self.known.names}
+            if len(self._heard) >= MOST_KEPT:
+                del self._heard[next(iter(self._heard))]
+            self._heard[prompt] = {name: call.arguments for name, call in calls.items()}
+        return self._heard[prompt]
+
+    def predict(self, noisy: Tensor, timesteps: Tensor, text: HeardCondition) -> Tensor:  # type: ignore[override]
+        """The denoisers' output, as the latents are [N, ...], for noised ones at levels [N]."""
+        levels = [self.noising.ladder.levels[place] for place in timesteps.tolist()]
+        calls = zip(noisy, levels, text.calls, strict=True)
+        return torch.cat([self._predicted(latents[None], *call) for latents, *call in calls])
+
+    def _predicted(self, noisy: Tensor, level: Level, calls: Mapping[str, Any]) -> Tensor:
+        ladder = self.noising.ladder
+
+        def given(name: str, leaf: Any) -> Any:
+            if name != ladder.latents:
+                return level.told.get(name, leaf)
+            leaf = leaf.clone()
+            for place in ladder.places:
+                part = cut_out(leaf, place)
+                part.copy_(noisy.reshape(part.shape))
+            return leaf
+
+        module = getattr(self.pipeline, level.who)
+        said = raw_of(module(**replaced(dict(calls[level.who]), given)))
+        return cut_out(said, ladder.prediction).reshape(noisy.shape).to(noisy.dtype)
+
+    def require_read(self, texts: Sequence[str], anchors: Sequence[str]) -> None:
+        """ValueError for a text that the denoisers are given no differently than its anchor."""
+        for text, anchor in zip(texts, anchors, strict=True):
+            ours, theirs = (leaves(self._condition(one)) for one in (text, anchor))
+            if text != anchor and all(same(ours[n], theirs.get(n)) for n in ours):
+                raise ValueError(
+                    f"The prompt {text[:40]!r}... names the concept, or its anchor, beyond the "
+                    "tokens that are read of a prompt; shorten the template or the names."
+                )
+
+    @cached_property
+    def _placed(self) -> dict[str, bool]:
+        one, longer = self._readings(PROMPT), self._readings(LONGER)
+        return {site: len(rows) == len(longer[site]) for site, rows in one.items()}
+
+    def is_placed(self, site: str) -> bool:
+        """Whether prompts of two lengths are read as as many tokens there."""
+        return self._placed[site]
+
+    @torch.no_grad()
+    def readings(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """What is read of the prompts at each place where text enters: [N, tokens, width].
+
+        [1, all tokens, width] where prompts have not as many tokens.
+        """
+        parts = [self._readings(prompt) for prompt in prompts]
+        read = {}
+        for site in parts[0]:
+            rows = [part[site] for part in parts]
+            placed = self.is_placed(site)
+            read[site] = torch.stack(rows) if placed else torch.cat(rows)[None]
+        return read
+
+    def _readings(self, prompt: str) -> dict[str, Tensor]:
+        """What is read of one prompt at each place [tokens, width], of the smallest picture."""
+        read: dict[str, list[Tensor]] = {}
+        count, row = self.known.rows
+
+        def hear(site: str, inputs: Tensor) -> None:
+            mine = inputs[row : row + 1] if inputs.ndim > 2 and len(inputs) == count else inputs
+            read.setdefault(site, []).append(mine.detach().flatten(0, -2).clone())
+
+        with ExitStack() as hooks:
+            for site in self.known.enters:
+                layer = way_to(self.modules, f"{site}.weight")[-1]
+                handle = layer.register_forward_pre_hook(
+                    lambda _, args, site=site: hear(site, args[0])
+                )
+                hooks.callback(handle.remove)
+            self._listener().draw(prompt, answer=nothing)
+        return {site: parts[self.known.call] for site, parts in read.items()}
+
+    def last_readings(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """ValueError: which of a prompt's tokens is its last word's can't be heard."""
+        raise ValueError(
+            f"Which token is a prompt's last is not known of a {self.known.pipeline}; leave tokens "
+            "at all."
+        )
+
+    def redirected_readings(
+        self, prompts: Sequence[str], anchors: Sequence[str]
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """What is read of the prompts at each place, and what of their anchors: both [n, width].
+
+        Tokens are paired by what is read of them, in order.
+        """
+        found: dict[str, list[tuple[Tensor, Tensor]]] = {}
+        for prompt, anchor in zip(prompts, anchors, strict=True):
+            ours, theirs = self._readings(prompt), self._readings(anchor)
+            for site, rows in ours.items():
+                wanted = theirs[site]
+                found.setdefault(site, []).append((rows, wanted[paired_rows(rows, wanted)]))
+        return {
+            site: (torch.cat([a for a, _ in pairs]), torch.cat([b for _, b in pairs]))
+            for site, pairs in found.items()
+        }
+
+
+def paired_rows(rows: Tensor, others: Tensor) -> Tensor:
+    """For each row [n, d], the place of the other [m, d] that stands for it, in order [n].
+
+    The path of least cost through 1 - cosine, by dynamic time warping (Sakoe and Chiba, 1978); of
+    several that stand for one row the last.
+    """
+    ours, theirs = (nn.functional.normalize(one.double().cpu(), dim=1) for one in (rows, others))
+    costs = 1 - ours @ theirs.T
+    totals = [costs[0].cumsum(0)]
+    for row in costs[1:]:
+        before = totals[-1]
+        least = torch.minimum(before, torch.cat([before[:1], before[:-1]]))
+        along = row.cumsum(0)
+        totals.append(along + torch.cummin(least - along + row, 0).values)
+    place = len(others) - 1
+    places = [place]
+    for above, here in zip(totals[-2::-1], totals[:0:-1], strict=True):
+        while place and here[place - 1] < torch.minimum(above[place], above[place - 1]):
+            place -= 1
+        if place and above[place - 1] <= above[place]:
+            place -= 1
+        places.append(place)
+    return torch.tensor(places[::-1])
+
+
+def denoiser_of(
+    pipeline: DiffusionPipeline, size: int = 0, guidance: float | None = None
+) -> ConditionedDenoiser:
+    """Latents, time and prompts of a pipeline, as its family has it or as it tells itself."""
+    kind = LearnedDenoiser if family_of(pipeline).learned else ConditionedDenoiser
+    return kind(pipeline, size, guidance)

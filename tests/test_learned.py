@@ -1,0 +1,144 @@
+"""What pipelines of classes that no family knows tell of themselves, and how they forget."""
+
+import json
+
+import pytest
+import torch
+from conftest import TUNING
+from tiny_classes import BUILDERS, glm_image
+
+from erase.erasure.erasure import Erasure
+from erase.methods import get_method
+from erase.methods.concept_ablation import ConceptAblationConfig
+from erase.methods.esd import ESDConfig
+from erase.methods.projection import ProjectionConfig
+from erase.methods.salun import SalUnConfig
+from erase.methods.salun_lora import SalUnLoRAConfig
+from erase.methods.uce import UCEConfig
+from erase.models.cuts import cut_out
+from erase.models.learned import OTHER, PROMPT, learned
+from erase.models.listening import leaves, raw_of, same
+from erase.prompts.catalogue import Sampling
+from erase.prompts.request import EraseRequest, expand
+from erase.tasks.diffusion.learned import paired_rows
+from erase.tasks.diffusion.noising import DiffusionBatch
+from erase.tasks.diffusion.sampling import draw
+from erase.tasks.diffusion.task import DiffusionTask, DiffusionTaskConfig
+from erase.training.config import TrainingConfig
+
+# Of each kind one: double and single blocks, a single stream of lists, two denoisers and frames,
+# fused layers, a table of words, a crop, pictures, velocities, noise, and levels without a table.
+TEN = (
+    "chroma", "z_image", "wan", "krea2", "omnigen", "dreamlite", "prx_pixel", "hunyuan_dit",
+    "pixart_alpha", "sana_sprint",
+)  # fmt: skip
+SHORT = TrainingConfig(1)
+METHODS = {
+    "projection": ProjectionConfig(samples=4),
+    "uce": UCEConfig(prompts=4),
+    "salun": SalUnConfig(training=SHORT),
+    "esd": ESDConfig(training=SHORT),
+    "salun_lora": SalUnLoRAConfig(rank=2, training=SHORT),
+    "concept_ablation": ConceptAblationConfig(training=SHORT),
+}
+CLASSES = [
+    pytest.param(name, marks=() if name in TEN else pytest.mark.families) for name in BUILDERS
+]
+
+
+def build_task(pipeline, **changes) -> DiffusionTask:
+    side = learned(pipeline).calling.smallest.get("height", 0)
+    request = EraseRequest(["ghost"], anchors=["pizza"], retain=["dog"], templates=["a {concept}"])
+    config = DiffusionTaskConfig(
+        forget_pictures=1, retain_pictures=1, generation_steps=2, batch_size=2, size=side
+    )
+    sampling = Sampling(2, 1.0, side)
+    return DiffusionTask(pipeline, expand(request, None), sampling, config, finetuning=TUNING)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_what_is_learned_is_what_the_pipeline_does(name, tmp_path):
+    pipeline = BUILDERS[name]()
+    known, task = learned(pipeline), build_task(pipeline)
+    with torch.no_grad():
+        _require_truth(pipeline, known, task)
+    some = ("projection", "salun") if name in TEN else METHODS
+    _require_forgetting(pipeline, task, some, tmp_path)
+
+
+def _require_truth(pipeline, known, task) -> None:
+    """Calls made again and training samples at the levels of a draw are answered as in the draw."""
+    noising = task.denoiser.noising
+    ladder, side = noising.ladder, task.sampling.size
+    steps = len(ladder.levels)
+    listener = known.calling.listener(pipeline, side, num_inference_steps=steps)
+    drawn = listener.draw(PROMPT)
+    calls = [call for call in drawn.calls if call.who in known.names]
+    each = len(calls) // steps
+    condition = task.condition([PROMPT])
+    picture = torch.randn(ladder.shape, generator=torch.Generator().manual_seed(3))
+    for place in (0, steps // 2, steps - 1):
+        call, level = calls[place * each + known.call], ladder.levels[place]
+        assert same(raw_of(getattr(pipeline, call.who)(**call.arguments)), call.raw)
+        latents = cut_out(leaves(call.arguments)[ladder.latents], ladder.places[0])
+        noise = (latents.reshape(ladder.shape) - level.clean * picture) / level.noise
+        batch = DiffusionBatch(
+            picture, noise / ladder.deviation, torch.tensor([place]), [PROMPT], [OTHER]
+        )
+        found = task.denoiser.predict(noising.noisy(batch), batch.timesteps, condition)
+        heard = cut_out(call.raw, ladder.prediction).reshape(ladder.shape)
+        assert torch.allclose(found, heard, atol=1e-4, rtol=1e-4)
+
+
+def _require_forgetting(pipeline, task, methods, folder) -> None:
+    """Each method's erasure is the same after it was written, and in a model that was saved."""
+
+    def drawn():
+        return draw(pipeline, [PROMPT], [0], task.sampling, "latent")
+
+    before = drawn()
+    for name in methods:
+        if name in ("projection", "uce") and not task.family.enters:
+            with pytest.raises(ValueError, match="reads the text itself"):
+                get_method(name)(task, METHODS[name])
+            continue
+        get_method(name)(task, METHODS[name]).save_pretrained(folder / name)
+        erasure = Erasure.from_pretrained(folder / name)
+        assert erasure.recipe["base"]["learned"]["pipeline"] == task.family.name
+        with erasure.apply(pipeline.components) as applied:
+            erased = drawn()
+            for part, module in applied.modules.items():
+                module.save_pretrained(folder / name / part)
+        assert not torch.equal(erased, before)
+        assert torch.equal(drawn(), before)
+        with task.replaced_modules(_opened(folder / name, applied.modules)):
+            assert torch.equal(drawn(), erased)
+
+
+def _opened(folder, modules):
+    """The components that plain diffusers reads of a folder."""
+    found = {part: type(m).from_pretrained(folder / part).eval() for part, m in modules.items()}
+    for module in found.values():
+        for weight in module.parameters():  # sums differ where memory is aligned in another way
+            weight.data = weight.data.clone()
+    return found
+
+
+@pytest.mark.families
+def test_a_model_that_draws_words_of_its_own_first_is_refused():
+    with pytest.raises(ValueError, match=r"GlmImagePipeline, of no known family.*prior_token_id"):
+        learned(glm_image())
+
+
+def test_what_is_learned_is_told_and_kept_as_json():
+    known = learned(BUILDERS["chroma"]())
+    assert json.loads(json.dumps(known.as_json()))["predicts"] == "velocity"
+    assert "transformer.context_embedder.weight" in str(known)
+
+
+def test_rows_are_paired_in_order_with_those_most_like_them():
+    rows = torch.eye(6)
+    two_words = torch.stack([rows[0], rows[1] + 0.1 * rows[3], rows[1] + 0.2 * rows[3], rows[2]])
+    assert paired_rows(rows[[0, 1, 2, 4]], rows[[0, 3, 2, 4]]).tolist() == [0, 1, 2, 3]
+    assert paired_rows(rows[:3], two_words).tolist() == [0, 2, 3]
+    assert paired_rows(two_words, rows[:3]).tolist() == [0, 1, 1, 2]
