@@ -29,6 +29,7 @@ table.report th, table.report td { padding: .35rem .6rem; text-align: left;
 .seen { display: flex; gap: 1.2rem; flex-wrap: wrap; }
 .seen div { flex: 1 1 14rem; }
 .scroll { overflow-x: auto; }
+footer > div { display: none; } /* dots between links, of which there is one */
 #nearby .caption-label { white-space: normal; overflow: visible; }
 @media (max-width: 640px) {
   .masthead h1 { font-size: 1.35rem; }
