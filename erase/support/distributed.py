@@ -1,6 +1,6 @@
 """Work that processes share: each takes some of it, and all learn the sum or the whole.
 
-What they ask is set up by an Accelerator, since a bare PartialState does not heed ACCELERATE_USE_CPU.
+It is set up by an Accelerator, since a bare PartialState does not heed ACCELERATE_USE_CPU.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
