@@ -17,7 +17,7 @@ def fingerprint(tensor: Tensor, dtype: torch.dtype = torch.float16) -> str:
     They are alike for any wider copy of the values.
     """
     values = full_tensor(tensor.detach()).to(dtype).cpu().contiguous().view(torch.int16).numpy()
-    return hashlib.sha256(values.tobytes()).hexdigest()[:DIGITS]
+    return hashlib.sha256(values).hexdigest()[:DIGITS]
 
 
 def combined(parts: Iterable[str]) -> str:
@@ -29,5 +29,5 @@ def module_fingerprint(module: nn.Module) -> str:
     """16 hex digits of the SHA-256 of all of a module's tensors, as they are."""
     digest = hashlib.sha256()
     for tensor in module.state_dict().values():
-        digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()[:DIGITS]

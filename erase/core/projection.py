@@ -10,6 +10,7 @@ from erase.core.subspace import Subspace, eigen
 RIDGE = 1e-3  # of the mean energy
 LEACE_RIDGE = 1e-9  # for directions that no input has, of which LEACE takes the pseudo-inverse
 ROUNDING = 1e-5
+ROWS_AT_ONCE = 64  # of a weight, in float64
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,8 @@ class Projection:
 
         A strength of 2 reflects what 1 removes. Convolutions are flattened to [out, d].
         """
-        wide = weight.detach().cpu().double().flatten(1)
-        return -strength * (wide @ self.left), self.right
+        rows = weight.detach().cpu().flatten(1).split(ROWS_AT_ONCE)
+        return -strength * torch.cat([part.double() @ self.left for part in rows]), self.right
 
     def truncated(self, rank: int) -> "Projection":
         """The nearest matrix of at most this rank."""
