@@ -17,7 +17,7 @@ def fingerprint(tensor: Tensor, dtype: torch.dtype = torch.float16) -> str:
     They are alike for any wider copy of the values.
     """
     values = full_tensor(tensor.detach()).to(dtype).cpu().contiguous().view(torch.int16).numpy()
-    return hashlib.sha256(values).hexdigest()[:DIGITS]
+    return hashlib.sha256(values.data).hexdigest()[:DIGITS]
 
 
 def combined(parts: Iterable[str]) -> str:

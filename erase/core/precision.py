@@ -101,17 +101,36 @@ class MasterWeights:
 def computed_in_float32(modules: Iterable[nn.Module]) -> Iterator[None]:
     """While in force, modules stored in half precision compute in float32.
 
-    Of their lists of blocks only the block that works is widened, so that memory grows by the
-    largest of them. On the way out all tensors are the very same as before.
+    Of their lists of blocks only the block that works is widened, and of an embedding only what is
+    looked up, so that memory grows by the largest block. On the way out all tensors are the very
+    same as before.
     """
     with ExitStack() as stack:
         for module in modules:
             blocks = list(_blocks(module))
-            within = {id(t) for block in blocks for t in _tensors(block)}
+            tables = [part for part in module.modules() if isinstance(part, nn.Embedding)]
+            within = {id(t) for part in (*blocks, *tables) for t in _tensors(part)}
             stack.enter_context(_wide(module, (t for t in _tensors(module) if id(t) not in within)))
             for block in blocks:
                 _widen_while_it_works(block, stack)
+            for table in tables:
+                _widen_what_is_found(table, stack)
         yield
+
+
+def _widen_what_is_found(table: nn.Embedding, stack: ExitStack) -> None:
+    own = table.weight
+    if not is_half(own):
+        return
+    # Modules tell their dtype by their first tensor, which must be wide while they compute wide.
+    wide = own.new_zeros((), dtype=at_least_float32(own.dtype)).expand_as(own)
+    places = {id(own): nn.Parameter(wide, requires_grad=False)}
+    stack.enter_context(in_place_of([table], places))
+
+    def found(_: nn.Module, inputs: tuple[Tensor, ...], zeros: Tensor) -> Tensor:
+        return widened(nn.functional.embedding(inputs[0], own))
+
+    stack.callback(table.register_forward_hook(found).remove)
 
 
 def _blocks(module: nn.Module) -> Iterator[nn.Module]:
