@@ -255,6 +255,7 @@ def main() -> int:
     parser.add_argument("--commands", nargs="+", default=[], help="default all")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the background ignores it
     with tempfile.TemporaryDirectory() as parent:
         inputs, place, temporary = (Path(parent) / name for name in ("inputs", "place", "tmp"))
         for folder in (inputs, place, temporary):
