@@ -21,7 +21,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from erase.core.names import named_parameters
 from erase.methods.salun import MASK
 from erase.models.family import FAMILIES
-from erase.runs.plan import ADAMW, GRADIENT, WEIGHT
+from erase.runs.plan import GRADIENT, MOMENTS, WEIGHT
 
 HALF = 2  # bytes a weight in bfloat16
 CLIP_L = {
@@ -84,7 +84,7 @@ def row(name: str, family_name: str, modules: dict[str, nn.Module]) -> str:
 
     entering = chosen(tuple(p for patterns in family.enters.values() for p in patterns))
     trained, count = size(chosen(tuple(family.reads_text))), size(list(weights.values()))
-    extra = trained * (GRADIENT + ADAMW + MASK)
+    extra = trained * (GRADIENT + MOMENTS["adamw"] + MASK)
 
     def training(stored: int) -> str:
         # The tensors as they were, for the deltas and for the teacher; masters of what is half.

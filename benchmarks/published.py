@@ -1,16 +1,17 @@
 """How far each preset `published` is from its authors' formula, written down here anew.
 
 Run: `python benchmarks/published.py`. It prints the table of docs/methods.md. Pictures are of the
-bundled model, with bare names for prompts; classifiers a small network on digits. Every formula is
-a transcription of the official code at the revision named, in float64 where that is closed.
+bundled model, with bare names for prompts; classifiers are in published_classifiers.py. Every
+formula is a transcription of the official code at the revision named, in float64 where that is
+closed.
 """
 
-import copy
 from collections.abc import Callable, Iterator
 from functools import cache
 
 import numpy as np
 import torch
+from published_classifiers import OF_CLASSIFIERS, relative
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -19,12 +20,9 @@ from erase.core.saliency import accumulate
 from erase.methods import get_method, preset_of
 from erase.methods.esd import target
 from erase.methods.salun import relabelling_loss
-from erase.methods.ssd import dampening, importance
 from erase.models.opening import OpeningConfig, open_model
 from erase.prompts.catalogue import Sampling
 from erase.prompts.request import EraseRequest, expand
-from erase.tasks.classification.datasets import load_data
-from erase.tasks.classification.task import ClassificationTask
 from erase.tasks.diffusion.config import DiffusionTaskConfig
 from erase.tasks.diffusion.noising import DiffusionBatch
 from erase.tasks.diffusion.task import DiffusionTask
@@ -32,12 +30,6 @@ from erase.tasks.diffusion.task import DiffusionTask
 ERASED, ANCHORS, KEPT = ("ghost", "ink style"), ("skull", "lemon"), ("pizza", "hamburger", "robot")
 GUIDANCE, ALPHA = 7.5, 0.1
 Arrays = dict[str, np.ndarray]
-
-
-def relative(ours: np.ndarray | Tensor, theirs: np.ndarray | Tensor) -> float:
-    """The norm of the difference over that of the formula's."""
-    ours, theirs = (np.asarray(torch.as_tensor(part).detach().double()) for part in (ours, theirs))
-    return float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
 
 
 @cache
@@ -185,48 +177,20 @@ def concept_ablation() -> float:
     return np.inf if held else relative(task().redirected_loss(batch, None), wanted)
 
 
-def ssd() -> float:
-    """ssd.py of selective-synaptic-dampening cdfdc0e: alpha 10, lambda 1, batches of 64."""
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
-    data = load_data("digits").train
-    classes = (data.tensors[1] == 3).nonzero().flatten().tolist()
-    judged, preset = ClassificationTask(model, data, classes, 10), preset_of("ssd", "published")
-    sets = judged.forget_batches, judged.training_batches
-    ours = [importance(judged, of(seed), judged.loss, "fisher") for seed, of in enumerate(sets)]
-    theirs = []
-    for seed, of in enumerate(sets):
-        summed = [torch.zeros_like(parameter) for parameter in model.parameters()]
-        seen = list(of(seed))
-        for batch in seen:
-            loss = F.cross_entropy(model(batch.inputs), batch.labels)
-            grads = torch.autograd.grad(loss, list(model.parameters()))
-            summed = [total + grad.pow(2) for total, grad in zip(summed, grads, strict=True)]
-        theirs.append([total / len(seen) for total in summed])
-    worst = 0.0
-    for (name, weight), forget, whole in zip(judged.parameters().items(), *theirs, strict=True):
-        wanted, update = copy.deepcopy(weight.detach()), whole.mul(1.0).div(forget)
-        places = torch.where(forget > whole.mul(10.0))
-        wanted[places] = wanted[places].mul(update[places].clamp(max=1))
-        found = weight.detach() * dampening(ours[0][name], ours[1][name], preset)
-        worst = max(worst, relative(found, wanted))
-    return worst if preset.weigh == "batches" else np.inf
-
-
 DIFFERENCES: dict[str, Callable[[], float]] = {
     "concept_ablation": concept_ablation,
     "esd": esd,
     "rece": lambda: of_edit("rece", rece_weights),
     "salun": salun,
-    "ssd": ssd,
     "uce": lambda: of_edit("uce", uce_weights),
+    **OF_CLASSIFIERS,
 }
 
 
 def main() -> None:
     """Print the table."""
     print("| method | largest relative difference |\n| --- | --- |")
-    for name, difference in DIFFERENCES.items():
+    for name, difference in sorted(DIFFERENCES.items()):
         print(f"| `{name}` | {difference():.1e} |")
 
 

@@ -75,7 +75,10 @@ def same_bytes_of(one, other) -> bool:
     return one.keys() == other.keys() and furthest(one, other) == 0
 
 
-RESUMED = {"averaged": {"use_ema": True, "ema_decay": 0.5}}
+RESUMED = {
+    "averaged": {"use_ema": True, "ema_decay": 0.5},
+    "by sgd": {"optimizer": "sgd"},
+}
 if importlib.util.find_spec("bitsandbytes"):
     RESUMED["in 8 bits"] = {"use_8bit_adam": True}
 

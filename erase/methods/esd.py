@@ -12,7 +12,7 @@ from erase.erasure.erasure import Erasure
 from erase.methods import Needs, register, usual_training
 from erase.tasks.diffusion.noising import DiffusionBatch
 from erase.tasks.diffusion.task import DiffusionTask
-from erase.training.config import TrainedConfig, TrainingConfig
+from erase.training.config import UNCLIPPED, TrainedConfig, TrainingConfig
 from erase.training.loop import finetune
 
 Variant = Literal["x", "x_strict", "u", "all"]
@@ -38,7 +38,6 @@ class ESDConfig(TrainedConfig):
     layers: Literal["all", "linear"] = "all"
 
 
-UNCLIPPED = 1e9
 PUBLISHED = ESDConfig(
     "x", 2.0, 0.0, "concept", "linear",
     training=TrainingConfig(200, 5e-5, "constant", max_grad_norm=UNCLIPPED),
@@ -57,8 +56,9 @@ def esd(task: DiffusionTask, config: ESDConfig) -> Erasure:
     paper's has "" for the anchor, its eta is our guidance; the authors' code, which the preset
     published follows, has the concept itself, and a guidance of 2 (1 then gives the paper's).
 
-    Other differences: x is the base's own pictures of the concept, noised at uniform time steps,
-    where their code stops the base's guided sampling (scale 3) at one of 50 steps, a batch of 1. We
+    Other differences: x is the base's own pictures of the concept, noised at uniform time steps. In
+    their code (25613d2) x is where the base's guided sampling (scale 3) stands at one of 50 steps,
+    one sample an iteration; in the paper and its first code the model being erased samples. We
     train norms with "u" and "all", and text encoders with "all", they linear layers and
     convolutions of the UNet alone. Asked to erase from another concept they train the prediction
     for that one, we the concept's.

@@ -2,12 +2,15 @@
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from erase.erasure.erasure import Erasure
 from erase.methods import Needs, register, usual_training
 from erase.methods.salun import Teacher, relabelling_loss
-from erase.tasks.base import TrainedTask
-from erase.training.config import TrainedConfig
+from erase.tasks.base import Batch, TrainedTask
+from erase.training.config import TrainedConfig, published_sgd
 from erase.training.loop import finetune
+from erase.training.turns import turns_of
 
 
 @dataclass(frozen=True)
@@ -18,10 +21,16 @@ class RandomLabelConfig(TrainedConfig):
         teacher: where answers come from, as for salun; the rate and steps are always the task's
             for training that nothing holds in place.
         retain_weight: weight of the retain set's loss.
+        alternating: a pass of wrong answers, then one through the retain set, and so on; otherwise
+            each step has both.
     """
 
     teacher: Teacher = "current"
     retain_weight: float = 1.0
+    alternating: bool = False
+
+
+PUBLISHED = RandomLabelConfig(alternating=True, training=published_sgd(0.01))
 
 
 def _needs(task: TrainedTask, config: RandomLabelConfig) -> Needs:
@@ -29,12 +38,24 @@ def _needs(task: TrainedTask, config: RandomLabelConfig) -> Needs:
     return Needs(task.parameters(), usual_training(task, config), copies)
 
 
-@register("random_label", RandomLabelConfig, needs=_needs)
+@register("random_label", RandomLabelConfig, needs=_needs, published=PUBLISHED)
 def random_label(task: TrainedTask, config: RandomLabelConfig) -> Erasure:
     """SalUn's objective on all weights (RL; Golatkar et al., CVPR 2020, and SalUn's tables).
 
-    The tables' code draws the true label too, and takes the forget set, then the retain set, epoch
-    by epoch with SGD (.01); here a step has a batch of both, and AdamW.
+    By default a step has a batch of both sets. The preset published is the tables' code, which
+    takes the forget set, then the retain set, 10 epochs long; it draws the true label too, here
+    never.
     """
-    loss = relabelling_loss(task, config.teacher, config.retain_weight)
-    return Erasure(finetune(task, loss, config.training))
+    both = relabelling_loss(task, config.teacher, config.retain_weight)
+    if not config.alternating:
+        return Erasure(finetune(task, both, config.training))
+    if config.teacher == "frozen":
+        raise ValueError("alternating goes with the teacher current; leave one of them out.")
+    turns = turns_of(task, usual_training(task, config).max_train_steps)
+
+    def step_loss(forget: Batch, retain: Batch, progress: float) -> Tensor:
+        if turns.forgets(progress):
+            return task.redirected_loss(forget)
+        return config.retain_weight * task.loss(retain)
+
+    return Erasure(finetune(task, step_loss, config.training))

@@ -16,7 +16,7 @@ from erase.methods import Needs, register, usual_training
 from erase.support.config import Within, require_kind
 from erase.support.distributed import all_reduce_sum, launched, shard_of
 from erase.tasks.base import Batch, TrainedTask
-from erase.training.config import TrainedConfig
+from erase.training.config import UNCLIPPED, TrainedConfig
 from erase.training.loop import StepLoss, TrainingConfig, finetune, step_seed, with_defaults
 from erase.training.preserve import only_trainable
 from erase.training.watch import checkpointed_activations
@@ -72,7 +72,7 @@ class SalUnConfig(RelabellingConfig):
 
 PUBLISHED = SalUnConfig(
     pictures="concept", teacher="current", retain_weight=0.1,
-    training=TrainingConfig(0, 1e-5, "constant", max_grad_norm=1e9),
+    training=TrainingConfig(0, 1e-5, "constant", max_grad_norm=UNCLIPPED),
 )  # fmt: skip
 
 

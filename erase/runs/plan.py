@@ -12,7 +12,8 @@ from erase.prompts.request import PromptSet
 from erase.runs.erase import RunConfig
 from erase.tasks.diffusion.task import DiffusionTask
 
-WEIGHT, GRADIENT, ADAMW = 4, 4, 8  # bytes a parameter, in float32
+WEIGHT, GRADIENT = 4, 4  # bytes a parameter, in float32
+MOMENTS = {"adamw": 8, "sgd": 4}
 
 
 def plan(config: RunConfig, model: Model, prompts: PromptSet, task: DiffusionTask) -> str:
@@ -57,7 +58,8 @@ def _memory(needs: Needs, model: Model, task: DiffusionTask) -> int:
     held += needs.copies_of_base * sum(_bytes(dict(m.named_parameters())) for m in copied)
     each, originals = needs.extra_per_weight, needs.teachers
     if needs.training:
-        each += GRADIENT + ADAMW + (WEIGHT if needs.training.use_ema else 0)
+        each += GRADIENT + MOMENTS[needs.training.optimizer]
+        each += WEIGHT if needs.training.use_ema else 0
         originals += 1
     halves = [p for p in needs.trained.values() if is_half(p)]
     held += WEIGHT * sum(p.numel() for p in halves) if needs.training else 0

@@ -85,8 +85,12 @@ class TrainedTask(Task, Protocol[SomeBatch]):
         The answer comes from `teacher`, or from the model as it is now.
         """
 
-    def divergence(self, batch: SomeBatch, teacher: Self) -> Tensor:
-        """How far predictions are from the teacher's: KL of logits, MSE of noise."""
+    def divergence(self, batch: SomeBatch, teacher: Self, temperature: float = 1.0) -> Tensor:
+        """How far predictions are from the teacher's: KL of logits, MSE of noise.
+
+        Both are divided by the temperature and the result multiplied by its square, which leaves
+        the MSE as it is.
+        """
 
     def with_redirection_pictures(self) -> Self:
         """The same task, with the forget batches that `redirected_loss` learns most from."""

@@ -9,19 +9,22 @@ WATCHING = (
     "checkpointing_steps", "checkpoints_total_limit", "resume_from_checkpoint", "report_to",
     "validation_steps", "logging_dir",
 )  # fmt: skip
+UNCLIPPED = 1e9  # a norm that no gradient has
 
 
 @dataclass(frozen=True)
 class TrainingConfig(Config):
-    """AdamW's settings, what is watched, and where to go on from.
+    """The optimizer's settings, what is watched, and where to go on from.
 
     Args:
         max_train_steps: optimizer steps, each on a batch of the forget and one of the retain set;
             0 is what the task suggests for its model.
-        learning_rate: AdamW's, at the first step; 0 is what the task suggests for its model.
+        learning_rate: at the first step; 0 is what the task suggests for its model.
         lr_scheduler: "linear" falls to zero at the last step.
-        adam_weight_decay: AdamW's; masked-out weights are safe from it.
+        adam_weight_decay: AdamW's, or SGD's; masked-out weights are safe from it.
         use_8bit_adam: bitsandbytes' AdamW, where it is installed.
+        optimizer: "sgd" is what most authors train classifiers with, at rates of its own.
+        momentum: SGD's.
         max_grad_norm: clips the norm of all masked gradients together.
         gradient_accumulation_steps: batches of either set whose gradients make up a step.
         gradient_checkpointing: computes a denoiser's activations anew in the backward pass, which
@@ -42,6 +45,8 @@ class TrainingConfig(Config):
     lr_scheduler: Literal["constant", "linear"] = "linear"
     adam_weight_decay: NotNegative[float] = 0.0
     use_8bit_adam: bool = False
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    momentum: Annotated[float, Within(lambda share: 0 <= share < 1, "a number in [0, 1)")] = 0.9
     max_grad_norm: Positive[float] = 1.0
     gradient_accumulation_steps: Positive[int] = 1
     gradient_checkpointing: bool = False
@@ -54,6 +59,16 @@ class TrainingConfig(Config):
     report_to: Literal["", "tensorboard", "wandb"] = ""
     validation_steps: NotNegative[int] = 0
     logging_dir: str = "logs"
+
+
+def published_sgd(
+    learning_rate: float, momentum: float = 0.9, weight_decay: float = 5e-4
+) -> TrainingConfig:
+    """SGD as the classifier baselines have it: at a constant rate, and nothing is clipped."""
+    return TrainingConfig(
+        0, learning_rate, "constant", weight_decay,
+        optimizer="sgd", momentum=momentum, max_grad_norm=UNCLIPPED,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -139,14 +139,15 @@ def _chosen(
 
 
 def _optimizer(parameters: Mapping[str, nn.Parameter], config: TrainingConfig) -> Optimizer:
-    """AdamW, or bitsandbytes'."""
+    """AdamW, bitsandbytes', or SGD; steps set its rate."""
+    tensors, decay = parameters.values(), config.adam_weight_decay
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(tensors, momentum=config.momentum, weight_decay=decay)
     if not config.use_8bit_adam:
-        return torch.optim.AdamW(
-            parameters.values(), weight_decay=config.adam_weight_decay, fused=True
-        )
+        return torch.optim.AdamW(tensors, weight_decay=decay, fused=True)
     from bitsandbytes.optim import AdamW8bit
 
-    return AdamW8bit(parameters.values(), weight_decay=config.adam_weight_decay)
+    return AdamW8bit(tensors, weight_decay=decay)
 
 
 def _made_for(

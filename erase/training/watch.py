@@ -34,6 +34,8 @@ def require_runnable(config: TrainingConfig, task: type) -> None:
             "Weights in shards are neither drawn with nor trained by 8-bit Adam; leave out "
             "validation_steps and use_8bit_adam, or launch with distributed_type MULTI_GPU."
         )
+    if config.use_8bit_adam and config.optimizer == "sgd":
+        raise ValueError("use_8bit_adam is no SGD; leave it out, or choose the optimizer adamw.")
     needed = {"use_8bit_adam": "bitsandbytes", "report_to": config.report_to}
     for option, package in needed.items():
         if getattr(config, option) and importlib.util.find_spec(package) is None:

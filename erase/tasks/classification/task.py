@@ -80,7 +80,7 @@ class ClassificationTask:
             learning_rate, anchored_rate=ANCHORED * learning_rate, retain_weight=RETAIN_WEIGHT
         )
         self.dataset = dataset if isinstance(dataset, Rows) else Rows(dataset, classes)
-        self._classes, self.forget = classes, as_indices(forget, len(self.dataset))
+        self.classes, self.forget = classes, as_indices(forget, len(self.dataset))
         chosen = set(self.forget)
         self.retain = [index for index in range(len(self.dataset)) if index not in chosen]
         if not self.forget or not self.retain:
@@ -129,12 +129,14 @@ class ClassificationTask:
         """Cross-entropy with the answers to give instead; no teacher is asked."""
         return F.cross_entropy(self.predict(batch.inputs), batch.answers)
 
-    def divergence(self, batch: ClassificationBatch, teacher: "ClassificationTask") -> Tensor:
-        """KL divergence of the predictions from the teacher's, in nats a sample."""
+    def divergence(
+        self, batch: ClassificationBatch, teacher: "ClassificationTask", temperature: float = 1.0
+    ) -> Tensor:
+        """KL divergence of the softened predictions from the teacher's, in nats a sample."""
         with torch.no_grad():
-            answer = teacher.predict(batch.inputs).log_softmax(1)
-        ours = self.predict(batch.inputs).log_softmax(1)
-        return F.kl_div(ours, answer, reduction="batchmean", log_target=True)
+            answer = (teacher.predict(batch.inputs) / temperature).log_softmax(1)
+        ours = (self.predict(batch.inputs) / temperature).log_softmax(1)
+        return temperature**2 * F.kl_div(ours, answer, reduction="batchmean", log_target=True)
 
     def sites(self, target: str) -> dict[str, list[str]]:
         """The places where a target's weights read, and which editable weights read there."""
@@ -190,7 +192,7 @@ class ClassificationTask:
 
     def _with_model(self, model: nn.Module) -> "ClassificationTask":
         return ClassificationTask(
-            model, self.dataset, self.forget, self._classes, self.config, self.seed,
+            model, self.dataset, self.forget, self.classes, self.config, self.seed,
             self.finetuning.learning_rate, self._build, self.recipe,
         )  # fmt: skip
 
@@ -276,8 +278,8 @@ class ClassificationTask:
             with chance_of(step_seed + int(rows[0])):
                 inputs, labels = self._collate([indices[row] for row in rows.tolist()])
             # A step of 1 to classes - 1 from the true label, so that it is never drawn itself.
-            steps = torch.randint(1, self._classes, (len(rows),), generator=generator)
-            wrong = (labels + steps.to(labels.device)) % self._classes
+            steps = torch.randint(1, self.classes, (len(rows),), generator=generator)
+            wrong = (labels + steps.to(labels.device)) % self.classes
             yield ClassificationBatch(inputs, labels, wrong if answers is None else answers[rows])
 
     def _collate(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:

@@ -158,8 +158,10 @@ class DiffusionTask:
             wrong_answer = (teacher or self).predict(batch, batch.anchors)
         return F.mse_loss(self.training_prediction(batch), wrong_answer)
 
-    def divergence(self, batch: DiffusionBatch, teacher: "DiffusionTask") -> Tensor:
-        """MSE to what the teacher predicts for the same prompts."""
+    def divergence(
+        self, batch: DiffusionBatch, teacher: "DiffusionTask", temperature: float = 1.0
+    ) -> Tensor:
+        """MSE to what the teacher predicts for the same prompts, whatever the temperature."""
         with torch.no_grad():
             answer = teacher.predict(batch, batch.prompts)
         return F.mse_loss(self.training_prediction(batch), answer)
