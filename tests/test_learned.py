@@ -6,7 +6,10 @@ import pytest
 import torch
 from conftest import TUNING
 from tiny_classes import BUILDERS, glm_image
+from tiny_families import BUILDERS as FAMILIES
+from tiny_families import build_family
 
+from erase.core.names import filter_names, named_parameters
 from erase.erasure.erasure import Erasure
 from erase.methods import get_method
 from erase.methods.concept_ablation import ConceptAblationConfig
@@ -16,12 +19,13 @@ from erase.methods.salun import SalUnConfig
 from erase.methods.salun_lora import SalUnLoRAConfig
 from erase.methods.uce import UCEConfig
 from erase.models.cuts import cut_out
-from erase.models.learned import OTHER, PROMPT, learned
+from erase.models.family import family_of
+from erase.models.learned import OTHER, PROMPT, learn, learned
 from erase.models.listening import leaves, raw_of, same
 from erase.prompts.catalogue import Sampling
 from erase.prompts.request import EraseRequest, expand
 from erase.tasks.diffusion.learned import paired_rows
-from erase.tasks.diffusion.noising import DiffusionBatch
+from erase.tasks.diffusion.noising import DiffusionBatch, FlowNoising, noising_of
 from erase.tasks.diffusion.sampling import draw
 from erase.tasks.diffusion.task import DiffusionTask, DiffusionTaskConfig
 from erase.training.config import TrainingConfig
@@ -71,8 +75,7 @@ def _require_truth(pipeline, known, task) -> None:
     noising = task.denoiser.noising
     ladder, side = noising.ladder, task.sampling.size
     steps = len(ladder.levels)
-    listener = known.calling.listener(pipeline, side, num_inference_steps=steps)
-    drawn = listener.draw(PROMPT)
+    drawn = task.denoiser.listener(side).draw(PROMPT, num_inference_steps=steps)
     calls = [call for call in drawn.calls if call.who in known.names]
     each = len(calls) // steps
     condition = task.condition([PROMPT])
@@ -98,8 +101,8 @@ def _require_forgetting(pipeline, task, methods, folder) -> None:
 
     before = drawn()
     for name in methods:
-        if name in ("projection", "uce") and not task.family.enters:
-            with pytest.raises(ValueError, match="reads the text itself"):
+        if name in ("projection", "uce", "salun_lora") and not task.family.enters:
+            with pytest.raises(ValueError, match=r"reads the text itself|that LoRA can edit"):
                 get_method(name)(task, METHODS[name])
             continue
         get_method(name)(task, METHODS[name]).save_pretrained(folder / name)
@@ -117,7 +120,10 @@ def _require_forgetting(pipeline, task, methods, folder) -> None:
 
 def _opened(folder, modules):
     """The components that plain diffusers reads of a folder."""
-    found = {part: type(m).from_pretrained(folder / part).eval() for part, m in modules.items()}
+    found = {
+        part: type(m).from_pretrained(folder / part, torch_dtype=m.dtype).eval()
+        for part, m in modules.items()
+    }
     for module in found.values():
         for weight in module.parameters():  # sums differ where memory is aligned in another way
             weight.data = weight.data.clone()
@@ -128,6 +134,17 @@ def _opened(folder, modules):
 def test_a_model_that_draws_words_of_its_own_first_is_refused():
     with pytest.raises(ValueError, match=r"GlmImagePipeline, of no known family.*prior_token_id"):
         learned(glm_image())
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_what_is_learned_of_a_known_family_is_what_its_entry_says(name):
+    pipeline = build_family(name)
+    family, found = family_of(pipeline), learn(pipeline)
+    weights = named_parameters({family.denoiser: getattr(pipeline, family.denoiser)})
+    said = {n for ways in family.enters.values() for n in filter_names(weights, ways)}
+    assert said == {name for names in found.enters.values() for name in names}
+    velocity = isinstance(noising_of(pipeline.scheduler), FlowNoising)
+    assert found.predicts == ("velocity" if velocity else "v" if name == "sd2" else "noise")
 
 
 def test_what_is_learned_is_told_and_kept_as_json():

@@ -27,6 +27,7 @@ OVERRIDES: Mapping[str, tuple[Any, str]] = {
     "use_resolution_binning": (False, "sizes are to be those that were asked for"),
     "clean_caption": (False, "prompts are to be read as they are"),
     "enable_prompt_rewrite": (False, "prompts are to be read as they are"),
+    "use_pe": (False, "prompts are to be read as they are"),
     "render_text_images": (False, "quoted words are to be read as they are"),
     "use_kv_cache": (False, "keys are to be those of the weights of now"),
     "guidance_schedule": (None, "stands in the way of guidance_scale"),

@@ -6,13 +6,14 @@ from math import prod
 import torch
 from torch import Tensor
 
-Cut = tuple[tuple[int, int, int], ...]  # axis, start, length; one after the other
+# Axis, start (from the end where it is negative) and length; one after the other.
+Cut = tuple[tuple[int, int, int], ...]
 
 
 def cut_out(tensor: Tensor, cut: Cut) -> Tensor:
     """The part [...] of a tensor that a cut means, a view."""
     for axis, start, length in cut:
-        tensor = tensor.narrow(axis, start, length)
+        tensor = tensor.narrow(axis, start % tensor.shape[axis], length)
     return tensor
 
 
@@ -33,7 +34,8 @@ def _of_one_axis(shape: Sequence[int], count: int) -> Iterator[Cut]:
     for axis, size in enumerate(shape):
         length, rest = divmod(count * size, prod(shape))
         if rest == 0 and 0 < length < size:
-            starts = dict.fromkeys([*range(0, size - length + 1, length), size - length])
+            # What stands at the end does so behind any number of tokens.
+            starts = [*range(0, size - length, length), -length]
             yield from (((axis, start, length),) for start in starts)
 
 

@@ -120,7 +120,8 @@ def learned(pipeline: DiffusionPipeline) -> LearnedFamily:
 
 def _key(pipeline: DiffusionPipeline) -> str:
     parts = {name: _facts(part) for name, part in sorted(pipeline.components.items())}
-    asked = json.dumps([type(pipeline).__name__, parts], default=str)
+    own = {name: one for name, one in pipeline.config.items() if name not in parts}
+    asked = json.dumps([type(pipeline).__name__, own, parts], default=str)
     return sha256(asked.encode()).hexdigest()
 
 

@@ -139,7 +139,7 @@ class Levels:
         wanted = self._moved.result.double() - self._still.result.double()
         ways = list(cuts(self._answer.shape, wanted.numel()))
         left = [fitted(wanted, [cut_out(self._answer, cut)])[1] for cut in ways]
-        if min(left) < EXACT:
+        if min(left) < self._exact:
             return ways[left.index(min(left))]
         whole = self._answer
         for cut in ways:
@@ -173,13 +173,13 @@ class Levels:
         ends = (self._moved.result - self._still.result).double().flatten().cpu()
         shares = [fitted(one, [answer])[0][0] for one in apart]
         end, left = fitted(ends, [answer])
-        if max(residual for _, residual in stay) > EXACT or left > EXACT:
+        if max(residual for _, residual in stay) > self._exact or left > self._exact:
             return
         kept = [found[0] for found, _ in stay]
-        if abs(end[0] - 1) < EXACT and self._still.result.norm() < EXACT * begin.norm():
+        if abs(end[0] - 1) < self._exact and self._still.result.norm() < self._exact * begin.norm():
             yield "picture", [(a, b, 1.0, 0.0) for a, b in zip(shares, kept, strict=True)]
         (scale,), left = fitted(self._still.result, [begin])
-        if max(abs(one - 1) for one in kept) < EXACT and left < EXACT:
+        if max(abs(one - 1) for one in kept) < self._exact and left < self._exact:
             last = end[0] / scale
             levels = [abs(share - last) for share in shares]
             yield _flow(levels, scale, last < 0)
@@ -215,7 +215,7 @@ class Levels:
         share, rest = fitted(
             ended.result.double() - self._still.result.double(), [cut_out(self._answer, self._cut)]
         )
-        if max(left, rest) > EXACT or not scale:
+        if max(left, rest) > self._exact or not scale:
             return
         level = share[0] / scale
         for leaf in self._told:
@@ -224,7 +224,7 @@ class Levels:
                 for call in self._asked
             ]
             for told in (lambda t: t, lambda t: 1 - t, lambda t: t / 1000, lambda t: 1 - t / 1000):
-                if abs(told(times[-1]) - abs(level)) < EXACT:
+                if abs(told(times[-1]) - abs(level)) < self._exact:
                     yield _flow([told(time) for time in times], scale, level < 0)
 
     def _error(self, mixes: list[tuple[float, float, float, float]]) -> float:

@@ -90,7 +90,7 @@ class LearnedDenoiser(ConditionedDenoiser):
 
     def _levels(self) -> Ladder:
         with torch.no_grad():
-            return self.known.levels(self._listener(self.side)).found()
+            return self.known.levels(self.listener(self.side)).found()
 
     @property
     def known(self) -> LearnedFamily:
@@ -98,7 +98,8 @@ class LearnedDenoiser(ConditionedDenoiser):
         assert self.family.learned
         return self.family.learned
 
-    def _listener(self, side: int | None = None) -> Listener:
+    def listener(self, side: int | None = None) -> Listener:
+        """What listens to its calls for pictures `side` pixels wide, by default the smallest."""
         calling = self.known.calling
         told = calling.guidance and calling.unguided is None  # as if distilled under guidance
         given = {calling.guidance: self.guidance} if told else {}
@@ -122,7 +123,7 @@ class LearnedDenoiser(ConditionedDenoiser):
     def _condition(self, prompt: str) -> dict[str, dict[str, Any]]:
         if prompt not in self._heard:
             until = () if self.known.call else self.known.names
-            draw = self._listener(self.side).draw(prompt, answer=nothing, until=until)
+            draw = self.listener(self.side).draw(prompt, answer=nothing, until=until)
             calls = {name: draw.of(name)[self.known.call] for name in self.known.names}
             if len(self._heard) >= MOST_KEPT:
                 del self._heard[next(iter(self._heard))]
@@ -200,7 +201,8 @@ class LearnedDenoiser(ConditionedDenoiser):
                     lambda _, args, site=site: hear(site, args[0])
                 )
                 hooks.callback(handle.remove)
-            self._listener().draw(prompt, answer=nothing)
+            # A module is called but once where its answer is made up.
+            self.listener().draw(prompt, answer=None if self.known.call else nothing)
         return {site: parts[self.known.call] for site, parts in read.items()}
 
     def last_readings(self, prompts: Sequence[str]) -> dict[str, Tensor]:
