@@ -73,8 +73,12 @@ def after_steps(
     batch_size: int = FORGET,
     steps: int = 14,
     begin: Callable[[ClassificationTask], nn.Module] = lambda task: task.components["model"],
+    learning_rate: float = 0.0,
 ) -> float:
-    """How far the change of the weights is from the authors', whose model is as `begin` has it."""
+    """How far the change of the weights is from the authors', whose model is as `begin` has it.
+
+    learning_rate: the preset's own, if it is 0.
+    """
     task, preset = task_of(batch_size), preset_of(method, "published")
     model, original = (copy.deepcopy(of(task)) for of in (begin, lambda t: t.components["model"]))
     first, stepper = weights_of(model), optimizer(p for p in model.parameters() if p.requires_grad)
@@ -84,8 +88,10 @@ def after_steps(
         stepper.zero_grad()
         loss((model, original), forget, retain, step).backward()
         stepper.step()
+    training = preset.training  # type: ignore[attr-defined]
+    rate = learning_rate or training.learning_rate
     # What stands after these steps is seen as the next one begins.
-    training = replace(preset.training, max_train_steps=steps + 1)  # type: ignore[attr-defined]
+    training = replace(training, max_train_steps=steps + 1, learning_rate=rate)
     get_method(method)(task, replace(preset, training=training))  # type: ignore[call-arg]
     return relative(task.last - first, weights_of(model) - first)
 
@@ -160,6 +166,13 @@ def l1_sparse(
 def gradient_ascent(models: Models, forget: ClassificationBatch, *_: Any) -> Tensor:
     """GA.py of Unlearn-Sparse 80ba55d."""
     return -CROSS(models[0](forget.inputs), forget.labels)
+
+
+def finetune(
+    models: Models, forget: ClassificationBatch, retain: ClassificationBatch, step: int
+) -> Tensor:
+    """FT_iter of Unlearn-Sparse 80ba55d."""
+    return CROSS(models[0](retain.inputs), retain.labels)
 
 
 def last_layers(
@@ -253,6 +266,13 @@ def ssd() -> float:
     return worst if preset.weigh == "batches" else np.inf
 
 
+def _scrub() -> float:
+    """At its own rate, and at one at which the model gets away from its teacher so soon."""
+    slowly = after_steps("scrub", scrub, partial(WITH_MOMENTUM, lr=5e-4))
+    fast = after_steps("scrub", scrub, partial(WITH_MOMENTUM, lr=0.5), learning_rate=0.5)
+    return max(slowly, fast)
+
+
 def _bad_teacher() -> float:
     untrained = task_of(FORGET).untrained().components["model"]
     return after_steps("bad_teacher", partial(bad_teacher, untrained), partial(Adam, lr=1e-4))
@@ -265,6 +285,7 @@ OF_CLASSIFIERS: dict[str, Callable[[], float]] = {
     ),
     "cf_k": lambda: last_two("cf_k", lambda task: first_held(task.components["model"])),
     "eu_k": lambda: last_two("eu_k", last_reset),
+    "finetune": lambda: after_steps("finetune", finetune, WITH_MOMENTUM),
     "gradient_ascent": lambda: after_steps(
         "gradient_ascent", gradient_ascent, partial(WITH_MOMENTUM, lr=1e-4)
     ),
@@ -272,6 +293,6 @@ OF_CLASSIFIERS: dict[str, Callable[[], float]] = {
     "l1_sparse": lambda: after_steps("l1_sparse", l1_sparse, WITH_MOMENTUM, batch_size=SIZE),
     "neggrad_plus": lambda: after_steps("neggrad_plus", neggrad_plus, partial(SGD, lr=0.01)),
     "random_label": lambda: after_steps("random_label", random_label, WITH_MOMENTUM),
-    "scrub": lambda: after_steps("scrub", scrub, partial(WITH_MOMENTUM, lr=5e-4)),
+    "scrub": _scrub,
     "ssd": ssd,
 }

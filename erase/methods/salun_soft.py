@@ -33,6 +33,7 @@ def salun_soft(task: TrainedTask, config: SalUnSoftConfig) -> Erasure:
 
     A proximal step in units of the learning rate. Their code shrinks by the change that a falling
     share of the weights stays below, and measures changes anew from each epoch's start.
+    It reads that share from an option it does not have, so there is no preset.
     """
     loss = relabelling_loss(task, config.teacher, config.retain_weight)
     training = settings_for_teacher(task, config)

@@ -35,9 +35,11 @@ class SelectiveAmnesiaConfig(TrainedConfig):
 def selective_amnesia(task: TrainedTask, config: SelectiveAmnesiaConfig) -> Erasure:
     """Continual learning turned round (Heng and Soh, NeurIPS 2023).
 
-    The Fisher diagonal is the retain set's, of whole batches, over its own mean, where theirs is as
-    it is, with a weight of 50. They teach pictures of a surrogate and replay others, with the
-    model's own loss; we the base's predictions for the anchor and on the retain set.
+    The Fisher diagonal is the retain set's, of whole batches at one time step, over its own mean.
+    Theirs is of single pictures, each's gradient summed over all 1,000 time steps before it is
+    squared, and is not divided; its weight is 50. They teach a surrogate's pictures and replay
+    others, with the model's own loss, all of the UNet, for 200 epochs of 1,000 pictures at 1e-5; we
+    the base's predictions for the anchor and on the retain set. So there is no preset.
     """
     task.prepare()
     weights = task.parameters()
