@@ -5,10 +5,12 @@ import json
 import pytest
 import torch
 from conftest import TUNING
+from PIL import Image
 from tiny_classes import BUILDERS, glm_image
 from tiny_families import BUILDERS as FAMILIES
 from tiny_families import build_family
 
+from erase.attacks import serving
 from erase.core.names import filter_names, named_parameters
 from erase.erasure.erasure import Erasure
 from erase.methods import get_method
@@ -134,6 +136,16 @@ def _opened(folder, modules):
 def test_a_model_that_draws_words_of_its_own_first_is_refused():
     with pytest.raises(ValueError, match=r"GlmImagePipeline, of no known family.*prior_token_id"):
         learned(glm_image())
+
+
+def test_what_can_not_be_heard_is_refused():
+    pipeline = BUILDERS["chroma"]()
+    task, picture = build_task(pipeline), Image.new("RGB", (16, 16))
+    with pytest.raises(ValueError, match="How a ChromaPipeline codes pictures is not known"):
+        DiffusionTask(pipeline, task.prompts, task.sampling, forget_pictures=[picture])
+    with pytest.raises(ValueError, match="Which token is a prompt's last is not known"):
+        task.last_readings([PROMPT])
+    assert not serving(task.family)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

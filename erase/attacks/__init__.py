@@ -39,14 +39,18 @@ class Attack:
 
     def serves(self, family: Family) -> bool:
         """Whether pipelines of this family can be attacked so."""
-        return not self.hindrance(family)
+        return not self._why_not(family)
+
+    def _why_not(self, family: Family) -> str:
+        unknown = "how it codes pictures can't be heard" if family.learned else ""
+        return unknown or self.hindrance(family)
 
     def require_serves(self, family: Family) -> None:
         """Raise ValueError if pipelines of this family cannot be attacked so."""
-        if why := self.hindrance(family):
+        if why := self._why_not(family):
             raise ValueError(
                 f"The attack {self.name} cannot serve a {family.pipeline.__name__}: {why}; choose "
-                f"of {', '.join(serving(family))}."
+                f"of {', '.join(serving(family)) or 'pipelines of other classes'}."
             )
 
 

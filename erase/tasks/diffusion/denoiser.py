@@ -173,9 +173,9 @@ class ConditionedDenoiser:
         """ValueError for a text of which not all is read that tells it from its anchor."""
         require_read(self.pipeline, self.family.readers, texts, anchors)
 
-    def is_placed(self, site: str) -> bool:
-        """Whether as many tokens are read of each prompt at a place, so that positions compare."""
-        return True
+    def placed(self, site: str, rows: Tensor) -> Tensor:
+        """What was read [N, tokens, width] at a place; [n, width] where positions differ."""
+        return rows
 
     def readings(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """What is read of the prompts at each place where text enters: [N, tokens, width]."""

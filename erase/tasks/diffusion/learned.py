@@ -17,6 +17,7 @@ from erase.models.family import family_of
 from erase.models.learned import LONGER, LearnedFamily
 from erase.models.levels import Ladder, Level
 from erase.models.listening import Listener, leaves, raw_of, replaced, same
+from erase.prompts.catalogue import Sampling
 from erase.tasks.diffusion.denoiser import ConditionedDenoiser
 from erase.tasks.diffusion.noising import DiffusionBatch
 
@@ -163,13 +164,13 @@ class LearnedDenoiser(ConditionedDenoiser):
                 )
 
     @cached_property
-    def _placed(self) -> dict[str, bool]:
+    def _as_long(self) -> dict[str, bool]:
         one, longer = self._readings(PROMPT), self._readings(LONGER)
         return {site: len(rows) == len(longer[site]) for site, rows in one.items()}
 
-    def is_placed(self, site: str) -> bool:
-        """Whether prompts of two lengths are read as as many tokens there."""
-        return self._placed[site]
+    def placed(self, site: str, rows: Tensor) -> Tensor:
+        """What was read at a place: without positions where prompts' lengths differ."""
+        return rows if self._as_long[site] else rows.flatten(0, 1)
 
     @torch.no_grad()
     def readings(self, prompts: Sequence[str]) -> dict[str, Tensor]:
@@ -181,8 +182,7 @@ class LearnedDenoiser(ConditionedDenoiser):
         read = {}
         for site in parts[0]:
             rows = [part[site] for part in parts]
-            placed = self.is_placed(site)
-            read[site] = torch.stack(rows) if placed else torch.cat(rows)[None]
+            read[site] = torch.stack(rows) if self._as_long[site] else torch.cat(rows)[None]
         return read
 
     def _readings(self, prompt: str) -> dict[str, Tensor]:
@@ -256,9 +256,7 @@ def paired_rows(rows: Tensor, others: Tensor) -> Tensor:
     return torch.tensor(places[::-1])
 
 
-def denoiser_of(
-    pipeline: DiffusionPipeline, size: int = 0, guidance: float | None = None
-) -> ConditionedDenoiser:
+def denoiser_of(pipeline: DiffusionPipeline, sampling: Sampling) -> ConditionedDenoiser:
     """Latents, time and prompts of a pipeline, as its family has it or as it tells itself."""
     kind = LearnedDenoiser if family_of(pipeline).learned else ConditionedDenoiser
-    return kind(pipeline, size, guidance)
+    return kind(pipeline, sampling.size, sampling.guidance_scale)

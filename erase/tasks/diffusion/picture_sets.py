@@ -37,8 +37,11 @@ class PictureSets:
     given: Sequence[Image] | None = None
 
     def __post_init__(self) -> None:
-        if self.given is not None and len({prompt.group for prompt in self.prompts.forget}) > 1:
+        if self.given is None:
+            return
+        if len({prompt.group for prompt in self.prompts.forget}) > 1:
             raise ValueError("Pictures can be given of one concept only; erase one at a time.")
+        self.base.family.unscaled(self.base.pipeline)  # what takes none says so
 
     @cached_property
     def forget(self) -> PictureSet:

@@ -65,9 +65,7 @@ class DiffusionTask:
         self.config.require_serves(self.family)
         self.prompts, self.seed, self.finetuning = prompts, seed, finetuning or Finetuning()
         self.sampling = self.config.sampling(sampling)
-        self.denoiser = like or denoiser_of(
-            pipeline, self.sampling.size, self.sampling.guidance_scale
-        )
+        self.denoiser = like or denoiser_of(pipeline, self.sampling)
         parts = (part for module in self.components.values() for part in module.modules())
         require_in_force(parts, self.editable())
         if not self.parameters():
@@ -78,15 +76,12 @@ class DiffusionTask:
         self._sets, self._shown = sets or self._new_sets(forget_pictures), shown
 
     def _new_sets(self, given: Sequence[Image] | None) -> PictureSets:
-        config = self.config
-        spelt = with_prefix_slots if config.adversary_steps else list
+        spelt = with_prefix_slots if self.config.adversary_steps else list
         texts = spelt([prompt.text for prompt in self.prompts.forget])
         anchors = spelt([prompt.anchor for prompt in self.prompts.forget])
         self.denoiser.require_read(texts, anchors)
-        given = load_folder(Path(config.forget_folder)) if config.forget_folder else given
-        if given is not None:
-            self.family.unscaled(self.denoiser.pipeline)  # what takes none says so
-        counts = config.forget_pictures, config.retain_pictures
+        given = load_folder(Path(self.config.forget_folder)) if self.config.forget_folder else given
+        counts = self.config.forget_pictures, self.config.retain_pictures
         return PictureSets(self.denoiser, self.prompts, self.sampling, counts, self.seed, given)
 
     def _rebuilt(self, pipeline: DiffusionPipeline, shown: Sequence[ForgetSet]) -> "DiffusionTask":
@@ -199,8 +194,7 @@ class DiffusionTask:
             with capture_inputs(layers, partial(told_of, callback, group)), self._read_widely():
                 read = self._run(target, texts, which)
             for site, rows in read.items():
-                placed = rows if self.denoiser.is_placed(site) else rows.flatten(0, 1)
-                callback(site, placed, group)
+                callback(site, self.denoiser.placed(site, rows), group)
 
     def _run(self, target: str, texts: Sequence[str], which: SetName) -> dict[str, Tensor]:
         """Have the target read this process' share of the texts; what enters as text itself."""
@@ -248,9 +242,7 @@ class DiffusionTask:
 
     def architecture(self) -> dict[str, Any]:
         """The family, what was learned of it, and whether its stock pipeline loads LoRA files."""
-        known = self.family.learned
-        facts = {"family": self.family.name, "loads_lora": self.family.loads_lora}
-        return facts | ({"learned": known.as_json()} if known else {})
+        return self.family.facts
 
     def describe(self) -> dict[str, Any]:
         """The data of the task as JSON, for the recipe."""
