@@ -8,17 +8,20 @@ import torch
 from conftest import accuracies, build_digits_model, build_digits_task, class_indices, digits
 from torch import nn
 from torch.nn.utils import parameters_to_vector
-from torch.utils.data import Subset
+from torch.utils.data import Subset, TensorDataset
 
 from erase.core.projection import discriminative
 from erase.core.subspace import SubspaceFitter
 from erase.erasure.erasure import Erasure
 from erase.methods import methods
+from erase.methods.boundary import BoundaryShrinkConfig
 from erase.methods.influence import solve_fisher
 from erase.methods.last_layers import LastLayersConfig
 from erase.methods.projection import ProjectionConfig
+from erase.methods.random_label import RandomLabelConfig
 from erase.methods.ssd import SSDConfig, dampening
 from erase.tasks.classification.task import ClassificationTaskConfig
+from erase.training.config import TrainedConfig
 from erase.training.loop import TrainingConfig
 
 
@@ -200,3 +203,22 @@ def test_classes_forgotten_as_a_whole_are_known(trained):
     both = [*class_indices(3), class_indices(5)[0]]
     assert build_digits_task(trained, forget=both).forgotten_classes() == [3]
     assert len(digits()) == 1347
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "said"),
+    [
+        ("boundary_shrink", BoundaryShrinkConfig(pixels=True), r"inputs in \[0, 1\]"),
+        ("random_label", RandomLabelConfig("frozen", alternating=True), "teacher current"),
+        (
+            "finetune",
+            TrainedConfig(training=TrainingConfig(use_8bit_adam=True, optimizer="sgd")),
+            "no SGD",
+        ),
+    ],
+)
+def test_what_does_not_go_together_is_refused(trained, name, config, said):
+    pictures, labels = digits().tensors
+    task = build_digits_task(trained, dataset=TensorDataset(pictures - 1, labels))
+    with pytest.raises(ValueError, match=said):
+        methods()[name](task, config)

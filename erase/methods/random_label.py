@@ -44,13 +44,13 @@ def random_label(task: TrainedTask, config: RandomLabelConfig) -> Erasure:
 
     By default a step has a batch of both sets. The preset published is the tables' code, which
     takes the forget set, then the retain set, 10 epochs long; it draws the true label too, here
-    never.
+    never. Raises ValueError for alternating with a frozen teacher.
     """
-    both = relabelling_loss(task, config.teacher, config.retain_weight)
-    if not config.alternating:
-        return Erasure(finetune(task, both, config.training))
-    if config.teacher == "frozen":
+    if config.alternating and config.teacher == "frozen":
         raise ValueError("alternating goes with the teacher current; leave one of them out.")
+    if not config.alternating:
+        both = relabelling_loss(task, config.teacher, config.retain_weight)
+        return Erasure(finetune(task, both, config.training))
     turns = turns_of(task, usual_training(task, config).max_train_steps)
 
     def step_loss(forget: Batch, retain: Batch, progress: float) -> Tensor:
