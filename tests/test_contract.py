@@ -82,7 +82,7 @@ def tensors(host) -> dict[str, torch.Tensor]:
 
 
 # These read or train the cross-attention alone.
-UNSUPPORTED = [(method, "text_encoder") for method in ("uce", "rece", "esd")]
+UNSUPPORTED = [(method, "text_encoder") for method in ("uce", "rece", "speed", "oce", "esd")]
 PICTURES, SAMPLES = (
     [name for name, method in methods().items() if issubclass(kind, method.task)]
     for kind in (DiffusionTask, ClassificationTask)

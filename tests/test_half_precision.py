@@ -19,7 +19,7 @@ from erase.training.config import TrainedConfig, TrainingConfig
 HALVES = (torch.bfloat16, torch.float16)
 ALL = (torch.float32, *HALVES)
 FAMILIES = ("sdxl", "sd3", "flux", "pixart")
-CLOSED = ("projection", "uce", "rece")
+CLOSED = ("projection", "uce", "rece", "speed", "oce")
 
 
 def small(method: str):

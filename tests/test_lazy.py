@@ -60,7 +60,7 @@ def test_no_other_tensor_is_read_and_the_deltas_are_the_same_bytes(name, tmp_pat
         noted.pop("variant", None)  # of files that were opened, which the open model does not tell
         return path.read_bytes(), noted
 
-    methods = ("projection", "uce", "rece")
+    methods = ("projection", "uce", "rece", "speed", "oce")
     whole = {method: erased(method, model) for method in methods}
     keep_what_text_enters_through(folder, pipeline)
     for method in methods:

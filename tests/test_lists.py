@@ -1,0 +1,134 @@
+"""SPEED and OCE beside their formulas, as the papers and NumPy have them."""
+
+import numpy as np
+import pytest
+import torch
+
+from erase.core.delta import LowRankDelta, truncate_delta
+from erase.methods.oce import OCEConfig, oce, rotation
+from erase.methods.speed import (
+    Problem,
+    SPEEDConfig,
+    cut,
+    landmarks,
+    null_space_edit,
+    speed,
+    summed,
+)
+
+OUT, D = 10, 14
+THRESHOLD, SCALE = 0.6, 0.5
+
+
+def drawn(*shape: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(sum(shape))
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+WEIGHT, TOKENS, WANTED, FIXED = drawn(OUT, D), drawn(3, D), drawn(4, D)[:3], 0.3 * drawn(2, D)
+KEPT = drawn(30, D) * torch.logspace(0, -2, D, dtype=torch.float64)
+CONFIG = SPEEDConfig(threshold=THRESHOLD, retain_scale=SCALE)
+
+
+def influential(weight, alone, kept):
+    """The filter and the directed augmentation of the authors' code, as rows."""
+    sizes = np.linalg.norm(kept @ alone.T, axis=1)
+    kept = kept[sizes > sizes.mean()]
+    generator = torch.Generator().manual_seed(0)
+    steps = torch.randn(10, len(kept), generator=generator, dtype=torch.float64).numpy()
+    axis = np.linalg.svd(weight, full_matrices=False)[2][-1]
+    copies = (kept + steps[:, :, None] * axis).reshape(-1, D)
+    sizes = np.linalg.norm(copies @ alone.T, axis=1)
+    return np.concatenate([kept, copies[sizes > sizes.mean()]])
+
+
+def speed_formula(weight, tokens, wanted, kept, fixed):
+    """The change of a weight by SPEED's closed form, and the axes that it is to leave alone."""
+    identity, fixed = np.eye(D), fixed.T
+    target, anchor = tokens.T @ tokens / len(tokens), wanted.T @ tokens / len(tokens)
+    alone = weight @ (anchor - target) @ np.linalg.inv(identity + target)
+    rows = influential(weight, alone, kept)
+    axes, energies, _ = np.linalg.svd(rows.T @ rows / len(rows))
+    free = axes[:, energies < THRESHOLD]
+    project = free @ free.T
+    inverse = np.linalg.inv(target @ project + SCALE * identity)
+    gap = np.linalg.inv(fixed.T @ project @ inverse @ fixed)
+    bound = identity - inverse @ fixed @ gap @ fixed.T @ project
+    change = weight @ (anchor - target) @ project @ bound @ inverse
+    return change, axes[:, energies >= THRESHOLD]
+
+
+def problem(tokens: torch.Tensor = TOKENS, wanted: torch.Tensor = WANTED) -> Problem:
+    return Problem(*summed(tokens, wanted - tokens), KEPT, FIXED)
+
+
+def relative(found, wanted) -> float:
+    found, wanted = np.asarray(found), np.asarray(wanted)
+    return float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
+
+
+def test_speed_is_its_formula_and_keeps_what_it_promises():
+    up, down = null_space_edit(WEIGHT, problem(), CONFIG, 0)
+    arrays = (part.numpy() for part in (WEIGHT, TOKENS, WANTED, KEPT, FIXED))
+    wanted, held = speed_formula(*arrays)
+    assert up.shape[1] == len(down) == len(TOKENS)
+    assert 0 < held.shape[1] < D
+    assert relative(up @ down, wanted) < 1e-6
+    size = np.linalg.norm(wanted)
+    for kept in (torch.tensor(held), FIXED.T):  # in float32 too, as it is written
+        assert (up.float() @ down.float() @ kept.float()).norm() < 1e-6 * size * kept.norm()
+
+
+def test_speed_of_more_tokens_than_dimensions_is_the_same_and_cut_it_keeps_its_promises():
+    many = TOKENS.repeat(9, 1), WANTED.repeat(9, 1)
+    up, down = null_space_edit(WEIGHT, problem(*many), CONFIG, 0)
+    few = null_space_edit(WEIGHT, problem(), CONFIG, 0)
+    assert relative(up @ down, few[0] @ few[1]) < 1e-6
+    short, lost = cut(LowRankDelta(few[0].float(), few[1].float()), 2)
+    assert short.rank == 2
+    assert 0 < lost < 1
+    assert (short.dense().double() @ FIXED.T).norm() < 1e-6 * short.dense().norm() * FIXED.norm()
+
+
+def test_landmarks_are_centres_of_what_lies_together():
+    empty = torch.cat([drawn(1, 5), *(place + 1e-3 * drawn(6, 5) for place in (0.0, 9.0, 18.0))])
+    found = landmarks(empty, 3)
+    assert torch.equal(found[:1], empty[:1])
+    assert torch.allclose(found[1:].mean(1), torch.tensor([0.0, 9.0, 18.0]).double(), atol=0.01)
+    assert torch.equal(landmarks(empty[:1], 3), empty[:1])
+
+
+def test_oce_is_its_formula_and_orthogonal():
+    moment = (KEPT.T @ KEPT / len(KEPT) + 0.1 * torch.eye(D)).double()
+    found = rotation(WEIGHT, TOKENS, WANTED, moment, 3.0)
+    weight, moment = WEIGHT.numpy(), moment.numpy()
+    bases = [np.linalg.qr(weight @ rows.numpy().T)[0] for rows in (TOKENS, WANTED)]
+    erased, guide = (basis @ basis.T for basis in bases)
+    retained = weight @ moment @ weight.T
+    scale = 3.0 * np.trace(erased @ retained) / len(TOKENS)
+    left, _, right = np.linalg.svd(-scale * erased @ (np.eye(OUT) - guide) + retained)
+    assert relative(found, left @ right) < 1e-6
+    assert relative(found @ found.T, np.eye(OUT)) < 1e-6
+
+
+def test_a_lone_concept_apart_from_its_anchor_is_turned_round_by_oce():
+    left, _, _ = torch.linalg.svd(WEIGHT)
+    forget, anchor = (torch.linalg.pinv(WEIGHT) @ left[:, :2]).T.split(1)
+    turned = rotation(WEIGHT, forget, anchor, torch.eye(D).double(), 1e6) @ left[:, :2]
+    assert relative(turned, left[:, :2] * torch.tensor([-1.0, 1.0])) < 1e-6
+
+
+@pytest.mark.parametrize("method", [speed, oce])
+def test_the_recipe_tells_what_the_whole_retain_list_lost(method, tiny_task):
+    erasure = method(tiny_task, {speed: SPEEDConfig, oce: OCEConfig}[method]())
+    assert erasure.recipe["retained_moved"].keys() == erasure.deltas.keys()
+    assert 0 < max(erasure.recipe["retained_moved"].values()) < 2
+
+
+def test_a_cut_rotation_is_a_lora_that_tells_its_error(tiny_task):
+    whole, short = oce(tiny_task, OCEConfig()), oce(tiny_task, OCEConfig(rank=2))
+    for name, delta in short.deltas.items():
+        full = whole.deltas[name].dense()
+        assert torch.equal(delta.dense(), truncate_delta(whole.deltas[name], 2).dense())
+        error = float((delta.dense() - full).norm() / full.norm())
+        assert short.recipe["left_out"][name] == pytest.approx(error, abs=2e-6)
