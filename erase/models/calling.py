@@ -103,7 +103,7 @@ def calling_of(pipeline: DiffusionPipeline, tokens: int | None = SHORT) -> Calli
         except Exception as error:  # each class refuses what it does not draw in its own way
             failed = failed or error
             continue
-        count = 0 if draw.result is None else draw.result.numel()
+        count = draw.result.numel()
         if count > (found[0] if found else 0):
             found = count, size | few, options | {"output_type": output}, draw
         if count >= FEWEST:

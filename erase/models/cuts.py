@@ -54,7 +54,7 @@ def places_of(sample: Tensor, given: Tensor) -> Iterator[Cut]:
     limit = 5e-3 if given.dtype.itemsize < 4 else 1e-5
     for cut in cuts(given.shape, sample.numel()):
         part = cut_out(given, cut)
-        key = (part.storage_offset(), part.numel())
+        key = (int(part.storage_offset()), part.numel())
         if key not in seen and part.any() and fitted(part, [sample])[1] < limit:
             seen.add(key)
             yield cut

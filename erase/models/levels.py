@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from erase.models.cuts import Cut, cut_out, cuts, fitted, places_of
-from erase.models.listening import Call, Draw, Leaves, Listener, leaves
+from erase.models.listening import Answer, Call, Draw, Leaves, Listener, leaves
 
 STEPS = (24, 12)  # of the draws that are answered for
 EXACT, LAST, SPREAD = 2e-3, 0.06, 0.3
@@ -77,7 +77,7 @@ class Levels:
                 return self._found(STEPS[1])
 
     def _found(self, steps: int) -> Ladder:
-        self._options = {"num_inference_steps": steps}
+        self._options: dict[str, Any] = {"num_inference_steps": steps}
         self._still = self._answered(lambda call, raw: torch.zeros_like(raw))
         self._asked = asked = self._prompted(self._still)
         given = leaves(asked[0].arguments)[self._latents]
@@ -89,7 +89,7 @@ class Levels:
             )
         whole = torch.randn(asked[0].raw.shape, generator=torch.Generator().manual_seed(1))
         self._answer = whole
-        self._moved = self._answered(lambda call, raw: whole.to(raw))
+        self._moved = self._answered(_always(whole))
         self._cut = self._prediction()
         failures = []
         for kind, mixes in self._guesses():
@@ -145,8 +145,7 @@ class Levels:
         for cut in ways:
             self._answer = torch.zeros_like(whole)
             cut_out(self._answer, cut).copy_(cut_out(whole, cut))
-            answer = self._answer
-            self._moved = self._answered(lambda call, raw, answer=answer: answer.to(raw))
+            self._moved = self._answered(_always(self._answer))
             moved = self._moved.result.double() - self._still.result.double()
             if moved.any() and fitted(moved, [cut_out(whole, cut)])[1] < 0.1:
                 return cut
@@ -272,6 +271,11 @@ class Levels:
             return said
 
         return self._answered(answer)
+
+
+def _always(said: Tensor) -> Answer:
+    """One answer [...] to all calls."""
+    return lambda call, raw: said.to(raw)
 
 
 @contextmanager

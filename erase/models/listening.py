@@ -94,22 +94,22 @@ class Call:
     who: str
     step: int
     arguments: dict[str, Any]
-    raw: Tensor | None = None
+    raw: Tensor = field(default_factory=lambda: torch.zeros(0))
 
 
 @dataclass
 class Draw:
     """What was heard of one call of a pipeline.
 
-    samples, times: what the scheduler was given at each step. result: what its last step gave.
-    output: what the pipeline gave.
+    samples, times: what the scheduler was given at each step. result: what its last step gave, if
+    there was one. output: what the pipeline gave.
     read, said: by layer, digests of what it read and what it said, one list a call of its module.
     """
 
     calls: list[Call] = field(default_factory=list)
     samples: list[Tensor] = field(default_factory=list)
     times: list[Any] = field(default_factory=list)
-    result: Tensor | None = None
+    result: Tensor = field(default_factory=lambda: torch.zeros(0))
     output: Any = None
     read: dict[str, list[list[str]]] = field(default_factory=dict)
     said: dict[str, list[Any]] = field(default_factory=dict)

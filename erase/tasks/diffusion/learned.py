@@ -75,6 +75,8 @@ class LearnedDenoiser(ConditionedDenoiser):
     heard: what it is given for prompts, kept from one such denoiser to the next.
     """
 
+    noising: LearnedNoising
+
     def __init__(
         self,
         pipeline: DiffusionPipeline,
@@ -86,7 +88,7 @@ class LearnedDenoiser(ConditionedDenoiser):
         super().__init__(pipeline, size, guidance)
         self._heard: dict[str, dict[str, dict[str, Any]]] = like._heard if like else {}
 
-    def _noising(self) -> "LearnedNoising":
+    def _noising(self) -> LearnedNoising:
         return self._like.noising if self._like else LearnedNoising(self._levels)
 
     def _levels(self) -> Ladder:

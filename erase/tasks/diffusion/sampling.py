@@ -2,7 +2,7 @@
 
 import copy
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Literal
 
@@ -44,8 +44,9 @@ def draw(
     """
     family = family_of(pipeline)
     if known := family.learned:
-        some = partial(_drawn_alone, known.calling.drawer, pipeline, sampling, output_type)
-        return _drawn_one_by_one(some, prompts, seeds, sampling, description, shared)
+        output = "pt" if output_type == "pt" else ""
+        listener = known.calling.drawer(pipeline, sampling, output)
+        return _drawn_one_by_one(listener, prompts, seeds, sampling, output, description, shared)
     unfiltered = without_filter(pipeline)
     require_read(getattr(pipeline, family.denoiser))
     side = family.side(pipeline, sampling.size)
@@ -78,10 +79,11 @@ def draw(
 
 
 def _drawn_one_by_one(
-    some: Callable[[str, int], Tensor],
+    listener: Listener,
     prompts: Sequence[str],
     seeds: Sequence[int],
     sampling: Sampling,
+    output: str,
     description: str,
     shared: bool,
 ) -> Tensor:
@@ -89,7 +91,7 @@ def _drawn_one_by_one(
     with Bar(total=sampling.steps * len(prompts), desc=description, unit="step") as bar:
 
         def one(place: int) -> Tensor:
-            picture = some(prompts[place], seeds[place])
+            picture = _drawn_alone(listener, prompts[place], seeds[place], output)
             bar.update(sampling.steps)
             return widened(picture).cpu()
 
@@ -98,20 +100,14 @@ def _drawn_one_by_one(
     return torch.cat(drawn) if drawn else torch.zeros(0)
 
 
-def _drawn_alone(
-    drawer: Callable[..., Listener],
-    pipeline: DiffusionPipeline,
-    sampling: Sampling,
-    output_type: OutputType,
-    prompt: str,
-    seed: int,
-) -> Tensor:
-    """One picture [1, 3, H, W], of a film the frame in its middle, or its latents [1, ...]."""
-    pictured = output_type == "pt"
-    with torch.no_grad():
-        draw = drawer(pipeline, sampling, "pt" if pictured else "").draw(prompt, seed)
-    found = draw.output[0] if pictured else draw.result
-    return found[:, found.shape[1] // 2] if pictured and found.ndim == 5 else found
+@torch.no_grad()
+def _drawn_alone(listener: Listener, prompt: str, seed: int, output: str) -> Tensor:
+    """One picture [1, 3, H, W], of a film the frame in its middle; its latents if no output is."""
+    draw = listener.draw(prompt, seed)
+    if not output:
+        return draw.result
+    found: Tensor = draw.output[0]
+    return found[:, found.shape[1] // 2] if found.ndim == 5 else found
 
 
 def _tick(
