@@ -8,6 +8,7 @@ from conftest import build_tiny_pipeline, build_tiny_task, digits, trained_digit
 from test_erasure import changed
 from tiny_families import SIDE, build_family
 from torch import nn
+from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from erase import ClassificationTask
 from erase.core.precision import FIRST_SCALE, LossScale, MasterWeights, computed_in_float32
@@ -150,6 +151,18 @@ def test_half_precision_modules_compute_as_their_float32_copies_would(family):
         after = {name: (id(t), t.data_ptr()) for name, t in module.named_parameters()}
         assert before == after
         assert module.dtype == torch.bfloat16
+
+
+@torch.no_grad()
+def test_an_embedding_whose_weights_multiply_too_computes_in_float32():
+    config = Qwen3Config(
+        vocab_size=50, hidden_size=16, intermediate_size=32, num_hidden_layers=2, head_dim=8,
+        num_attention_heads=2, num_key_value_heads=2, tie_word_embeddings=True,
+    )  # fmt: skip
+    model, tokens = Qwen3ForCausalLM(config).to(torch.bfloat16), torch.arange(6)[None]
+    wanted = copy.deepcopy(model).float()(tokens).logits
+    with computed_in_float32([model]):
+        assert torch.equal(model(tokens).logits, wanted)
 
 
 def test_a_prediction_is_of_float32_whatever_the_denoiser_computes_in():

@@ -102,13 +102,12 @@ def computed_in_float32(modules: Iterable[nn.Module]) -> Iterator[None]:
     """While in force, modules stored in half precision compute in float32.
 
     Of their lists of blocks only the block that works is widened, and of an embedding only what is
-    looked up, so that memory grows by the largest block. On the way out all tensors are the very
-    same as before.
+    looked up, unless its weights multiply too, so that memory grows by the largest block. On the
+    way out all tensors are the very same as before.
     """
     with ExitStack() as stack:
         for module in modules:
-            blocks = list(_blocks(module))
-            tables = [part for part in module.modules() if isinstance(part, nn.Embedding)]
+            blocks, tables = list(_blocks(module)), _tables(module)
             within = {id(t) for part in (*blocks, *tables) for t in _tensors(part)}
             stack.enter_context(_wide(module, (t for t in _tensors(module) if id(t) not in within)))
             for block in blocks:
@@ -131,6 +130,14 @@ def _widen_what_is_found(table: nn.Embedding, stack: ExitStack) -> None:
         return widened(nn.functional.embedding(inputs[0], own))
 
     stack.callback(table.register_forward_hook(found).remove)
+
+
+def _tables(module: nn.Module) -> list[nn.Embedding]:
+    """The embeddings whose weights are looked up alone: some language models' multiply, too."""
+    parts = list(module.modules())
+    tables = [part for part in parts if isinstance(part, nn.Embedding)]
+    others = {id(t) for p in parts if p not in tables for t in p.parameters(recurse=False)}
+    return [table for table in tables if id(table.weight) not in others]
 
 
 def _blocks(module: nn.Module) -> Iterator[nn.Module]:
