@@ -52,9 +52,9 @@ CLASSES = [
 ]
 
 
-def build_task(pipeline, **changes) -> DiffusionTask:
+def build_task(pipeline, templates=("a {concept}",)) -> DiffusionTask:
     side = learned(pipeline).calling.smallest.get("height", 0)
-    request = EraseRequest(["ghost"], anchors=["pizza"], retain=["dog"], templates=["a {concept}"])
+    request = EraseRequest(["ghost"], anchors=["pizza"], retain=["dog"], templates=templates)
     config = DiffusionTaskConfig(
         forget_pictures=1, retain_pictures=1, generation_steps=2, batch_size=2, size=side
     )

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from test_learned import BUILDERS, build_task
 
 from erase.core.delta import LowRankDelta, truncate_delta
-from erase.methods.oce import OCEConfig, oce, rotation
+from erase.methods.oce import OCEConfig, concept_means, oce, rotation
 from erase.methods.speed import (
     Problem,
     SPEEDConfig,
@@ -15,6 +16,7 @@ from erase.methods.speed import (
     speed,
     summed,
 )
+from erase.tasks.diffusion.places import TEXT
 
 OUT, D = 10, 14
 THRESHOLD, SCALE = 0.6, 0.5
@@ -90,6 +92,11 @@ def test_speed_of_more_tokens_than_dimensions_is_the_same_and_cut_it_keeps_its_p
     assert (short.dense().double() @ FIXED.T).norm() < 1e-6 * short.dense().norm() * FIXED.norm()
 
 
+def test_speed_is_refused_where_no_direction_may_change():
+    with pytest.raises(ValueError, match="leaves no direction"):
+        null_space_edit(WEIGHT, problem(), SPEEDConfig(threshold=1e-12), 0)
+
+
 def test_landmarks_are_centres_of_what_lies_together():
     empty = torch.cat([drawn(1, 5), *(place + 1e-3 * drawn(6, 5) for place in (0.0, 9.0, 18.0))])
     found = landmarks(empty, 3)
@@ -123,6 +130,18 @@ def test_the_recipe_tells_what_the_whole_retain_list_lost(method, tiny_task):
     erasure = method(tiny_task, {speed: SPEEDConfig, oce: OCEConfig}[method]())
     assert erasure.recipe["retained_moved"].keys() == erasure.deltas.keys()
     assert 0 < max(erasure.recipe["retained_moved"].values()) < 2
+
+
+def test_oce_takes_the_mean_of_what_differs_also_of_prompts_of_several_lengths():
+    task = build_task(BUILDERS["dreamlite"](), ("a {concept}", "a photo of a {concept} at home"))
+    (site,), prompts = task.sites(TEXT), task.prompts.forget
+    read = [task.redirected_readings([prompt])[site] for prompt in prompts]
+    assert len(read[0][0]) < len(read[1][0])
+    tokens, wanted = map(torch.cat, zip(*read, strict=True))
+    differs = (tokens != wanted).any(1)
+    means = concept_means(task, OCEConfig())[site]
+    for found, rows in zip(means, (tokens, wanted), strict=False):
+        assert torch.allclose(found, rows[differs].double().mean(0)[None])
 
 
 def test_a_cut_rotation_is_a_lora_that_tells_its_error(tiny_task):

@@ -9,8 +9,8 @@ from erase.core.delta import DenseDelta
 from erase.erasure.erasure import Erasure
 from erase.methods import register
 from erase.methods.speed import cut, share_moved
-from erase.methods.uce import UCEConfig, editing_tokens, exact
-from erase.prompts.request import sample
+from erase.methods.uce import exact, retained_tokens, sampled
+from erase.prompts.request import by_group
 from erase.support.config import Config, NotNegative, Positive
 from erase.tasks.diffusion.places import TEXT
 from erase.tasks.diffusion.task import DiffusionTask
@@ -75,20 +75,16 @@ def concept_means(task: DiffusionTask, config: OCEConfig) -> dict[str, tuple[Ten
 
     A mean is over those tokens of a concept's prompts that differ from the anchors'.
     """
-    forget = sample(task.prompts.forget, min(config.prompts, len(task.prompts.forget)), task.seed)
-    groups = [prompt.group for prompt in forget]
-    means = {}
-    for site, (tokens, wanted, kept) in editing_tokens(
-        task, UCEConfig(prompts=config.prompts)
-    ).items():
-        differs = (tokens != wanted).any(1).view(len(forget), -1)
-        pairs = []
-        for group in dict.fromkeys(groups):
-            own = torch.tensor([name == group for name in groups])[:, None]
-            chosen = (own & differs if (own & differs).any() else own.expand_as(differs)).flatten()
-            pairs.append(torch.stack([tokens[chosen].mean(0), wanted[chosen].mean(0)]))
-        means[site] = *torch.stack(pairs, 1), kept
-    return means
+    forget, retain = sampled(task, config.prompts)
+    kept = retained_tokens(task, retain)
+    pairs: dict[str, list[Tensor]] = {site: [] for site in kept}
+    for group in by_group(forget).values():
+        for site, (tokens, wanted) in task.redirected_readings(group).items():
+            differs = (tokens != wanted).any(1)
+            chosen = differs if differs.any() else ~differs
+            means = [exact(rows[chosen]).mean(0) for rows in (tokens, wanted)]
+            pairs[site].append(torch.stack(means))
+    return {site: (*torch.stack(pairs[site], 1), rows) for site, rows in kept.items()}
 
 
 def rotation(

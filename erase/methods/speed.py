@@ -122,12 +122,18 @@ def landmarks(empty: Tensor, centres: int) -> Tensor:
 def null_space_edit(
     weight: Tensor, problem: Problem, config: SPEEDConfig, seed: int
 ) -> tuple[Tensor, Tensor]:
-    """Factors up [o, n] and down [n, d] of SPEED's change of a weight [o, d]."""
+    """Factors up [o, n] and down [n, d] of SPEED's change of a weight [o, d].
+
+    Raises ValueError if the threshold lets nothing change.
+    """
     up, tokens, scale = weight @ problem.change.T, problem.tokens, config.retain_scale
     identity = torch.eye(len(tokens)).double()
     first_down = torch.linalg.solve(tokens @ tokens.T + identity, tokens)
     energies, axes = eigen(moment_moved(weight, up, first_down, problem.kept, config, seed))
     free = axes[:, energies < config.threshold]
+    if not free.shape[1]:
+        raise ValueError(f"threshold {config.threshold} leaves no direction in which a weight may "
+                         "change; raise it.")  # fmt: skip
     # In the free coordinates, with N = (T + s I)^-1: rows @ N, then N @ fixed.
     rows, fixed = tokens @ free, free.T @ problem.fixed.T
     down = torch.linalg.solve(rows @ rows.T + scale * identity, rows)

@@ -1,6 +1,6 @@
 """UCE: one least-squares edit of the weights that read the text itself."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from erase.core.delta import LowRankDelta
 from erase.erasure.erasure import Erasure
 from erase.methods import register
-from erase.prompts.request import sample
+from erase.prompts.request import Prompt, sample
 from erase.support.config import Config, Positive
 from erase.tasks.diffusion.places import TEXT
 from erase.tasks.diffusion.task import DiffusionTask
@@ -72,10 +72,7 @@ def editing_tokens(
     In float64. Raises ValueError if no weight that reads the text itself may change.
     """
     task.sites(TEXT)
-    forget, retain = (
-        sample(prompts, min(config.prompts, len(prompts)), task.seed)
-        for prompts in (task.prompts.forget, task.prompts.retain)
-    )
+    forget, retain = sampled(task, config.prompts)
     if config.tokens == "last":
         texts = [p.text for p in forget], [p.anchor for p in forget], [p.text for p in retain]
         sources, targets, kept = map(task.last_readings, texts)
@@ -83,14 +80,28 @@ def editing_tokens(
             site: (exact(sources[site]), exact(targets[site]), exact(kept[site]))
             for site in sources
         }
-    redirected = task.redirected_readings(forget)
-    with torch.no_grad():
-        # Guidance reads the empty prompt beside every other.
-        kept = task.readings([*(prompt.text for prompt in retain), ""])
+    redirected, kept = task.redirected_readings(forget), retained_tokens(task, retain)
     return {
-        site: (exact(tokens), exact(wanted), exact(kept[site].flatten(0, 1)))
+        site: (exact(tokens), exact(wanted), kept[site])
         for site, (tokens, wanted) in redirected.items()
     }
+
+
+def sampled(task: DiffusionTask, most: int) -> tuple[list[Prompt], list[Prompt]]:
+    """At most so many of the forget and of the retain prompts."""
+    forget, retain = (
+        sample(prompts, min(most, len(prompts)), task.seed)
+        for prompts in (task.prompts.forget, task.prompts.retain)
+    )
+    return forget, retain
+
+
+@torch.no_grad()
+def retained_tokens(task: DiffusionTask, retain: Sequence[Prompt]) -> dict[str, Tensor]:
+    """At each place: all tokens of these prompts and of the empty one [m, d], in float64."""
+    # Guidance reads the empty prompt beside every other.
+    read = task.readings([*(prompt.text for prompt in retain), ""])
+    return {site: exact(rows.flatten(0, 1)) for site, rows in read.items()}
 
 
 def exact(readings: Tensor) -> Tensor:

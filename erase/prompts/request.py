@@ -247,7 +247,7 @@ def find_concept(name: str, catalogue: Catalogue) -> Concept:
 
 def sample(prompts: Sequence[Prompt], count: int, seed: int) -> list[Prompt]:
     """`count` prompts, evenly over their groups, then over each group's; at least one a group."""
-    rng, groups = random.Random(seed), _by_group(prompts)
+    rng, groups = random.Random(seed), by_group(prompts)
     count = max(count, len(groups))
     drawn: list[Prompt] = []
     for place, group in enumerate(groups.values()):
@@ -256,7 +256,8 @@ def sample(prompts: Sequence[Prompt], count: int, seed: int) -> list[Prompt]:
     return drawn
 
 
-def _by_group(prompts: Sequence[Prompt]) -> dict[str, list[Prompt]]:
+def by_group(prompts: Sequence[Prompt]) -> dict[str, list[Prompt]]:
+    """The prompts by the concept they name."""
     groups: dict[str, list[Prompt]] = {}
     for prompt in prompts:
         groups.setdefault(prompt.group, []).append(prompt)
@@ -273,5 +274,5 @@ def _rounds(prompts: Sequence[Prompt], count: int, rng: random.Random) -> list[P
 
 def texts_by_group(prompts: Sequence[Prompt]) -> dict[str, list[str]]:
     """The prompts' texts by the concept they name."""
-    groups = _by_group(prompts)
+    groups = by_group(prompts)
     return {group: [prompt.text for prompt in named] for group, named in groups.items()}
