@@ -39,10 +39,15 @@ def _of_one_axis(shape: Sequence[int], count: int) -> Iterator[Cut]:
             yield from (((axis, start, length),) for start in starts)
 
 
+def numbers_of(tensor: Tensor) -> Tensor:
+    """All numbers [n] in float64, on the CPU: not every device has it."""
+    return tensor.detach().flatten().cpu().double()
+
+
 def fitted(target: Tensor, columns: Sequence[Tensor]) -> tuple[list[float], float]:
     """The weights of columns that make up a target, all of one size, and what is left of it."""
-    wanted = target.double().flatten().cpu()
-    matrix = torch.stack([column.double().flatten().cpu() for column in columns], 1)
+    wanted = numbers_of(target)
+    matrix = torch.stack([numbers_of(column) for column in columns], 1)
     found = torch.linalg.lstsq(matrix, wanted[:, None], driver="gelsd").solution[:, 0]
     left = (matrix @ found - wanted).norm() / wanted.norm().clamp_min(1e-30)
     return found.tolist(), float(left)

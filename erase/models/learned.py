@@ -70,13 +70,11 @@ class LearnedFamily:
 
     def levels(self, listener: Listener) -> Levels:
         """What finds the levels of noise in a listener's draws."""
-        first = self.denoisers[0]
-        latents, told = first.given("latents")[0], first.given("time")
-        return Levels(listener, self.names, latents, told, self.call, PROMPT)
+        return _levels_of(listener, self.denoisers, self.call)
 
     def as_json(self) -> dict[str, Any]:
-        """All of it, for a file."""
-        return asdict(self)
+        """All of it but the seconds, which differ each time, for a file."""
+        return {name: value for name, value in asdict(self).items() if name != "seconds"}
 
     def __str__(self) -> str:
         lines = [f"{self.pipeline}, learned from its own calls in {self.seconds:.1f} s"]
@@ -167,17 +165,21 @@ def _learned_of(pipeline: DiffusionPipeline, calling: Calling, begun: float) -> 
     text = TextLayers(listener, [one.name for one in denoisers], (PROMPT, OTHER), arguments.call)
     _require_replayed(pipeline, text.drawn, denoisers)
     enters = text.entries()
-    first = denoisers[0]
-    latents, told = first.given("latents")[0], first.given("time")
-    names = [one.name for one in denoisers]
-    ladder = Levels(listener, names, latents, told, arguments.call, PROMPT).found()
+    ladder = _levels_of(listener, denoisers, arguments.call).found()
     kinds = (kind.__name__ for kind in type(pipeline).__mro__)
+    pairs = [(_number(level.told), level.noise) for level in ladder.levels]
     return LearnedFamily(
         next(name for name in kinds if hasattr(diffusers, name)), calling, denoisers,
-        arguments.call, arguments.rows(first), text.heard(timed=False), text.heard(timed=True),
-        enters, ladder.kind, [(_number(level.told), level.noise) for level in ladder.levels],
-        ladder.error, time.perf_counter() - begun,
+        arguments.call, arguments.rows(denoisers[0]), text.heard(timed=False),
+        text.heard(timed=True), enters, ladder.kind, pairs, ladder.error,
+        time.perf_counter() - begun,
     )  # fmt: skip
+
+
+def _levels_of(listener: Listener, denoisers: Sequence[Denoiser], call: int) -> Levels:
+    first, names = denoisers[0], [one.name for one in denoisers]
+    latents, told = first.given("latents")[0], first.given("time")
+    return Levels(listener, names, latents, told, call, PROMPT)
 
 
 def _require_replayed(

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from erase.models.cuts import Cut, cut_out, cuts, fitted, places_of
+from erase.models.cuts import Cut, cut_out, cuts, fitted, numbers_of, places_of
 from erase.models.listening import Answer, Call, Draw, Leaves, Listener, leaves
 
 STEPS = (24, 12)  # of the draws that are answered for
@@ -129,14 +129,14 @@ class Levels:
     def _latents_of(self, call: Call) -> Tensor:
         """The latents within a call's argument, flat."""
         given = leaves(call.arguments)[self._latents]
-        return cut_out(given, self._places[0]).double().flatten().cpu()
+        return numbers_of(cut_out(given, self._places[0]))
 
     def _prediction(self) -> Cut:
         """Where in the answer the prediction is: what the end depends on.
 
         Where all of it at once makes no sum, as a variance beside it does not, one part at a time.
         """
-        wanted = self._moved.result.double() - self._still.result.double()
+        wanted = numbers_of(self._moved.result) - numbers_of(self._still.result)
         ways = list(cuts(self._answer.shape, wanted.numel()))
         left = [fitted(wanted, [cut_out(self._answer, cut)])[1] for cut in ways]
         if min(left) < self._exact:
@@ -146,7 +146,7 @@ class Levels:
             self._answer = torch.zeros_like(whole)
             cut_out(self._answer, cut).copy_(cut_out(whole, cut))
             self._moved = self._answered(_always(self._answer))
-            moved = self._moved.result.double() - self._still.result.double()
+            moved = numbers_of(self._moved.result) - numbers_of(self._still.result)
             if moved.any() and fitted(moved, [cut_out(whole, cut)])[1] < 0.1:
                 return cut
         raise ValueError("no part of its answer is what the scheduler is given")
@@ -162,20 +162,21 @@ class Levels:
         A velocity moves them along a line, a picture is where they go.
         """
         begin = self._latents_of(self._asked[0])
-        answer = cut_out(self._answer, self._cut).double().flatten()
+        answer = numbers_of(cut_out(self._answer, self._cut))
         stay = [fitted(self._latents_of(call), [begin]) for call in self._asked]
         moved = self._prompted(self._moved)
         apart = [
             self._latents_of(b) - self._latents_of(a)
             for a, b in zip(self._asked, moved, strict=True)
         ]
-        ends = (self._moved.result - self._still.result).double().flatten().cpu()
+        ends = numbers_of(self._moved.result - self._still.result)
         shares = [fitted(one, [answer])[0][0] for one in apart]
         end, left = fitted(ends, [answer])
         if max(residual for _, residual in stay) > self._exact or left > self._exact:
             return
         kept = [found[0] for found, _ in stay]
-        if abs(end[0] - 1) < self._exact and self._still.result.norm() < self._exact * begin.norm():
+        stays = float(numbers_of(self._still.result).norm() / begin.norm())
+        if max(abs(end[0] - 1), stays) < self._exact:
             yield "picture", [(a, b, 1.0, 0.0) for a, b in zip(shares, kept, strict=True)]
         (scale,), left = fitted(self._still.result, [begin])
         if max(abs(one - 1) for one in kept) < self._exact and left < self._exact:
@@ -212,7 +213,8 @@ class Levels:
         ended = self._answered(answer)
         (scale,), left = fitted(self._still.result, [self._latents_of(last)])
         share, rest = fitted(
-            ended.result.double() - self._still.result.double(), [cut_out(self._answer, self._cut)]
+            numbers_of(ended.result) - numbers_of(self._still.result),
+            [cut_out(self._answer, self._cut)],
         )
         if max(left, rest) > self._exact or not scale:
             return
@@ -238,7 +240,7 @@ class Levels:
         draws = [self._led_to(picture, mixes) for picture in pictures]
         apart = pictures[0] - pictures[1]
         errors = [
-            float((draw.result.double().flatten().cpu() - picture).norm() / picture.norm()) / LAST
+            float((numbers_of(draw.result) - picture).norm() / picture.norm()) / LAST
             for draw, picture in zip(draws, pictures, strict=True)
         ]
         begun = 0.0

@@ -18,7 +18,9 @@ from erase.evaluate.pictures.fidelity import (
 from erase.evaluate.pictures.judges import embedded, judge_protocol
 from erase.evaluate.statistics import mean_with_error, wilson_share
 from erase.support.config import Config
+from erase.support.errors import refused
 from erase.support.pictures import load_folder
+from erase.support.reading import read_text
 
 
 @dataclass(frozen=True)
@@ -114,11 +116,9 @@ def captions(config: CaptionsConfig, judge: OpenJudge) -> Measurement | None:
     """The score of the captions in the file, if there is one."""
     if not config.captions:
         return None
-    try:
-        text = Path(config.captions).expanduser().read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"The captions {config.captions} cannot be read ({error}); give a text "
-                         "file with a caption a line.") from error  # fmt: skip
+    mend = "give a text file with a caption a line"
+    with refused(f"The captions {config.captions} cannot be read", mend):
+        text = read_text(Path(config.captions))
     return clip_score(judge(), text.removesuffix("\n").split("\n"))
 
 

@@ -239,7 +239,7 @@ def paired_rows(rows: Tensor, others: Tensor) -> Tensor:
     The path of least cost through 1 - cosine, by dynamic time warping (Sakoe and Chiba, 1978); of
     several that stand for one row the last.
     """
-    ours, theirs = (nn.functional.normalize(one.double().cpu(), dim=1) for one in (rows, others))
+    ours, theirs = (nn.functional.normalize(one.cpu().double(), dim=1) for one in (rows, others))
     costs = 1 - ours @ theirs.T
     totals = [costs[0].cumsum(0)]
     for row in costs[1:]:
