@@ -5,10 +5,11 @@ import copy
 import pytest
 import torch
 from conftest import build_tiny_pipeline, build_tiny_task, digits, trained_digits_model
+from diffusers.models.autoencoders.vq_model import VectorQuantizer
 from test_erasure import changed
 from tiny_families import SIDE, build_family
 from torch import nn
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers import Gemma3TextConfig, Gemma3TextModel, Qwen3Config, Qwen3ForCausalLM
 
 from erase import ClassificationTask
 from erase.core.precision import FIRST_SCALE, LossScale, MasterWeights, computed_in_float32
@@ -153,16 +154,33 @@ def test_half_precision_modules_compute_as_their_float32_copies_would(family):
         assert module.dtype == torch.bfloat16
 
 
+SMALL = {
+    "vocab_size": 50, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2,
+    "head_dim": 8, "num_attention_heads": 2, "num_key_value_heads": 2,
+}  # fmt: skip
+TABLES = {
+    "tied": lambda: Qwen3ForCausalLM(Qwen3Config(**SMALL, tie_word_embeddings=True)),
+    "scaled": lambda: Gemma3TextModel(Gemma3TextConfig(**SMALL)),
+    "bounded": lambda: nn.Embedding(50, 16, max_norm=0.5),
+    "in a list": lambda: nn.Sequential(nn.Embedding(50, 16, padding_idx=1)),
+    "multiplied": lambda: VectorQuantizer(50, 16, beta=1.0, sane_index_shape=True),
+}
+
+
+@pytest.mark.parametrize("kind", TABLES)
 @torch.no_grad()
-def test_an_embedding_whose_weights_multiply_too_computes_in_float32():
-    config = Qwen3Config(
-        vocab_size=50, hidden_size=16, intermediate_size=32, num_hidden_layers=2, head_dim=8,
-        num_attention_heads=2, num_key_value_heads=2, tie_word_embeddings=True,
-    )  # fmt: skip
-    model, tokens = Qwen3ForCausalLM(config).to(torch.bfloat16), torch.arange(6)[None]
-    wanted = copy.deepcopy(model).float()(tokens).logits
+def test_an_embedding_computes_in_float32_whatever_is_made_of_it(kind):
+    model = TABLES[kind]().eval().to(torch.bfloat16)
+    wide = copy.deepcopy(model).float()
+    before = {name: (id(t), t.clone()) for name, t in model.named_parameters()}
+    given = torch.randn(2, 16, 3, 3) if kind == "multiplied" else torch.arange(6)[None]
     with computed_in_float32([model]):
-        assert torch.equal(model(tokens).logits, wanted)
+        found, wanted = model(given), wide(given)
+    found, wanted = (one if isinstance(one, torch.Tensor) else one[0] for one in (found, wanted))
+    assert torch.equal(found, wanted)
+    for name, weight in model.named_parameters():
+        assert id(weight) == before[name][0]
+        assert torch.equal(weight, before[name][1])
 
 
 def test_a_prediction_is_of_float32_whatever_the_denoiser_computes_in():
