@@ -50,7 +50,7 @@ def render_card(facts: Recipe, changed: Collection[str], stock_lora: bool = Fals
     classifier = any(name.startswith("model.") for name in changed)
     use = USE_CLASSIFIER if classifier else USE_LORA if stock_lora else USE
     model = facts.base.model or "its base"
-    how = "".join(f', {name}="{value}"' for name, value in facts.base.files.items())
+    how = "".join(f', {name}="{value}"' for name, value in facts.base.own_files.items())
     return CARD.format(
         concepts=", ".join(facts.concepts or ["A concept"]),
         model=model,

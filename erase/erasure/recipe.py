@@ -10,7 +10,7 @@ from torch import Tensor
 
 from erase.core.fingerprint import fingerprint
 from erase.prompts.request import EraseRequest
-from erase.support.config import Config, NotNegative, Positive, require_kind
+from erase.support.config import Config, NotNegative, OwnFiles, Positive, require_kind
 
 logger = logging.getLogger(__name__)
 COARSE_FIRST = ("bfloat16", "float16")
@@ -18,12 +18,12 @@ Part = TypeVar("Part", bound=Config)
 
 
 @dataclass(frozen=True)
-class Base(Config):
+class Base(OwnFiles):
     """The model an erasure was made for; its name and family are empty where nobody noted them.
 
     fingerprints: of the tensors that change, by name, of their values in float16. bfloat16: the
     same of their values in that. dtype: what they were stored in. loads_lora: whether the family's
-    stock pipeline loads LoRA files. variant, revision, model_config: how its files were opened.
+    stock pipeline loads LoRA files.
     """
 
     model: str = ""
@@ -32,15 +32,6 @@ class Base(Config):
     loads_lora: bool = True
     bfloat16: Mapping[str, str] = field(default_factory=dict)
     dtype: str = "float32"
-    variant: str = ""
-    revision: str = ""
-    model_config: str = ""
-
-    @property
-    def files(self) -> dict[str, Any]:
-        """How its files were opened, as far as that is noted."""
-        noted = {name: getattr(self, name) for name in ("variant", "revision", "model_config")}
-        return {name: value for name, value in noted.items() if value}
 
     def is_of(self, name: str, weight: Tensor) -> bool:
         """Whether a weight [...] has the base's values, as far as the coarser of both dtypes tells.

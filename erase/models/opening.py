@@ -26,6 +26,7 @@ from erase.models.lazy import left_family, text_pipeline
 from erase.models.stored import denoiser_file, single_file, stored_dtype, tensors_in
 from erase.prompts.catalogue import Catalogue, Finetuning, Sampling
 from erase.prompts.request import PromptSet
+from erase.support.config import OwnFiles
 from erase.support.distributed import DeviceConfig, own_device
 from erase.support.errors import refused
 from erase.support.reading import LARGEST_TEXT, require_file
@@ -37,28 +38,16 @@ Offload = Literal["none", "model", "sequential"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class OpeningConfig(DeviceConfig):
+class OpeningConfig(OwnFiles, DeviceConfig):
     """How pipelines are opened.
 
     Args:
         dtype: of the weights; auto as stored, on a CPU float32.
         offload: what waits on the CPU for its turn: parts, or all layers.
-        variant: of the files of weights, as fp16.
-        revision: a branch, tag or commit of a hub id.
-        model_config: a pipeline folder with a single file's configs.
     """
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     offload: Offload = "none"
-    variant: str = ""
-    revision: str = ""
-    model_config: str = ""
-
-    @property
-    def own_files(self) -> dict[str, Any]:
-        """What is said of the model's own files, so that they are found again."""
-        said = {name: getattr(self, name) for name in ("variant", "revision", "model_config")}
-        return {name: value for name, value in said.items() if value}
 
 
 @dataclass(frozen=True)

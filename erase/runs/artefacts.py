@@ -77,7 +77,7 @@ def export(
         path = export_kohya(cut, output, program or "comfyui")
         naming = naming_for(program or "comfyui", cut.facts.base.family)
         return f"LoRA: {path}\n{_read_by(cut, naming)}"
-    noted = {} if model else erasure.facts.base.files
+    noted = {} if model else erasure.facts.base.own_files
     said = {name: value for name, value in opening.items() if value}
     base = load_model(model or erasure.base_model, **noted | said)
     erasure.export_pipeline(base.pipeline, output)

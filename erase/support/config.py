@@ -66,6 +66,27 @@ class Config:
                 object.__setattr__(self, field.name, os.path.expanduser(value))
 
 
+@dataclass(frozen=True, kw_only=True)
+class OwnFiles(Config):
+    """Which of a model's own files are read.
+
+    Args:
+        variant: of the files of weights, as fp16.
+        revision: a branch, tag or commit of a hub id.
+        model_config: a pipeline folder with a single file's configs.
+    """
+
+    variant: str = ""
+    revision: str = ""
+    model_config: str = ""
+
+    @property
+    def own_files(self) -> dict[str, str]:
+        """What is said of them, so that they are found again."""
+        said = {field.name: getattr(self, field.name) for field in fields(OwnFiles)}
+        return {name: value for name, value in said.items() if value}
+
+
 def require_kind(name: str, value: Any, kind: Any) -> None:
     """Raise ValueError, saying what to give instead, if `value` is not of the type `kind`."""
     if mend := _mend(value, kind):
