@@ -51,7 +51,8 @@ def low_rank(erasure: Erasure, rank: int) -> Erasure:
     """The nearest erasure that is a stock LoRA of at most this rank, with its measured error.
 
     A LoRA holds no biases, norms or embeddings: the recipe's `truncation` lists what it leaves out
-    and gives the relative error |D - D'| / |D| of the whole change D.
+    and gives the relative error |D - D'| / |D| of the whole change D. Raises ValueError where it
+    would leave out all.
     """
     kept = {
         name: truncate_delta(delta, rank)
@@ -65,7 +66,7 @@ def low_rank(erasure: Erasure, rank: int) -> Erasure:
         change = delta.dense()
         rest = change - kept[name].dense() if name in kept else change
         lost, total = lost + float(rest.square().sum()), total + float(change.square().sum())
-    error = round((lost / total) ** 0.5, 6)
+    error = round((lost / (total or 1.0)) ** 0.5, 6)
     left_out = sorted(set(erasure.deltas) - set(kept))
     recipe = {"truncation": {"rank": rank, "relative_error": error, "left_out": left_out}}
     return Erasure(kept, erasure.recipe | recipe)

@@ -71,7 +71,7 @@ class Catalogue:
 
     @classmethod
     def of_model(cls, folder: str | Path) -> "Catalogue | None":
-        """Read `concepts.json` of a model folder, if it has one."""
+        """Read `concepts.json` of a model folder, if it has one; ValueError if it is none."""
         path = Path(folder) / FILE
         if not path.is_file():
             return None

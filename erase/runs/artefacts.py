@@ -55,7 +55,7 @@ def export(
     """Write the erased pipeline, or a LoRA of at most `lora_rank`, 0 for as it is.
 
     A `program` is one that is to read the LoRA, by default ComfyUI. `opening` are fields of
-    OpeningConfig, for the base.
+    OpeningConfig, for the base. Raises ValueError for what cannot be written so.
     """
     require_kind("format", format, Format)
     if program:

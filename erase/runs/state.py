@@ -119,7 +119,7 @@ def note_run(
 
 
 def refuse_another_run(output: Path, digest: str) -> None:
-    """A folder may be written again by the very same run only."""
+    """ValueError for a folder of another run: only the very same may write it again."""
     if not (output / RECIPE).exists():
         return
     if Erasure.from_pretrained(output).facts.run != digest:

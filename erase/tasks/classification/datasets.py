@@ -101,7 +101,7 @@ class ClassFolders(vision.ImageFolder):
         super().__init__(folder, ready, loader=open_picture, is_valid_file=is_picture)
 
     def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
-        """The folders that are not hidden, and their numbers."""
+        """The folders that are not hidden, and their numbers; ValueError for fewer than two."""
         folders = (path.name for path in Path(directory).iterdir() if path.is_dir())
         names = in_order(name for name in folders if not name.startswith("."))
         if len(names) < 2:

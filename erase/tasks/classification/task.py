@@ -139,7 +139,7 @@ class ClassificationTask:
         return temperature**2 * F.kl_div(ours, answer, reduction="batchmean", log_target=True)
 
     def sites(self, target: str) -> dict[str, list[str]]:
-        """The places where a target's weights read, and which editable weights read there."""
+        """The places where a target's weights read, and which; ValueError for no target of it."""
         if target not in self.targets:
             raise ValueError(f"There is no target {target}; name one of {', '.join(self.targets)}.")
         layers = self._layers(target).items()
