@@ -26,7 +26,7 @@ from erase.models.learned import OTHER, PROMPT, learn, learned
 from erase.models.listening import leaves, raw_of, same
 from erase.prompts.catalogue import Sampling
 from erase.prompts.request import EraseRequest, expand
-from erase.tasks.diffusion.learned import paired_rows
+from erase.tasks.diffusion.learned import FURTHER, paired_rows
 from erase.tasks.diffusion.noising import DiffusionBatch, FlowNoising, noising_of
 from erase.tasks.diffusion.sampling import draw
 from erase.tasks.diffusion.task import DiffusionTask, DiffusionTaskConfig
@@ -157,6 +157,15 @@ def test_what_is_learned_of_a_known_family_is_what_its_entry_says(name):
     assert said == {name for names in found.enters.values() for name in names}
     velocity = isinstance(noising_of(pipeline.scheduler), FlowNoising)
     assert found.predicts == ("velocity" if velocity else "v" if name == "sd2" else "noise")
+
+
+def test_prompts_that_are_filled_up_to_a_multiple_are_read_together():
+    denoiser = build_task(BUILDERS["cogview4"]()).denoiser
+    prompts = [PROMPT, FURTHER]
+    for site, rows in denoiser.readings(prompts).items():
+        alone = [denoiser.readings([prompt])[site].flatten(0, 1) for prompt in prompts]
+        assert len(alone[0]) < len(alone[1])
+        assert torch.equal(rows.flatten(0, 1), torch.cat(alone))
 
 
 def test_what_is_learned_is_told_and_kept_as_json():

@@ -22,6 +22,7 @@ from erase.tasks.diffusion.denoiser import ConditionedDenoiser
 from erase.tasks.diffusion.noising import DiffusionBatch
 
 MOST_KEPT = 512  # prompts
+FURTHER = " ".join([LONGER] * 8)
 
 
 @dataclass(frozen=True)
@@ -167,8 +168,12 @@ class LearnedDenoiser(ConditionedDenoiser):
 
     @cached_property
     def _as_long(self) -> dict[str, bool]:
-        one, longer = self._readings(PROMPT), self._readings(LONGER)
-        return {site: len(rows) == len(longer[site]) for site, rows in one.items()}
+        # Some fill prompts up to a multiple of tokens, so that only a much longer one tells.
+        one, *longer = map(self._readings, (PROMPT, LONGER, FURTHER))
+        return {
+            site: all(len(rows) == len(other[site]) for other in longer)
+            for site, rows in one.items()
+        }
 
     def placed(self, site: str, rows: Tensor) -> Tensor:
         """What was read at a place: without positions where prompts' lengths differ."""
