@@ -3,11 +3,9 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from itertools import chain
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from erase.core.shards import full_tensor
 from erase.core.snapshot import in_place_of
@@ -103,62 +101,17 @@ class MasterWeights:
 def computed_in_float32(modules: Iterable[nn.Module]) -> Iterator[None]:
     """While in force, modules stored in half precision compute in float32.
 
-    Of their lists of blocks only the block that works is widened, and of an embedding only what is
-    looked up, so that memory grows by the largest block. On the way out all tensors are the very
-    same as before.
+    Of their lists of blocks only the block that works is widened, so that memory grows by the
+    largest of them. On the way out all tensors are the very same as before.
     """
     with ExitStack() as stack:
         for module in modules:
             blocks = list(_blocks(module))
-            tables = {id(t): _Found.of(t) for t in _tables(module) if is_half(t)}
-            within = {id(t) for part in blocks for t in _tensors(part)} | tables.keys()
+            within = {id(t) for block in blocks for t in _tensors(block)}
             stack.enter_context(_wide(module, (t for t in _tensors(module) if id(t) not in within)))
-            stack.enter_context(in_place_of([module], tables))
             for block in blocks:
                 _widen_while_it_works(block, stack)
         yield
-
-
-def _tables(module: nn.Module) -> Iterator[Tensor]:
-    return (part.weight for part in module.modules() if isinstance(part, nn.Embedding))
-
-
-class _Found(Tensor):
-    """A half-precision table [n, d] that tells of float32 and widens only what is looked up.
-
-    Anything else that is computed of it has a wide copy of all of it.
-    """
-
-    own: Tensor
-
-    @classmethod
-    def of(cls, own: Tensor) -> "_Found":
-        """The table in the place of its own."""
-        zero = torch.zeros((), dtype=at_least_float32(own.dtype), device=own.device)
-        table = torch.Tensor._make_subclass(cls, zero.expand(own.shape))
-        table.own = own.detach()
-        return table
-
-    @classmethod
-    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Widen after a look-up, else before; never where it is only asked what it is."""
-        if func in _FORM:
-            with torch._C.DisableTorchFunctionSubclass():
-                return func(*args, **(kwargs or {}))
-        # A look-up with a largest norm writes into the table.
-        late = func is nn.functional.embedding and not (kwargs or {}).get("max_norm")
-
-        def plain(one: Any) -> Any:
-            return (one.own if late else widened(one.own)) if isinstance(one, cls) else one
-
-        found = func(*tree_map(plain, args), **tree_map(plain, kwargs or {}))
-        return widened(found) if late else found
-
-
-_FORM = {
-    *(getattr(Tensor, name).__get__ for name in ("dtype", "device", "shape", "requires_grad")),
-    Tensor.is_floating_point, Tensor.size, Tensor.dim,
-}  # fmt: skip
 
 
 def _blocks(module: nn.Module) -> Iterator[nn.Module]:
