@@ -38,7 +38,7 @@ def of_base(asked: Asked, erasure: Erasure) -> Asked:
 
     Raises ValueError if nobody has noted it.
     """
-    noted = {"model": erasure.base_model, **erasure.facts.base.own_files}
+    noted: dict[str, Any] = {"model": erasure.base_model, **erasure.facts.base.own_files}
     return replace(asked, **noted | asked.own_files)
 
 

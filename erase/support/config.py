@@ -81,7 +81,7 @@ class OwnFiles(Config):
     model_config: str = ""
 
     @property
-    def own_files(self) -> dict[str, str]:
+    def own_files(self) -> dict[str, Any]:
         """What is said of them, so that they are found again."""
         said = {field.name: getattr(self, field.name) for field in fields(OwnFiles)}
         return {name: value for name, value in said.items() if value}
