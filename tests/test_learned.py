@@ -5,6 +5,12 @@ import json
 import pytest
 import torch
 from conftest import TUNING
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    PNDMScheduler,
+)  # fmt: skip
 from PIL import Image
 from tiny_classes import BUILDERS, glm_image
 from tiny_families import BUILDERS as FAMILIES
@@ -157,6 +163,28 @@ def test_what_is_learned_of_a_known_family_is_what_its_entry_says(name):
     assert said == {name for names in found.enters.values() for name in names}
     velocity = isinstance(noising_of(pipeline.scheduler), FlowNoising)
     assert found.predicts == ("velocity" if velocity else "v" if name == "sd2" else "noise")
+
+
+@pytest.mark.parametrize(
+    ("name", "scheduler", "said"),
+    [
+        ("hunyuan_dit", PNDMScheduler, "v"),
+        ("pixart_alpha", DPMSolverMultistepScheduler, "noise"),
+        ("pixart_alpha", EulerDiscreteScheduler, None),  # it scales what the denoiser is given
+        ("pixart_alpha", DDIMScheduler, None),  # no noise is predicted where all is noise
+    ],
+)
+def test_with_another_scheduler_a_pipeline_is_learned_as_what_it_is_or_refused(
+    name, scheduler, said
+):
+    pipeline = BUILDERS[name]()
+    changed = {} if said else {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    pipeline.scheduler = scheduler.from_config(pipeline.scheduler.config, **changed)
+    if said:
+        assert learn(pipeline).predicts == said
+    else:
+        with pytest.raises(ValueError, match="no known family, and none could be learned of it"):
+            learn(pipeline)
 
 
 def test_prompts_that_are_filled_up_to_a_multiple_are_read_together():

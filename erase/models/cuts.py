@@ -45,9 +45,14 @@ def numbers_of(tensor: Tensor) -> Tensor:
 
 
 def fitted(target: Tensor, columns: Sequence[Tensor]) -> tuple[list[float], float]:
-    """The weights of columns that make up a target, all of one size, and what is left of it."""
+    """The weights of columns that make up a target, all of one size, and what is left of it.
+
+    Of what is not finite nothing is made up.
+    """
     wanted = numbers_of(target)
     matrix = torch.stack([numbers_of(column) for column in columns], 1)
+    if not (matrix.isfinite().all() and wanted.isfinite().all()):
+        return [0.0] * len(columns), float("inf")
     found = torch.linalg.lstsq(matrix, wanted[:, None], driver="gelsd").solution[:, 0]
     left = (matrix @ found - wanted).norm() / wanted.norm().clamp_min(1e-30)
     return found.tolist(), float(left)

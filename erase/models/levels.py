@@ -235,6 +235,8 @@ class Levels:
         in common is the pictures' share, what is left is noise of the same deviation all along, and
         they end at the pictures.
         """
+        if min(noise for _, noise, _, _ in mixes) <= 0:
+            return float("inf")
         count = self._still.result.numel()
         pictures = torch.randn(2, count, generator=torch.Generator().manual_seed(2)).double()
         draws = [self._led_to(picture, mixes) for picture in pictures]
