@@ -89,7 +89,10 @@ def test_a_base_is_known_in_other_precisions_and_another_is_refused(made_in):
         name = next(iter(erasure.deltas)).removeprefix("unet.")
         with torch.no_grad():
             base.unet.get_parameter(name).flatten()[3] += 0.125
-        with pytest.raises(ValueError, match=f"differs from the base .* in {str(made_in)[6:]}"):
+        told = str(made_in)[6:]
+        wanted = told if made_in == torch.float32 else f"{told} or float32"
+        said = f"differs from the base .* in {told}; load that base in {wanted}, or"
+        with pytest.raises(ValueError, match=said):
             erasure.apply(base.components)
 
 

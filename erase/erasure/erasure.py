@@ -77,9 +77,10 @@ class Erasure:
                     f"{list(self.deltas[name].shape)} in the erasure; load its own base."
                 )
             if not allow_other_base and not base.is_of(name, weight):
+                known_in = " or ".join(dict.fromkeys((base.dtype, "float32")))
                 raise ValueError(
                     f"{name} differs from the base this erasure was made for, which was in "
-                    f"{base.dtype}; load that base in {base.dtype} or float32, or pass "
+                    f"{base.dtype}; load that base in {known_in}, or pass "
                     "allow_other_base=True to apply it all the same."
                 )
 
