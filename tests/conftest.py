@@ -1,6 +1,7 @@
 import copy
 import functools
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -9,6 +10,9 @@ from collections.abc import Sequence
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Two workers of two threads each would wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# In the background a shell has SIGINT ignored, by all that the suite starts too.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
 import torch

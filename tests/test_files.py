@@ -121,7 +121,6 @@ def test_one_output_is_of_one_at_a_time(tmp_path):
 STOPPED = """
 import os, signal
 from erase.cli.ending import leave, on_stop
-signal.signal(signal.{name}, signal.SIG_DFL)  # a suite in the background has SIGINT ignored
 on_stop(leave)
 os.kill(os.getpid(), signal.{name})
 """
