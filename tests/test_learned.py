@@ -165,20 +165,22 @@ def test_what_is_learned_of_a_known_family_is_what_its_entry_says(name):
     assert found.predicts == ("velocity" if velocity else "v" if name == "sd2" else "noise")
 
 
+ALL_NOISE = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+
+
 @pytest.mark.parametrize(
-    ("name", "scheduler", "said"),
+    ("name", "scheduler", "changed", "said"),
     [
-        ("hunyuan_dit", PNDMScheduler, "v"),
-        ("pixart_alpha", DPMSolverMultistepScheduler, "noise"),
-        ("pixart_alpha", EulerDiscreteScheduler, None),  # it scales what the denoiser is given
-        ("pixart_alpha", DDIMScheduler, None),  # no noise is predicted where all is noise
+        ("pixart_alpha", DPMSolverMultistepScheduler, {}, "noise"),
+        ("hunyuan_dit", PNDMScheduler, {}, None),
+        ("pixart_alpha", EulerDiscreteScheduler, {}, None),  # it scales what the denoiser is given
+        ("pixart_alpha", DDIMScheduler, ALL_NOISE, None),  # no noise is predicted there
     ],
 )
 def test_with_another_scheduler_a_pipeline_is_learned_as_what_it_is_or_refused(
-    name, scheduler, said
+    name, scheduler, changed, said
 ):
     pipeline = BUILDERS[name]()
-    changed = {} if said else {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
     pipeline.scheduler = scheduler.from_config(pipeline.scheduler.config, **changed)
     if said:
         assert learn(pipeline).predicts == said
