@@ -110,11 +110,11 @@ def _run(options: "Namespace") -> str:
     from erase.prompts.request import PLAIN_TEMPLATES, EraseRequest
     from erase.runs.erase import RunConfig, open_run, run
     from erase.runs.plan import plan
-    from erase.support.options import made
 
-    request = made(
-        EraseRequest, options, concepts=tuple(options.concept), anchors=tuple(options.anchor),
-        retain=tuple(options.retain), templates=tuple(options.template) or PLAIN_TEMPLATES,
+    request = EraseRequest.from_lists(
+        options.concept, options.anchor, options.retain,
+        templates=tuple(options.template) or PLAIN_TEMPLATES,
+        redirect=options.redirect, seed=options.seed,
     )  # fmt: skip
     config = _made(RunConfig, options, request=request, evaluate=not options.no_evaluation)
     if options.dry_run:
@@ -126,7 +126,9 @@ def _run(options: "Namespace") -> str:
 
 
 def _default_output(concepts: Sequence[str], method: str) -> str:
-    names = "+".join(name.strip().lower().replace(" ", "-") for name in concepts)
+    from erase.prompts.names import shortened
+
+    names = shortened(concepts, "+").strip().lower().replace(" ", "-")
     return f"out/{names}-{method}".replace("..", "")
 
 
@@ -165,9 +167,9 @@ COMMANDS = {
     "run": Command(
         "erase concepts, measure the result, write a report", _run,
         {
-            "--concept": _list("what to forget, one or more: ghost 'ink style'"),
+            "--concept": _list("what to forget: ghost 'ink style' @names.txt @names.csv"),
             "--anchor": _list("what to draw instead, one a concept"),
-            "--retain": _list("what must stay; needed for models without concepts.json"),
+            "--retain": _list("what must stay, or @names.txt; needed without concepts.json"),
             "--template": _list("prompts with {concept}, for models without concepts.json"),
             "--no_evaluation": _switch("draw and judge nothing; see erase measure"),
             "--output": _text("by default out/CONCEPTS-METHOD", default=""),

@@ -3,6 +3,7 @@
 from collections.abc import Collection
 
 from erase.erasure.recipe import Recipe
+from erase.prompts.names import shortened
 
 CARD = """---
 library_name: {library}
@@ -52,7 +53,7 @@ def render_card(facts: Recipe, changed: Collection[str], stock_lora: bool = Fals
     model = facts.base.model or "its base"
     how = "".join(f', {name}="{value}"' for name, value in facts.base.own_files.items())
     return CARD.format(
-        concepts=", ".join(facts.concepts or ["A concept"]),
+        concepts=shortened(facts.concepts or ["A concept"]),
         model=model,
         library="pytorch" if classifier else "diffusers",
         use=use.format(model=model, how=how),

@@ -6,8 +6,18 @@ from pathlib import Path
 from typing import Any
 
 from erase.evaluate.layers import CHART, Block, blocks_of, save_chart
-from erase.evaluate.reports import GAPS, AttackReport, Distance, Figure, GapReport, Report
+from erase.evaluate.reports import (
+    GAPS,
+    AttackReport,
+    Distance,
+    Figure,
+    GapReport,
+    Metrics,
+    Report,
+)
 from erase.models.family import Family
+
+WORST, CONCEPTS = 10, "concepts.csv"
 
 
 def markdown_table(rows: Iterable[Sequence[str]]) -> str:
@@ -27,7 +37,8 @@ def plain_table(rows: Iterable[Sequence[str]], columns: Sequence[str]) -> str:
 def metric_rows(report: Report) -> list[list[str]]:
     """Name, a cell a model, and n of every figure.
 
-    Those are pooled accuracies, each concept's, the CLIP score, and distances to the oracle.
+    Those are pooled accuracies, each concept's or, of a long list, the WORST of them, the CLIP
+    score, and distances to the oracle.
     """
     models, erased = list(report.metrics.values()), report.metrics["erased"]
 
@@ -38,13 +49,34 @@ def metric_rows(report: Report) -> list[list[str]]:
         row(name.replace("_", " "), [model.accuracies[name] for model in models])
         for name in erased.accuracies
     ]
-    by_concept = [model.forget_accuracy_by_concept for model in models]
-    if len(by_concept[0]) > 1:
-        rows += [row(f"forget {c}", [one[c] for one in by_concept]) for c in by_concept[0]]
+    concepts = _by_need(erased) if is_long(report) else list(erased.forget_accuracy_by_concept)
+    if len(concepts) > 1:
+        by_concept = [model.forget_accuracy_by_concept for model in models]
+        rows += [row(f"forget {c}", [one[c] for one in by_concept]) for c in concepts[:WORST]]
     if erased.clip_score:
         scores = [f"{m.clip_score.value:.3f}" if m.clip_score else "" for m in models]
         rows.append(["CLIP score, retained", *scores, str(erased.clip_score.n)])
     return rows + _distance_rows(report.distances)
+
+
+def is_long(report: Report) -> bool:
+    """Whether it forgets more concepts than a table shows."""
+    return len(report.metrics["erased"].forget_accuracy_by_concept) > WORST
+
+
+def _by_need(erased: Metrics) -> list[str]:
+    """The concepts, those first that still show the most."""
+    figures = erased.forget_accuracy_by_concept
+    return sorted(figures, key=lambda concept: -figures[concept].value)
+
+
+def concept_rows(report: Report) -> list[list[str]]:
+    """Every forgotten concept, those first that still show the most: shares a model, and n."""
+    rows = [["concept", *report.metrics, "n"]]
+    for concept in _by_need(report.metrics["erased"]):
+        found = [model.forget_accuracy_by_concept[concept] for model in report.metrics.values()]
+        rows.append([concept, *(f"{figure.value:g}" for figure in found), str(found[0].n)])
+    return rows
 
 
 def _distance_rows(distances: Mapping[str, Mapping[str, Distance]]) -> list[list[str]]:
@@ -72,7 +104,14 @@ def measured_lines(report: Report) -> str:
     """The metrics of a report as a Markdown table with its protocol under it."""
     table = markdown_table([["metric", *report.metrics, "n"], *metric_rows(report)])
     protocol = "; ".join(f"{key} {_plain(value)}" for key, value in report.protocol.items())
-    return f"{table}\n\nProtocol: {protocol}."
+    return f"{table}\n\n{_left_out(report)}Protocol: {protocol}."
+
+
+def _left_out(report: Report) -> str:
+    """Of a long list, that the table has the worst alone."""
+    count = len(report.metrics["erased"].forget_accuracy_by_concept)
+    said = f"Of {count} concepts the {WORST} that show most; {CONCEPTS} has all.\n"
+    return said if is_long(report) else ""
 
 
 def _plain(value: Any) -> str:
@@ -85,7 +124,8 @@ def summary_table(report: Report) -> str:
     """The short table the command line ends with."""
     rows = [["", *report.metrics, "n"], *metric_rows(report)]
     table = plain_table(rows, ["<30", *[">22"] * len(report.metrics), ">6"])
-    return f"{table}\n{report.cost.seconds:.0f} s, {report.cost.artefact_bytes / 1e6:.1f} MB"
+    cost = f"{report.cost.seconds:.0f} s, {report.cost.artefact_bytes / 1e6:.1f} MB"
+    return f"{table}\n{_left_out(report)}{cost}"
 
 
 def attack_table(report: AttackReport) -> str:

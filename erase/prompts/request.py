@@ -5,9 +5,10 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from string import Formatter
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from erase.prompts.catalogue import Catalogue, Concept, fill
+from erase.prompts.lists import SIGN, listed, listed_pairs
 from erase.prompts.names import alike, spelt
 
 PLAIN_TEMPLATES = ("{concept}", "a picture of {concept}", "a photo of {concept}")
@@ -39,12 +40,35 @@ class EraseRequest:
     templates: Sequence[str] = PLAIN_TEMPLATES
     seed: int = 0
 
+    @classmethod
+    def from_lists(
+        cls,
+        concepts: Sequence[str],
+        anchors: Sequence[str] = (),
+        retain: Sequence[str] = (),
+        **others: Any,
+    ) -> "EraseRequest":
+        """The request in which every `@FILE` stands for the names in a file, one a line.
+
+        A CSV file of concepts may name their anchors in a second column. Raises ValueError too for
+        what `erase.prompts.lists` refuses of a file, and for anchors in it and beside it.
+        """
+        names, beside = listed_pairs(concepts)
+        if beside and anchors:
+            raise ValueError("The list of concepts names anchors too; leave out the others.")
+        return cls(names, beside or listed(anchors), retain=listed(retain), **others)
+
     def __post_init__(self) -> None:
         for name in ("concepts", "anchors", "retain", "templates"):
             if isinstance(texts := getattr(self, name), str):
                 raise ValueError(f"{name} is one text; give a list of names.")
             if strange := [part for part in texts if not isinstance(part, str)]:
                 raise ValueError(f"{name} holds {strange[0]!r}; give texts.")
+            # Requests come from strangers too, with erasures; none may have a file read.
+            if files := [part for part in texts if part.startswith(SIGN)]:
+                raise ValueError(f"{files[0]:.80} would be a list of names in a file, which only "
+                                 "the command line and EraseRequest.from_lists read; give the "
+                                 "names.")  # fmt: skip
         if self.redirect not in get_args(Redirect):
             known = " or ".join(map(repr, get_args(Redirect)))
             raise ValueError(f"redirect is {self.redirect!r}; choose {known}.")

@@ -1,5 +1,7 @@
-"""The report of one erasure: report.json, report.md and grid.png."""
+"""The report of one erasure: report.json, report.md, grid.png, of many concepts a table of all."""
 
+import csv
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,11 +12,12 @@ from torch.nn import functional as F
 from erase.evaluate.layers import CHART
 from erase.evaluate.pictures.generation import EvaluationPictures
 from erase.evaluate.reports import Report
-from erase.evaluate.tables import mask_section, measured_lines
+from erase.evaluate.tables import CONCEPTS, concept_rows, is_long, mask_section, measured_lines
+from erase.prompts.names import shortened
 from erase.support.files import write_json, write_text
 from erase.support.pictures import save_grid
 
-REPORT_FILES = ("report.json", "report.md", "grid.png", CHART)
+REPORT_FILES = ("report.json", "report.md", "grid.png", CHART, CONCEPTS)
 GRID_COLUMNS = 8
 GRID_ROWS = 2
 
@@ -27,11 +30,16 @@ def write_report(
 ) -> None:
     """Write report.json, report.md and grid.png into an existing folder.
 
-    `layers`, a recipe's `mask.layers`, adds where the mask lies: a table and saliency.png.
+    `layers`, a recipe's `mask.layers`, adds where the mask lies: a table and saliency.png. Of more
+    concepts than the table shows, concepts.csv has all.
     """
     base = drawn["base"]
     write_json(folder / "report.json", report.to_json())
     write_text(folder / "report.md", _markdown(report, base) + mask_section(layers, folder))
+    if is_long(report):
+        every = io.StringIO()
+        csv.writer(every, lineterminator="\n").writerows(concept_rows(report))
+        write_text(folder / CONCEPTS, every.getvalue())
     rows = [
         # What is missing of the last row is white pictures.
         F.pad(one.pictures[row.start : row.stop], (0,) * 7 + (GRID_COLUMNS - len(row),), value=1.0)
@@ -42,7 +50,7 @@ def write_report(
 
 
 def _markdown(report: Report, drawn: EvaluationPictures) -> str:
-    concepts, cost = ", ".join(report.request["concepts"]), report.cost
+    concepts, cost = shortened(report.request["concepts"]), report.cost
     rows = [
         "- " + "; ".join(prompt.text for prompt in drawn.prompts[row.start : row.stop])
         for row in _grid_rows(drawn)

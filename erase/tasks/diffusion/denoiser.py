@@ -19,6 +19,7 @@ from erase.models.family import (
     with_components,
 )
 from erase.models.tokens import last_positions, pairing, require_read
+from erase.support.progress import Bar
 from erase.tasks.diffusion.adversary import adversarial_prefix, prefix_embeddings, with_prefix_slots
 from erase.tasks.diffusion.noising import DiffusionBatch, Noising, noising_of
 
@@ -179,8 +180,13 @@ class ConditionedDenoiser:
 
     def readings(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """What is read of the prompts at each place where text enters: [N, tokens, width]."""
-        starts = range(0, len(prompts), PROMPTS_AT_ONCE)
-        parts = [self.condition(prompts[i : i + PROMPTS_AT_ONCE]) for i in starts]
+        few = len(prompts) <= PROMPTS_AT_ONCE
+        with Bar(total=len(prompts), desc="reading prompts", unit="prompt", disable=few) as bar:
+            parts = []
+            for start in range(0, len(prompts), PROMPTS_AT_ONCE):
+                chunk = prompts[start : start + PROMPTS_AT_ONCE]
+                parts.append(self.condition(chunk))
+                bar.update(len(chunk))
         read = {STATES: torch.cat([part.states for part in parts])}
         if pooled := [part.pooled for part in parts if part.pooled is not None]:
             read[POOLED] = torch.cat(pooled)[:, None]
