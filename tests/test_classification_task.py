@@ -1,3 +1,6 @@
+import gzip
+
+import numpy as np
 import pytest
 import torch
 from conftest import accuracies, build_digits_task, digits
@@ -6,6 +9,8 @@ from torch.utils.data import TensorDataset
 from erase.methods import methods
 from erase.methods.gradient_ascent import GradientAscentConfig
 from erase.methods.ssd import LFSSDConfig
+from erase.tasks.classification import datasets
+from erase.tasks.classification.datasets import load_data
 from erase.tasks.classification.fit import one_cycle
 from erase.tasks.classification.task import ClassificationTask, ClassificationTaskConfig
 from erase.training.config import TrainedConfig, TrainingConfig
@@ -105,3 +110,29 @@ def test_the_learning_rate_is_highest_where_the_config_says():
         schedule.step()
     assert rates.index(max(rates)) == 29  # the last of the first three tenths
     assert max(rates) == 0.1
+
+
+def test_debians_fashion_mnist_is_the_one_torchvision_reads(tmp_path, monkeypatch):
+    raw, packed = tmp_path / "FashionMNIST" / "raw", tmp_path / "debian"
+    raw.mkdir(parents=True)
+    packed.mkdir()
+    drawn = np.random.default_rng(0).integers(0, 256, (2, 5, 28, 28), np.uint8)
+    for part, pictures in zip(("train", "t10k"), drawn, strict=True):
+        shape = np.array([5, 28, 28], ">i4").tobytes()
+        files = {
+            f"{part}-images-idx3-ubyte": b"\0\0\x08\x03" + shape + pictures.tobytes(),
+            f"{part}-labels-idx1-ubyte": b"\0\0\x08\x01" + shape[:4] + bytes([3, 1, 4, 1, 5]),
+        }
+        for name, content in files.items():
+            (raw / name).write_bytes(content)
+            (packed / f"{name}.gz").write_bytes(gzip.compress(content))
+    known = load_data("fashion_mnist", tmp_path)
+    monkeypatch.setattr(datasets, "DEBIAN_FASHION", packed)
+    ours = load_data("fashion_mnist", tmp_path / "elsewhere")
+    assert ours.names == known.names
+    for name in ("train", "test"):
+        for (picture, label), (theirs, number) in zip(
+            getattr(ours, name), getattr(known, name), strict=True
+        ):
+            assert torch.equal(picture, theirs)
+            assert label == number

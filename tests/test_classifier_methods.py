@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.utils import parameters_to_vector
 from torch.utils.data import Subset, TensorDataset
 
+from erase.core.activations import capture_inputs
 from erase.core.projection import discriminative
 from erase.core.subspace import SubspaceFitter
 from erase.erasure.erasure import Erasure
@@ -133,6 +134,49 @@ def test_bias_suppression_needs_a_whole_class(trained):
         methods()["bias_suppression"](build_digits_task(trained, forget=some))
     erasure = methods()["bias_suppression"](build_digits_task(trained))
     assert set(erasure.deltas) == {"model.7.bias"}
+
+
+@pytest.mark.parametrize("classes", [(3,), (3, 7)])
+def test_a_class_projected_out_of_the_head_keeps_its_bias_alone(trained, classes):
+    forget = [index for label in classes for index in class_indices(label)]
+    task = build_digits_task(trained, forget=forget)
+    inputs, (_, head) = digits().tensors[0][:50], task.head()
+    weight = head.weight.detach().clone()
+    with methods()["pour_p"](task).apply(task.components):
+        logits, after = task.predict(inputs), head.weight.detach().clone()
+    assert torch.allclose(logits[:, list(classes)], head.bias[list(classes)], atol=1e-4)
+    rows = weight[list(classes)].double().numpy()
+    projector = np.eye(rows.shape[1]) - np.linalg.pinv(rows) @ rows
+    assert np.allclose(after.numpy(), weight.numpy() @ projector, atol=1e-5)
+
+
+def test_distilling_a_class_out_changes_features_and_not_the_head(trained):
+    task = build_digits_task(trained)
+    (_, head), inputs = task.head(), next(iter(task.forget_batches(0))).inputs
+    row = head.weight[3].detach()
+
+    def along() -> torch.Tensor:
+        heard = []
+        with torch.no_grad(), capture_inputs({"head": head}, lambda _, rows: heard.append(rows)):
+            task.predict(inputs)
+        return (heard[0] @ row).abs().mean()
+
+    before, known = along(), accuracies(task)
+    training = TrainingConfig(max_train_steps=40, learning_rate=2e-3)
+    erasure = methods()["pour_d"](task, TrainedConfig(training=training))
+    assert not {"model.7.weight", "model.7.bias"} & set(erasure.deltas)
+    with erasure.apply(task.components):
+        assert along() < before / 2
+        forget, retain = accuracies(task)
+    assert known[0] > 0.9 > 0.1 > forget
+    assert retain > 0.8
+
+
+@pytest.mark.parametrize("method", ["pour_p", "pour_d"])
+def test_pour_needs_a_whole_class(trained, method):
+    some = build_digits_task(trained, forget=class_indices(3)[:-1])
+    with pytest.raises(ValueError, match="forgotten as a whole"):
+        methods()[method](some)
 
 
 class TinyViT(nn.Module):

@@ -1,11 +1,13 @@
 """Classification data sets by name, from a local root; nothing is downloaded unasked."""
 
+import gzip
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
@@ -20,6 +22,8 @@ from erase.support.pictures import is_picture, open_picture
 
 TO_TENSOR = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
 DIGITS_SEED, DIGITS_TEST = 0, 0.25
+DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")  # of dataset-fashion-mnist
+IDX_HEADERS = {"images-idx3": 16, "labels-idx1": 8}  # bytes
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,8 @@ class Data:
 def load_data(name: str, root: str | Path = "data", download: bool = False, side: int = 64) -> Data:
     """The data set called `name`: digits, fashion_mnist, cifar10, cifar100, svhn, tiny_imagenet.
 
-    Tiny ImageNet is read as it is handed out, from `root`/tiny-imagenet-200. "folder" reads
+    Fashion-MNIST that is not under `root` is read where Debian's package puts it. Tiny ImageNet is
+    read as it is handed out, from `root`/tiny-imagenet-200. "folder" reads
     `root`/train and `root`/val (or `root`/test), one folder a class in the order one counts in and
     none that is hidden, resized and cropped to `side` pixels. `download` lets torchvision fetch
     what is missing. Raises ValueError for an unknown name and for files that are not there.
@@ -84,6 +89,29 @@ def _torchvision(
     return load
 
 
+def _fashion_mnist(root: Path, download: bool, side: int) -> Data:
+    kind = vision.FashionMNIST
+    if download or (root / kind.__name__).is_dir() or not DEBIAN_FASHION.is_dir():
+        return _torchvision(kind, 10)(root, download, side)
+    return Data(_of_idx_files("train"), _of_idx_files("t10k"), 10, kind.classes)
+
+
+def _of_idx_files(part: str) -> TensorDataset:
+    """One part of Debian's Fashion-MNIST."""
+    images, labels = (
+        np.frombuffer(
+            gzip.decompress((DEBIAN_FASHION / f"{part}-{name}-ubyte.gz").read_bytes()),
+            np.uint8, offset=header,
+        )
+        for name, header in IDX_HEADERS.items()
+    )  # fmt: skip
+    pictures = torch.tensor(images).reshape(len(labels), 1, 28, 28)
+    return TensorDataset(
+        v2.functional.to_dtype(pictures, torch.float32, scale=True),
+        torch.tensor(labels, dtype=torch.int64),
+    )
+
+
 def _folder(root: Path, download: bool, side: int) -> Data:
     held_out = root / ("val" if (root / "val").is_dir() else "test")
     ready = v2.Compose([v2.Resize(side), v2.CenterCrop(side), TO_TENSOR])
@@ -126,7 +154,7 @@ def _tiny_imagenet(root: Path, download: bool, side: int) -> Data:
 
 LOADERS: dict[str, Callable[[Path, bool, int], Data]] = {
     "digits": _digits,
-    "fashion_mnist": _torchvision(vision.FashionMNIST, 10),
+    "fashion_mnist": _fashion_mnist,
     "cifar10": _torchvision(vision.CIFAR10, 10),
     "cifar100": _torchvision(vision.CIFAR100, 100),
     "svhn": _torchvision(vision.SVHN, 10, "split", ("train", "test")),
