@@ -4,9 +4,10 @@ import urllib.error
 import urllib.request
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
+import gradio as gr
 import pytest
 import torch
 from conftest import build_tiny_pipeline
@@ -18,6 +19,8 @@ from test_app_in_public import small_model
 from tiny_families import build_family
 
 from erase.app import build
+from erase.app.compare_tab import NEARBY, compare_tab
+from erase.app.context import Context
 from erase.app.jobs import Cancelled, Preview, Progress, followed
 from erase.app.options import options_of, with_options
 from erase.app.settings import PUBLIC, AppConfig, Limits
@@ -280,6 +283,19 @@ def test_a_crowd_is_queued_and_the_base_stays_bit_for_bit(served):
         assert erasing.result()[0].startswith("rocket, projection: done")
     after = [module_fingerprint(parts[name]) for name in ("unet", "text_encoder", "vae")]
     assert before == after
+
+
+def test_what_ends_stops_nothing_that_the_same_visitor_draws_by_now(served):
+    visitors, one = Visitors(served.studio.offered(), PUBLIC), gr.Request(session_hash="one")
+    with closing(visitors), gr.Blocks() as page:
+        compare_tab(Context(served.studio, visitors, PUBLIC))
+        handler = next(fn.fn for fn in page.fns.values() if fn.api_name == "generate")
+        chosen = list(visitors.offered)[:1]
+        earlier, later = (handler(PROMPT, chosen, 1.0, seed, 2, False, one) for seed in (901, 902))
+        for drawing in (earlier, later):
+            next(drawing)
+        earlier.close()
+        assert len(next(later)[2]) == NEARBY
 
 
 def test_a_cancelled_erasure_leaves_nothing(served):

@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from erase.attacks import attacks
-from erase.cli import build_parser
+from erase.cli import build_parser, parsed
 from erase.cli.commands import COMMANDS
 from erase.methods import methods
 
@@ -53,3 +53,22 @@ def test_names_are_listed_with_what_they_serve(capsys):
     assert [line.split()[0] for line in lines] == list(methods())
     assert main(["attacks"]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(attacks())
+
+
+@pytest.mark.parametrize(
+    ("words", "name", "told"),
+    [
+        ("run --concept ghost --dry_run", "dry_run", True),
+        ("run --dry_run true --concept ghost", "dry_run", True),
+        ("run --dry_run=false --concept ghost", "dry_run", False),
+        ("evaluate --rescore seen", "rescore", True),
+        ("compose --sum a b --output c", "sum", True),
+        ("compose a b --output c --sum no", "sum", False),
+        ("app --public", "public", True),
+        ("app --public true --port 7860", "public", True),
+        ("run --salun.training.use_ema --concept ghost", "salun.training.use_ema", True),
+    ],
+)
+def test_what_is_true_or_false_is_told_bare_or_with_a_value(words, name, told):
+    command, *options = words.split()
+    assert parsed(build_parser(command, options), options)[name] is told

@@ -20,7 +20,10 @@ from erase.core.seeds import seeded
 from erase.erasure.erasure import Erasure
 from erase.evaluate.pictures.folders import CaptionsConfig
 from erase.methods import methods
+from erase.runs.classify import ClassifierConfig
+from erase.runs.forget_set import ForgetSetRun, choose_forget_set
 from erase.runs.state import carry_out
+from erase.support.files import alone
 from erase.support.pictures import load_folder
 from erase.tasks.classification.fit import FitConfig, fit
 from erase.tasks.classification.task import ClassificationTask
@@ -104,16 +107,28 @@ def test_the_home_folder_is_meant_by_its_sign(tmp_path, monkeypatch):
     assert not (tmp_path / "~").exists()
 
 
-def test_the_same_output_twice_at_once_is_refused(tmp_path):
+@pytest.mark.parametrize("files", [(), None], ids=["a folder", "a file"])
+def test_the_same_output_twice_at_once_is_refused(tmp_path, files):
+    def write(_: object, __: object, place: Path) -> None:
+        (place if files is None else place / "a").write_text("whole")
+
     def again(_: object) -> None:
-        whole = (tmp_path / "out", (), lambda: 1, lambda _: 2, lambda *_: 3)
         with ThreadPoolExecutor(1) as others:
-            others.submit(carry_out, *whole).result()
+            others.submit(carry_out, tmp_path / "out", files, lambda: 1, id, write).result()
 
     with pytest.raises(ValueError, match="Another run is writing"):
-        carry_out(tmp_path / "out", (), lambda: 1, again, lambda *_: 3)
-    carry_out(tmp_path / "out", (), lambda: 1, lambda _: 2, lambda *_: 3)
+        carry_out(tmp_path / "out", files, lambda: 1, again, write)
+    carry_out(tmp_path / "out", files, lambda: 1, id, write)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_forget_set_is_looked_for_by_one_at_a_time(tmp_path):
+    asked = ForgetSetRun(classifier=ClassifierConfig(), count=9)
+    output = tmp_path / "forget.json"
+    with alone(output), ThreadPoolExecutor(1) as others:
+        other = others.submit(choose_forget_set, asked, output)
+    with pytest.raises(ValueError, match="Another run is writing"):
+        other.result()
 
 
 def test_words_are_utf8_whatever_the_locale():

@@ -1,5 +1,6 @@
 """Compare: one prompt with and without the chosen erasures, under one slider."""
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from html import escape
 from typing import Any
@@ -90,21 +91,22 @@ def _handler(context: Context) -> Callable[..., Iterator[tuple]]:
         force = [(one.erasure, strength) for one in made]
         require_within("The strength", strength, 0, MOST_STRENGTH)
         screen = screen or studio.always_screened
+        stop = visitor.draws()
         try:
-            yield from _views(context, visitor, prompt, force, seed, steps, screen)
+            yield from _views(context, visitor, stop, prompt, force, seed, steps, screen)
         finally:
-            visitor.drawing.set()
+            stop.set()  # not that of what the same visitor may draw by now
 
     return generate
 
 
 def _views(
-    context: Context, visitor: Visitor, prompt: str, force: list[tuple[Any, float]], seed: int,
-    steps: int, screen: bool,
+    context: Context, visitor: Visitor, stop: threading.Event, prompt: str,
+    force: list[tuple[Any, float]], seed: int, steps: int, screen: bool,
 ) -> Iterator[tuple]:  # fmt: skip
     """Both pictures and their figures; then, with an erasure, the strip of concepts nearby too."""
     studio = context.studio
-    with until(stop := visitor.draws()):
+    with until(stop):
         pair = [studio.drawn([prompt], seed, steps, part)[0] for part in ((), force)]
     pictures, found = _screened(context, pair) if screen else ([shown(p) for p in pair], None)
     text = _figures_html(context, torch.stack(pair), prompt, seed, steps, found)
@@ -124,7 +126,8 @@ def _first_view(context: Context) -> tuple[tuple[str, str] | None, str, list]:
         return None, note(EMPTY), []
     visitor, steps = context.visitors.host(), context.studio.model.sampling.steps
     force = [(offered[0].erasure, 1.0)]
-    *_, last = _views(context, visitor, _first_prompt(context), force, 0, steps, False)
+    prompt, stop = _first_prompt(context), visitor.draws()
+    *_, last = _views(context, visitor, stop, prompt, force, 0, steps, False)
     return last
 
 

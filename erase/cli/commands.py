@@ -154,7 +154,7 @@ def _text(said: str, **more: Any) -> dict[str, Any]:
 
 
 def _switch(said: str) -> dict[str, Any]:
-    return {"action": "store_true", "help": said}
+    return {"type": bool, "default": False, "help": said}
 
 
 def _list(said: str, **more: Any) -> dict[str, Any]:

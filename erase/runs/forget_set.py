@@ -7,14 +7,13 @@ from pathlib import Path
 
 from torch import nn
 
-from erase.core.process import own_settings
 from erase.methods import get_method
 from erase.runs.classify import ClassifierRun, build_task, data_of, load_or_train
-from erase.runs.state import options_of
+from erase.runs.state import carry_out, options_of
 from erase.support.config import NotNegative
-from erase.support.distributed import launched
-from erase.support.files import check_file_writable, expanded
+from erase.tasks.classification.datasets import Data
 from erase.tasks.classification.forget_sets import (
+    Choose,
     Tail,
     Unit,
     chooser,
@@ -51,26 +50,43 @@ class ForgetSetRun(ClassifierRun):
             )
 
 
-@own_settings()
+@dataclass(frozen=True)
+class OpenedTrainingSet:
+    """A data set, the classifier that learnt it, and what chooses samples by their losses."""
+
+    data: Data
+    original: nn.Module
+    choose: Choose
+
+
 def choose_forget_set(run: ForgetSetRun, output: str | Path) -> list[int]:
     """Write the indices of training samples of lowest or highest loss in the original, as JSON.
 
     With `rounds` above 0, lowest in sum with as many models that the method unlearned of the sets
-    so far. Raises ValueError on bad input, before any work.
+    so far. Of several processes the first returns them, the others none. Raises ValueError on bad
+    input, before any work.
     """
-    check_file_writable(Path(output))
-    options, data = options_of(run, ClassificationTask), data_of(run.classifier)
-    choose = chooser(labels_of(data.train), run.count, run.tail, run.unit)
-    original = load_or_train(run.classifier, data, run.device)
+    method, options = get_method(run.method), options_of(run, ClassificationTask)
 
-    def unlearn(indices: Sequence[int]) -> nn.Module:
-        task = build_task(run, copy.deepcopy(original), data, indices)
-        unlearned = copy.deepcopy(original)
-        get_method(run.method)(task, options).apply({"model": unlearned})
-        return unlearned
+    def open_() -> OpenedTrainingSet:
+        data = data_of(run.classifier)
+        choose = chooser(labels_of(data.train), run.count, run.tail, run.unit)
+        return OpenedTrainingSet(data, load_or_train(run.classifier, data, run.device), choose)
 
-    chosen = worst_case(losses_of(original, data.train), unlearn, data.train, choose, run.rounds)
-    if not launched().is_main_process:
-        return []
-    write_indices(chosen, expanded(output))
-    return chosen
+    def work(opened: OpenedTrainingSet) -> list[int]:
+        original, data = opened.original, opened.data
+
+        def unlearn(indices: Sequence[int]) -> nn.Module:
+            task = build_task(run, copy.deepcopy(original), data, indices)
+            unlearned = copy.deepcopy(original)
+            method(task, options).apply({"model": unlearned})
+            return unlearned
+
+        losses = losses_of(original, data.train)
+        return worst_case(losses, unlearn, data.train, opened.choose, run.rounds)
+
+    def write(_: OpenedTrainingSet, chosen: list[int], file: Path) -> list[int]:
+        write_indices(chosen, file)
+        return chosen
+
+    return carry_out(output, None, open_, work, write) or []

@@ -18,9 +18,11 @@ from erase.methods import get_method
 from erase.support.distributed import launched
 from erase.support.files import (
     alone,
+    check_file_writable,
     check_writable,
     expanded,
     none_empty,
+    replaced_file,
     replaced_folder,
 )
 from erase.tasks.base import Task
@@ -37,7 +39,7 @@ Report = TypeVar("Report")
 @own_settings()
 def carry_out(
     output: str | Path,
-    files: Sequence[str],
+    files: Sequence[str] | None,
     open_: Callable[[], Opened],
     work: Callable[[Opened], Done],
     write: Callable[[Opened, Done, Path], Report],
@@ -46,17 +48,17 @@ def carry_out(
 ) -> Report | None:
     """Live a run from its first refusal to its last file; what `write` returns.
 
-    `output` must be a new folder, or one of these `files` that a run of the same digest wrote.
-    After that `open_` refuses the rest and resolves what the run needs. `work` is shared by all
-    processes. Where a digest tells runs apart, its checkpoints lie beside `output`
-    until the run is whole, so that an interrupted one goes on where it stopped. `write` fills a
-    folder that takes the name of `output` on success and goes on failure; the first process alone
-    does, the others return None. If `shares_write`, they do too, into folders that go. A second run
-    with the same output is refused meanwhile.
+    `output` must be a new folder, or one of these `files` that a run of the same digest wrote; if
+    they are None, a new file. After that `open_` refuses the rest and resolves what the run needs.
+    `work` is shared by all processes. Where a digest tells runs apart, its checkpoints lie beside
+    `output` until the run is whole, so that an interrupted one goes on where it stopped. `write`
+    fills a folder, or writes a file, that takes the name of `output` on success and goes on
+    failure; the first process alone does, the others return None. If `shares_write`, they do too,
+    into folders that go. A second run with the same output is refused meanwhile.
     """
     place, state = expanded(output).resolve(), None
     with alone(place) if launched().is_main_process else nullcontext():
-        check_writable(place, files)
+        check_file_writable(place) if files is None else check_writable(place, files)
         opened = open_()
         if digest_of:
             digest = digest_of(opened)
@@ -65,7 +67,8 @@ def carry_out(
         with _cleared_if_broken(state), checkpoints_in(state):
             done = work(opened)
         if launched().is_main_process:
-            with replaced_folder(place, files) as partial:
+            whole = replaced_file(place) if files is None else replaced_folder(place, files)
+            with whole as partial:
                 report = write(opened, done, partial)
             if state:
                 shutil.rmtree(state, ignore_errors=True)

@@ -24,6 +24,7 @@ UNTOLD: tuple[object, ...] = (None, "", [], (), False, argparse.SUPPRESS)
 RUN_STATE = re.compile(r"training\.checkpoints\b")
 RUN_STATE_MOVED = "Training state lies beside --output; leave out METHOD.training.checkpoints."
 LARGEST_CONFIG, MOST_VALUES = 1 << 17, 10_000  # bytes, and values that it holds
+TRUTHS = {"true", "yes", "on", "false", "no", "off"}  # as YAML has them, in any case
 WHOLE_CONFIG = "Path to a configuration file."  # as jsonargparse offers for every config within
 
 
@@ -38,11 +39,23 @@ class Parser(ArgumentParser):
     def parse_args(  # type: ignore[override]  # jsonargparse's own is not argparse's
         self, args: Sequence[str] | None = None, *others: Any, **options: Any
     ) -> Namespace:
-        """As argparse's, which would read the flag as the start of a longer one."""
+        """As argparse's, which would read the flag as the start of a longer one.
+
+        An option of true or false that is given bare is true.
+        """
         for word in args or ():
             if RUN_STATE.search(word.partition("=")[0]):
                 self.error(word)
-        return super().parse_args(args, *others, **options)
+        return super().parse_args(args and self._told(args), *others, **options)
+
+    def _told(self, words: Sequence[str]) -> list[str]:
+        """The words, with "=true" after each bare option of true or false."""
+        kinds = {n: getattr(a, "_typehint", None) for a in self._actions for n in a.option_strings}
+        after = [*words[1:], ""]
+        return [
+            f"{word}=true" if kinds.get(word) is bool and value.lower() not in TRUTHS else word
+            for word, value in zip(words, after, strict=True)
+        ]
 
     def instantiate(self, *args: Any, **options: Any) -> Any:
         """As jsonargparse's; what is wrong with a value names the config that was read."""
