@@ -7,6 +7,7 @@ from erase.core.delta import DenseDelta, LowRankDelta, compose_deltas, truncate_
 from erase.core.projection import orthogonal
 from erase.erasure.algebra import compose, difference, interference, low_rank, merge, scale
 from erase.erasure.erasure import Erasure
+from erase.methods import methods
 from erase.methods.projection import ProjectionConfig, projection
 
 
@@ -95,6 +96,23 @@ def test_erasures_of_different_bases_are_not_joined():
     base = {"model": "other", "fingerprints": {name: "0" * 16}}
     with pytest.raises(ValueError, match="different bases"):
         merge([one, Erasure(one.deltas, {"base": base})])
+
+
+@pytest.mark.parametrize("coarse", [torch.bfloat16, torch.float16])
+def test_erasures_of_one_base_in_two_precisions_are_joined(coarse):
+    pipelines = build_tiny_pipeline(), build_tiny_pipeline().to(coarse)
+    made = methods()["projection"]
+    parts = [made(build_tiny_task(p), ProjectionConfig(rank=2)) for p in pipelines]
+    for order in (parts, parts[::-1]):
+        joint = compose(order)
+        for pipeline in pipelines:
+            joint.apply(pipeline.components).revert()
+        compose([joint, parts[0]])
+        with torch.no_grad():
+            changed = build_tiny_pipeline().to(coarse)
+            changed.unet.get_parameter(next(iter(joint.deltas))[5:]).mul_(1.5)
+        with pytest.raises(ValueError, match="differs from the base"):
+            joint.apply(changed.components)
 
 
 def test_a_truncated_lora_reports_its_measured_error():

@@ -10,6 +10,7 @@ import pytest
 from safetensors import SafetensorError
 
 import erase
+from erase.cli.ending import STOPPED
 from erase.support.errors import sentence
 from erase.support.files import (
     alone,
@@ -118,7 +119,7 @@ def test_one_output_is_of_one_at_a_time(tmp_path):
     assert "Another run is writing" in said[0]
 
 
-STOPPED = """
+STOPPING = """
 import os, signal
 from erase.cli.ending import leave, on_stop
 on_stop(leave)
@@ -128,10 +129,10 @@ os.kill(os.getpid(), signal.{name})
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_a_stop_before_any_work_is_one_sentence(name):
-    command = [sys.executable, "-c", STOPPED.format(name=name)]
+    command = [sys.executable, "-c", STOPPING.format(name=name)]
     ended = subprocess.run(command, capture_output=True, text=True)
     assert (ended.returncode, ended.stdout) == (130, "")
-    assert ended.stderr == "erase: Stopped; run the same command again to go on.\n"
+    assert ended.stderr == f"erase: {STOPPED}\n"
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a stream that is always full")

@@ -97,6 +97,11 @@ def test_speed_is_refused_where_no_direction_may_change():
         null_space_edit(WEIGHT, problem(), SPEEDConfig(threshold=1e-12), 0)
 
 
+def test_speed_is_refused_where_what_stays_leaves_nothing_of_it(tiny_task):
+    with pytest.raises(ValueError, match="centres 1000 hold all of the empty prompt"):
+        speed(tiny_task, SPEEDConfig(centres=1000))
+
+
 def test_landmarks_are_centres_of_what_lies_together():
     empty = torch.cat([drawn(1, 5), *(place + 1e-3 * drawn(6, 5) for place in (0.0, 9.0, 18.0))])
     found = landmarks(empty, 3)

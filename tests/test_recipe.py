@@ -1,8 +1,10 @@
+import ast
 import json
 import logging
 
 import pytest
 import torch
+import yaml
 from test_erasure import make_erasure
 
 from erase.core.delta import DenseDelta
@@ -51,6 +53,18 @@ def test_a_recipe_is_read_as_types():
 def test_the_card_says_how_the_bases_files_are_opened():
     facts = Recipe.read(edited("base.variant", "fp16"))
     assert 'load_model("emoji", variant="fp16")' in render_card(facts, ["unet.a"])
+
+
+def test_a_card_is_whole_whatever_its_base_is_called():
+    odd = 'a: "b" #1\n---\n```\n# <b>[x](y)*'
+    facts = Recipe.read(edited("base", {"model": odd, "model_config": odd}))
+    for changed in (["unet.a"], ["model.a"]):
+        _, head, card = render_card(facts, changed).split("---\n", 2)
+        assert yaml.safe_load(head)["base_model"] == odd
+        assert sum(line.startswith("```") for line in card.splitlines()) == 2
+        code = card.split("```python\n")[1].split("\n```\n")[0]
+        assert card.splitlines()[0].count("#") == card.splitlines()[0].count("\\#") + 1
+        ast.parse(code)
 
 
 @pytest.mark.parametrize("part", WRITTEN)

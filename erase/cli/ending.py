@@ -8,7 +8,7 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any
 
-STOPPED = "Stopped; run the same command again to go on."
+STOPPED = "Stopped; the same command goes on from what was kept, if anything was."
 STOPS = (signal.SIGINT, signal.SIGTERM)
 
 

@@ -1,6 +1,7 @@
 """Erasures as things to scale, merge, compose, subtract and compare."""
 
 from collections.abc import Callable, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from erase.core.delta import (
 )
 from erase.core.names import lora_holds
 from erase.erasure.erasure import Erasure
-from erase.erasure.recipe import for_any_base
+from erase.erasure.recipe import coarsest, for_any_base
 from erase.erasure.weights import low_rank_of
 
 
@@ -135,14 +136,11 @@ def _fold(
 
 
 def _check_same_base(erasures: Sequence[Erasure]) -> None:
-    seen: dict[str, Any] = {}
-    for erasure in erasures:
-        fingerprints = erasure.facts.base.fingerprints
-        for name, delta in erasure.deltas.items():
-            facts = delta.shape, fingerprints.get(name)
-            shape, fingerprint = seen.setdefault(name, facts)
-            other_values = None not in (fingerprint, facts[1]) and fingerprint != facts[1]
-            if shape != delta.shape or other_values:
+    for one, other in combinations(erasures, 2):
+        base, another = one.facts.base, other.facts.base
+        for name in one.deltas.keys() & other.deltas.keys():
+            same_shape = one.deltas[name].shape == other.deltas[name].shape
+            if not (same_shape and base.agrees(name, another)):
                 raise ValueError(
                     f"The erasures were made for different bases ({name} differs); "
                     "join only erasures of one base."
@@ -150,7 +148,10 @@ def _check_same_base(erasures: Sequence[Erasure]) -> None:
 
 
 def _joint_recipe(erasures: Sequence[Erasure], operation: str, **facts: Any) -> dict[str, Any]:
-    """The bases' fingerprints together, all concepts, and the parts' recipes without reports."""
+    """The bases' fingerprints together, all concepts, and the parts' recipes without reports.
+
+    Of bases in several dtypes the coarsest is noted, which tells all of them.
+    """
     base: dict[str, Any] = {"model": "its base"}
     prints: dict[str, dict[str, str]] = {"fingerprints": {}, "bfloat16": {}}
     for erasure in erasures:
@@ -163,7 +164,7 @@ def _joint_recipe(erasures: Sequence[Erasure], operation: str, **facts: Any) -> 
         for erasure in erasures
     ]
     return {
-        "base": base | prints,
+        "base": base | prints | {"dtype": coarsest({e.facts.base.dtype for e in erasures})},
         "request": {"concepts": list(dict.fromkeys(concepts))},
         "method": operation,
         "parts": parts,

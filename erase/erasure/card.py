@@ -1,5 +1,7 @@
 """The model card an Erasure is published with: what it suppresses, how it was measured, limits."""
 
+import json
+import re
 from collections.abc import Collection
 
 from erase.erasure.recipe import Recipe
@@ -7,7 +9,7 @@ from erase.prompts.names import shortened
 
 CARD = """---
 library_name: {library}
-base_model: {model}
+base_model: {named}
 tags: [diffusers-erase, concept-erasure]
 ---
 # {concepts}: a {method} erasure of {model}
@@ -32,16 +34,16 @@ The licence of the base model applies.
 SCOPE = "The figures hold under the protocol above and no other. "
 USE = """from erase import Erasure, load_model
 
-pipeline = load_model("{model}"{how}).pipeline
+pipeline = load_model({named}{how}).pipeline
 applied = Erasure.from_pretrained("THIS_FOLDER").apply(pipeline.components, scale=1.0)
 applied.revert()"""
-USE_LORA = """# A stock LoRA: plain diffusers is enough. `pipeline` is the base, {model}.
+USE_LORA = """# A stock LoRA: plain diffusers is enough. `pipeline` is the base, {named}.
 pipeline.load_lora_weights("THIS_FOLDER")
 # ComfyUI, A1111 and sd-scripts read what `erase export --for` makes of it."""
 
 USE_CLASSIFIER = """from erase import Erasure
 
-# `classifier` is the base, {model}.
+# `classifier` is the base, {named}.
 applied = Erasure.from_pretrained("THIS_FOLDER").apply({{"model": classifier}})
 applied.revert()"""
 
@@ -51,17 +53,29 @@ def render_card(facts: Recipe, changed: Collection[str], stock_lora: bool = Fals
     classifier = any(name.startswith("model.") for name in changed)
     use = USE_CLASSIFIER if classifier else USE_LORA if stock_lora else USE
     model = facts.base.model or "its base"
-    how = "".join(f', {name}="{value}"' for name, value in facts.base.own_files.items())
+    named = _quoted(model)
+    how = "".join(f", {name}={_quoted(value)}" for name, value in facts.base.own_files.items())
     return CARD.format(
-        concepts=shortened(facts.concepts or ["A concept"]),
-        model=model,
+        concepts=_plain(shortened(facts.concepts or ["A concept"])),
+        model=_plain(model),
+        named=named,
         library="pytorch" if classifier else "diffusers",
-        use=use.format(model=model, how=how),
-        method=facts.method or "custom",
+        use=use.format(named=named, how=how),
+        method=_plain(facts.method or "custom"),
         tensors=len(changed),
         measured=_measured(facts),
         scope=SCOPE if facts.report is not None else "",
     )
+
+
+def _quoted(text: str) -> str:
+    """The text as YAML and Python read it."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _plain(text: str) -> str:
+    """The text as Markdown shows it, in one line, whatever it holds."""
+    return re.sub(r"([\\`*_\[\]<>|~#])", r"\\\1", " ".join(text.split()))
 
 
 def _measured(facts: Recipe) -> str:

@@ -1,7 +1,7 @@
 """What an erasure says of itself: the recipe, which is kept as it was written, read as types."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
@@ -43,6 +43,13 @@ class Base(OwnFiles):
         if "bfloat16" in (self.dtype, _name_of(weight.dtype)):
             return self.bfloat16.get(name) == fingerprint(weight, torch.bfloat16)
         return self.fingerprints[name] == fingerprint(weight)
+
+    def agrees(self, name: str, other: "Base") -> bool:
+        """As `is_of`, of the weight of that name in another base."""
+        coarse = "bfloat16" in (self.dtype, other.dtype)
+        one, two = (base.bfloat16 if coarse else base.fingerprints for base in (self, other))
+        noted = name in self.fingerprints and name in other.fingerprints
+        return not noted or one.get(name) == two.get(name)
 
 
 @dataclass(frozen=True)
@@ -132,12 +139,16 @@ def _known(kind: type[Part], name: str, record: Any) -> Part:
 
 def base_facts(weights: Mapping[str, Tensor]) -> dict[str, Any]:
     """What is noted of a base by which its weights [...] are known, in any precision."""
-    dtypes = {_name_of(weight.dtype) for weight in weights.values()}
     return {
         "fingerprints": {name: fingerprint(weight) for name, weight in weights.items()},
         "bfloat16": {name: fingerprint(w, torch.bfloat16) for name, w in weights.items()},
-        "dtype": next((name for name in COARSE_FIRST if name in dtypes), "float32"),
+        "dtype": coarsest({_name_of(weight.dtype) for weight in weights.values()}),
     }
+
+
+def coarsest(dtypes: Collection[str]) -> str:
+    """Of dtypes' names the one that tells the fewest numbers apart; float32 of any wider."""
+    return next((name for name in COARSE_FIRST if name in dtypes), "float32")
 
 
 def _name_of(dtype: torch.dtype) -> str:

@@ -16,7 +16,7 @@ from erase.support.config import Config, NotNegative, Positive
 from erase.tasks.diffusion.places import TEXT
 from erase.tasks.diffusion.task import DiffusionTask
 
-NOISE, ROUNDS = 1e-14, 100
+NOISE, ROUNDS, NOTHING = 1e-14, 100, 1e-9
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def null_space_edit(
 ) -> tuple[Tensor, Tensor]:
     """Factors up [o, n] and down [n, d] of SPEED's change of a weight [o, d].
 
-    Raises ValueError if the threshold lets nothing change.
+    Raises ValueError if the threshold, or what stays of the empty prompt, lets nothing change.
     """
     up, tokens, scale = weight @ problem.change.T, problem.tokens, config.retain_scale
     identity = torch.eye(len(tokens)).double()
@@ -140,7 +140,11 @@ def null_space_edit(
     moved = (fixed - rows.T @ (down @ fixed)) / scale
     noise = NOISE * float(problem.fixed.pow(2).sum()) / scale
     gap = torch.linalg.pinv(fixed.T @ moved, atol=noise, rtol=1e-12, hermitian=True)
-    return up, (down - down @ fixed @ gap @ moved.T) @ free.T
+    left = down - down @ fixed @ gap @ moved.T
+    if left.norm() <= NOTHING * down.norm():
+        raise ValueError(f"centres {config.centres} hold all of the empty prompt, and with it all "
+                         "of the edit; lower it, or raise threshold.")  # fmt: skip
+    return up, left @ free.T
 
 
 def moment_moved(
