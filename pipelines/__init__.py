@@ -1,5 +1,6 @@
 """Stock diffusers pipelines that load erasures; imported as `erase.pipelines`."""
 
+from erase.erasure.loading import erased
 from erase.pipelines.erased_flux import ErasedFluxPipeline
 from erase.pipelines.erased_stable_diffusion import ErasedStableDiffusionPipeline
 from erase.pipelines.erased_stable_diffusion_3 import ErasedStableDiffusion3Pipeline
@@ -10,4 +11,5 @@ __all__ = [
     "ErasedStableDiffusion3Pipeline",
     "ErasedStableDiffusionPipeline",
     "ErasedStableDiffusionXLPipeline",
+    "erased",
 ]

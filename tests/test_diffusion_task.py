@@ -7,7 +7,7 @@ from conftest import CATALOGUE, build_tiny_pipeline, build_tiny_task
 from diffusers import (
     DPMSolverMultistepScheduler,
     FlowMatchEulerDiscreteScheduler,
-    StableDiffusionInpaintPipeline,
+    StableDiffusionLatentUpscalePipeline,
 )
 from PIL import Image
 from tiny_families import SIDE, build_family
@@ -20,6 +20,7 @@ from erase.tasks.diffusion.noising import FlowNoising
 from erase.tasks.diffusion.task import DiffusionTask, DiffusionTaskConfig
 from erase.training.loop import TrainingConfig
 
+UPSCALING = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
 SMALL = DiffusionTaskConfig(forget_pictures=4, retain_pictures=4, generation_steps=2, batch_size=2)
 
 
@@ -67,12 +68,15 @@ def test_pictures_are_given_in_any_mode(tiny_pipeline):
 
 
 def test_a_pipeline_of_another_family_is_refused(tiny_pipeline, tmp_path):
-    inpainting = StableDiffusionInpaintPipeline.from_pipe(tiny_pipeline)
+    upscaling = StableDiffusionLatentUpscalePipeline(
+        **{name: getattr(tiny_pipeline, name) for name in UPSCALING}
+    )
     prompts = expand(EraseRequest(["ghost"]), CATALOGUE)
-    with pytest.raises(ValueError, match="is a StableDiffusionInpaintPipeline, of no known family"):
-        DiffusionTask(inpainting, prompts, CATALOGUE.sampling)
-    inpainting.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="is a StableDiffusionInpaintPipeline, of no known family"):
+    said = "is a StableDiffusionLatentUpscalePipeline, of no known family"
+    with pytest.raises(ValueError, match=said):
+        DiffusionTask(upscaling, prompts, CATALOGUE.sampling)
+    upscaling.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=said):
         load_model(str(tmp_path))
 
 

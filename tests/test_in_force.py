@@ -14,7 +14,8 @@ from torch import nn
 from erase import Erasure, methods
 from erase.core.delta import DenseDelta
 from erase.core.names import named_parameters
-from erase.models.family import require_supported, with_components
+from erase.models.family import require_supported
+from erase.models.stock import with_components
 from erase.pipelines import ErasedStableDiffusionPipeline
 from erase.tasks.classification.task import ClassificationTask
 

@@ -26,7 +26,7 @@ from erase.core.process import own_settings
 from erase.erasure.card import render_card
 from erase.erasure.recipe import Recipe
 from erase.erasure.weights import DELTAS, LORA, PROJECTIONS, read_deltas, shared_bases, write_deltas
-from erase.models.family import plain_pipeline
+from erase.models.stock import plain_pipeline
 from erase.prompts.catalogue import FILE as CATALOGUE
 from erase.support.errors import refused
 from erase.support.files import expanded, put_back, replaced_folder, write_json, write_text

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import cpu_offload
 from accelerate.hooks import AlignDevicesHook, remove_hook_from_module
+from diffusers import DiffusionPipeline
 from huggingface_hub import snapshot_download
 from torch import nn
 
@@ -15,7 +17,7 @@ from erase.core.plain import require_nothing_added, unwrapped
 from erase.erasure.algebra import compose, scale
 from erase.erasure.erasure import FILES, AppliedErasure, Erasure
 from erase.erasure.recipe import for_any_base
-from erase.models.family import family_of, plain_pipeline, with_components
+from erase.models.stock import plain_pipeline, stock_class, with_components
 from erase.support.errors import refused
 from erase.support.files import expanded
 
@@ -84,7 +86,7 @@ class ErasureLoaderMixin:
 
         Raises ValueError where an adapter is loaded, which no stock folder holds.
         """
-        stock = with_components(plain_pipeline(self), {}, family_of(self).pipeline)
+        stock = with_components(plain_pipeline(self), {}, stock_class(self))
         modules = (part for part in stock.components.values() if isinstance(part, nn.Module))
         require_nothing_added(part for module in modules for part in module.modules())
         with self._at_hand():
@@ -149,6 +151,18 @@ class ErasureLoaderMixin:
         finally:
             for module, device in offloaded:
                 cpu_offload(module, device, offload_buffers=len(module._parameters) > 0)
+
+
+@cache
+def erased(kind: type[DiffusionPipeline]) -> type[Any]:
+    """A pipeline class of diffusers with `load_erasure` and so on; the same for every call.
+
+    Open it with its `from_pretrained`, or turn an open pipeline into one with `from_pipe`. Raises
+    ValueError for what is no such class.
+    """
+    if not (isinstance(kind, type) and issubclass(kind, DiffusionPipeline)):
+        raise ValueError(f"{kind!r} is no pipeline class of diffusers; give one, as FluxPipeline.")
+    return type(f"Erased{kind.__name__}", (ErasureLoaderMixin, kind), {"__doc__": kind.__doc__})
 
 
 def _sequential_device(module: nn.Module) -> torch.device | None:

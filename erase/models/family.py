@@ -14,9 +14,9 @@ from diffusers import (
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
 )
-from torch import Tensor, nn
+from torch import Tensor
 
-from erase.core.plain import require_in_force, unwrapped
+from erase.core.plain import require_in_force
 from erase.models.conditions import (
     Condition,
     by_channel,
@@ -35,6 +35,7 @@ from erase.models.conditions import (
     unpacked_flux,
 )
 from erase.models.learned import LearnedFamily, learned
+from erase.models.stock import plain_pipeline, text_to_image
 from erase.models.tokens import Readers
 from erase.prompts.catalogue import Sampling
 
@@ -112,25 +113,6 @@ class Family:
         return (known or pipeline.default_sample_size) * pipeline.vae_scale_factor
 
 
-def with_components(
-    pipeline: DiffusionPipeline,
-    components: Mapping[str, nn.Module | None],
-    kind: type[DiffusionPipeline] | None = None,
-) -> DiffusionPipeline:
-    """A second pipeline with the same options around the same components but these.
-
-    It is of the same class, unless `kind` is another that takes the same.
-    """
-    options = {
-        key: pipeline.config[key]
-        for key in pipeline._get_signature_keys(pipeline)[1]
-        if key in pipeline.config
-    }
-    if "safety_checker" in components:
-        options["requires_safety_checker"] = components["safety_checker"] is not None
-    return (kind or type(pipeline))(**{**pipeline.components, **options, **components})
-
-
 FLUX_GUIDANCE = 3.5
 _unet_family = partial(
     Family,
@@ -205,6 +187,8 @@ def family_of(pipeline: DiffusionPipeline) -> Family:
     for family in FAMILIES.values():
         if isinstance(pipeline, family.pipeline):
             return family
+    if (sister := text_to_image(pipeline)) is not pipeline:
+        return family_of(sister)
     return _of_learned(learned(plain_pipeline(pipeline)))
 
 
@@ -233,7 +217,7 @@ def _untold(pipeline: DiffusionPipeline, *_: object) -> Any:
 
 def require_supported(pipeline: DiffusionPipeline) -> Family:
     """The pipeline's family; ValueError unless it is known and its weights can be trained."""
-    pipeline = plain_pipeline(pipeline)
+    pipeline = plain_pipeline(text_to_image(pipeline))
     family = family_of(pipeline)
     if not family.learned:
         _require_whole(pipeline, family)
@@ -255,6 +239,12 @@ def _require_plain(pipeline: DiffusionPipeline, name: str) -> None:
             "An IP-Adapter is loaded, which draws by a picture beside the prompt; call "
             "pipeline.unload_ip_adapter() first."
         )
+    read, predicted = config.get("in_channels"), config.get("out_channels")
+    if read and predicted and read > predicted:
+        raise ValueError(
+            f"The {name} reads {read} channels and predicts {predicted}: it wants a picture or a "
+            "mask beside the noised one, which no prompt gives; open text-to-image weights."
+        )
     if getattr(denoiser, "is_cache_enabled", False):
         raise ValueError(f"The {name} answers from a cache; call its disable_cache() first.")
     if asked := [n for n in ("class_embed_type", "num_class_embeds") if config.get(n)]:
@@ -270,10 +260,3 @@ def _require_whole(pipeline: DiffusionPipeline, family: Family) -> None:
     none = {n for n, part in pipeline.components.items() if part is None and n.startswith(parts)}
     if missing := sorted(none - set(family.spared if none >= set(family.spared) else ())):
         raise ValueError(f"The pipeline has no {', '.join(missing)}; open it with all its parts.")
-
-
-def plain_pipeline(pipeline: DiffusionPipeline) -> DiffusionPipeline:
-    """The pipeline, or one of the same weights where a part is compiled or parallel."""
-    modules = {n: m for n, m in pipeline.components.items() if isinstance(m, nn.Module)}
-    plain = {n: unwrapped(m) for n, m in modules.items() if unwrapped(m) is not m}
-    return with_components(pipeline, plain) if plain else pipeline

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from hashlib import sha256
 from typing import Any
 
-import diffusers
 import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
@@ -16,6 +15,7 @@ from erase.core.process import own_settings
 from erase.models.calling import PROMPT, Calling, asked_by, calling_of, nothing
 from erase.models.levels import Levels
 from erase.models.listening import Call, Draw, Listener, leaves, raw_of, same
+from erase.models.stock import stock_class
 from erase.models.text_layers import TextLayers, shortened
 
 OTHER, LONGER = "a pizza", "a photo of a ghost in the garden"
@@ -119,7 +119,7 @@ def learned(pipeline: DiffusionPipeline) -> LearnedFamily:
 def _key(pipeline: DiffusionPipeline) -> str:
     parts = {name: _facts(part) for name, part in sorted(pipeline.components.items())}
     own = {name: one for name, one in pipeline.config.items() if name not in parts}
-    asked = json.dumps([type(pipeline).__name__, own, parts], default=str)
+    asked = json.dumps([stock_class(pipeline).__name__, own, parts], default=str)
     return sha256(asked.encode()).hexdigest()
 
 
@@ -139,7 +139,7 @@ def learn(pipeline: DiffusionPipeline) -> LearnedFamily:
     Raises ValueError where replay or exchange are not equal bit for bit, or no known kind of
     prediction leads to the picture that is meant.
     """
-    kind, begun = type(pipeline).__name__, time.perf_counter()
+    kind, begun = stock_class(pipeline).__name__, time.perf_counter()
     try:
         if "prompt" not in asked_by(pipeline) or not hasattr(pipeline, "scheduler"):
             raise ValueError("it takes no prompt, or has no scheduler")
@@ -166,10 +166,9 @@ def _learned_of(pipeline: DiffusionPipeline, calling: Calling, begun: float) -> 
     _require_replayed(pipeline, text.drawn, denoisers)
     enters = text.entries()
     ladder = _levels_of(listener, denoisers, arguments.call).found()
-    kinds = (kind.__name__ for kind in type(pipeline).__mro__)
     pairs = [(_number(level.told), level.noise) for level in ladder.levels]
     return LearnedFamily(
-        next(name for name in kinds if hasattr(diffusers, name)), calling, denoisers,
+        stock_class(pipeline).__name__, calling, denoisers,
         arguments.call, arguments.rows(denoisers[0]), text.heard(timed=False),
         text.heard(timed=True), enters, ladder.kind, pairs, ladder.error,
         time.perf_counter() - begun,

@@ -23,6 +23,7 @@ from erase.core.plain import holds_numbers
 from erase.core.process import own_settings
 from erase.models.family import family_of, require_supported
 from erase.models.lazy import left_family, text_pipeline
+from erase.models.stock import text_to_image
 from erase.models.stored import denoiser_file, single_file, stored_dtype, tensors_in
 from erase.prompts.catalogue import Catalogue, Finetuning, Sampling
 from erase.prompts.request import PromptSet
@@ -132,7 +133,7 @@ def open_model(
         if left:
             pipeline = text_pipeline(folder, left, opening.variant, dtype, device)
         else:
-            pipeline = _read(folder, opening, dtype)
+            pipeline = text_to_image(_read(folder, opening, dtype))
         _require_finite(pipeline)
     require_supported(pipeline)
     if left or opening.offload != "none":
@@ -176,7 +177,7 @@ def _taken(pipeline: DiffusionPipeline, opening: OpeningConfig) -> Model:
         raise ValueError("The pipeline is offloaded; call pipeline.remove_all_hooks() first.")
     require_supported(pipeline)
     name = str(pipeline.name_or_path or "")
-    return Model(name, pipeline, Catalogue.of_model(name) if name else None)
+    return Model(name, text_to_image(pipeline), Catalogue.of_model(name) if name else None)
 
 
 def _place(name: str) -> Path:

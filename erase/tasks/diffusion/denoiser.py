@@ -10,14 +10,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from erase.core.precision import at_least_float32, computed_in_float32
-from erase.models.family import (
-    POOLED,
-    STATES,
-    Condition,
-    family_of,
-    plain_pipeline,
-    with_components,
-)
+from erase.models.family import POOLED, STATES, Condition, family_of
+from erase.models.stock import plain_pipeline, text_to_image, with_components
 from erase.models.tokens import last_positions, pairing, require_read
 from erase.support.progress import Bar
 from erase.tasks.diffusion.adversary import adversarial_prefix, prefix_embeddings, with_prefix_slots
@@ -53,7 +47,8 @@ class ConditionedDenoiser:
     """
 
     def __init__(self, pipeline: DiffusionPipeline, size: int = 0, guidance: float | None = None):
-        self.pipeline, self.family = plain_pipeline(pipeline), family_of(pipeline)
+        self.pipeline = plain_pipeline(text_to_image(pipeline))
+        self.family = family_of(self.pipeline)
         self.side = self.family.side(self.pipeline, size)
         self.guidance = self.family.sampling.guidance_scale if guidance is None else guidance
         self.noising = self._noising()

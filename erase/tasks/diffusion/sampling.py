@@ -14,9 +14,10 @@ from erase.core.precision import widened
 from erase.core.process import own_settings
 from erase.core.seeds import seeded
 from erase.models.conditions import shifted
-from erase.models.family import family_of, with_components
+from erase.models.family import family_of
 from erase.models.lazy import require_read
 from erase.models.listening import Listener
+from erase.models.stock import with_components
 from erase.prompts.catalogue import Sampling
 from erase.support.distributed import shared_map
 from erase.support.progress import Bar
