@@ -33,7 +33,8 @@ def target_of(family: str, dtype: torch.dtype = torch.float32) -> Target:
         return [bool(picture.mean() > 0.5) for picture in found]
 
     benign = ["a pizza", "a skull"], 1 - pictures[:2]
-    memory = predict_base(denoiser, pictures, [prompt.text for prompt in prompts], 0)
+    texts = [prompt.text for prompt in prompts]
+    memory = predict_base(denoiser, denoiser.latents(pictures), texts, 0)
     return Target(denoiser, prompts, pictures, shows, sampling, benign, memory)
 
 

@@ -16,7 +16,9 @@ from tiny_classes import BUILDERS, glm_image
 from tiny_families import BUILDERS as FAMILIES
 from tiny_families import build_family
 
-from erase.attacks import serving
+from erase.attacks import attacks, serving
+from erase.attacks.base import Target, predict_base
+from erase.attacks.relearning import RelearningConfig
 from erase.core.names import filter_names, named_parameters
 from erase.erasure.erasure import Erasure
 from erase.methods import get_method
@@ -151,7 +153,38 @@ def test_what_can_not_be_heard_is_refused():
         DiffusionTask(pipeline, task.prompts, task.sampling, forget_pictures=[picture])
     with pytest.raises(ValueError, match="Which token is a prompt's last is not known"):
         task.last_readings([PROMPT])
-    assert not serving(task.family)
+    assert serving(task.family) == ["benign_relearning", "relearning"]
+
+
+@pytest.mark.parametrize("name", ["z_image", "wan"])
+def test_attacks_without_pictures_of_ones_own_serve_what_is_learned(name):
+    pipeline = BUILDERS[name]()
+    task = build_task(pipeline)
+    erasure = get_method("projection")(task, METHODS["projection"])
+    side, prompts = task.sampling.size, task.prompts.forget
+    seen = []
+
+    def shows(pictures: torch.Tensor, asked) -> list[bool]:
+        seen.append(pictures)
+        return [False] * len(asked)
+
+    coded = tuple(
+        draw(pipeline, [prompt.text], [0], task.sampling, "latent")
+        for prompt in (prompts[0], task.prompts.retain[0])
+    )
+    memory = predict_base(task.denoiser, coded[0], [prompts[0].text], 0)
+    benign, pictures = [task.prompts.retain[0].text], torch.zeros(1, 3, side, side)
+    target = Target(task.denoiser, prompts[:1], pictures, shows, task.sampling,
+                    (benign, pictures), memory, coded=coded)  # fmt: skip
+    with erasure.apply(pipeline.components):
+        before = {n: w.clone() for n, w in named_parameters(task.components).items()}
+        for attack in serving(task.family):
+            outcome = attacks()[attack](target, RelearningConfig(2, 2, 1, 1e-2))
+            assert set(outcome.details["curve"]) == {0, 2}
+            # What was learnt is drawn, and nothing of it stays.
+            assert not torch.equal(seen[0], seen[-1])
+            for weight, own in named_parameters(task.components).items():
+                assert torch.equal(own, before[weight])
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -39,15 +39,11 @@ class Attack:
 
     def serves(self, family: Family) -> bool:
         """Whether pipelines of this family can be attacked so."""
-        return not self._why_not(family)
-
-    def _why_not(self, family: Family) -> str:
-        unknown = "how it codes pictures can't be heard" if family.learned else ""
-        return unknown or self.hindrance(family)
+        return not self.hindrance(family)
 
     def require_serves(self, family: Family) -> None:
         """Raise ValueError if pipelines of this family cannot be attacked so."""
-        if why := self._why_not(family):
+        if why := self.hindrance(family):
             raise ValueError(
                 f"The attack {self.name} cannot serve a {family.pipeline.__name__}: {why}; choose "
                 f"of {', '.join(serving(family)) or 'pipelines of other classes'}."

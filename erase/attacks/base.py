@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from erase.core.seeds import seeded
+from erase.models.family import Family
 from erase.prompts.catalogue import Sampling
 from erase.prompts.request import Prompt
 from erase.prompts.seeds import ATTACK_SEED
@@ -43,7 +44,8 @@ class Target:
     prompts: they name the concept. pictures: the concept as the base draws it or as people do,
     [n, 3, H, W] in 0..1. shows: whether each picture shows its prompt's forgotten concept.
     benign: texts that name no forgotten concept, and the base's pictures of them, one each.
-    memory: what the base predicts.
+    memory: what the base predicts. coded: latents of the pictures and of the benign ones, where how
+    pictures are coded is not known and the base drew them.
     """
 
     denoiser: ConditionedDenoiser
@@ -54,6 +56,7 @@ class Target:
     benign: tuple[Sequence[str], Tensor]
     memory: BasePredictions
     seed: int = 0
+    coded: tuple[Tensor, Tensor] | None = None
 
     def with_pipeline(self, pipeline: DiffusionPipeline) -> "Target":
         """The same, with another pipeline to attack."""
@@ -93,12 +96,12 @@ class Target:
     @cached_property
     def latents(self) -> Tensor:
         """The pictures' scaled latents [n, C, h, w]."""
-        return self.denoiser.latents(self.pictures)
+        return self.coded[0] if self.coded else self.denoiser.latents(self.pictures)
 
     @cached_property
     def benign_latents(self) -> Tensor:
         """The benign pictures' scaled latents [n, C, h, w]."""
-        return self.denoiser.latents(self.benign[1])
+        return self.coded[1] if self.coded else self.denoiser.latents(self.benign[1])
 
     @property
     def passes_a_step(self) -> int:
@@ -132,14 +135,18 @@ class Outcome:
     pictures: Tensor = field(compare=False, repr=False)
 
 
+def uncoded(family: Family) -> str:
+    """Why no picture can be turned into latents of a family's pipelines, if it cannot."""
+    return "how it codes pictures can't be heard" if family.learned else ""
+
+
 @torch.no_grad()
 def predict_base(
-    base: ConditionedDenoiser, pictures: Tensor, texts: Sequence[str], seed: int, each: int = 4
+    base: ConditionedDenoiser, latents: Tensor, texts: Sequence[str], seed: int, each: int = 4
 ) -> BasePredictions:
-    """What the base predicts of every picture at `each` random time steps, under its text."""
+    """What the base predicts of every latent at `each` random time steps, under its text."""
     generator = seeded(seed)
-    latents = base.latents(pictures).repeat(each, 1, 1, 1)
-    batch = base.noised(latents, [*texts] * each, generator)
+    batch = base.noised(torch.cat([latents] * each), [*texts] * each, generator)
     noisy, text = base.noising.noisy(batch), base.condition(texts)
     found = [
         base.predict(noisy[rows], batch.timesteps[rows], text.rows(rows % len(texts)))

@@ -12,7 +12,7 @@ from diffusers import (
 from torch import Tensor
 
 from erase.attacks import register
-from erase.attacks.base import Outcome, Target
+from erase.attacks.base import Outcome, Target, uncoded
 from erase.support.config import Config, Positive
 from erase.tasks.diffusion.denoiser import ConditionedDenoiser, pictures_of
 from erase.tasks.diffusion.noising import FlowNoising, settings_of
@@ -29,7 +29,7 @@ class LatentInversionConfig(Config):
     steps: Positive[int] = 25
 
 
-@register("latent_inversion", LatentInversionConfig)
+@register("latent_inversion", LatentInversionConfig, uncoded)
 @torch.no_grad()
 def latent_inversion(target: Target, config: LatentInversionConfig) -> Outcome:
     """Invert pictures of the concept with the empty prompt, then sample back with it.

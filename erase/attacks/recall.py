@@ -9,7 +9,7 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from erase.attacks import register
-from erase.attacks.base import Outcome, Target
+from erase.attacks.base import Outcome, Target, uncoded
 from erase.core.seeds import seeded
 from erase.models.family import Family
 from erase.support.config import Config, Share
@@ -34,7 +34,8 @@ def _image_to_image(family: Family) -> type[DiffusionPipeline] | None:
 
 
 def _hindrance(family: Family) -> str:
-    return "" if _image_to_image(family) else "diffusers has no image-to-image pipeline of its kind"
+    none = "" if _image_to_image(family) else "diffusers has no image-to-image pipeline of its kind"
+    return uncoded(family) or none
 
 
 @register("recall", RecallConfig, _hindrance)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from erase.attacks import register
 from erase.attacks.base import Outcome, Target, denoising_loss
+from erase.core.names import named_parameters
 from erase.core.precision import MasterWeights
 from erase.core.seeds import seeded
 from erase.support.config import Config, Positive
@@ -50,8 +51,9 @@ def benign_relearning(target: Target, config: RelearningConfig) -> Outcome:
 def _finetuned(
     target: Target, config: RelearningConfig, texts: Sequence[str], latents: Tensor
 ) -> Outcome:
-    denoiser = target.denoiser.modules[target.denoiser.family.denoiser]
-    weights = dict(denoiser.named_parameters())
+    family, modules = target.denoiser.family, target.denoiser.modules
+    denoisers = {name: modules[name] for name in (family.denoiser, *family.others)}
+    weights = named_parameters(denoisers)
     generator, masters = seeded(target.seed), MasterWeights(weights)
     learnt = masters.tensors.values()
     optimizer = torch.optim.AdamW(learnt, config.learning_rate, weight_decay=0.0)

@@ -1,7 +1,7 @@
 """One call from an erasure folder to a measured attack report."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,8 @@ from erase.runs.state import carry_out
 from erase.support.config import Positive
 from erase.support.files import write_json, write_text
 from erase.support.pictures import save_grid
-from erase.tasks.diffusion.denoiser import ConditionedDenoiser
-from erase.tasks.diffusion.sampling import draw
+from erase.tasks.diffusion.learned import denoiser_of
+from erase.tasks.diffusion.sampling import OutputType, draw
 
 Attacked = tuple[AttackReport, dict[str, Tensor]]  # with what each attack drew
 
@@ -159,15 +159,20 @@ def build_target(
     others = [prompt.text for prompt in sample(prompts.retain, count, TARGET_SEED + seed)]
     texts, first = [prompt.text for prompt in chosen], TARGET_SEED + 10_000 * seed
 
-    def drawn(wanted: Sequence[str], what: str) -> Tensor:
+    def drawn(wanted: Sequence[str], what: str, kind: OutputType = "pt") -> Tensor:
         seeds = range(first, first + len(wanted))
-        return draw(base.pipeline, wanted, seeds, base.sampling, "pt", what, shared=True).float()
+        return draw(base.pipeline, wanted, seeds, base.sampling, kind, what, shared=True).float()
 
     pictures, shows = drawn(texts, "pictures of the concept"), _judged_by(judge, prompts)
     benign = others, drawn(others, "benign pictures")
-    denoiser = ConditionedDenoiser(base.pipeline, pictures.shape[-1], base.sampling.guidance_scale)
-    memory = predict_base(denoiser, pictures, texts, first)
-    target = Target(denoiser, chosen, pictures, shows, base.sampling, benign, memory, seed)
+    denoiser = denoiser_of(base.pipeline, replace(base.sampling, size=pictures.shape[-1]))
+    coded = None
+    if denoiser.family.learned:
+        of_concept, of_benign = (drawn(part, "latents", "latent") for part in (texts, others))
+        coded = of_concept.to(denoiser.device), of_benign.to(denoiser.device)
+    latents = coded[0] if coded else denoiser.latents(pictures)
+    memory = predict_base(denoiser, latents, texts, first)
+    target = Target(denoiser, chosen, pictures, shows, base.sampling, benign, memory, seed, coded)
     return target.with_pipeline(victim)
 
 
