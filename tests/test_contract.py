@@ -81,8 +81,10 @@ def tensors(host) -> dict[str, torch.Tensor]:
     }
 
 
-# These read or train the cross-attention alone.
-UNSUPPORTED = [(method, "text_encoder") for method in ("uce", "rece", "speed", "oce", "esd")]
+# These read or train the cross-attention, or the denoiser, alone.
+UNSUPPORTED = [
+    (method, "text_encoder") for method in ("uce", "rece", "speed", "oce", "esd", "harden")
+]
 PICTURES, SAMPLES = (
     [name for name, method in methods().items() if issubclass(kind, method.task)]
     for kind in (DiffusionTask, ClassificationTask)
@@ -150,7 +152,7 @@ def test_masked_out_weights_are_bit_equal(task, selection, tmp_path):
 
 # Each trains tensors of its own kind: the model's, an extra class', adapters'.
 STOPPED = [(m, DIGITS) for m in SAMPLES if hasattr(methods()[m].config(), "training")]
-STOPPED.append(("salun_lora", "both"))
+STOPPED += [("salun_lora", "both"), ("harden", "both")]
 
 
 @pytest.mark.parametrize(("method", "task"), STOPPED)

@@ -98,6 +98,10 @@ def _measured(report: Any, folder: Path) -> str:
     return f"{_at('evaluate.tables:summary_table')(report)}\n{paths}" if report else ""
 
 
+def _hardened(report: Any, folder: Path) -> str:
+    return _measured(report, folder) or f"erasure: {folder}"
+
+
 def _found(found: Any, _: "Namespace") -> str:
     return f"{found}\nuse --{found.method}.{found.setting} {found.value:g}" if found else ""
 
@@ -182,6 +186,12 @@ COMMANDS = {
         "draw and judge what an erasure does, where its run did not",
         "runs.measuring:MeasureRun:measure",
         lambda report, options: _measured(report, Path(options.erasure)), FOLDER, "erasure",
+    ),
+    "harden": _run_of(
+        "noise an erased model's weights and learn the rest anew from it",
+        "runs.harden:HardenRun:harden",
+        lambda report, options: _hardened(report, Path(options.output)), {**FOLDER, **NEW},
+        "erasure", config_file=True,
     ),
     "attack": _run_of(
         "try to bring a concept back, and measure what comes",

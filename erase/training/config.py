@@ -26,6 +26,7 @@ class TrainingConfig(Config):
         optimizer: "sgd" is what most authors train classifiers with, at rates of its own.
         momentum: SGD's.
         max_grad_norm: clips the norm of all masked gradients together.
+        lr_warmup_steps: the first steps, through which the rate rises to what it would be.
         gradient_accumulation_steps: batches of either set whose gradients make up a step.
         gradient_checkpointing: computes a denoiser's activations anew in the backward pass, which
             takes less memory and more time.
@@ -48,6 +49,7 @@ class TrainingConfig(Config):
     optimizer: Literal["adamw", "sgd"] = "adamw"
     momentum: Annotated[float, Within(lambda share: 0 <= share < 1, "a number in [0, 1)")] = 0.9
     max_grad_norm: Positive[float] = 1.0
+    lr_warmup_steps: NotNegative[int] = 0
     gradient_accumulation_steps: Positive[int] = 1
     gradient_checkpointing: bool = False
     mixed_precision: Literal["no", "bf16"] = "no"

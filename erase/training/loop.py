@@ -182,7 +182,8 @@ class _Stepper(Generic[SomeBatch]):
     def rate(self, step: int) -> float:
         """The learning rate of a step."""
         falls = self.config.lr_scheduler == "linear"
-        return self.config.learning_rate * (1 - falls * step / self.config.max_train_steps)
+        risen = min(1.0, (step + 1) / max(1, self.config.lr_warmup_steps))
+        return self.config.learning_rate * risen * (1 - falls * step / self.config.max_train_steps)
 
     def take(self, step: int) -> float:
         """One optimizer step; the loss, this process' own."""
@@ -242,6 +243,11 @@ class _Stepper(Generic[SomeBatch]):
 def step_seed(seed: int, step: int) -> int:
     """A seed for one step; even, so that its successor is free for a second stream."""
     return (seed + 1) * 10_000_000 + 2 * step
+
+
+def step_number(seed: int, step_seed: int) -> int:
+    """Which step's seed, or its successor, this is."""
+    return (step_seed - (seed + 1) * 10_000_000) // 2
 
 
 def _stop_message(done: int, steps: int) -> str:

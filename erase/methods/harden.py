@@ -1,0 +1,290 @@
+"""Harden: an erased model's weights give way to noise, and a student learns its answers anew."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from erase.core.delta import Delta, deltas_between
+from erase.core.names import filter_names
+from erase.core.precision import widened
+from erase.core.seeds import seeded
+from erase.core.snapshot import Snapshot
+from erase.erasure.erasure import Erasure
+from erase.methods import Needs, register
+from erase.methods.projection import ProjectionConfig, projection
+from erase.prompts.request import sample
+from erase.support.config import PartShare, Positive, Share
+from erase.support.pictures import load_folder
+from erase.tasks.diffusion.noising import DiffusionBatch
+from erase.tasks.diffusion.task import DiffusionTask
+from erase.training.config import TrainedConfig, TrainingConfig, with_defaults
+from erase.training.loop import finetune, step_number
+from erase.training.preserve import restored_parameters
+
+RATE = 4  # times what the task suggests for weights that begin where they are to end
+TOGETHER, STREAM = 32, 7  # pictures drawn at a time, and their seeds, which no other set has
+
+
+@dataclass(frozen=True)
+class HardenConfig(TrainedConfig):
+    """How much of the weights gives way to noise, and how the rest is learnt anew.
+
+    Args:
+        folder: the erasure to harden, of the same model and concepts; by default a projection.
+        effort: the cost, as a share of training the model anew.
+        retraining_pictures: what that takes, steps times batch; by default what the bundled
+            model's oracles took.
+        noise: the share of every chosen weight that noise takes.
+        layers: patterns of the tensors that are noised, as in "unet.up_blocks*"; by default all
+            of the denoiser's but biases and norms. All of the denoiser learns.
+        words: "mean" leaves the text encoders nothing of the words that only forget prompts hold,
+            "keep" leaves them as the erasure has them.
+        pictures: how many of the teacher's pictures are at hand at a time.
+        uses: how often each of them is learnt from, about.
+        forget_share: of these pictures, those of forget prompts.
+        empty_share: of what is learnt, answers to the empty prompt, which guidance needs.
+        retain_folder: a folder of pictures to learn from instead, under retain prompts, in turn.
+        training: the optimizer's settings; max_train_steps of 0 are what the effort allows, a
+            learning_rate of 0 is four times what the task suggests.
+    """
+
+    folder: str = ""
+    effort: Share = 0.1
+    retraining_pictures: Positive[int] = 256_000
+    noise: Share = 0.5
+    layers: Sequence[str] = ()
+    words: Literal["mean", "keep"] = "mean"
+    pictures: Positive[int] = 768
+    uses: Positive[int] = 32
+    forget_share: PartShare | Literal[0] = 0
+    empty_share: PartShare = 0.1
+    retain_folder: str = ""
+    training: TrainingConfig = field(
+        default_factory=lambda: TrainingConfig(lr_warmup_steps=50), kw_only=True
+    )
+
+
+def _needs(task: DiffusionTask, config: HardenConfig) -> Needs:
+    changing = _noised(task, config), _learning(task, config), _word_tables(task, config)
+    trained = {name: weight for part in changing for name, weight in part.items()}
+    return Needs(trained, _training(task, config), teachers=2)
+
+
+@register("harden", HardenConfig, DiffusionTask, _needs)
+def harden(task: DiffusionTask, config: HardenConfig) -> Erasure:
+    """Noise and distil (UNDO; Lee et al., NeurIPS 2025, arXiv 2506.06278, of language models).
+
+    The teacher is the model with the erasure in force; it draws pictures as training goes, and the
+    student, W <- (1 - noise) W + noise s N of its every matrix W, with s the deviation of W and N
+    standard normal, learns to predict what the teacher predicts of them, noised.
+
+    Differences from the paper: the noise is of each matrix' own size (theirs that of a fresh
+    model), vectors have none, the loss is the mean squared error of predictions (theirs the
+    divergence of next words), and words that forget prompts alone hold are replaced by the mean
+    word, as a text encoder that never read them has nothing to say of them. Raises ValueError for
+    an erasure of another model, and for layers that fit no matrix that may change.
+    """
+    noised, learning = _noised(task, config), _learning(task, config)
+    changing = noised | learning | _word_tables(task, config)
+    erasure = _erasure_of(task, config)
+    with erasure.apply(task.components):
+        teacher = Snapshot(task.components.values(), changing.values())
+        with restored_parameters(changing):
+            make_noisy_(noised, config.noise, task.seed)
+            blanked = blank_words_(task) if config.words == "mean" else {}
+            deltas = finetune_student(task, teacher, config, learning)
+            student = {name: _moved(weight, deltas.get(name)) for name, weight in changing.items()}
+    base = {name: weight.detach() for name, weight in changing.items()}
+    facts = {"teacher": {key: erasure.recipe[key] for key in ("method", "config", "run")
+                         if key in erasure.recipe}, "blanked_words": blanked}  # fmt: skip
+    return Erasure({**erasure.deltas, **deltas_between(base, student)}, facts)
+
+
+def _erasure_of(task: DiffusionTask, config: HardenConfig) -> Erasure:
+    """What the teacher has forgotten; ValueError if that changes what may not change here."""
+    if not config.folder:
+        return projection(task, ProjectionConfig())
+    erasure = Erasure.from_pretrained(config.folder)
+    if strange := sorted(set(erasure.deltas) - set(task.editable())):
+        raise ValueError(f"The erasure in {config.folder} changes {strange[0]}, which may not "
+                         "change here; widen the task's components and patterns.")  # fmt: skip
+    return erasure
+
+
+def _training(task: DiffusionTask, config: HardenConfig) -> TrainingConfig:
+    parts = config.training.gradient_accumulation_steps
+    pictures = config.effort * config.retraining_pictures
+    steps = math.ceil(pictures / (parts * task.config.batch_size))
+    return with_defaults(config.training, RATE * task.finetuning.learning_rate, steps)
+
+
+def _learning(task: DiffusionTask, config: HardenConfig) -> dict[str, nn.Parameter]:
+    """What the student learns: the denoiser, and what is noised beside it."""
+    return filter_names(task.editable(), _denoisers(task)) | _noised(task, config)
+
+
+def _denoisers(task: DiffusionTask) -> list[str]:
+    return [f"{name}.*" for name in (task.family.denoiser, *task.family.others)]
+
+
+def _noised(task: DiffusionTask, config: HardenConfig) -> dict[str, nn.Parameter]:
+    """The matrices and kernels that are noised; ValueError for none."""
+    layers = list(config.layers) or _denoisers(task)
+    fitting = filter_names(task.editable(), layers)
+    if not (found := {name: weight for name, weight in fitting.items() if weight.ndim > 1}):
+        raise ValueError(
+            f"No matrix of {', '.join(task.components)} that may change fits {layers}; widen the "
+            "layers, or what may change."
+        )
+    return found
+
+
+@torch.no_grad()
+def make_noisy_(weights: Mapping[str, Tensor], share: float, seed: int) -> None:
+    """Replace each weight [...] by (1 - share) of itself and share of noise of its own deviation.
+
+    The noise is drawn on the CPU in float32, in the order given.
+    """
+    generator = seeded(seed)
+    for weight in weights.values():
+        wide = widened(weight)
+        noise = torch.randn(weight.shape, generator=generator).to(wide)
+        weight.copy_((1 - share) * wide + share * wide.std() * noise)
+
+
+def _word_tables(task: DiffusionTask, config: HardenConfig) -> dict[str, nn.Parameter]:
+    """The tables of words that may change, by canonical name."""
+    if config.words == "keep":
+        return {}
+    tables = {id(one.get_input_embeddings().weight) for one in task.denoiser.encoders.values()}
+    return {name: weight for name, weight in task.editable().items() if id(weight) in tables}
+
+
+@torch.no_grad()
+def blank_words_(task: DiffusionTask) -> dict[str, list[str]]:
+    """Put the mean word in the place of words that forget prompts alone hold; these, by encoder."""
+    may_change, blanked = {id(weight) for weight in task.editable().values()}, {}
+    for name, encoder in task.denoiser.encoders.items():
+        table = encoder.get_input_embeddings().weight
+        if id(table) not in may_change:
+            continue
+        tokenizer = getattr(task.denoiser.pipeline, name.replace("text_encoder", "tokenizer"))
+        kept = {prompt.text for prompt in task.prompts.retain} | {""}
+        kept |= {prompt.anchor for prompt in task.prompts.forget}
+        forgotten, known = (
+            {number for ids in tokenizer(sorted(texts)).input_ids for number in ids}
+            for texts in ({prompt.text for prompt in task.prompts.forget}, kept)
+        )
+        own = sorted(forgotten - known)
+        table[own] = widened(table).mean(0).to(table.dtype)
+        blanked[name] = tokenizer.convert_ids_to_tokens(own)
+    return blanked
+
+
+def _moved(weight: Tensor, delta: Delta | None) -> Tensor:
+    """A copy of the weight after a change."""
+    wide = widened(weight.detach())
+    return wide.clone() if delta is None else wide + delta.dense().to(wide)
+
+
+def finetune_student(
+    task: DiffusionTask,
+    teacher: Snapshot,
+    config: HardenConfig,
+    learning: Mapping[str, nn.Parameter],
+) -> dict[str, Delta]:
+    """What learning from the teacher changes of the noised weights."""
+    training = _training(task, config)
+    taught: DiffusionTask = TaughtTask(task, teacher, config, training)
+
+    def step_loss(_: DiffusionBatch, shown: DiffusionBatch, progress: float) -> Tensor:
+        with torch.no_grad(), teacher.in_place():
+            answer = taught.predict(shown, shown.prompts)
+        return F.mse_loss(taught.predict(shown, shown.prompts), answer)
+
+    return finetune(taught, step_loss, training, parameters=learning, replicas=True)
+
+
+class TaughtTask(DiffusionTask):
+    """A task whose batches show what a teacher draws while training goes on.
+
+    Picture i is of prompt i and seed i; a batch is of some of a window of them, which moves on by
+    so much that each is shown about `uses` times. What a batch shows follows from its number alone,
+    so that training goes on from a checkpoint with the same pictures.
+    """
+
+    def __init__(
+        self, task: DiffusionTask, teacher: Snapshot, config: HardenConfig, training: TrainingConfig
+    ):
+        super().__init__(
+            task.denoiser.pipeline, task.prompts, task.sampling, task.config, task.seed,
+            finetuning=task.finetuning, sets=task._sets, like=task.denoiser,
+        )  # fmt: skip
+        self._teacher, self._how = teacher, config
+        batches = training.max_train_steps * training.gradient_accumulation_steps
+        self._moves = self.config.batch_size / config.uses
+        self._window = min(config.pictures, batches * self.config.batch_size)
+        self.texts = self._chosen(self._window + math.ceil(batches * self._moves))
+        self._drawn: dict[int, Tensor] = {}  # latents, by the place of the first of them
+
+    def _chosen(self, count: int) -> list[str]:
+        """Prompts, the forget set's evenly among the others."""
+        share, seed = self._how.forget_share, self.seed
+        forget = iter(sample(self.prompts.forget, count, seed))
+        retain = iter(sample(self.prompts.retain, count, seed))
+        due = (math.floor((i + 1) * share) > math.floor(i * share) for i in range(count))
+        return [next(forget if one else retain).text for one in due]
+
+    def prepare(self) -> None:
+        """Read the folder of pictures, if one is given; the teacher's are drawn as they are due."""
+        if self._how.retain_folder:
+            _ = self._given
+
+    def fingerprints(self) -> dict[str, str]:
+        """What tells the student, as it is now, from others; there are no sets yet."""
+        return {"base": super().fingerprints()["base"]}
+
+    def forget_batches(self, step_seed: int) -> Iterator[DiffusionBatch]:
+        """One batch of either set's prompts."""
+        return self.retain_batches(step_seed)
+
+    def retain_batches(self, step_seed: int) -> Iterator[DiffusionBatch]:
+        """One batch of either set's prompts."""
+        generator, count = seeded(step_seed), self.config.batch_size
+        first = math.floor(self._moves * step_number(self.seed, step_seed))
+        rows = (first + torch.randint(self._window, (count,), generator=generator)).tolist()
+        empty = (torch.rand(count, generator=generator) < self._how.empty_share).tolist()
+        texts = ["" if e else self.texts[row] for row, e in zip(rows, empty, strict=True)]
+        latents = self._latents(rows, first).to(self.denoiser.device)
+        yield self.denoiser.noised(latents, texts, generator)
+
+    def _latents(self, rows: Sequence[int], first: int) -> Tensor:
+        """The pictures at these places [n, C, h, w], of a window that begins at the first."""
+        if self._how.retain_folder:
+            return self._given[[row % len(self._given) for row in rows]]
+        starts = range(first - first % TOGETHER, first + self._window, TOGETHER)
+        self._drawn = {start: self._block(start) for start in starts}
+        return torch.stack([self._drawn[row - row % TOGETHER][row % TOGETHER] for row in rows])
+
+    def _block(self, start: int) -> Tensor:
+        """The pictures from a place on, drawn unless they are at hand."""
+        if start in self._drawn:
+            return self._drawn[start]
+        places = range(start, min(start + TOGETHER, len(self.texts)))
+        with self._teacher.in_place():
+            said = "the teacher's pictures"
+            return self._sets.draw(self.denoiser, self.texts, STREAM, said, places=places)
+
+    @cached_property
+    def _given(self) -> Tensor:
+        """The folder's pictures as latents [N, C, h, w]."""
+        side, ready = self.denoiser.side, self.denoiser.pipeline.image_processor.preprocess
+        pictures = load_folder(Path(self._how.retain_folder))
+        return torch.cat([self.denoiser.latents(ready(p, side, side) / 2 + 0.5) for p in pictures])
