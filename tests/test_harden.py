@@ -8,7 +8,6 @@ from PIL import Image
 from test_erasure import changed
 
 from erase.core.names import filter_names
-from erase.core.snapshot import Snapshot
 from erase.erasure.erasure import Erasure
 from erase.methods import methods
 from erase.methods.harden import HardenConfig, TaughtTask, blank_words_, harden, make_noisy_
@@ -129,8 +128,7 @@ def test_resumed_equals_uninterrupted(tmp_path, monkeypatch):
 
 
 def taught(task, config: HardenConfig) -> TaughtTask:
-    teacher = Snapshot(task.components.values(), task.editable().values())
-    return TaughtTask(task, teacher, config, BRISK)
+    return TaughtTask(task, task.frozen_copy(task.editable()), config, BRISK)
 
 
 def test_a_batch_follows_from_its_step_alone_and_its_window_moves_on(tiny_pipeline):

@@ -9,13 +9,11 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from erase.core.delta import Delta, deltas_between
 from erase.core.names import filter_names
 from erase.core.precision import widened
 from erase.core.seeds import seeded
-from erase.core.snapshot import Snapshot
 from erase.erasure.erasure import Erasure
 from erase.methods import Needs, register
 from erase.methods.projection import ProjectionConfig, projection
@@ -29,6 +27,7 @@ from erase.training.loop import finetune, step_number
 from erase.training.preserve import restored_parameters
 
 RATE = 4  # times what the task suggests for weights that begin where they are to end
+ORIGINAL = 4  # bytes of a weight before it was noised
 TOGETHER, STREAM = 32, 7  # pictures drawn at a time, and their seeds, which no other set has
 
 
@@ -37,21 +36,21 @@ class HardenConfig(TrainedConfig):
     """How much of the weights gives way to noise, and how the rest is learnt anew.
 
     Args:
-        folder: the erasure to harden, of the same model and concepts; by default a projection.
+        folder: the erasure to harden; by default a projection of what is asked.
         effort: the cost, as a share of training the model anew.
-        retraining_pictures: what that takes, steps times batch; by default what the bundled
-            model's oracles took.
-        noise: the share of every chosen weight that noise takes.
-        layers: patterns of the tensors that are noised, as in "unet.up_blocks*"; by default all
-            of the denoiser's but biases and norms. All of the denoiser learns.
-        words: "mean" leaves the text encoders nothing of the words that only forget prompts hold,
-            "keep" leaves them as the erasure has them.
-        pictures: how many of the teacher's pictures are at hand at a time.
-        uses: how often each of them is learnt from, about.
-        forget_share: of these pictures, those of forget prompts.
-        empty_share: of what is learnt, answers to the empty prompt, which guidance needs.
-        retain_folder: a folder of pictures to learn from instead, under retain prompts, in turn.
-        training: the optimizer's settings; max_train_steps of 0 are what the effort allows, a
+        retraining_pictures: what that takes, steps times batch. The default is of the bundled
+            model's oracles.
+        noise: the share of a weight that noise takes.
+        layers: patterns of tensors. By default all of the denoiser's are noised but biases and
+            norms, and all of the denoiser learns.
+        words: "mean" leaves nothing of words that only forget prompts hold. "keep" leaves them in
+            the text encoders as the erasure has them.
+        pictures: how many of the teacher's pictures are at hand.
+        uses: how often each is learnt from, about.
+        forget_share: of them, those of forget prompts.
+        empty_share: of answers, those to the empty prompt. Guidance needs them.
+        retain_folder: pictures to learn from instead. Retain prompts are their captions, in turn.
+        training: the optimizer's settings. max_train_steps of 0 are what the effort allows, a
             learning_rate of 0 is four times what the task suggests.
     """
 
@@ -74,7 +73,7 @@ class HardenConfig(TrainedConfig):
 def _needs(task: DiffusionTask, config: HardenConfig) -> Needs:
     changing = _noised(task, config), _learning(task, config), _word_tables(task, config)
     trained = {name: weight for part in changing for name, weight in part.items()}
-    return Needs(trained, _training(task, config), teachers=2)
+    return Needs(trained, _training(task, config), teachers=1, extra_per_weight=ORIGINAL)
 
 
 @register("harden", HardenConfig, DiffusionTask, _needs)
@@ -95,7 +94,7 @@ def harden(task: DiffusionTask, config: HardenConfig) -> Erasure:
     changing = noised | learning | _word_tables(task, config)
     erasure = _erasure_of(task, config)
     with erasure.apply(task.components):
-        teacher = Snapshot(task.components.values(), changing.values())
+        teacher = task.frozen_copy(changing)
         with restored_parameters(changing):
             make_noisy_(noised, config.noise, task.seed)
             blanked = blank_words_(task) if config.words == "mean" else {}
@@ -196,7 +195,7 @@ def _moved(weight: Tensor, delta: Delta | None) -> Tensor:
 
 def finetune_student(
     task: DiffusionTask,
-    teacher: Snapshot,
+    teacher: DiffusionTask,
     config: HardenConfig,
     learning: Mapping[str, nn.Parameter],
 ) -> dict[str, Delta]:
@@ -205,11 +204,9 @@ def finetune_student(
     taught: DiffusionTask = TaughtTask(task, teacher, config, training)
 
     def step_loss(_: DiffusionBatch, shown: DiffusionBatch, progress: float) -> Tensor:
-        with torch.no_grad(), teacher.in_place():
-            answer = taught.predict(shown, shown.prompts)
-        return F.mse_loss(taught.predict(shown, shown.prompts), answer)
+        return taught.divergence(shown, teacher)
 
-    return finetune(taught, step_loss, training, parameters=learning, replicas=True)
+    return finetune(taught, step_loss, training, parameters=learning)
 
 
 class TaughtTask(DiffusionTask):
@@ -221,7 +218,11 @@ class TaughtTask(DiffusionTask):
     """
 
     def __init__(
-        self, task: DiffusionTask, teacher: Snapshot, config: HardenConfig, training: TrainingConfig
+        self,
+        task: DiffusionTask,
+        teacher: DiffusionTask,
+        config: HardenConfig,
+        training: TrainingConfig,
     ):
         super().__init__(
             task.denoiser.pipeline, task.prompts, task.sampling, task.config, task.seed,
@@ -278,9 +279,9 @@ class TaughtTask(DiffusionTask):
         if start in self._drawn:
             return self._drawn[start]
         places = range(start, min(start + TOGETHER, len(self.texts)))
-        with self._teacher.in_place():
-            said = "the teacher's pictures"
-            return self._sets.draw(self.denoiser, self.texts, STREAM, said, places=places)
+        teacher, said = self._teacher, "the teacher's pictures"
+        with teacher._own_weights():
+            return self._sets.draw(teacher.denoiser, self.texts, STREAM, said, places=places)
 
     @cached_property
     def _given(self) -> Tensor:
