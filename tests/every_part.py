@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, fields, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import timm
 import torch
@@ -42,6 +42,7 @@ from erase.runs.measuring import MeasureRun, measure
 from erase.support.files import write_json
 from erase.tasks.classification.config import ClassificationTaskConfig
 from erase.tasks.classification.fit import FitConfig
+from erase.tasks.diffusion.adversaries import ADVERSARIES, AdversaryName
 from erase.tasks.diffusion.sampling import draw
 from erase.tasks.diffusion.task import DiffusionTask, DiffusionTaskConfig
 from erase.training.config import TrainedConfig, TrainingConfig
@@ -82,20 +83,26 @@ class OnPipeline:
         """What each is called, and what does it."""
         for name in serving(DiffusionTask):
             yield f"method {name}", partial(self.erased, name)
-        for name in attacks_on(family_of(self.model.pipeline)):
+        family = family_of(self.model.pipeline)
+        for adversary in [n for n, kind in ADVERSARIES.items() if not kind.hindrance(family)]:
+            yield f"method salun against {adversary}", partial(self.erased, "salun", adversary)
+        for name in attacks_on(family):
             yield f"attack {name}", partial(self.attacked, name)
 
-    def erased(self, method: str) -> tuple[Erasure, Tensor]:
+    def erased(
+        self, method: str, adversary: AdversaryName | Literal["none"] = "none"
+    ) -> tuple[Erasure, Tensor]:
         """Made, written, read and applied; and a picture of the erased model."""
         sets = DiffusionTaskConfig(
             forget_pictures=4, retain_pictures=4, generation_steps=STEPS, batch_size=2,
-            size=self.size,
+            size=self.size, adversary=adversary,
         )  # fmt: skip
         config = RunConfig(
             REQUEST, method=method, method_config=quick(method), task=sets, evaluate=False
         )
-        run(config, self.folder / method, model=self.model)
-        erasure = Erasure.from_pretrained(self.folder / method)
+        folder = self.folder / f"{method} {adversary}"
+        run(config, folder, model=self.model)
+        erasure = Erasure.from_pretrained(folder)
         with erasure.apply(self.model.pipeline.components):
             picture = draw(self.model.pipeline, ["a ghost"], [0], self.model.sampling)
         if not picture.isfinite().all():

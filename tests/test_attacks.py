@@ -10,10 +10,10 @@ from torch import nn
 from erase.attacks import attacks, register, serving
 from erase.attacks.base import Outcome, Target, predict_base
 from erase.attacks.prefix import PrefixConfig
-from erase.attacks.tokens import placeholder_embeddings, placeholders, vocabularies
 from erase.models.family import FAMILIES
 from erase.prompts.request import EraseRequest, expand
 from erase.tasks.diffusion.denoiser import ConditionedDenoiser
+from erase.tasks.diffusion.words import placeholder_embeddings, placeholders, vocabularies
 
 QUICK = {"steps": 2, "every": 2, "batch_size": 2, "population": 6, "generations": 2, "tokens": 3}
 SERVED = [(family, name) for family in FAMILIES for name in serving(FAMILIES[family])]

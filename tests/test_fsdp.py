@@ -44,14 +44,18 @@ TABLE = [
 VARIANTS = {
     "checkpointed": {"gradient_checkpointing": True, "gradient_accumulation_steps": 2},
     "averaged": {"use_ema": True, "adam_weight_decay": 0.1},
-    "robust": {"adversary_steps": 1},
+    "robust": {"adversary": "prefix"},
+    "robust against a word": {"adversary": "word"},
+    "robust against states": {"adversary": "states"},
 }
 
 
-def salun(adversary_steps: int = 0, **training) -> Erasure:
+def salun(adversary: str = "none", **training) -> Erasure:
     """SalUn of a tiny pipeline in float64 with these options of task and training."""
     task = task_around(build_host("both", torch.float64), "both")
-    task.config = dataclasses.replace(task.config, adversary_steps=adversary_steps)
+    task.config = dataclasses.replace(
+        task.config, adversary=adversary, adversary_steps=int(adversary != "none")
+    )
     config = brisk(methods()["salun"].config())
     training = dataclasses.replace(config.training, **training)
     return methods()["salun"](task, dataclasses.replace(config, training=training))

@@ -6,16 +6,11 @@ import torch
 
 from erase.attacks import register
 from erase.attacks.base import Outcome, Target, denoising_loss
-from erase.attacks.tokens import (
-    found_by_first,
-    no_word_vectors,
-    placeholder_embeddings,
-    placeholders,
-    vocabularies,
-)
+from erase.attacks.tokens import found_by_first, no_word_vectors
 from erase.core.seeds import seeded
 from erase.support.config import Config, Positive
 from erase.support.progress import Bar
+from erase.tasks.diffusion.words import placeholder_embeddings, placeholders, vocabularies
 
 
 @dataclass(frozen=True)

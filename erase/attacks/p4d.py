@@ -8,8 +8,9 @@ from torch.nn import functional as F
 
 from erase.attacks import register
 from erase.attacks.base import Outcome, Target
-from erase.attacks.tokens import TokenSearch, attack_with_words, no_word_vectors, placeholders
+from erase.attacks.tokens import TokenSearch, attack_with_words, no_word_vectors
 from erase.support.config import Positive
+from erase.tasks.diffusion.words import placeholders
 
 
 @dataclass(frozen=True)

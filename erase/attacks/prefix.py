@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from erase.attacks import register
 from erase.attacks.base import Outcome, Target, denoising_loss
-from erase.attacks.tokens import TokenSearch, attack_with_words, no_word_vectors, placeholders
+from erase.attacks.tokens import TokenSearch, attack_with_words, no_word_vectors
+from erase.tasks.diffusion.words import placeholders
 
 
 @dataclass(frozen=True)

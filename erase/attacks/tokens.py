@@ -1,25 +1,24 @@
 """Words searched in the text encoders: free vectors, or ones that end at the vocabulary."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial, reduce
+from functools import reduce
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from erase.attacks.base import Outcome, Target
-from erase.core.activations import hooks_are_heard
 from erase.core.seeds import seeded
 from erase.models.family import Family
 from erase.support.config import Config, Positive
 from erase.support.distributed import of_first
 from erase.support.progress import Bar
-from erase.tasks.diffusion.denoiser import ConditionedDenoiser
-
-PLACEHOLDER = "~"
-Vectors = Mapping[str, Tensor]  # of words, by text encoder: [k, width]
+from erase.tasks.diffusion.words import (
+    Vectors,
+    placeholder_embeddings,
+    vocabularies,
+)
 
 
 @dataclass(frozen=True)
@@ -46,11 +45,6 @@ def no_word_vectors(family: Family) -> str:
     return (
         "" if family.encoders else "it searches words in CLIP text encoders, of which it has none"
     )
-
-
-def placeholders(count: int) -> str:
-    """The text of `count` words that are to be found."""
-    return " ".join([PLACEHOLDER] * count)
 
 
 def attack_with_words(
@@ -105,37 +99,6 @@ def found_by_first(vectors: Vectors) -> Vectors:
     return {
         name: of_first(vector.detach().cpu()).to(vector.device) for name, vector in vectors.items()
     }
-
-
-def vocabularies(denoiser: ConditionedDenoiser) -> Vectors:
-    """The vectors [tokens, width] of all words in every text encoder, in float32."""
-    embeddings = {name: e.get_input_embeddings() for name, e in denoiser.encoders.items()}
-    return {name: embedding.weight.detach().float() for name, embedding in embeddings.items()}
-
-
-@contextmanager
-def placeholder_embeddings(denoiser: ConditionedDenoiser, vectors: Vectors) -> Iterator[None]:
-    """While in force, the k placeholders of every text read as these vectors in their encoders.
-
-    Text encoders without vectors, such as T5, read the placeholders as they stand.
-    """
-
-    def replaced(
-        wanted: Tensor, number: int, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor
-    ) -> Tensor:
-        places = inputs[0] == number
-        wanted = wanted.to(output).repeat(int(places.sum()) // len(wanted), 1)
-        return output.masked_scatter(places[..., None], wanted) if len(wanted) else output
-
-    with ExitStack() as hooks:
-        hooks.enter_context(hooks_are_heard())
-        for name, wanted in vectors.items():
-            tokenizer = getattr(denoiser.pipeline, name.replace("text_encoder", "tokenizer"))
-            (number,) = tokenizer(PLACEHOLDER, add_special_tokens=False).input_ids
-            embedding = denoiser.encoders[name].get_input_embeddings()
-            handle = embedding.register_forward_hook(partial(replaced, wanted, number))
-            hooks.callback(handle.remove)
-        yield
 
 
 def _nearest(vectors: Vectors, tables: Vectors) -> Tensor:

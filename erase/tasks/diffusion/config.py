@@ -2,12 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from erase.models.family import Family
 from erase.prompts.catalogue import Sampling
 from erase.support.config import Config, NotNegative, Positive
+from erase.tasks.diffusion.adversaries import ADVERSARIES, AdversaryName
+from erase.tasks.diffusion.adversaries.base import Adversary
+from erase.tasks.diffusion.denoiser import ConditionedDenoiser
 
 MOST_TRAJECTORIES = 64
+USUAL_STEPS = 4  # of an adversary
 MOST_GENERATION_STEPS = 15  # by default: what is learned from need not be as fine as what is shown
 
 
@@ -30,11 +35,14 @@ class DiffusionTaskConfig(Config):
             but 15 at most.
         size: pixels of a side of all pictures; 0 for as many as the model draws by itself.
         batch_size: samples of either set in a training step.
-        adversary_steps: robust training. So many gradient steps look for words before the prompts
-            that bring the concept back, and the model learns to forget after these words too. Each
-            costs as much as a training step. 0 trains on the prompts alone.
-        adversary_reach: how far all those steps together move the words' vectors, in standard
-            deviations of the vocabulary's numbers.
+        adversary: robust training. At each step an adversary looks for what brings the concept
+            back, and the model learns to forget under it too: "prefix" for words before the
+            prompts, "word" for one in the concept's place, "states" for a shift of what the
+            denoiser reads of them, for frozen text encoders too.
+        adversary_steps: so many gradient steps look for it. Each costs as much as a training step.
+            0 for 4, or for no adversary if none is named; given alone, it is "prefix" that looks.
+        adversary_reach: how far all those steps together move what is found, in standard
+            deviations of the vocabulary's numbers, or the states'; 0 for the adversary's own.
     """
 
     components: Sequence[str] = ()
@@ -46,8 +54,23 @@ class DiffusionTaskConfig(Config):
     generation_steps: NotNegative[int] = 0
     size: NotNegative[int] = 0
     batch_size: Positive[int] = 8
+    adversary: Literal[AdversaryName, "none"] = "none"
     adversary_steps: NotNegative[int] = 0
-    adversary_reach: Positive[float] = 20.0
+    adversary_reach: NotNegative[float] = 0.0
+
+    @property
+    def adversary_kind(self) -> type[Adversary] | None:
+        """What trains against the model, if anything does."""
+        if self.adversary != "none":
+            return ADVERSARIES[self.adversary]
+        return ADVERSARIES["prefix"] if self.adversary_steps else None
+
+    def adversary_of(self, denoiser: ConditionedDenoiser) -> Adversary | None:
+        """The same, of a model."""
+        if (kind := self.adversary_kind) is None:
+            return None
+        steps, reach = self.adversary_steps or USUAL_STEPS, self.adversary_reach
+        return kind(denoiser, steps, reach or kind.usual_reach)
 
     def sampling(self, known: Sampling) -> Sampling:
         """How these pictures are drawn of a model that is sampled as is known."""
@@ -61,9 +84,10 @@ class DiffusionTaskConfig(Config):
                 f"The components name {', '.join(strange)}, which may not change in a pipeline of "
                 f"family {family.name}; name some of {', '.join(family.components)}."
             )
-        if self.adversary_steps and not family.encoders:
+        if (kind := self.adversary_kind) and (why := kind.hindrance(family)):
+            others = [name for name, other in ADVERSARIES.items() if not other.hindrance(family)]
+            mend = "".join(f"take --task.adversary {name}, or " for name in others)
             raise ValueError(
-                f"adversary_steps is {self.adversary_steps}, but a pipeline of family "
-                f"{family.name} has no text encoder that may change, in whose words an adversary "
-                "could speak; leave it at 0."
+                f"adversary_steps is {self.adversary_steps or USUAL_STEPS}, but a pipeline of "
+                f"family {family.name} {why}; {mend}leave it at 0."
             )

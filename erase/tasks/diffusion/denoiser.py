@@ -14,7 +14,6 @@ from erase.models.family import POOLED, STATES, Condition, family_of
 from erase.models.stock import plain_pipeline, text_to_image, with_components
 from erase.models.tokens import last_positions, pairing, require_read
 from erase.support.progress import Bar
-from erase.tasks.diffusion.adversary import adversarial_prefix, prefix_embeddings, with_prefix_slots
 from erase.tasks.diffusion.noising import DiffusionBatch, Noising, noising_of
 
 PROMPTS_AT_ONCE = 64  # in a text encoder
@@ -145,25 +144,6 @@ class ConditionedDenoiser:
     def errors(self, batch: DiffusionBatch, found: Tensor) -> Tensor:
         """The mean squared error of each sample's prediction [B]."""
         return (found - self.noising.target(batch)).square().flatten(1).mean(1)
-
-    @contextmanager
-    def adversarial_prompts(
-        self, batch: DiffusionBatch, shows: Tensor, steps: int, reach: float
-    ) -> Iterator[list[str]]:
-        """Yield the batch's prompts with room before them for an adversary's words.
-
-        While in force they are read with these words, which bring the concept back in the pictures
-        that show it: `shows` [B] is 1 for these, else 0.
-        """
-        prompts, shows = with_prefix_slots(batch.prompts), shows.to(self.device)
-
-        def error() -> Tensor:
-            found = self.denoise(batch, self.condition(prompts))
-            return (shows * self.errors(batch, found)).sum()
-
-        words = adversarial_prefix(self.encoders, error, batch.noise, steps, reach)
-        with prefix_embeddings(self.encoders, words):
-            yield prompts
 
     def require_read(self, texts: Sequence[str], anchors: Sequence[str]) -> None:
         """ValueError for a text of which not all is read that tells it from its anchor."""

@@ -1,9 +1,10 @@
 """The pictures of the forget and the retain set: drawn by the base itself, or given."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -11,14 +12,40 @@ from PIL.Image import Image
 from torch import Tensor
 
 from erase.core.fingerprint import combined
+from erase.core.seeds import seeded
 from erase.prompts.catalogue import Sampling
 from erase.prompts.request import Prompt, PromptSet, sample
+from erase.support.pictures import load_folder
+from erase.tasks.diffusion.config import DiffusionTaskConfig
 from erase.tasks.diffusion.denoiser import ConditionedDenoiser, latents_of
+from erase.tasks.diffusion.noising import DiffusionBatch
 from erase.tasks.diffusion.sampling import OutputType, draw
 
 PREVIEWED = 4
 PictureSet = tuple[list[Prompt], Tensor]
 ForgetSet = Literal["forget", "anchors"]
+
+
+def batches_of(
+    denoiser: ConditionedDenoiser,
+    prompts: Sequence[Prompt],
+    latents: Tensor,
+    shows: Tensor | None,
+    size: int,
+    step_seed: int,
+) -> Iterator[DiffusionBatch]:
+    """One shuffled pass through prompts and their latents [N, C, h, w], noised, `size` at a time.
+
+    shows: which of them show what is to be forgotten [N], if there is anything.
+    """
+    generator = seeded(step_seed)
+    order = torch.randperm(len(prompts), generator=generator)
+    for rows in order.split(size):
+        chosen = [prompts[row] for row in rows.tolist()]
+        clean = latents[rows].to(denoiser.device)
+        batch = denoiser.noised(clean, [prompt.text for prompt in chosen], generator)
+        anchors = [prompt.anchor for prompt in chosen]
+        yield replace(batch, anchors=anchors, shows=None if shows is None else shows[rows])
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,3 +138,22 @@ class PictureSets:
         latents = [latents_of(pipeline, batch / 2 + 0.5) for batch in batches]
         scaled = torch.cat(latents).cpu()
         return sample(self.prompts.forget, len(scaled), self.seed), scaled
+
+
+def new_sets(
+    denoiser: ConditionedDenoiser,
+    prompts: PromptSet,
+    sampling: Sampling,
+    config: DiffusionTaskConfig,
+    seed: int,
+    given: Sequence[Image] | None = None,
+) -> PictureSets:
+    """The sets that a config asks for; ValueError if not all is read that tells the concept."""
+    adversary = config.adversary_of(denoiser)
+    lengthened = adversary.lengthened if adversary else list
+    texts = lengthened([prompt.text for prompt in prompts.forget])
+    anchors = lengthened([prompt.anchor for prompt in prompts.forget])
+    denoiser.require_read(texts, anchors)
+    given = load_folder(Path(config.forget_folder)) if config.forget_folder else given
+    counts = config.forget_pictures, config.retain_pictures
+    return PictureSets(denoiser, prompts, sampling, counts, seed, given)

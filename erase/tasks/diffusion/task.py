@@ -2,9 +2,8 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,21 +17,18 @@ from erase.core.fingerprint import combined, fingerprint
 from erase.core.names import filter_names, named_parameters
 from erase.core.plain import require_in_force
 from erase.core.precision import computed_in_float32
-from erase.core.seeds import seeded
 from erase.core.snapshot import Snapshot
 from erase.models.family import Condition, Family, require_supported
 from erase.models.lazy import is_left
 from erase.prompts.catalogue import Finetuning, Sampling
 from erase.prompts.request import Prompt, PromptSet, sample, texts_by_group
 from erase.support.distributed import shard_of, shards_asked
-from erase.support.pictures import load_folder
 from erase.tasks.base import InputCallback, SetName
-from erase.tasks.diffusion.adversary import with_prefix_slots
 from erase.tasks.diffusion.config import MOST_TRAJECTORIES, DiffusionTaskConfig
 from erase.tasks.diffusion.denoiser import ConditionedDenoiser
 from erase.tasks.diffusion.learned import denoiser_of
 from erase.tasks.diffusion.noising import DiffusionBatch
-from erase.tasks.diffusion.picture_sets import ForgetSet, PictureSets
+from erase.tasks.diffusion.picture_sets import ForgetSet, PictureSets, batches_of, new_sets
 from erase.tasks.diffusion.places import TEXT, EditSites, told_of
 
 
@@ -73,16 +69,8 @@ class DiffusionTask:
                 f"No tensor of {', '.join(self.components)} fits include {self.config.include} and "
                 f"exclude {self.config.exclude}; widen the patterns."
             )
-        self._sets, self._shown = sets or self._new_sets(forget_pictures), shown
-
-    def _new_sets(self, given: Sequence[Image] | None) -> PictureSets:
-        spelt = with_prefix_slots if self.config.adversary_steps else list
-        texts = spelt([prompt.text for prompt in self.prompts.forget])
-        anchors = spelt([prompt.anchor for prompt in self.prompts.forget])
-        self.denoiser.require_read(texts, anchors)
-        given = load_folder(Path(self.config.forget_folder)) if self.config.forget_folder else given
-        counts = self.config.forget_pictures, self.config.retain_pictures
-        return PictureSets(self.denoiser, self.prompts, self.sampling, counts, self.seed, given)
+        known = self.denoiser, prompts, self.sampling, self.config, seed
+        self._sets, self._shown = sets or new_sets(*known, forget_pictures), shown
 
     def _rebuilt(self, pipeline: DiffusionPipeline, shown: Sequence[ForgetSet]) -> "DiffusionTask":
         return DiffusionTask(
@@ -120,11 +108,13 @@ class DiffusionTask:
 
     def forget_batches(self, step_seed: int) -> Iterator[DiffusionBatch]:
         """One shuffled pass through the forget set."""
-        return self._batches(*self._sets.samples(self._shown), step_seed)
+        samples = self._sets.samples(self._shown)
+        return batches_of(self.denoiser, *samples, self.config.batch_size, step_seed)
 
     def retain_batches(self, step_seed: int) -> Iterator[DiffusionBatch]:
         """One shuffled pass through the retain set."""
-        return self._batches(*self._sets.retain, None, step_seed)
+        size = self.config.batch_size
+        return batches_of(self.denoiser, *self._sets.retain, None, size, step_seed)
 
     def saliency_loss(self, batch: DiffusionBatch) -> Tensor:
         """Noise-prediction MSE of the guided prediction, as SalUn's generation code takes it.
@@ -262,13 +252,14 @@ class DiffusionTask:
     def training_prediction(self, batch: DiffusionBatch) -> Tensor:
         """The output [B, C, h, w] that training compares: under the batch's own prompts.
 
-        Where the config asks for an adversary, its words come before the prompts of forget batches.
+        Where the config asks for an adversary, forget batches' prompts are read as it has them.
         """
-        if not self.config.adversary_steps or batch.shows is None:
+        adversary = self.config.adversary_of(self.denoiser)
+        if not adversary or batch.shows is None:
             return self.predict(batch, batch.prompts)
-        steps, reach = self.config.adversary_steps, self.config.adversary_reach
-        with self.denoiser.adversarial_prompts(batch, batch.shows, steps, reach) as prompts:
-            return self.predict(batch, prompts)
+        with self._own_weights():
+            text = adversary.condition(batch, adversary.found(batch))
+            return self.denoiser.denoise(batch, text)
 
     def condition(self, prompts: Sequence[str]) -> Condition:
         """What the denoiser reads of the prompts; has gradients if a text encoder may change."""
@@ -306,15 +297,3 @@ class DiffusionTask:
     def _entering(self, read: Mapping[str, Any]) -> dict[str, Any]:
         """What is read at the places whose weights may change."""
         return {site: read[site] for site in self.sites(TEXT)}
-
-    def _batches(
-        self, prompts: Sequence[Prompt], latents: Tensor, shows: Tensor | None, step_seed: int
-    ) -> Iterator[DiffusionBatch]:
-        generator = seeded(step_seed)
-        order = torch.randperm(len(prompts), generator=generator)
-        for rows in order.split(self.config.batch_size):
-            chosen = [prompts[row] for row in rows.tolist()]
-            clean = latents[rows].to(self.denoiser.device)
-            batch = self.denoiser.noised(clean, [prompt.text for prompt in chosen], generator)
-            anchors = [prompt.anchor for prompt in chosen]
-            yield replace(batch, anchors=anchors, shows=None if shows is None else shows[rows])

@@ -1,0 +1,103 @@
+"""What every adversary is, and the one problem that all of them solve."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from erase.core.precision import widened
+from erase.models.conditions import Condition
+from erase.models.family import Family
+from erase.support.distributed import all_gather, all_reduce_sum
+from erase.tasks.diffusion.denoiser import ConditionedDenoiser
+from erase.tasks.diffusion.noising import DiffusionBatch
+
+Found = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Adversary(ABC):
+    """What the denoiser is to read of forget prompts, so that it draws the concept again.
+
+    reach: how far the `steps` gradient steps together move what is found, root mean square, in
+    standard deviations of its kind's numbers.
+    """
+
+    usual_reach: ClassVar[float]
+    denoiser: ConditionedDenoiser
+    steps: int
+    reach: float
+
+    @staticmethod
+    def hindrance(family: Family) -> str:
+        """Why it cannot serve a family's pipelines, or an empty text."""
+        return ""
+
+    def lengthened(self, prompts: Sequence[str]) -> list[str]:
+        """The prompts, as long as they become under it."""
+        return list(prompts)
+
+    @abstractmethod
+    def found(self, batch: DiffusionBatch) -> Found:
+        """What makes the errors small of the batch's pictures that show the concept."""
+
+    @abstractmethod
+    def condition(self, batch: DiffusionBatch, found: Found) -> Condition:
+        """What the denoiser reads of the batch's prompts with it."""
+
+    def error(self, batch: DiffusionBatch, text: Condition) -> Tensor:
+        """The sum of the errors of the pictures that show the concept, under this reading."""
+        assert batch.shows is not None
+        shows = batch.shows.to(self.denoiser.device)
+        found = self.denoiser.denoise(batch, text)
+        return (shows * self.denoiser.errors(batch, found)).sum()
+
+
+def no_words(family: Family) -> str:
+    """Why no adversary can speak in words of a family's text encoders, if it cannot."""
+    none = "has no text encoder that may change, in whose words an adversary could speak"
+    return "" if family.encoders else none
+
+
+def descended(
+    error: Callable[[Found], Tensor],
+    start: Found,
+    units: Mapping[str, Tensor],
+    steps: int,
+    reach: float,
+    shared: bool = True,
+) -> dict[str, Tensor]:
+    """What `steps` gradient steps of one length make of `start`, to lower the error, a scalar.
+
+    Together they are `reach` units long at most, root mean square. What is shared by all samples
+    is found alike in all processes; else each row is a sample's own, and so is its step's length.
+    Source: the inner problem of AdvUnlearn (Zhang et al., NeurIPS 2024), by normalised steps.
+    """
+    words = dict(start)
+    for _ in range(steps):
+        words = {name: vectors.requires_grad_() for name, vectors in words.items()}
+        with torch.enable_grad():
+            slopes = torch.autograd.grad(error(words), list(words.values()))
+        words = {
+            name: vectors.detach() - reach / steps * units[name] * _of_unit_size(slope, shared)
+            for (name, vectors), slope in zip(words.items(), slopes, strict=True)
+        }
+    return words
+
+
+def _of_unit_size(slope: Tensor, shared: bool) -> Tensor:
+    """The slope, its root mean square 1: all processes' together, or row by row."""
+    slope = widened(slope)
+    if shared:
+        slope = all_reduce_sum(slope)
+    over = None if shared else tuple(range(1, slope.ndim))
+    size = slope.square().mean(over, keepdim=True).sqrt()
+    return slope / size.clamp_min(torch.finfo(slope.dtype).tiny)
+
+
+def seed_of(batch: DiffusionBatch) -> int:
+    """A seed that follows from the batch's noise, the first process's for all."""
+    return int(all_gather(batch.noise.flatten()[0].float().view(torch.int32).item())[0])

@@ -1,0 +1,51 @@
+"""Words without a spelling: vectors that text encoders read in place of some of a prompt's."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import partial
+
+from torch import Tensor, nn
+
+from erase.core.activations import hooks_are_heard
+from erase.core.precision import widened
+from erase.core.shards import full_tensor
+from erase.tasks.diffusion.denoiser import ConditionedDenoiser
+
+PLACEHOLDER = "~"
+Vectors = Mapping[str, Tensor]  # of words, by text encoder: [k, width]
+
+
+def placeholders(count: int) -> str:
+    """The text of `count` words that are to be found."""
+    return " ".join([PLACEHOLDER] * count)
+
+
+def vocabularies(denoiser: ConditionedDenoiser) -> Vectors:
+    """The vectors [tokens, width] of all words in every text encoder, in float32 at least."""
+    tables = {n: encoder.get_input_embeddings() for n, encoder in denoiser.encoders.items()}
+    return {name: widened(full_tensor(table.weight.detach())) for name, table in tables.items()}
+
+
+@contextmanager
+def placeholder_embeddings(denoiser: ConditionedDenoiser, vectors: Vectors) -> Iterator[None]:
+    """While in force, the k placeholders of every text read as these vectors in their encoders.
+
+    Text encoders without vectors, such as T5, read the placeholders as they stand.
+    """
+
+    def replaced(
+        wanted: Tensor, number: int, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor
+    ) -> Tensor:
+        places = inputs[0] == number
+        wanted = wanted.to(output).repeat(int(places.sum()) // len(wanted), 1)
+        return output.masked_scatter(places[..., None], wanted) if len(wanted) else output
+
+    with ExitStack() as hooks:
+        hooks.enter_context(hooks_are_heard())
+        for name, wanted in vectors.items():
+            tokenizer = getattr(denoiser.pipeline, name.replace("text_encoder", "tokenizer"))
+            (number,) = tokenizer(PLACEHOLDER, add_special_tokens=False).input_ids
+            embedding = denoiser.encoders[name].get_input_embeddings()
+            handle = embedding.register_forward_hook(partial(replaced, wanted, number))
+            hooks.callback(handle.remove)
+        yield
