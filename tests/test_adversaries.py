@@ -6,6 +6,7 @@ from conftest import build_tiny_task
 from test_diffusion_task import build_task
 from tiny_families import SIDE, build_family
 
+from erase.core.precision import gradients
 from erase.methods import methods
 from erase.methods.salun import SalUnConfig
 from erase.tasks.diffusion.adversaries import ADVERSARIES
@@ -93,13 +94,24 @@ def test_a_step_is_the_formula_by_hand():
     def error(found):
         return (found["x"] * torch.tensor([[3.0, 4.0], [0.0, 12.0]])).sum()
 
-    (shared,) = descended(error, {"x": start.clone()}, {"x": unit}, 2, 0.8).values()
+    (shared,) = descended(error, {"x": start.clone()}, {"x": unit}, 2, 0.8, torch.float32).values()
     slope = torch.tensor([[3.0, 4.0], [0.0, 12.0]])
     size = ((9 + 16 + 144) / 4) ** 0.5
     assert torch.allclose(shared, start - 2 * (0.8 / 2) * 0.5 * slope / size)
-    (own,) = descended(error, {"x": start.clone()}, {"x": unit}, 1, 0.8, shared=False).values()
+    known = {"x": start.clone()}, {"x": unit}, 1, 0.8, torch.float32
+    (own,) = descended(error, *known, shared=False).values()
     sizes = torch.tensor([[(25 / 2) ** 0.5], [(144 / 2) ** 0.5]])
     assert torch.allclose(own, start - 0.8 * 0.5 * slope / sizes)
+
+
+@pytest.mark.parametrize("power", [-26, 8])  # beyond float16's range, and its scaled loss's
+def test_gradients_through_float16_neither_vanish_nor_overflow(power):
+    numbers = torch.tensor([1.0, -2.0], requires_grad=True)
+    half = numbers.half()
+    for part in (power // 2, power - power // 2):
+        half = half * 2.0**part
+    (slope,) = gradients(half.float().sum(), [numbers], torch.float16)
+    assert torch.equal(slope, torch.full((2,), 2.0**power))
 
 
 @pytest.mark.parametrize(

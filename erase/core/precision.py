@@ -1,6 +1,6 @@
 """Half precision: what is trained has float32 copies, what is computed once is computed wide."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from itertools import chain
 
@@ -58,6 +58,22 @@ class LossScale:
     def _overflow(self) -> bool:
         gradients = (p.grad for p in self._parameters if p.grad is not None)
         return any(not full_tensor(gradient.isfinite().all()) for gradient in gradients)
+
+
+def gradients(loss: Tensor, tensors: Sequence[Tensor], through: torch.dtype) -> list[Tensor]:
+    """The gradients [...] of a scalar loss in float32 at least, zero where it does not depend.
+
+    through: what the loss was computed in; in float16 they stay within its range as in LossScale.
+    """
+    factor = FIRST_SCALE if through == torch.float16 else 1.0
+    while True:
+        scaled = torch.autograd.grad(
+            loss * factor, tensors, retain_graph=factor > 1, materialize_grads=True
+        )
+        found = [widened(slope) / factor for slope in scaled]
+        if factor <= 1 or all(slope.isfinite().all() for slope in found):
+            return found
+        factor /= 2
 
 
 class MasterWeights:

@@ -30,7 +30,8 @@ class Snapshot:
 
     def __init__(self, modules: Iterable[nn.Module], parameters: Iterable[nn.Parameter]):
         self._modules = list(modules)
-        self._own = list(parameters)  # held, so that no other tensor comes to their ids
+        # Held, so that no other tensor comes to their ids.
+        self._own = list({id(parameter): parameter for parameter in parameters}.values())
         self._copies = {
             id(p): nn.Parameter(p.detach().clone(), requires_grad=False) for p in self._own
         }

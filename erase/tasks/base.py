@@ -1,6 +1,6 @@
 """The protocols through which one method serves UNets, text encoders and classifiers alike."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Literal, Protocol, Self, TypeVar, runtime_checkable
 
@@ -52,6 +52,21 @@ class Task(Protocol):
 
 
 SomeBatch = TypeVar("SomeBatch", bound=Batch)
+StepLoss = Callable[[SomeBatch, SomeBatch, float], Tensor]  # of a forget and a retain batch
+
+
+class Relearning(Protocol):
+    """What finetuning on what was forgotten would make of a model."""
+
+    @property
+    def rate(self) -> float:
+        """How far each step moves every tensor, root mean square."""
+
+    def weights(self) -> Mapping[str, nn.Parameter]:
+        """What it moves."""
+
+    def losses(self, batch: Any) -> Iterator[Tensor]:
+        """The loss of each step, of the weights as they are when it is asked for."""
 
 
 class TrainedTask(Task, Protocol[SomeBatch]):
@@ -63,6 +78,10 @@ class TrainedTask(Task, Protocol[SomeBatch]):
     """
 
     finetuning: Finetuning  # what AdamW does to this model without its falling apart
+
+    @property
+    def relearning(self) -> Relearning | None:
+        """What training is to withstand, if anything."""
 
     def prepare(self) -> None:
         """Make both sets while the model is still the base; training calls it first."""

@@ -3,7 +3,7 @@
 import logging
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from types import FrameType
@@ -24,15 +24,15 @@ from erase.core.process import own_settings
 from erase.core.shards import full_tensor, in_shards
 from erase.support.distributed import shards_asked
 from erase.support.progress import Bar
-from erase.tasks.base import SomeBatch, Task, TrainedTask
+from erase.tasks.base import SomeBatch, StepLoss, Task, TrainedTask
 from erase.training.checkpoint import Checkpoints, checkpoint_folder
 from erase.training.config import TrainingConfig, with_defaults, without_run_state
 from erase.training.fsdp import gather_full, sharded
 from erase.training.preserve import only_trainable, restored_parameters
+from erase.training.relearning import withstanding
 from erase.training.watch import TrainingLog, checkpointed_activations
 
 logger = logging.getLogger(__name__)
-StepLoss = Callable[[SomeBatch, SomeBatch, float], Tensor]
 
 
 class TrainingStopped(KeyboardInterrupt):
@@ -101,6 +101,7 @@ def train(
     kept = Checkpoints(config, made_for, masters.state, optimizer, average)
     masters.write_back()
     masked = MaskedUpdate(optimizer, parameters, mask, originals) if mask else nullcontext()
+    step_loss = withstanding(task, step_loss, chosen)
     stepper = _Stepper(task, step_loss, config, watch.accelerator, optimizer, masters)
     able = checkpointed_activations(task, config.gradient_checkpointing)
     with masked, able, _stop_requested() as stop:

@@ -10,6 +10,7 @@ from erase.support.config import Config, NotNegative, Positive
 from erase.tasks.diffusion.adversaries import ADVERSARIES, AdversaryName
 from erase.tasks.diffusion.adversaries.base import Adversary
 from erase.tasks.diffusion.denoiser import ConditionedDenoiser
+from erase.tasks.diffusion.relearning import DenoiserRelearning
 
 MOST_TRAJECTORIES = 64
 USUAL_STEPS = 4  # of an adversary
@@ -43,6 +44,11 @@ class DiffusionTaskConfig(Config):
             0 for 4, or for no adversary if none is named; given alone, it is "prefix" that looks.
         adversary_reach: how far all those steps together move what is found, in standard
             deviations of the vocabulary's numbers, or the states'; 0 for the adversary's own.
+        relearning: robust training against finetuning. What is learnt of a step is learnt of the
+            model too that 1 to so many steps of relearning make of it. Each costs a pass forward
+            and back, and the second learning as much as the first.
+        relearning_rate: how far each of these steps moves every tensor, root mean square; ten steps
+            of an attacker's AdamW at 1e-4 move it 1e-3 at most.
     """
 
     components: Sequence[str] = ()
@@ -57,6 +63,8 @@ class DiffusionTaskConfig(Config):
     adversary: Literal[AdversaryName, "none"] = "none"
     adversary_steps: NotNegative[int] = 0
     adversary_reach: NotNegative[float] = 0.0
+    relearning: NotNegative[int] = 0
+    relearning_rate: Positive[float] = 1e-3
 
     @property
     def adversary_kind(self) -> type[Adversary] | None:
@@ -71,6 +79,12 @@ class DiffusionTaskConfig(Config):
             return None
         steps, reach = self.adversary_steps or USUAL_STEPS, self.adversary_reach
         return kind(denoiser, steps, reach or kind.usual_reach)
+
+    def relearning_of(self, denoiser: ConditionedDenoiser) -> DenoiserRelearning | None:
+        """The finetuning of a model that is to be withstood, if any is."""
+        if not self.relearning:
+            return None
+        return DenoiserRelearning(denoiser, self.relearning, self.relearning_rate)
 
     def sampling(self, known: Sampling) -> Sampling:
         """How these pictures are drawn of a model that is sampled as is known."""

@@ -7,6 +7,8 @@ import torch
 from diffusers import SchedulerMixin
 from torch import Tensor
 
+from erase.support.distributed import all_gather
+
 
 @dataclass(frozen=True)
 class DiffusionBatch:
@@ -36,6 +38,11 @@ class DiffusionBatch:
             self.anchors[mine],
             None if self.shows is None else self.shows[mine],
         )
+
+
+def seed_of(batch: DiffusionBatch) -> int:
+    """A seed that follows from the batch's noise, the first process's for all."""
+    return int(all_gather(batch.noise.flatten()[0].float().view(torch.int32).item())[0])
 
 
 class DiscreteNoising:

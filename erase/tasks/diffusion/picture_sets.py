@@ -14,9 +14,10 @@ from torch import Tensor
 from erase.core.fingerprint import combined
 from erase.core.seeds import seeded
 from erase.prompts.catalogue import Sampling
-from erase.prompts.request import Prompt, PromptSet, sample
+from erase.prompts.request import Prompt, PromptSet, sample, texts_by_group
 from erase.support.pictures import load_folder
-from erase.tasks.diffusion.config import DiffusionTaskConfig
+from erase.tasks.base import SetName
+from erase.tasks.diffusion.config import MOST_TRAJECTORIES, DiffusionTaskConfig
 from erase.tasks.diffusion.denoiser import ConditionedDenoiser, latents_of
 from erase.tasks.diffusion.noising import DiffusionBatch
 from erase.tasks.diffusion.sampling import OutputType, draw
@@ -28,11 +29,11 @@ ForgetSet = Literal["forget", "anchors"]
 
 def batches_of(
     denoiser: ConditionedDenoiser,
-    prompts: Sequence[Prompt],
-    latents: Tensor,
-    shows: Tensor | None,
     size: int,
     step_seed: int,
+    prompts: Sequence[Prompt],
+    latents: Tensor,
+    shows: Tensor | None = None,
 ) -> Iterator[DiffusionBatch]:
     """One shuffled pass through prompts and their latents [N, C, h, w], noised, `size` at a time.
 
@@ -111,6 +112,15 @@ class PictureSets:
         places = range(len(texts)) if places is None else places
         chosen, seeds = [texts[i] for i in places], [first + i for i in places]
         return draw(denoiser.pipeline, chosen, seeds, self.sampling, output_type, description)
+
+    def heard(self, which: SetName, samples: int, drawn: bool) -> dict[str, list[str]]:
+        """At most `samples` texts of a set, by group, to be read, or drawn by; fewer are drawn."""
+        samples = min(samples, MOST_TRAJECTORIES) if drawn else samples
+        prompts = self.prompts.forget if which == "forget" else self.prompts.retain
+        by_group = texts_by_group(sample(prompts, min(samples, len(prompts)), self.seed))
+        # Guidance reads the empty prompt beside every other.
+        beside = [""] if which == "retain" and not drawn else []
+        return {group: [*texts, *beside] for group, texts in by_group.items()}
 
     def preview(self, denoiser: ConditionedDenoiser) -> Tensor:
         """What a model draws of PREVIEWED forget prompts, then of as many retained ones."""

@@ -21,15 +21,16 @@ from erase.core.snapshot import Snapshot
 from erase.models.family import Condition, Family, require_supported
 from erase.models.lazy import is_left
 from erase.prompts.catalogue import Finetuning, Sampling
-from erase.prompts.request import Prompt, PromptSet, sample, texts_by_group
+from erase.prompts.request import Prompt, PromptSet
 from erase.support.distributed import shard_of, shards_asked
 from erase.tasks.base import InputCallback, SetName
-from erase.tasks.diffusion.config import MOST_TRAJECTORIES, DiffusionTaskConfig
+from erase.tasks.diffusion.config import DiffusionTaskConfig
 from erase.tasks.diffusion.denoiser import ConditionedDenoiser
 from erase.tasks.diffusion.learned import denoiser_of
 from erase.tasks.diffusion.noising import DiffusionBatch
 from erase.tasks.diffusion.picture_sets import ForgetSet, PictureSets, batches_of, new_sets
 from erase.tasks.diffusion.places import TEXT, EditSites, told_of
+from erase.tasks.diffusion.relearning import DenoiserRelearning
 
 
 class DiffusionTask:
@@ -69,8 +70,8 @@ class DiffusionTask:
                 f"No tensor of {', '.join(self.components)} fits include {self.config.include} and "
                 f"exclude {self.config.exclude}; widen the patterns."
             )
-        known = self.denoiser, prompts, self.sampling, self.config, seed
-        self._sets, self._shown = sets or new_sets(*known, forget_pictures), shown
+        known = self.denoiser, prompts, self.sampling, self.config, seed, forget_pictures
+        self._sets, self._shown = sets or new_sets(*known), shown
 
     def _rebuilt(self, pipeline: DiffusionPipeline, shown: Sequence[ForgetSet]) -> "DiffusionTask":
         return DiffusionTask(
@@ -109,12 +110,11 @@ class DiffusionTask:
     def forget_batches(self, step_seed: int) -> Iterator[DiffusionBatch]:
         """One shuffled pass through the forget set."""
         samples = self._sets.samples(self._shown)
-        return batches_of(self.denoiser, *samples, self.config.batch_size, step_seed)
+        return batches_of(self.denoiser, self.config.batch_size, step_seed, *samples)
 
     def retain_batches(self, step_seed: int) -> Iterator[DiffusionBatch]:
         """One shuffled pass through the retain set."""
-        size = self.config.batch_size
-        return batches_of(self.denoiser, *self._sets.retain, None, size, step_seed)
+        return batches_of(self.denoiser, self.config.batch_size, step_seed, *self._sets.retain)
 
     def saliency_loss(self, batch: DiffusionBatch) -> Tensor:
         """Noise-prediction MSE of the guided prediction, as SalUn's generation code takes it.
@@ -174,12 +174,7 @@ class DiffusionTask:
         at most MOST_TRAJECTORIES prompts.
         """
         drawn = target == self.family.denoiser
-        samples = min(samples, MOST_TRAJECTORIES) if drawn else samples
-        prompts = self.prompts.forget if which == "forget" else self.prompts.retain
-        chosen = sample(prompts, min(samples, len(prompts)), self.seed)
-        for group, texts in texts_by_group(chosen).items():
-            # Guidance reads the empty prompt beside every other.
-            texts = [*texts, ""] if which == "retain" and not drawn else texts
+        for group, texts in self._sets.heard(which, samples, drawn).items():
             layers = {} if target == TEXT else self._places.layers(target)
             with capture_inputs(layers, partial(told_of, callback, group)), self._read_widely():
                 read = self._run(target, texts, which)
@@ -200,8 +195,9 @@ class DiffusionTask:
         if shards_asked():
             return self._rebuilt(self.denoiser.with_copies(), self._shown)
         teacher = self._rebuilt(self.denoiser.pipeline, self._shown)
-        changing = self.parameters() if trained is None else trained
-        teacher._held = Snapshot(self.components.values(), changing.values())
+        own = self.parameters() if trained is None else trained
+        moved = self.relearning.weights() if self.relearning else {}
+        teacher._held = Snapshot(self.denoiser.modules.values(), (*own.values(), *moved.values()))
         return teacher
 
     def replaced_modules(self, modules: Mapping[str, nn.Module]) -> AbstractContextManager[None]:
@@ -258,8 +254,7 @@ class DiffusionTask:
         if not adversary or batch.shows is None:
             return self.predict(batch, batch.prompts)
         with self._own_weights():
-            text = adversary.condition(batch, adversary.found(batch))
-            return self.denoiser.denoise(batch, text)
+            return adversary.prediction(batch)
 
     def condition(self, prompts: Sequence[str]) -> Condition:
         """What the denoiser reads of the prompts; has gradients if a text encoder may change."""
@@ -283,6 +278,11 @@ class DiffusionTask:
         texts, anchors = [p.text for p in prompts], [p.anchor for p in prompts]
         with self._read_widely():
             return self._entering(self.denoiser.redirected_readings(texts, anchors))
+
+    @property
+    def relearning(self) -> DenoiserRelearning | None:
+        """The finetuning that training withstands, if the config asks for it."""
+        return self.config.relearning_of(self.denoiser)
 
     def _own_weights(self) -> AbstractContextManager[None]:
         """While in force, the model has the weights that it had when this task was made."""

@@ -8,10 +8,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from erase.core.precision import widened
+from erase.core.precision import gradients
 from erase.models.conditions import Condition
 from erase.models.family import Family
-from erase.support.distributed import all_gather, all_reduce_sum
+from erase.support.distributed import all_reduce_sum
 from erase.tasks.diffusion.denoiser import ConditionedDenoiser
 from erase.tasks.diffusion.noising import DiffusionBatch
 
@@ -48,6 +48,10 @@ class Adversary(ABC):
     def condition(self, batch: DiffusionBatch, found: Found) -> Condition:
         """What the denoiser reads of the batch's prompts with it."""
 
+    def prediction(self, batch: DiffusionBatch) -> Tensor:
+        """The denoiser's output [B, C, h, w] under what was found."""
+        return self.denoiser.denoise(batch, self.condition(batch, self.found(batch)))
+
     def error(self, batch: DiffusionBatch, text: Condition) -> Tensor:
         """The sum of the errors of the pictures that show the concept, under this reading."""
         assert batch.shows is not None
@@ -68,6 +72,7 @@ def descended(
     units: Mapping[str, Tensor],
     steps: int,
     reach: float,
+    through: torch.dtype,
     shared: bool = True,
 ) -> dict[str, Tensor]:
     """What `steps` gradient steps of one length make of `start`, to lower the error, a scalar.
@@ -80,7 +85,7 @@ def descended(
     for _ in range(steps):
         words = {name: vectors.requires_grad_() for name, vectors in words.items()}
         with torch.enable_grad():
-            slopes = torch.autograd.grad(error(words), list(words.values()))
+            slopes = gradients(error(words), list(words.values()), through)
         words = {
             name: vectors.detach() - reach / steps * units[name] * _of_unit_size(slope, shared)
             for (name, vectors), slope in zip(words.items(), slopes, strict=True)
@@ -90,14 +95,8 @@ def descended(
 
 def _of_unit_size(slope: Tensor, shared: bool) -> Tensor:
     """The slope, its root mean square 1: all processes' together, or row by row."""
-    slope = widened(slope)
     if shared:
         slope = all_reduce_sum(slope)
     over = None if shared else tuple(range(1, slope.ndim))
     size = slope.square().mean(over, keepdim=True).sqrt()
     return slope / size.clamp_min(torch.finfo(slope.dtype).tiny)
-
-
-def seed_of(batch: DiffusionBatch) -> int:
-    """A seed that follows from the batch's noise, the first process's for all."""
-    return int(all_gather(batch.noise.flatten()[0].float().view(torch.int32).item())[0])

@@ -12,8 +12,8 @@ from transformers import PreTrainedModel
 from erase.core.activations import hooks_are_heard
 from erase.core.seeds import seeded
 from erase.models.conditions import Condition
-from erase.tasks.diffusion.adversaries.base import Adversary, Found, descended, no_words, seed_of
-from erase.tasks.diffusion.noising import DiffusionBatch
+from erase.tasks.diffusion.adversaries.base import Adversary, Found, descended, no_words
+from erase.tasks.diffusion.noising import DiffusionBatch, seed_of
 from erase.tasks.diffusion.words import vocabularies
 
 WORDS, FILLER = 5, "a"
@@ -43,7 +43,7 @@ class Prefix(Adversary):
         def error(words: Found) -> Tensor:
             return self.error(batch, self.condition(batch, words))
 
-        return descended(error, start, units, self.steps, self.reach)
+        return descended(error, start, units, self.steps, self.reach, self.denoiser.dtype)
 
     def condition(self, batch: DiffusionBatch, found: Found) -> Condition:
         """What the denoiser reads after these words."""

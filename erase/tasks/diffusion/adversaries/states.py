@@ -38,7 +38,8 @@ class States(Adversary):
             return self.error(batch, _shifted(plain, found[STATES]))
 
         units = {STATES: states.std((1, 2), keepdim=True)}
-        return descended(error, start, units, self.steps, self.reach, shared=False)
+        dtype = self.denoiser.dtype
+        return descended(error, start, units, self.steps, self.reach, dtype, shared=False)
 
     def condition(self, batch: DiffusionBatch, found: Found) -> Condition:
         """What the denoiser reads with the shift."""

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from erase.core.seeds import seeded
 from erase.models.conditions import Condition
-from erase.tasks.diffusion.adversaries.base import Adversary, Found, descended, no_words, seed_of
-from erase.tasks.diffusion.noising import DiffusionBatch
+from erase.tasks.diffusion.adversaries.base import Adversary, Found, descended, no_words
+from erase.tasks.diffusion.noising import DiffusionBatch, seed_of
 from erase.tasks.diffusion.words import PLACEHOLDER, placeholder_embeddings, vocabularies
 
 
@@ -33,7 +33,7 @@ class Word(Adversary):
         def error(word: Found) -> Tensor:
             return self.error(batch, self.condition(batch, word))
 
-        return descended(error, start, units, self.steps, self.reach)
+        return descended(error, start, units, self.steps, self.reach, self.denoiser.dtype)
 
     def condition(self, batch: DiffusionBatch, found: Found) -> Condition:
         """What the denoiser reads with the word in the concept's place."""
