@@ -46,11 +46,11 @@ def test_training_learns_under_what_the_adversary_found(tiny_pipeline, name):
     task = build_task(tiny_pipeline, adversary=name, adversary_steps=2)
     adversary = ADVERSARIES[name](task.denoiser, 2, ADVERSARIES[name].usual_reach)
     batch = mixed_batch(task)
-    known = task.denoiser.denoise(batch, adversary.condition(batch, adversary.found(batch)))
+    known = adversary.prediction(batch)
     retained = next(iter(task.retain_batches(0)))
     plain = task.predict(batch, batch.prompts)
-    for gradients in (True, False):
-        with torch.set_grad_enabled(gradients):
+    for asked in (True, False):
+        with torch.set_grad_enabled(asked):
             assert torch.equal(task.training_prediction(batch), known)
             assert torch.equal(task.predict(batch, batch.prompts), plain)
             kept = task.training_prediction(retained)
@@ -60,6 +60,18 @@ def test_training_learns_under_what_the_adversary_found(tiny_pipeline, name):
     robust, same = (methods()["salun"](task, config) for _ in "ab")
     layer = next(iter(robust.deltas))
     assert torch.equal(robust.deltas[layer].dense(), same.deltas[layer].dense())
+
+
+def test_half_of_the_prompts_go_on_naming_the_concept_beside_a_learnt_word(tiny_pipeline):
+    task = build_task(tiny_pipeline, adversary="word", batch_size=4)
+    batch = mixed_batch(task)
+    batch.noise[:, 0, 0, 0] = torch.tensor([1.0, -1.0, 1.0, -1.0])
+    adversary = ADVERSARIES["word"](task.denoiser, 2, 20.0)
+    words = task.denoiser.denoise(batch, adversary.condition(batch, adversary.found(batch)))
+    plain, found = task.predict(batch, batch.prompts), task.training_prediction(batch)
+    named = batch.noise[:, 0, 0, 0] > 0
+    assert torch.allclose(found[named], plain[named], atol=1e-6)
+    assert torch.allclose(found[~named], words[~named], atol=1e-6)
 
 
 def test_states_stay_within_their_reach_and_pictures_without_the_concept_are_left_alone(

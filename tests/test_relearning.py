@@ -30,6 +30,14 @@ class ByHand:
     def weights(self):
         return dict(self.model.named_parameters())
 
+    def frozen_copy(self, trained):
+        assert trained.keys() == self.weights().keys()
+        return "teacher"
+
+    def redirected_loss(self, batch, teacher):
+        assert teacher == "teacher"
+        return 3 * (self.model(batch) - 1).square().sum()
+
     def losses(self, batch):
         for _ in range(self.steps):
             yield self.model(batch).square().sum()
@@ -57,19 +65,20 @@ def test_the_gradient_is_the_losss_here_and_where_relearning_led(steps):
 
     def slope_by_hand(weight, bias):
         wrong = 2 * (forget @ weight.T + bias - 1)
-        return wrong.T @ forget + 0.5 * retain.sum(0), wrong.sum(0) + 0.5 * len(retain)
+        return wrong.T @ forget, wrong.sum(0)
 
     def value(weight, bias):
-        wrong = (forget @ weight.T + bias - 1).square().sum()
-        return wrong + 0.5 * (retain @ weight.T + bias).sum()
+        return (forget @ weight.T + bias - 1).square().sum()
 
     loss = withstanding(task, step_loss, task.weights())(forget, retain, 0.5)
     loss.backward()
     there = moved_by_hand(weight, bias, forget, steps)
-    assert torch.allclose(loss, value(weight, bias) + value(*there))
+    kept = 0.5 * (retain @ weight.T + bias).sum()
+    assert torch.allclose(loss, value(weight, bias) + kept + 3 * value(*there))
     here, after = slope_by_hand(weight, bias), slope_by_hand(*there)
+    here = here[0] + 0.5 * retain.sum(0), here[1] + 0.5 * len(retain)
     for name, parameter in enumerate(task.model.parameters()):
-        assert torch.allclose(parameter.grad, here[name] + after[name])
+        assert torch.allclose(parameter.grad, here[name] + 3 * after[name])
         assert torch.equal(parameter, (weight, bias)[name])
 
 

@@ -91,6 +91,7 @@ def train(
     config = with_defaults(config, task.finetuning.learning_rate, task.finetuning.steps)
     watch, chosen = TrainingLog(task, config), _chosen(task, parameters)
     made_for = _made_for(task, step_loss, config, mask, chosen, sparsity)
+    step_loss = withstanding(task, step_loss, chosen)
     if originals is None:
         compared = chosen if mask or sparsity else {}
         originals = {name: p.detach().clone() for name, p in compared.items()}
@@ -101,7 +102,6 @@ def train(
     kept = Checkpoints(config, made_for, masters.state, optimizer, average)
     masters.write_back()
     masked = MaskedUpdate(optimizer, parameters, mask, originals) if mask else nullcontext()
-    step_loss = withstanding(task, step_loss, chosen)
     stepper = _Stepper(task, step_loss, config, watch.accelerator, optimizer, masters)
     able = checkpointed_activations(task, config.gradient_checkpointing)
     with masked, able, _stop_requested() as stop:

@@ -17,24 +17,25 @@ def withstanding(
     step_loss: StepLoss[SomeBatch],
     parameters: Mapping[str, nn.Parameter],
 ) -> StepLoss[SomeBatch]:
-    """The loss of a step, and where the task asks for it the same after some relearning.
+    """The loss of a step; where the task asks for it, with what relearning must not undo.
 
-    It is first-order: the loss's gradient where relearning led, at the weights where it began.
-    Second-order ones would ask for the graphs of all relearning steps at once. Sources: the
-    meta-learned term of Meta-Unlearning (Gao et al., ICCV 2025), which climbs the model's own loss
-    there instead, without a bound, and TAR (Tamirisa et al., ICLR 2025), which is first-order too.
-    Raises ValueError where weights lie in shards.
+    That is the loss which teaches the wrong answer, of the weights to which some relearning on the
+    forget batch led; its slopes are added to those at the weights where it began. The model as it
+    is now, before any training, is the teacher. The term is first-order: a second-order one would
+    ask for the graphs of all relearning steps at once. Sources: Meta-Unlearning (Gao et al., ICCV
+    2025), whose term climbs the model's own loss there, without a bound; and TAR
+    (Tamirisa et al., ICLR 2025), first-order too. Raises ValueError where weights lie in shards.
     """
     if not (relearning := task.relearning):
         return step_loss
     if shards_asked():
         raise ValueError("Relearning moves whole weights, which here lie in shards; leave out "
                          "relearning, or the shards.")  # fmt: skip
+    base, weights = task.frozen_copy(parameters), list(parameters.values())
 
     def loss(forget: SomeBatch, retain: SomeBatch, progress: float) -> Tensor:
-        weights = list(parameters.values())
         with relearned(task, relearning, forget):
-            there = step_loss(forget, retain, progress)
+            there = task.redirected_loss(forget, base)
             slopes = gradients(there, weights, weights[0].dtype)
         here = step_loss(forget, retain, progress)
         # The loss there, with its slopes at the weights as they are.

@@ -37,9 +37,24 @@ class Word(Adversary):
 
     def condition(self, batch: DiffusionBatch, found: Found) -> Condition:
         """What the denoiser reads with the word in the concept's place."""
-        pairs = zip(batch.prompts, batch.anchors, strict=True)
         with placeholder_embeddings(self.denoiser, found):
-            return self.denoiser.condition([_without_concept(*pair) for pair in pairs])
+            return self.denoiser.condition(_without_concepts(batch))
+
+    def prediction(self, batch: DiffusionBatch) -> Tensor:
+        """The output under the word, where a toss says so, else under the concept's own name.
+
+        Else the model would not learn to forget the name. STEREO's second stage draws among both.
+        """
+        tossed = (batch.noise.flatten(1)[:, 0] > 0).tolist()
+        triples = zip(tossed, batch.prompts, _without_concepts(batch), strict=True)
+        with placeholder_embeddings(self.denoiser, self.found(batch)):
+            text = self.denoiser.condition([own if heads else word for heads, own, word in triples])
+        return self.denoiser.denoise(batch, text)
+
+
+def _without_concepts(batch: DiffusionBatch) -> list[str]:
+    pairs = zip(batch.prompts, batch.anchors, strict=True)
+    return [_without_concept(*pair) for pair in pairs]
 
 
 def _without_concept(prompt: str, anchor: str) -> str:
