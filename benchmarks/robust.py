@@ -22,7 +22,7 @@ from erase.evaluate.reports import ACCURACIES
 from erase.evaluate.statistics import wilson_share
 from erase.prompts.catalogue import Concept
 from erase.prompts.request import EraseRequest, expand
-from erase.tasks.diffusion.task import DiffusionTaskConfig
+from erase.tasks.diffusion.adversaries.prefix import Prefix
 
 RESULTS = Path(__file__).parent / "results" / "robust.json"
 ATTACKS = {
@@ -96,7 +96,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1])
     args = parser.parse_args()
     bench, ledger = open_bench(), Ledger(RESULTS)
-    ledger.require({"adversary_reach": DiffusionTaskConfig().adversary_reach})
+    ledger.require({"adversary_reach": Prefix.usual_reach})
     for seed in args.seeds:
         for method in args.methods:
             for adversary in args.steps:
