@@ -63,7 +63,7 @@ def test_training_learns_under_what_the_adversary_found(tiny_pipeline, name):
 
 
 def test_half_of_the_prompts_go_on_naming_the_concept_beside_a_learnt_word(tiny_pipeline):
-    task = build_task(tiny_pipeline, adversary="word", batch_size=4)
+    task = build_task(tiny_pipeline, adversary="word", adversary_steps=2, batch_size=4)
     batch = mixed_batch(task)
     batch.noise[:, 0, 0, 0] = torch.tensor([1.0, -1.0, 1.0, -1.0])
     adversary = ADVERSARIES["word"](task.denoiser, 2, 20.0)
