@@ -21,6 +21,7 @@ from erase.methods.last_layers import LastLayersConfig
 from erase.methods.projection import ProjectionConfig
 from erase.methods.random_label import RandomLabelConfig
 from erase.methods.ssd import SSDConfig, dampening
+from erase.methods.undo import UndoConfig, mix_
 from erase.tasks.classification.task import ClassificationTaskConfig
 from erase.training.config import TrainedConfig
 from erase.training.loop import TrainingConfig
@@ -177,6 +178,40 @@ def test_pour_needs_a_whole_class(trained, method):
     some = build_digits_task(trained, forget=class_indices(3)[:-1])
     with pytest.raises(ValueError, match="forgotten as a whole"):
         methods()[method](some)
+
+
+@pytest.mark.parametrize(("noise", "expected"), [(0.25, 0.75), (1.0, 0.0)])
+def test_undo_starts_between_the_base_and_a_fresh_model(trained, noise, expected):
+    base, fresh = trained.state_dict(), build_digits_model()
+    before = {name: tensor.clone() for name, tensor in fresh.state_dict().items()}
+    mix_(fresh, base, noise)
+    for name, tensor in fresh.state_dict().items():
+        if tensor.is_floating_point():
+            mixed = expected * base[name] + (1 - expected) * before[name]
+            assert torch.allclose(tensor, mixed, atol=1e-6)
+
+
+def test_undo_learns_its_teachers_answers_and_nothing_of_the_forget_set(trained, tmp_path):
+    task = build_digits_task(trained)
+    original = {name: weight.clone() for name, weight in task.state().items()}
+    erasure = methods()["undo"](task, UndoConfig(effort=1.0))
+    assert all(torch.equal(weight, original[name]) for name, weight in task.state().items())
+    with erasure.apply(task.components):
+        forget, retain = accuracies(task)
+    assert forget < 0.05
+    assert retain > 0.9
+    pictures, labels = digits().tensors
+    black = TensorDataset(pictures * (labels != 3)[:, None, None, None], labels)
+    other = methods()["undo"](build_digits_task(trained, dataset=black), UndoConfig(effort=1.0))
+    assert _equal(erasure, other)
+    methods()["bias_suppression"](task).save_pretrained(tmp_path / "teacher")
+    taught = methods()["undo"](task, UndoConfig(str(tmp_path / "teacher"), effort=1.0))
+    assert not _equal(erasure, taught)
+
+
+def _equal(one: Erasure, other: Erasure) -> bool:
+    pairs = ((delta, other.deltas[name]) for name, delta in one.deltas.items())
+    return all(torch.equal(ours.dense(), theirs.dense()) for ours, theirs in pairs)
 
 
 class TinyViT(nn.Module):
