@@ -65,7 +65,8 @@ USUAL_METHODS = (
     "projection",
 )  # fmt: skip
 # A method, and how many adversary steps its task takes.
-ROWS = {name: (name, 0) for name in (*USUAL_METHODS, "salun_soft", "salun_lora", "speed", "oce")}
+ROWS = {name: (name, 0) for name in (*USUAL_METHODS, "salun_soft", "salun_lora", "speed", "oce",
+                                    "balance")}  # fmt: skip
 ROWS["salun, robust"] = ("salun", 4)
 USUAL_ATTACKS = (
     "concept_inversion", "prefix", "ring_a_bell", "recall", "relearning", "latent_inversion",

@@ -82,9 +82,8 @@ def tensors(host) -> dict[str, torch.Tensor]:
 
 
 # These read or train the cross-attention, or the denoiser, alone.
-UNSUPPORTED = [
-    (method, "text_encoder") for method in ("uce", "rece", "speed", "oce", "esd", "harden")
-]
+TEXT_ALONE = ("uce", "rece", "speed", "oce", "balance", "esd", "harden")
+UNSUPPORTED = [(method, "text_encoder") for method in TEXT_ALONE]
 PICTURES, SAMPLES = (
     [name for name, method in methods().items() if issubclass(kind, method.task)]
     for kind in (DiffusionTask, ClassificationTask)

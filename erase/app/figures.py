@@ -3,7 +3,7 @@
 from html import escape
 
 from erase.evaluate.reports import AttackReport, GapReport, Report
-from erase.evaluate.tables import metric_rows
+from erase.evaluate.tables import metric_rows, neighbours_line
 
 
 def figure(text: str, protocol: str) -> str:
@@ -42,6 +42,7 @@ def report_html(report: Report) -> str:
     return (
         f'<table class="report"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
         f"<p>{derived}. Suppressed under this protocol, not proved removed.</p>"
+        f"<p>{escape(neighbours_line(report))}</p>"
     )
 
 

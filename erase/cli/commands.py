@@ -247,6 +247,8 @@ COMMANDS = {
         {
             "folders": _text("erasure folders, the first first", nargs="+"),
             "--sum": _switch("add them up, as stacked LoRAs do"),
+            "--merge": _text("ties or dare: one that keeps a share of each", default=""),
+            "--density": {"type": float, "default": 0.2, "help": "that share"},
             **NEW,
         },
     ),

@@ -5,8 +5,11 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from erase.core.delta import (
     Delta,
+    DenseDelta,
     LowRankDelta,
     SparseDelta,
     add_deltas,
@@ -16,7 +19,9 @@ from erase.core.delta import (
     scale_delta,
     truncate_delta,
 )
+from erase.core.merging import dare, ties
 from erase.core.names import lora_holds
+from erase.core.seeds import seeded
 from erase.erasure.erasure import Erasure
 from erase.erasure.recipe import coarsest, for_any_base
 from erase.erasure.weights import low_rank_of
@@ -31,6 +36,38 @@ def scale(erasure: Erasure, factor: float) -> Erasure:
 def merge(erasures: Sequence[Erasure]) -> Erasure:
     """The sum of all changes: what stacked LoRAs do; the order plays no part."""
     return _fold(erasures, add_deltas, "merge")
+
+
+def ties_merge(erasures: Sequence[Erasure], density: float = 0.2) -> Erasure:
+    """The changes by TIES: of each the largest, where they have the sign that outweighs."""
+    return _merged(erasures, lambda changes: ties(changes, density), "ties", density=density)
+
+
+def dare_merge(erasures: Sequence[Erasure], density: float = 0.2, seed: int = 0) -> Erasure:
+    """The sum of random shares of all changes, by DARE, each of its size on average."""
+    generator = seeded(seed)
+
+    def join(changes: Sequence[Tensor]) -> Tensor:
+        return dare(changes, density, generator)
+
+    return _merged(erasures, join, "dare", density=density, seed=seed)
+
+
+def _merged(
+    erasures: Sequence[Erasure],
+    join: Callable[[Sequence[Tensor]], Tensor],
+    operation: str,
+    **facts: Any,
+) -> Erasure:
+    _check_same_base(erasures)
+    if not 0 < facts["density"] <= 1:
+        raise ValueError(f"density is {facts['density']}; give a share in (0, 1].")
+    changes: dict[str, list[Tensor]] = {}
+    for erasure in erasures:
+        for name, delta in erasure.deltas.items():
+            changes.setdefault(name, []).append(delta.dense())
+    deltas: dict[str, Delta] = {name: DenseDelta(join(all_)) for name, all_ in changes.items()}
+    return Erasure(deltas, _joint_recipe(erasures, operation, **facts))
 
 
 def compose(erasures: Sequence[Erasure]) -> Erasure:

@@ -109,7 +109,8 @@ class Report(Record):
     """What one erasure did.
 
     metrics: of "base", "erased" and, where there is one, "oracle", in this order. distances: of the
-    first two from the oracle, by side.
+    first two from the oracle, by side. retained_moved: how far the erasure moves what is read of
+    each retained concept, beside what is read of it, where nothing but that changes.
     """
 
     request: Mapping[str, Any]
@@ -118,6 +119,7 @@ class Report(Record):
     metrics: Mapping[str, Metrics]
     cost: Cost
     distances: Mapping[str, Mapping[str, Distance]] = field(default_factory=dict)
+    retained_moved: Mapping[str, float] | None = None
 
     @property
     def derived(self) -> dict[str, float]:

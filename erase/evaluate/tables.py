@@ -17,7 +17,7 @@ from erase.evaluate.reports import (
 )
 from erase.models.family import Family
 
-WORST, CONCEPTS = 10, "concepts.csv"
+WORST, NEIGHBOURS, CONCEPTS = 10, 5, "concepts.csv"
 
 
 def markdown_table(rows: Iterable[Sequence[str]]) -> str:
@@ -104,7 +104,16 @@ def measured_lines(report: Report) -> str:
     """The metrics of a report as a Markdown table with its protocol under it."""
     table = markdown_table([["metric", *report.metrics, "n"], *metric_rows(report)])
     protocol = "; ".join(f"{key} {_plain(value)}" for key, value in report.protocol.items())
-    return f"{table}\n\n{_left_out(report)}Protocol: {protocol}."
+    return f"{table}\n\n{_left_out(report)}{neighbours_line(report)}Protocol: {protocol}."
+
+
+def neighbours_line(report: Report) -> str:
+    """The retained concepts that an erasure of what reads the text moves most, as a line."""
+    if not (moved := report.retained_moved):
+        return ""
+    shares = [f"{name} {100 * share:.0f} %" for name, share in list(moved.items())[:NEIGHBOURS]]
+    return (f"Of {len(moved)} retained concepts it moves what is read of these furthest (of its "
+            f"length): {', '.join(shares)}.\n")  # fmt: skip
 
 
 def _left_out(report: Report) -> str:
@@ -125,7 +134,7 @@ def summary_table(report: Report) -> str:
     rows = [["", *report.metrics, "n"], *metric_rows(report)]
     table = plain_table(rows, ["<30", *[">22"] * len(report.metrics), ">6"])
     cost = f"{report.cost.seconds:.0f} s, {report.cost.artefact_bytes / 1e6:.1f} MB"
-    return f"{table}\n{_left_out(report)}{cost}"
+    return f"{table}\n{_left_out(report)}{neighbours_line(report)}{cost}"
 
 
 def attack_table(report: AttackReport) -> str:

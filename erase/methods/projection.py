@@ -98,7 +98,7 @@ def projection(task: ProjectedTask, config: ProjectionConfig) -> Erasure:
             ranks[site] = removed.rank
             if removed.rank:
                 edited = {name: weights[name] for name in names}
-                deltas |= _deltas(edited, removed, strength)
+                deltas |= losing(edited, removed, strength)
     if not deltas:
         raise ValueError(
             f"Nothing tells the forget set from the retain set in the {config.space} space; "
@@ -154,10 +154,10 @@ def _space(forget: Subspace, retain: Subspace, config: ProjectionConfig) -> Proj
             return null_space(forget, retain.top_energy_basis(config.retain_energy), rank * groups)
 
 
-def _deltas(
+def losing(
     weights: Mapping[str, Tensor], removed: Projection, strength: float
 ) -> dict[str, LowRankDelta]:
-    """The change of every weight that reads one place."""
+    """The change of every weight that reads one place and loses `strength` times P of it."""
     input_basis, deltas = strength * removed.left.T.float().contiguous(), {}
     for name, weight in weights.items():
         up, down = removed.edit(weight, strength)

@@ -7,7 +7,16 @@ from typing import Any, Literal
 
 from erase.attacks import attacks
 from erase.core.delta import LowRankDelta
-from erase.erasure.algebra import compose, export_lora, interference, largest_rank, low_rank, merge
+from erase.erasure.algebra import (
+    compose,
+    dare_merge,
+    export_lora,
+    interference,
+    largest_rank,
+    low_rank,
+    ties_merge,
+)
+from erase.erasure.algebra import merge as added
 from erase.erasure.erasure import Erasure
 from erase.erasure.kohya import export_kohya
 from erase.erasure.programs import Naming, Program, layers_read, naming_for
@@ -16,7 +25,7 @@ from erase.evaluate.tables import block_table, families_table, plain_table
 from erase.methods import methods, serving
 from erase.models.family import FAMILIES, family_of
 from erase.models.opening import load_model
-from erase.support.config import NotNegative, require_kind
+from erase.support.config import NotNegative, Share, require_kind
 from erase.support.files import check_writable
 from erase.tasks.classification.task import ClassificationTask
 from erase.tasks.diffusion.task import DiffusionTask
@@ -34,11 +43,21 @@ def inspect(folders: Sequence[str]) -> str:
     return "\n\n".join(parts)
 
 
-def compose_folders(folders: Sequence[str], output: str, sum: bool = False) -> str:
-    """Write the composition of the erasures in the order given, or their sum."""
+def compose_folders(
+    folders: Sequence[str], output: str, sum: bool = False, merge: str = "", density: float = 0.2
+) -> str:
+    """Write the composition of the erasures in the order given, their sum, or their merge."""
+    if merge:
+        require_kind("merge", merge, Literal["ties", "dare"])
+        require_kind("density", density, Share)
+        if sum:
+            raise ValueError("--sum and --merge join in two ways; leave one out.")
     check_writable(Path(output))
     erasures = [Erasure.from_pretrained(folder) for folder in folders]
-    joint = merge(erasures) if sum else compose(erasures)
+    if merge:
+        joint = (ties_merge if merge == "ties" else dare_merge)(erasures, density)
+    else:
+        joint = added(erasures) if sum else compose(erasures)
     joint.save_pretrained(output)
     return f"erasure: {output}"
 

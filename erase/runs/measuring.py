@@ -24,6 +24,7 @@ from erase.prompts.seeds import EVALUATION_SEED
 from erase.runs.opening import Names, Opened, of_base, open_all
 from erase.runs.state import carry_out
 from erase.support.memory import peak_memory
+from erase.tasks.diffusion.retained import retained_moved
 from erase.tasks.diffusion.task import DiffusionTaskConfig
 
 OUTPUT_FILES = (*FILES, *REPORT_FILES)
@@ -107,6 +108,7 @@ def measured(run: Measures, opened: Opened, erasure: Erasure, started: float) ->
     """What the models draw and the judge sees; all processes take part."""
     drawn, judge = _draw_all(run, opened, erasure), opened.judge
     labels, deltas = opened.prompts.labels, erasure.deltas.values()
+    moved = retained_moved(opened.task, erasure.deltas)
     report = Report(
         request=erasure.recipe["request"],
         method=erasure.facts.method,
@@ -119,6 +121,7 @@ def measured(run: Measures, opened: Opened, erasure: Erasure, started: float) ->
             artefact_bytes=erasure.nbytes,
             edited_parameters=sum(delta.count for delta in deltas),
         ),
+        retained_moved=moved.concepts if moved else None,
     )
     erasure.recipe["report"] = report.to_json() | {"table": measured_lines(report)}
     return Measured(erasure, drawn, report)

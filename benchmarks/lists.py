@@ -1,0 +1,143 @@
+"""UA, IRA and CRA as lists grow, at once and one request after another, on the bundled model.
+
+Run: `python benchmarks/lists.py [--counts 1 2 5 10 20] [--rows ...] [--turns 5 12] [--seeds 0]`;
+goes on where results/lists.json ends, then prints the tables. At once: methods at their defaults on
+the first so many of OBJECTS. In turn: an erasure of each object alone by --method, joined in that
+order by `compose`, the other way round, as a sum, by TIES and DARE; and of five the third taken out
+again, by composing the other four. Six DDIM steps, float32, guidance 4; all 8 cells of each object
+and one in eight of the others, one picture each. No row is tuned on these objects.
+"""
+
+import argparse
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from canvas_bench import opened
+from ledger import Ledger
+
+from erase.core.fingerprint import module_fingerprint
+from erase.erasure.algebra import compose, dare_merge, merge, ties_merge
+from erase.erasure.erasure import Erasure
+from erase.evaluate.base import Judge
+from erase.evaluate.pictures.judges import judge_of
+from erase.evaluate.pictures.matrix import canvas_matrix, ua_ira_cra
+from erase.methods import methods
+from erase.models.opening import Model
+from erase.prompts.request import EraseRequest, expand, find_concept
+from erase.tasks.diffusion.task import DiffusionTask
+
+RESULTS = Path(__file__).parent / "results" / "lists.json"
+OBJECTS = (
+    "honeybee", "camera", "turtle", "bell", "automobile", "bus", "beer mug", "strawberry", "crown",
+    "airplane", "penguin", "mushroom", "lemon", "hamburger", "sailboat", "house", "star",
+    "soccer ball", "key", "balloon",
+)  # fmt: skip
+ROWS = ("projection", "uce", "rece", "speed", "oce", "balance")
+JOINED: dict[str, Callable[[Sequence[Erasure]], Erasure]] = {
+    "compose": compose,
+    "compose, other way round": lambda erasures: compose(erasures[::-1]),
+    "sum": merge,
+    "ties": ties_merge,
+    "dare": dare_merge,
+}
+TAKEN_OUT, EVERY = 2, 8
+
+
+def erased(model: Model, names: Sequence[str], method: str, seed: int) -> tuple[Erasure, float]:
+    """The method's erasure of these objects at once, and its seconds of processor time."""
+    prompts = expand(EraseRequest(names, seed=seed), model.catalogue)
+    finetuning = model.finetuning(prompts)
+    task = DiffusionTask(model.pipeline, prompts, model.sampling, seed=seed, finetuning=finetuning)
+    chosen, started = methods()[method], time.process_time()
+    return chosen(task, chosen.config()), time.process_time() - started
+
+
+def figures(model: Model, judge: Judge, names: Sequence[str], erasure: Erasure | None) -> Any:
+    """UA, IRA and CRA of these objects, shares; with no erasure the base's."""
+    known, pipeline = [find_concept(name, model.catalogue) for name in names], model.pipeline
+    applied = erasure.apply(pipeline.components) if erasure else None
+    try:
+        matrix = canvas_matrix(pipeline, model.catalogue, judge, model.sampling, EVERY, known)
+    finally:
+        if applied:
+            applied.revert()
+    rows = [model.catalogue.objects.index(name) for name in names]
+    seen = {
+        name: float(matrix.object_seen[row].mean()) for name, row in zip(names, rows, strict=True)
+    }
+    return ua_ira_cra(matrix, known) | {"seen": seen}
+
+
+def at_once(model: Model, judge: Judge, count: int, row: str, seed: int) -> dict[str, Any]:
+    """One row of the first table."""
+    names = OBJECTS[:count]
+    if row == "base":
+        return figures(model, judge, names, None)
+    erasure, seconds = erased(model, names, row, seed)
+    return figures(model, judge, names, erasure) | {"seconds": seconds, "bytes": erasure.nbytes}
+
+
+def in_turn(model: Model, judge: Judge, parts: Sequence[Erasure], how: str) -> dict[str, Any]:
+    """One row of the second table; what was taken out is judged with the others."""
+    names = OBJECTS[: len(parts)]
+    if how == "one taken out":
+        rest = [part for place, part in enumerate(parts) if place != TAKEN_OUT]
+        return figures(model, judge, names, compose(rest))
+    return figures(model, judge, names, JOINED[how](parts))
+
+
+def table(ledger: Ledger, kind: str) -> str:
+    """UA, IRA and CRA in per cent, a line a row; seconds and size where they are known."""
+    lines = ["| objects | row | seed | UA | IRA | CRA | seconds | MB |", "| --- " * 8 + "|"]
+    keys = [key for key in ledger if key[0] == kind]
+    for key in sorted(keys, key=lambda key: (int(key[1]), key[2:])):
+        found = ledger[key]
+        cells = [f"{100 * found[name]:.1f}" for name in ("UA", "IRA", "CRA")]
+        cells.append(f"{found['seconds']:.1f}" if "seconds" in found else "")
+        cells.append(f"{found['bytes'] / 1e6:.2f}" if "bytes" in found else "")
+        lines.append(f"| {key[1]} {kind} | {key[2]} | {key[3]} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Run what is missing, then print both tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--counts", nargs="*", type=int, default=[1, 2, 5, 10, 20])
+    parser.add_argument("--rows", nargs="*", default=["base", *ROWS])
+    parser.add_argument("--turns", nargs="*", type=int, default=[5, 12])
+    parser.add_argument("--joined", nargs="*", default=[*JOINED])
+    parser.add_argument("--method", default="balance")
+    parser.add_argument("--seeds", nargs="*", type=int, default=[0])
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    model, ledger = opened("emoji", "no"), Ledger(RESULTS)
+    judge = judge_of("", model.catalogue)
+    ledger.require({"model": module_fingerprint(model.pipeline.unet), "every": EVERY,
+                    "steps": model.sampling.steps})  # fmt: skip
+
+    def keep(key: tuple[Any, ...], work: Callable[[], dict[str, Any]]) -> None:
+        if key not in ledger:
+            ledger[key] = work()
+            print(*key, ledger[key], flush=True)
+
+    for seed in args.seeds:
+        for count in args.turns:
+            hows = [*args.joined, *(["one taken out"] if count == args.turns[0] else [])]
+            keys = {how: ("in turn", count, f"{args.method}, {how}", seed) for how in hows}
+            if all(key in ledger for key in keys.values()):
+                continue
+            parts = [erased(model, [name], args.method, seed)[0] for name in OBJECTS[:count]]
+            for how, key in keys.items():
+                keep(key, lambda parts=parts, how=how: in_turn(model, judge, parts, how))
+        for count in args.counts:
+            for row in args.rows:
+                work = lambda n=count, row=row, seed=seed: at_once(model, judge, n, row, seed)  # noqa: E731
+                keep(("at once", count, row, seed), work)
+    print(table(Ledger(RESULTS), "at once"), table(Ledger(RESULTS), "in turn"), sep="\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,152 @@
+"""Balance: one projection for a list of concepts, as weak as its bound on what is left allows."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+
+from erase.core.balance import (
+    Heard,
+    Setting,
+    least_squares,
+    left_of_groups,
+    of_rank,
+    searched,
+    setting_of,
+)
+from erase.core.delta import LowRankDelta
+from erase.core.projection import Projection
+from erase.core.subspace import SubspaceFitter
+from erase.erasure.erasure import Erasure
+from erase.methods import register
+from erase.methods.projection import losing
+from erase.methods.uce import exact
+from erase.prompts.request import Prompt
+from erase.prompts.request import by_group as groups_of
+from erase.support.config import Config, NotNegative, PartShare, Positive
+from erase.tasks.diffusion.hearing import hearing
+from erase.tasks.diffusion.places import TEXT
+from erase.tasks.diffusion.task import DiffusionTask
+
+AT_ONCE, HELD, SLACK = 64, 3, 1.05  # prompts; one in so many is held out; times the cost
+
+
+@dataclass(frozen=True)
+class BalanceConfig(Config):
+    """How much may be left, and what decides it.
+
+    Args:
+        left: the share of what tells the forgotten from the retained that may be left on average,
+            on prompts held out; less of it moves the retained further.
+        strength: times the strength that the search found.
+        rank: largest rank of the change; a smaller one is taken if it leaves hardly more.
+        heard: noised pictures on which the denoiser's answer is derived by each position of what it
+            reads, to weigh positions by that; 0 weighs all alike and needs no denoiser.
+        samples: most prompts of either set to read.
+    """
+
+    left: PartShare = 0.14
+    strength: Positive[float] = 1.0
+    rank: Positive[int] = 96
+    heard: NotNegative[int] = 64
+    samples: Positive[int] = 4096
+
+
+@register("balance", BalanceConfig, DiffusionTask, text_alone=lambda config: not config.heard)
+def balance(task: DiffusionTask, config: BalanceConfig) -> Erasure:
+    """Make W (I - s P) of every weight that reads the text, for all concepts at once.
+
+    P minimises w E |P x - gap|^2 + E |P r|^2, where forgotten tokens x lose what tells the mean of
+    their concept from the retained mean at their position, and retained ones r nothing. s is
+    what leaves a share `left` of the gap on prompts held out, and w what then costs least there:
+    the movement of the retained, and a tenth of how unevenly the forgotten lose it, both squared.
+    Tokens count by how much the denoiser's answer hangs on what it reads at their position: the
+    mean square of the answer's derivative along random directions, at random times, of noise alone.
+
+    This library's own. It has UCE's least squares (Gandikota et al., WACV 2024), but leads to the
+    retained mean, as LEACE does (Belrose et al., NeurIPS 2023), and not to anchors, weighs
+    positions, and searches the weight that UCE leaves to the user.
+
+    The recipe has by place what the search found, and what each concept's means keep, squared.
+    """
+    ears = hearing(task, config.heard) if config.heard else {}
+    read = {which: _read(task, prompts, ears) for which, prompts in _asked(task, config).items()}
+    names = list(groups_of(task.prompts.forget))
+    weights, deltas, told = task.editable(), dict[str, LowRankDelta](), {}
+    for site, edited in task.sites(TEXT).items():
+        (forget, forget_held), (retain, retain_held) = (of_set[site] for of_set in read.values())
+        fit, held = Heard(forget.fit(), retain.fit()), Heard(forget_held.fit(), retain_held.fit())
+        gram = _gram([weights[name] for name in edited])
+        found = searched(fit, held, gram, config.left)
+        whole = Heard(forget.merge(forget_held).fit(), retain.merge(retain_held).fit())
+        removed, found = _of_fitting_rank(found, held, whole, gram, config)
+        strength = config.strength * found.strength
+        deltas |= losing({name: weights[name] for name in edited}, removed, strength)
+        rest = left_of_groups(whole, strength * removed.left @ removed.right, gram).tolist()
+        told[site] = {
+            **asdict(found), "strength": strength, "rank": removed.rank,
+            "left_by_concept": dict(zip(names, (round(one, 4) for one in rest), strict=True)),
+        }  # fmt: skip
+    return Erasure(deltas, {"balance": told})
+
+
+def _asked(task: DiffusionTask, config: BalanceConfig) -> dict[str, list[list[Prompt]]]:
+    """The prompts of each forgotten concept, all as many, and those that are retained."""
+    groups = list(groups_of(task.prompts.forget).values())
+    each = max(1, min(max(map(len, groups)), config.samples // len(groups)))
+    even = [[group[i % len(group)] for i in range(each)] for group in groups]
+    return {"forget": even, "retain": [_spread(task.prompts.retain, config.samples)]}
+
+
+def _spread(prompts: Sequence[Prompt], most: int) -> list[Prompt]:
+    """At most so many of the prompts, evenly apart, so that all names have their share."""
+    step = max(1.0, len(prompts) / most)
+    return [prompts[int(i * step)] for i in range(min(most, len(prompts)))]
+
+
+@torch.no_grad()
+def _read(
+    task: DiffusionTask, groups: Sequence[Sequence[Prompt]], ears: Mapping[str, Tensor]
+) -> dict[str, list[SubspaceFitter]]:
+    """At each place what is read of prompts to learn from, and of those held out.
+
+    Positions are scaled by the roots of their weights `ears` [p]. Guidance reads the empty prompt
+    beside every other, so that it is among the retained.
+    """
+    found: dict[str, list[SubspaceFitter]] = {}
+    for place, group in enumerate(groups):
+        texts = [*(prompt.text for prompt in group), *([] if group[0].group else [""])]
+        held = texts[1::HELD] or texts
+        learned = [text for i, text in enumerate(texts) if i % HELD != 1]
+        for part, chosen in enumerate((learned, held)):
+            for site, rows in _readings(task, chosen):
+                fitters = found.setdefault(site, [SubspaceFitter(rows.shape[-1]) for _ in range(2)])
+                weighed = rows * ears[site].sqrt()[:, None] if site in ears else rows
+                fitters[part].update(weighed, str(place))
+    return found
+
+
+def _readings(task: DiffusionTask, texts: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
+    """What is read of the texts at each place, so many at once: [n, p, d], or [n, d]."""
+    for start in range(0, len(texts), AT_ONCE):
+        for site, rows in task.readings(texts[start : start + AT_ONCE]).items():
+            yield site, exact(task.denoiser.placed(site, rows))
+
+
+def _gram(weights: Sequence[Tensor]) -> Tensor:
+    """The sum of W^T W [d, d], by which what all these weights make of an input is measured."""
+    return sum((exact(w.detach()).T @ exact(w.detach()) for w in weights), torch.zeros(()))
+
+
+def _of_fitting_rank(
+    found: Setting, held: Heard, whole: Heard, gram: Tensor, config: BalanceConfig
+) -> tuple[Projection, Setting]:
+    """P cut to the least of the ranks that double which costs hardly more than all of P does."""
+    change, rank = least_squares(whole, found.weight), len(whole.forget.means)
+    while True:
+        cut = of_rank(change, whole, min(rank, config.rank))
+        tried = setting_of(held, whole.gaps, cut.left @ cut.right, gram, config.left, found.weight)
+        if cut.rank < rank or tried.cost <= SLACK * found.cost:
+            return cut, tried
+        rank *= 2
