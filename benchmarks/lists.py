@@ -46,13 +46,15 @@ JOINED: dict[str, Callable[[Sequence[Erasure]], Erasure]] = {
 TAKEN_OUT, EVERY = 2, 8
 
 
-def erased(model: Model, names: Sequence[str], method: str, seed: int) -> tuple[Erasure, float]:
+def erased(
+    model: Model, names: Sequence[str], method: str, seed: int, **options: Any
+) -> tuple[Erasure, float]:
     """The method's erasure of these objects at once, and its seconds of processor time."""
     prompts = expand(EraseRequest(names, seed=seed), model.catalogue)
     finetuning = model.finetuning(prompts)
     task = DiffusionTask(model.pipeline, prompts, model.sampling, seed=seed, finetuning=finetuning)
     chosen, started = methods()[method], time.process_time()
-    return chosen(task, chosen.config()), time.process_time() - started
+    return chosen(task, chosen.config(**options)), time.process_time() - started
 
 
 def figures(model: Model, judge: Judge, names: Sequence[str], erasure: Erasure | None) -> Any:
@@ -110,6 +112,7 @@ def main() -> None:
     parser.add_argument("--turns", nargs="*", type=int, default=[5, 12])
     parser.add_argument("--joined", nargs="*", default=[*JOINED])
     parser.add_argument("--method", default="balance")
+    parser.add_argument("--left", type=float, help="balance's, of each request in turn")
     parser.add_argument("--seeds", nargs="*", type=int, default=[0])
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -126,10 +129,13 @@ def main() -> None:
     for seed in args.seeds:
         for count in args.turns:
             hows = [*args.joined, *(["one taken out"] if count == args.turns[0] else [])]
-            keys = {how: ("in turn", count, f"{args.method}, {how}", seed) for how in hows}
+            options = {"left": args.left} if args.left else {}
+            name = f"{args.method} at {args.left}" if args.left else args.method
+            keys = {how: ("in turn", count, f"{name}, {how}", seed) for how in hows}
             if all(key in ledger for key in keys.values()):
                 continue
-            parts = [erased(model, [name], args.method, seed)[0] for name in OBJECTS[:count]]
+            parts = [erased(model, [one], args.method, seed, **options)[0]
+                     for one in OBJECTS[:count]]  # fmt: skip
             for how, key in keys.items():
                 keep(key, lambda parts=parts, how=how: in_turn(model, judge, parts, how))
         for count in args.counts:
