@@ -10,7 +10,9 @@ from torch import nn
 from erase.attacks import attacks, register, serving
 from erase.attacks.base import Outcome, Target, predict_base
 from erase.attacks.prefix import PrefixConfig
+from erase.attacks.state_inversion import read_instead
 from erase.models.family import FAMILIES
+from erase.models.tokens import last_positions
 from erase.prompts.request import EraseRequest, expand
 from erase.tasks.diffusion.denoiser import ConditionedDenoiser
 from erase.tasks.diffusion.words import placeholder_embeddings, placeholders, vocabularies
@@ -89,3 +91,21 @@ def test_a_family_that_an_attack_cannot_serve_is_refused():
 def test_a_name_is_given_once():
     with pytest.raises(ValueError, match="The attack 'prefix' is there already"):
         register("prefix", PrefixConfig)(lambda target, config: None)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_states_of_one_prompt_are_read_otherwise_and_no_others(family):
+    target = target_of(family)
+    denoiser = target.denoiser
+    module, text = getattr(target.pipeline, denoiser.family.denoiser), "a thing"
+    places = last_positions(target.pipeline, denoiser.family.readers, [text])[0]
+    with torch.no_grad():
+        own = denoiser.condition([text]).states[0, places]
+    texts = [text, "a pizza", text]
+    plain = target.drawn(texts)
+    with read_instead(module, places, own, own):
+        assert torch.equal(target.drawn(texts), plain)
+    with read_instead(module, places, own, own + 3 * own.std() * torch.randn(own.shape)):
+        drawn = target.drawn(texts)
+    same = [torch.equal(a, b) for a, b in zip(drawn, plain, strict=True)]
+    assert same == [False, True, False]
