@@ -13,8 +13,8 @@ from erase.evaluate.reports import (
     Metrics,
     Report,
 )
-from erase.evaluate.statistics import wilson_share
-from erase.evaluate.tables import markdown_table, plain_table
+from erase.evaluate.statistics import area_under, wilson_share
+from erase.evaluate.tables import attack_table, markdown_table, plain_table
 
 SHARES = [wilson_share([True] * hits + [False] * (8 - hits)) for hits in range(9)]
 BASE = Metrics(SHARES[8], {"ghost": SHARES[8]}, SHARES[7], clip_score=Figure(1, 8))
@@ -67,3 +67,29 @@ def test_tables_keep_every_cell_in_its_column():
     plain = plain_table(rows, ["<20", ">10", ">4"]).splitlines()
     assert [line[20:30].strip() for line in plain] == ["base", "87.5 %"]
     assert [len(line) for line in plain] == [34, 34]
+
+
+def attacked(oracle, untried=()):
+    found = {"recall": SHARES[1], "prefix": SHARES[8]}
+    curve = {"curve": {0: 0.0, 10: 0.5, 20: 1.0}}
+    attacks = {n: AttackFigures(SHARES[0], share, 9, curve) for n, share in found.items()}
+    beside = {name: AttackFigures(SHARES[0], SHARES[2], 9) for name in found} if oracle else {}
+    return AttackReport("uce", ["ghost"], {}, attacks, beside, {}, list(untried))
+
+
+def test_a_verdict_says_which_attacks_tell_the_model_from_one_that_never_learned():
+    said = attacked(oracle=True, untried=["p4d"]).verdict
+    inside, outside = said.split("; outside it under ")
+    assert "recall 12.5 % of [7.1, 59.1]" in inside
+    assert outside == "prefix 100.0 % of [7.1, 59.1]; not tried: p4d."
+    report = attacked(oracle=False)
+    assert "is not known, for no oracle was attacked." in report.verdict
+    assert report.to_json()["verdict"] == report.verdict
+    assert f"Verdict: {report.verdict}" in attack_table(report)
+
+
+def test_relearning_is_told_as_a_curve_with_the_area_under_it():
+    assert area_under({0: 0.0, 10: 0.5, 20: 1.0}) == 0.5
+    assert area_under({"0": 0.0, "10": 1.0, "40": 1.0}) == 0.875
+    line = "prefix, by steps: 0.0 % at 0, 50.0 % at 10, 100.0 % at 20; area under the curve 0.500."
+    assert line in attack_table(attacked(oracle=False)).splitlines()

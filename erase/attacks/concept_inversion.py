@@ -30,6 +30,14 @@ class ConceptInversionConfig(Config):
     learning_rate: Positive[float] = 1e-2
 
 
+@dataclass(frozen=True)
+class LongInversionConfig(ConceptInversionConfig):
+    """Four vectors in place of one."""
+
+    vectors: Positive[int] = 4
+
+
+@register("concept_inversion_of_four", LongInversionConfig, no_word_vectors)
 @register("concept_inversion", ConceptInversionConfig, no_word_vectors)
 def concept_inversion(target: Target, config: ConceptInversionConfig) -> Outcome:
     """Learn vectors from pictures of the concept, then ask for "a VECTORS" (Pham et al., 2024)."""

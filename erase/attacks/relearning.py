@@ -11,6 +11,7 @@ from erase.attacks.base import Outcome, Target, denoising_loss
 from erase.core.names import named_parameters
 from erase.core.precision import MasterWeights
 from erase.core.seeds import seeded
+from erase.evaluate.statistics import area_under
 from erase.support.config import Config, Positive
 from erase.support.progress import Bar
 from erase.training.preserve import restored_parameters
@@ -37,7 +38,8 @@ class RelearningConfig(Config):
 def relearning(target: Target, config: RelearningConfig) -> Outcome:
     """Finetune on the concept's pictures under their prompts, look, and put the weights back.
 
-    details: `curve` holds the share of hits after so many steps; the hits are those at the end.
+    details: `curve` holds the share of hits after so many steps, `area` is the area under it, as a
+    share of all steps at 1; the hits are those at the end.
     """
     return _finetuned(target, config, [prompt.text for prompt in target.prompts], target.latents)
 
@@ -69,4 +71,4 @@ def _finetuned(
                 pictures = target.drawn(description="relearning")
                 curve[step] = sum(target.shows(pictures, target.prompts)) / len(target.prompts)
     passes = config.steps * config.batch_size + (len(curve) - 1) * target.drawing_passes
-    return target.outcome(pictures, passes, curve=curve)
+    return target.outcome(pictures, passes, curve=curve, area=area_under(curve))

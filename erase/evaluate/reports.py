@@ -177,7 +177,8 @@ class AttackReport(Record):
     """What attacks brought back of one erasure.
 
     erasure: its method. attacks, oracle: of the erased model and, where there is one, the oracle,
-    by attack. strength: how often the concept shows at these strengths, without attack.
+    by attack. strength: how often the concept shows at these strengths, without attack. untried:
+    attacks that were not made.
     """
 
     erasure: str | None
@@ -186,6 +187,31 @@ class AttackReport(Record):
     attacks: Mapping[str, AttackFigures]
     oracle: Mapping[str, AttackFigures]
     strength: Mapping[float, Figure]
+    untried: Sequence[str] = field(default_factory=list)
+
+    @property
+    def verdict(self) -> str:
+        """In a sentence, which attacks find no more than in a model that never learned."""
+        untried = f"; not tried: {', '.join(self.untried)}" if self.untried else ""
+        if not self.oracle:
+            return (
+                "how far this is from never having learned is not known, for no oracle was "
+                f"attacked{untried}."
+            )
+        sides: dict[bool, list[str]] = {True: [], False: []}
+        for name, found in self.attacks.items():
+            share, (low, high) = found.asr.value, self.oracle[name].asr.interval or (0.0, 1.0)
+            said = f"{name} {100 * share:.1f} % of [{100 * low:.1f}, {100 * high:.1f}]"
+            sides[low <= share <= high].append(said)
+        inside, outside = (", ".join(sides[side]) or "no attack" for side in (True, False))
+        return (
+            f"inside the interval of a model that never learned under {inside}; outside it under "
+            f"{outside}{untried}."
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields, and the verdict that follows from them."""
+        return super().to_json() | {"verdict": self.verdict}
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Shares with their interval, means with their error."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from scipy.stats import binomtest
@@ -20,3 +21,10 @@ def mean_with_error(values: Tensor) -> dict[str, Any]:
     """The mean of values [n] with its standard error, if they are two or more."""
     error = float(values.std()) / len(values) ** 0.5 if len(values) > 1 else None
     return {"value": float(values.mean()), "standard_error": error, "n": len(values)}
+
+
+def area_under(curve: Mapping[int, float]) -> float:
+    """The mean height of the line through the values at rising steps, two or more, to 4 places."""
+    points = [(int(step), value) for step, value in curve.items()]  # JSON's are texts
+    area = sum((b - a) * (low + high) / 2 for (a, low), (b, high) in pairwise(points))
+    return round(area / (points[-1][0] - points[0][0]), 4)

@@ -1,7 +1,7 @@
 """Every table that a person reads, as text."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from erase.evaluate.reports import (
     Metrics,
     Report,
 )
+from erase.evaluate.statistics import area_under
 from erase.models.family import Family
 
 WORST, NEIGHBOURS, CONCEPTS = 10, 5, "concepts.csv"
@@ -138,7 +139,7 @@ def summary_table(report: Report) -> str:
 
 
 def attack_table(report: AttackReport) -> str:
-    """Pre-ASR, ASR, budget and n of every attack, and the hits at lower strengths."""
+    """Pre-ASR, ASR, budget and n of every attack, the hits at lower strengths, and the verdict."""
     oracle = report.oracle
     head = ["attack", "Pre-ASR", "ASR", *(["ASR of the oracle"] if oracle else [])]
     rows = [[*head, "UNet evaluations", "n"]]
@@ -150,7 +151,19 @@ def attack_table(report: AttackReport) -> str:
         [f"strength {scale}", "", interval(leak), *blank, "", str(leak.n)]
         for scale, leak in report.strength.items()
     ]
-    return markdown_table(rows)
+    curves = "".join(f"{line}\n\n" for line in _curve_lines(report))
+    return f"{markdown_table(rows)}\n\n{curves}Verdict: {report.verdict}"
+
+
+def _curve_lines(report: AttackReport) -> Iterator[str]:
+    """What each relearning brought back after so many steps, and the area under it."""
+    sides = {"": report.attacks, " of the oracle": report.oracle}
+    for side, attacks in sides.items():
+        for name, found in attacks.items():
+            if curve := found.details.get("curve"):
+                shares = (f"{100 * share:.1f} % at {step}" for step, share in curve.items())
+                area = f"area under the curve {area_under(curve):.3f}"
+                yield f"{name}{side}, by steps: {', '.join(shares)}; {area}."
 
 
 def gap_table(report: GapReport) -> str:

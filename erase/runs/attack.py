@@ -139,6 +139,7 @@ def attacked(run: AttackRun, opened: Opened, erasure: Erasure) -> Attacked:
         attacks={name: _figures(outcome) for name, outcome in found.items()},
         oracle={name: _figures(outcome) for name, outcome in of_oracle.items()},
         strength=leaks,
+        untried=[name for name in attacks() if name not in found],
     )
     return report, {name: outcome.pictures for name, outcome in found.items()}
 

@@ -21,9 +21,9 @@ class DenoiserRelearning:
     rate: float
 
     def weights(self) -> dict[str, nn.Parameter]:
-        """All of the denoiser's weights."""
-        name = self.denoiser.family.denoiser
-        return named_parameters({name: self.denoiser.modules[name]})
+        """All weights of the denoiser, or the denoisers."""
+        family, modules = self.denoiser.family, self.denoiser.modules
+        return named_parameters({n: modules[n] for n in (family.denoiser, *family.others)})
 
     def losses(self, batch: DiffusionBatch) -> Iterator[Tensor]:
         """The loss of each of 1 to `steps` steps, as many as the batch's noise says.
