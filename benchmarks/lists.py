@@ -35,7 +35,7 @@ OBJECTS = (
     "airplane", "penguin", "mushroom", "lemon", "hamburger", "sailboat", "house", "star",
     "soccer ball", "key", "balloon",
 )  # fmt: skip
-ROWS = ("projection", "uce", "rece", "speed", "oce", "balance")
+ROWS = ("projection", "uce", "rece", "speed", "oce", "balance", "hirm")
 JOINED: dict[str, Callable[[Sequence[Erasure]], Erasure]] = {
     "compose": compose,
     "compose, other way round": lambda erasures: compose(erasures[::-1]),

@@ -11,6 +11,8 @@ from erase.methods.speed import (
     Problem,
     SPEEDConfig,
     cut,
+    edit_alone,
+    influential,
     landmarks,
     null_space_edit,
     speed,
@@ -32,7 +34,7 @@ KEPT = drawn(30, D) * torch.logspace(0, -2, D, dtype=torch.float64)
 CONFIG = SPEEDConfig(threshold=THRESHOLD, retain_scale=SCALE)
 
 
-def influential(weight, alone, kept):
+def kept_and_copies(weight, alone, kept):
     """The filter and the directed augmentation of the authors' code, as rows."""
     sizes = np.linalg.norm(kept @ alone.T, axis=1)
     kept = kept[sizes > sizes.mean()]
@@ -49,7 +51,7 @@ def speed_formula(weight, tokens, wanted, kept, fixed):
     identity, fixed = np.eye(D), fixed.T
     target, anchor = tokens.T @ tokens / len(tokens), wanted.T @ tokens / len(tokens)
     alone = weight @ (anchor - target) @ np.linalg.inv(identity + target)
-    rows = influential(weight, alone, kept)
+    rows = kept_and_copies(weight, alone, kept)
     axes, energies, _ = np.linalg.svd(rows.T @ rows / len(rows))
     free = axes[:, energies < THRESHOLD]
     project = free @ free.T
@@ -135,6 +137,20 @@ def test_the_recipe_tells_what_the_whole_retain_list_lost(method, tiny_task):
     erasure = method(tiny_task, {speed: SPEEDConfig, oce: OCEConfig}[method]())
     assert erasure.recipe["retained_moved"].keys() == erasure.deltas.keys()
     assert 0 < max(erasure.recipe["retained_moved"].values()) < 2
+
+
+def test_speed_tells_what_the_filter_lets_count_beside_the_whole_list(tiny_task):
+    told = speed(tiny_task, SPEEDConfig()).recipe
+    assert told["filtered_moved"].keys() == told["retained_moved"].keys()
+    for name, share in told["retained_moved"].items():
+        assert 0 < told["filtered_moved"][name] != share
+    assert "filtered_moved" not in speed(tiny_task, SPEEDConfig(filter=False)).recipe
+
+
+def test_the_filter_keeps_those_that_the_edit_alone_moves_most():
+    up, down = edit_alone(WEIGHT, problem())
+    sizes = (KEPT @ (up @ down).T).norm(dim=1)
+    assert torch.equal(influential(up, down, KEPT), sizes >= sizes.mean())
 
 
 def test_oce_takes_the_mean_of_what_differs_also_of_prompts_of_several_lengths():

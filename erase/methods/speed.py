@@ -81,9 +81,10 @@ def speed(task: DiffusionTask, config: SPEEDConfig) -> Erasure:
     the bundled model, where keys are edited too and all tokens of prompts are led to the anchor's.
 
     The recipe has, by weight, `retained_moved`, |dW r| over |W r| of all retained tokens before any
-    filter, and `left_out`, the share of |dW| that the rank costs.
+    filter, `filtered_moved`, the same of those that the filter lets count, and `left_out`, the
+    share of |dW| that the rank costs.
     """
-    weights, deltas, moved, lost = task.editable(), {}, {}, {}
+    weights, deltas, moved, filtered, lost = task.editable(), {}, {}, {}, {}
     with torch.no_grad():
         empty = task.readings([""])
     read = editing_tokens(task, UCEConfig(prompts=config.prompts, tokens=config.tokens))
@@ -99,7 +100,11 @@ def speed(task: DiffusionTask, config: SPEEDConfig) -> Erasure:
             whole = LowRankDelta(up.float(), down.float())
             deltas[name], lost[name] = cut(whole, config.rank)
             moved[name] = share_moved(weight, deltas[name], kept)
-    return Erasure(deltas, {"retained_moved": moved, "left_out": lost})
+            if config.filter:
+                counted = kept[influential(*edit_alone(weight, problem), problem.kept)]
+                filtered[name] = share_moved(weight, deltas[name], counted)
+    recipe = {"retained_moved": moved, "left_out": lost}
+    return Erasure(deltas, recipe | ({"filtered_moved": filtered} if filtered else {}))
 
 
 def summed(tokens: Tensor, change: Tensor) -> tuple[Tensor, Tensor]:
@@ -126,9 +131,9 @@ def null_space_edit(
 
     Raises ValueError if the threshold, or what stays of the empty prompt, lets nothing change.
     """
-    up, tokens, scale = weight @ problem.change.T, problem.tokens, config.retain_scale
+    tokens, scale = problem.tokens, config.retain_scale
     identity = torch.eye(len(tokens)).double()
-    first_down = torch.linalg.solve(tokens @ tokens.T + identity, tokens)
+    up, first_down = edit_alone(weight, problem)
     energies, axes = eigen(moment_moved(weight, up, first_down, problem.kept, config, seed))
     free = axes[:, energies < config.threshold]
     if not free.shape[1]:
@@ -147,15 +152,26 @@ def null_space_edit(
     return up, left @ free.T
 
 
+def edit_alone(weight: Tensor, problem: Problem) -> tuple[Tensor, Tensor]:
+    """Factors up [o, n] and down [n, d] of W (A - T) (I + T)^-1, which spares nothing."""
+    tokens = problem.tokens
+    inner = tokens @ tokens.T + torch.eye(len(tokens)).double()
+    return weight @ problem.change.T, torch.linalg.solve(inner, tokens)
+
+
+def influential(up: Tensor, down: Tensor, kept: Tensor) -> Tensor:
+    """Which retained tokens [m] up @ down moves at least as far as it moves them on average."""
+    read = kept @ down.T
+    sizes = (read @ (up.T @ up) * read).sum(1).clamp_min(0).sqrt()
+    return sizes >= sizes.mean()
+
+
 def moment_moved(
     weight: Tensor, up: Tensor, down: Tensor, kept: Tensor, config: SPEEDConfig, seed: int
 ) -> Tensor:
     """The mean c c^T [d, d] of those retained tokens, and copies, that up @ down moves most."""
+    kept = kept[influential(up, down, kept)] if config.filter else kept
     metric, read = up.T @ up, kept @ down.T
-    if config.filter:
-        sizes = (read @ metric * read).sum(1).clamp_min(0).sqrt()
-        strong = sizes >= sizes.mean()
-        kept, read = kept[strong], read[strong]
     direction = torch.linalg.svd(weight, full_matrices=False)[2][-1]
     steps = torch.randn(config.augment, len(kept), generator=seeded(seed), dtype=torch.float64)
     along = down @ direction
