@@ -2,7 +2,8 @@
 
 Run: `python benchmarks/family_memory.py`. Models are built from their published configs on the meta
 device, so this is arithmetic: bytes a weight as in erase/runs/plan.py, no activations, and T5 and
-VAE not counted. benchmarks/salun_step.py measures what SD1.5's row predicts.
+VAE not counted. Training is SalUn's, of half of what reads the text. benchmarks/salun_step.py
+measures what SD1.5's row predicts.
 """
 
 from fnmatch import fnmatchcase
@@ -19,7 +20,7 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from erase.core.names import named_parameters
-from erase.methods.salun import MASK
+from erase.methods.salun import MASK, SalUnConfig
 from erase.models.family import FAMILIES
 from erase.runs.plan import GRADIENT, MOMENTS, WEIGHT
 
@@ -84,12 +85,14 @@ def row(name: str, family_name: str, modules: dict[str, nn.Module]) -> str:
 
     entering = chosen(tuple(p for patterns in family.enters.values() for p in patterns))
     trained, count = size(chosen(tuple(family.reads_text))), size(list(weights.values()))
-    extra = trained * (GRADIENT + MOMENTS["adamw"] + MASK)
 
     def training(stored: int) -> str:
-        # The tensors as they were, for the deltas and for the teacher; masters of what is half.
-        copies = 2 * stored + (WEIGHT if stored == HALF else 0)
-        return f"{(stored * count + extra + copies * trained) / 1e9:.1f} GB"
+        # The tensors as they were, for the deltas and the teacher; what is half has masters, of
+        # what the mask keeps.
+        half = stored == HALF
+        moved = trained * (SalUnConfig().density if half else 1)
+        moving = (GRADIENT + MOMENTS["adamw"] + (WEIGHT if half else 0)) * moved
+        return f"{(stored * count + moving + (MASK + stored) * trained) / 1e9:.1f} GB"
 
     rank_2 = sum(2 * WEIGHT * (len(w) + w[0].numel()) for w in entering)
     cells = (

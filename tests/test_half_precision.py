@@ -128,6 +128,30 @@ def test_the_model_computes_with_roundings_of_its_masters():
     assert MasterWeights({"w": wide}).tensors["w"] is wide
 
 
+def test_masters_hold_what_may_change_alone_and_the_rest_stays_bit_equal():
+    torch.manual_seed(0)
+    start, kept = torch.randn(5, 7).bfloat16(), torch.rand(5, 7) < 0.5
+    both = [nn.Parameter(start.clone()) for _ in "ab"]
+    cut, full = MasterWeights({"w": both[0]}, {"w": kept}), MasterWeights({"w": both[1]})
+    assert cut.tensors["w"].shape == (int(kept.sum()),)
+    assert not cut.whole
+    for masters, own in ((cut, both[0]), (full, both[1])):
+        optimizer = torch.optim.AdamW(masters.tensors.values(), lr=1e-2, fused=True)
+        for _ in range(3):
+            masters.backward((own.float() * kept).square().sum())
+            optimizer.step()
+            optimizer.zero_grad()
+            masters.write_back()
+        values = masters.values()["w"]
+        assert torch.equal(values.bfloat16(), own)
+    assert torch.equal(cut.values()["w"][kept], values[kept])
+    assert torch.equal(both[0][~kept], start[~kept])
+    assert not torch.equal(both[0][kept], start[kept])
+    none = MasterWeights({"w": both[0]}, {"w": torch.zeros(5, 7, dtype=torch.bool)})
+    none.write_back()
+    assert torch.equal(none.values()["w"], both[0].float())
+
+
 def test_gradients_that_float16_cannot_hold_are_scaled_until_it_can():
     small, large = (nn.Parameter(torch.ones(3, dtype=torch.float16)) for _ in "ab")
     masters = MasterWeights({"small": small, "large": large})

@@ -4,6 +4,8 @@ from torch import nn
 
 from erase.core.mask import build_mask
 from erase.core.masked_update import MaskedUpdate
+from erase.core.snapshot import Snapshot, copy_of
+from erase.training.preserve import restored_parameters
 
 OPTIMIZERS = {
     "adamw": lambda p: torch.optim.AdamW(p, lr=0.1, weight_decay=0.5),
@@ -50,3 +52,19 @@ def test_the_optimizer_is_free_again_afterwards():
     weight.sum().backward()
     optimizer.step()
     assert weight.tolist() == [0.0, 0.0]
+
+
+def test_a_teacher_and_what_is_put_back_are_one_copy_of_one_state():
+    layer = nn.Linear(3, 2, bias=False)
+    teacher, start = Snapshot([layer], [layer.weight]), layer.weight.detach().clone()
+    with torch.no_grad(), restored_parameters({"w": layer.weight}) as before:
+        with teacher.in_place():
+            assert layer.weight.data_ptr() == before["w"].data_ptr()
+        layer.weight.add_(1)
+        assert copy_of(layer.weight).data_ptr() != before["w"].data_ptr()
+        with teacher.in_place():
+            assert torch.equal(layer.weight, start)
+    assert torch.equal(layer.weight, start)
+    with torch.no_grad():
+        zero = copy_of(layer.weight.zero_())
+        assert copy_of(layer.weight.neg_()) is not zero  # equal, and not the same bits

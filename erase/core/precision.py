@@ -1,13 +1,15 @@
 """Half precision: what is trained has float32 copies, what is computed once is computed wide."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from erase.core.shards import full_tensor
+from erase.core.shards import full_tensor, in_shards
 from erase.core.snapshot import in_place_of
 
 FIRST_SCALE = 2.0**16
@@ -80,54 +82,116 @@ class MasterWeights:
     """Float32 copies of half-precision parameters, which an optimizer moves in their stead.
 
     The model goes on computing with roundings of them. Parameters that are wider are their own
-    masters. `tensors` are the masters by name. Source: Micikevicius et al., ICLR 2018, section 3.1.
+    masters. `tensors` are the masters by name. Where `kept` [...] tells by name which weights may
+    change, a copy holds these alone, in a row, so that neither gradients nor the optimizer's state
+    are kept of the others, which stay as they are. Source: Micikevicius et al., ICLR 2018, section
+    3.1.
     """
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter]):
-        self.tensors = {
-            name: nn.Parameter(widened(own.detach())) if is_half(own) else own
-            for name, own in parameters.items()
-        }
-        pairs = zip(parameters.values(), self.tensors.values(), strict=True)
-        self._pairs = [(own, master) for own, master in pairs if own is not master]
-        self._scale = LossScale(own for own, _ in self._pairs)
+    def __init__(
+        self, parameters: Mapping[str, nn.Parameter], kept: Mapping[str, Tensor] | None = None
+    ):
+        self._own = dict(parameters)
+        halves = {name: own for name, own in parameters.items() if is_half(own)}
+        cut = {name: own for name, own in halves.items() if kept and not in_shards(own)}
+        self._kept = {name: (kept or {})[name].to(own.device) for name, own in cut.items()}
+        wide = {name: nn.Parameter(widened(one)) for name, one in self.cut(halves).items()}
+        self.tensors = {**parameters, **wide}
+        self._pairs = [(name, own, wide[name]) for name, own in halves.items()]
+        self._scale = LossScale(halves.values())
+
+    def cut(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors of the parameters' shapes [...], by name, as their masters hold them."""
+        return {name: self._cut(name, tensor.detach()) for name, tensor in tensors.items()}
+
+    def _cut(self, name: str, tensor: Tensor) -> Tensor:
+        return tensor[self._kept[name]] if name in self._kept else tensor
 
     @property
     def state(self) -> dict[str, Tensor]:
         """All that a training has to keep: the masters, then the loss's factor, if there is one."""
         return self.tensors | ({"factor": self._scale.factor} if self._scale else {})
 
+    @property
+    def whole(self) -> dict[str, nn.Parameter]:
+        """The parameters whose masters hold all of them; these masters, by name."""
+        return {name: one for name, one in self.tensors.items() if name not in self._kept}
+
+    def values(self) -> dict[str, nn.Parameter]:
+        """The masters in the parameters' shapes; the weights that may not change as they are."""
+        return {name: self._whole(name) for name in self._own}
+
+    @torch.no_grad()
+    def _whole(self, name: str) -> nn.Parameter:
+        if name not in self._kept:
+            return self.tensors[name]
+        wide = widened(self._own[name].detach())
+        return nn.Parameter(wide.masked_scatter_(self._kept[name], self.tensors[name]))
+
     def backward(self, loss: Tensor, anywhere: Callable[[bool], bool] = bool) -> None:
         """Add the gradients of a scalar loss to the masters'; `anywhere` as LossScale has it."""
         self._scale.backward(loss, anywhere)
-        for own, master in self._pairs:
+        for name, own, master in self._pairs:
             if own.grad is not None:
+                gradient, own.grad = self._cut(name, own.grad), None
                 # As autograd would, so that hooks on the master hear of it.
-                master.backward(own.grad.to(master.dtype) / self._scale.factor.item())
-                own.grad = None
+                master.backward(gradient.to(master.dtype) / self._scale.factor.item())
 
     @torch.no_grad()
     def write_back(self) -> None:
         """Round the masters into the model."""
-        for own, master in self._pairs:
-            own.copy_(master)
+        for name, own, master in self._pairs:
+            if name in self._kept:
+                own.masked_scatter_(self._kept[name], master.to(own.dtype))
+            else:
+                own.copy_(master)
 
 
 @contextmanager
 def computed_in_float32(modules: Iterable[nn.Module]) -> Iterator[None]:
     """While in force, modules stored in half precision compute in float32.
 
-    Of their lists of blocks only the block that works is widened, so that memory grows by the
-    largest of them. On the way out all tensors are the very same as before.
+    Of their lists of blocks only the block that works is widened, and of a language model's table
+    of words only what is looked up, so that memory grows by the largest block. On the way out all
+    tensors are the very same as before.
     """
     with ExitStack() as stack:
         for module in modules:
-            blocks = list(_blocks(module))
-            within = {id(t) for block in blocks for t in _tensors(block)}
+            blocks, tables = list(_blocks(module)), _tables(module)
+            for part, table in tables:
+                stack.callback(part.register_forward_hook(_looked_up(table)).remove)
+            # Asked for its form it tells the truth, and nothing can be made of its numbers unseen.
+            unread = {id(t): _like(t, torch.full((), math.nan).expand(t.shape)) for _, t in tables}
+            stack.enter_context(in_place_of([module], unread))
+            within = {id(t) for block in blocks for t in _tensors(block)} | unread.keys()
             stack.enter_context(_wide(module, (t for t in _tensors(module) if id(t) not in within)))
             for block in blocks:
                 _widen_while_it_works(block, stack)
         yield
+
+
+def _tables(module: nn.Module) -> list[tuple[nn.Module, Tensor]]:
+    """Who holds the half-precision table of words of a language model, if it is only looked up in.
+
+    Of other embeddings the model may use the numbers themselves.
+    """
+    words = None
+    with suppress(AttributeError, NotImplementedError):
+        words = module.get_input_embeddings()  # type: ignore[operator]
+    if not isinstance(words, nn.Embedding) or not is_half(words.weight):
+        return []
+    table = words.weight
+    holders = [p for p in module.modules() if any(t is table for t in p._parameters.values())]
+    # A kind of its own may compute more; with a largest norm, looking up writes into the table.
+    plain = all(type(part) is nn.Embedding and part.max_norm is None for part in holders)
+    return [(part, table) for part in holders] if plain else []
+
+
+def _looked_up(table: Tensor) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
+    def found(part: nn.Module, given: tuple[Any, ...], _: Tensor) -> Tensor:
+        return widened(nn.functional.embedding(given[0], table.detach()))
+
+    return found
 
 
 def _blocks(module: nn.Module) -> Iterator[nn.Module]:
@@ -149,8 +213,12 @@ def _wide(module: nn.Module, tensors: Iterable[Tensor]) -> AbstractContextManage
 
 
 def _widened_like(tensor: Tensor) -> Tensor:
-    wide = widened(tensor.detach())
-    return nn.Parameter(wide, requires_grad=False) if isinstance(tensor, nn.Parameter) else wide
+    return _like(tensor, widened(tensor.detach()))
+
+
+def _like(tensor: Tensor, values: Tensor) -> Tensor:
+    """Values [...] as a parameter, if the tensor is one."""
+    return nn.Parameter(values, requires_grad=False) if isinstance(tensor, nn.Parameter) else values
 
 
 def _widen_while_it_works(block: nn.Module, stack: ExitStack) -> None:

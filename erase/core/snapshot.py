@@ -3,7 +3,9 @@
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakValueDictionary
 
+import torch
 from torch import Tensor, nn
 
 
@@ -25,6 +27,24 @@ def in_place_of(modules: Iterable[nn.Module], others: Mapping[int, Tensor]) -> I
             kind[key] = own
 
 
+BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+_copies: WeakValueDictionary[int, Tensor] = WeakValueDictionary()
+
+
+def copy_of(tensor: Tensor) -> Tensor:
+    """A copy of a tensor [...] as it is now, for reading; one that is still held is shared."""
+    now, known = tensor.detach(), _copies.get(id(tensor))
+    if known is None or not _same_bits(known, now):
+        known = _copies[id(tensor)] = now.clone()
+    return known
+
+
+def _same_bits(one: Tensor, other: Tensor) -> bool:
+    alike = (one.dtype, one.device, one.shape) == (other.dtype, other.device, other.shape)
+    bits = BITS[one.dtype.itemsize]
+    return alike and torch.equal(one.view(bits), other.view(bits))
+
+
 class Snapshot:
     """Copies of some parameters as they are now: what a frozen teacher costs."""
 
@@ -32,8 +52,10 @@ class Snapshot:
         self._modules = list(modules)
         # Held, so that no other tensor comes to their ids.
         self._own = list({id(parameter): parameter for parameter in parameters}.values())
+        self._held = [copy_of(p) for p in self._own]
         self._copies = {
-            id(p): nn.Parameter(p.detach().clone(), requires_grad=False) for p in self._own
+            id(own): nn.Parameter(copy, requires_grad=False)
+            for own, copy in zip(self._own, self._held, strict=True)
         }
 
     @contextmanager

@@ -11,6 +11,7 @@ from erase.models.opening import Model
 from erase.prompts.request import PromptSet
 from erase.runs.erase import RunConfig
 from erase.tasks.diffusion.task import DiffusionTask
+from erase.training.config import TrainingConfig
 
 WEIGHT, GRADIENT = 4, 4  # bytes a parameter, in float32
 MOMENTS = {"adamw": 8, "sgd": 4}
@@ -56,14 +57,22 @@ def _memory(needs: Needs, model: Model, task: DiffusionTask) -> int:
     copied = [getattr(model.pipeline, name) for name in task.family.components]
     held = sum(_bytes(dict(m.named_parameters())) for m in modules)
     held += needs.copies_of_base * sum(_bytes(dict(m.named_parameters())) for m in copied)
-    each, originals = needs.extra_per_weight, needs.teachers
+    held += needs.extra_per_weight * _size(needs.trained)
     if needs.training:
-        each += GRADIENT + MOMENTS[needs.training.optimizer]
-        each += WEIGHT if needs.training.use_ema else 0
-        originals += 1
-    halves = [p for p in needs.trained.values() if is_half(p)]
-    held += WEIGHT * sum(p.numel() for p in halves) if needs.training else 0
-    return held + each * _size(needs.trained) + originals * _bytes(needs.trained)
+        held += _training_memory(needs, needs.training)
+    copied_once = needs.training or needs.teachers  # a teacher shares what training puts back
+    return held + _bytes(needs.trained) * bool(copied_once)
+
+
+def _training_memory(needs: Needs, training: TrainingConfig) -> int:
+    """Bytes of gradients, the optimizer's state, and copies of what is stored in half precision."""
+    count = _size(needs.trained)
+    each = GRADIENT + MOMENTS[training.optimizer] + (WEIGHT if training.use_ema else 0)
+    halves = _size({name: p for name, p in needs.trained.items() if is_half(p)})
+    if needs.kept is not None:  # copies hold what the mask keeps alone
+        halves = halves * needs.kept // count
+        count = halves or count
+    return each * count + WEIGHT * halves
 
 
 def _bytes(parameters: Mapping[str, nn.Parameter]) -> int:

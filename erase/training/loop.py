@@ -95,13 +95,13 @@ def train(
     if originals is None:
         compared = chosen if mask or sparsity else {}
         originals = {name: p.detach().clone() for name, p in compared.items()}
-    masters = MasterWeights(chosen)
+    masters = MasterWeights(chosen, mask.tensors if mask else None)
     parameters, steps = masters.tensors, config.max_train_steps
     optimizer = _optimizer(parameters, config)
     average = EMAModel(parameters.values(), config.ema_decay) if config.use_ema else None
     kept = Checkpoints(config, made_for, masters.state, optimizer, average)
     masters.write_back()
-    masked = MaskedUpdate(optimizer, parameters, mask, originals) if mask else nullcontext()
+    masked = MaskedUpdate(optimizer, masters.whole, mask, originals) if mask else nullcontext()
     stepper = _Stepper(task, step_loss, config, watch.accelerator, optimizer, masters)
     able = checkpointed_activations(task, config.gradient_checkpointing)
     with masked, able, _stop_requested() as stop:
@@ -111,7 +111,8 @@ def train(
         for step in Bar(left_over, initial=kept.first, total=steps, desc="erasing", unit="step"):
             rate, loss = stepper.rate(step), stepper.take(step)
             if sparsity:
-                shrink_changes_(parameters, originals, rate * sparsity * (1 - step / steps))
+                amount = rate * sparsity * (1 - step / steps)
+                shrink_changes_(parameters, masters.cut(originals), amount)
             masters.write_back()
             if average:
                 average.step(parameters.values())
@@ -126,7 +127,8 @@ def train(
     if average:
         average.copy_to(parameters.values())
         masters.write_back()
-    return parameters
+    optimizer.zero_grad(set_to_none=True)
+    return masters.values()
 
 
 def _chosen(

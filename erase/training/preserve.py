@@ -6,13 +6,17 @@ from contextlib import AbstractContextManager, contextmanager
 import torch
 from torch import Tensor, nn
 
+from erase.core.snapshot import copy_of
 from erase.tasks.base import Task
 
 
 @contextmanager
 def restored_parameters(parameters: Mapping[str, nn.Parameter]) -> Iterator[dict[str, Tensor]]:
-    """Yield copies of the parameters and put them back, bit for bit, on the way out."""
-    originals = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+    """Yield copies of the parameters and put them back, bit for bit, on the way out.
+
+    They are for reading, for a frozen teacher may hold them too.
+    """
+    originals = {name: copy_of(parameter) for name, parameter in parameters.items()}
     try:
         yield originals
     finally:
