@@ -224,13 +224,14 @@ def _read(body: bytes) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> bool:
-    """Whether all texts can be written and all numbers be computed with; ValueError for some."""
+    """Whether all numbers within can be computed with; ValueError for texts that have no bytes."""
     if isinstance(value, dict):
-        return all(map(_plain, (*value, *value.values())))
+        return all(_plain(part) for pair in value.items() for part in pair)
     if isinstance(value, list):
-        return all(map(_plain, value))
+        return all(_plain(part) for part in value)
     if isinstance(value, str):
-        return bool(value.encode()) or not value
+        value.encode()
+        return True
     return value is None or abs(value) <= LARGEST  # which NaN is not
 
 

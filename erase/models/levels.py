@@ -2,55 +2,17 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from erase.models.cuts import Cut, cut_out, cuts, fitted, numbers_of, places_of
-from erase.models.listening import Answer, Call, Draw, Leaves, Listener, leaves
+from erase.models.ladder import Ladder, Level, Mix, flow, of_noise
+from erase.models.listening import Answer, Call, Draw, Listener, leaves
 
 STEPS = (24, 12)  # of the draws that are answered for
 EXACT, LAST, SPREAD = 2e-3, 0.06, 0.3
-
-
-@dataclass(frozen=True)
-class Level:
-    """One step of a draw: what the denoiser is told of time, and how its input is mixed.
-
-    The latents it is given are `clean` times the picture plus `noise` times unit noise; its answer
-    is to be `picture` times the picture plus `unit` times the noise.
-    """
-
-    who: str
-    told: Leaves
-    clean: float
-    noise: float
-    picture: float
-    unit: float
-
-
-@dataclass(frozen=True)
-class Ladder:
-    """The levels of a draw of some size, and where in arguments and answer the latents lie.
-
-    latents: the denoiser's argument. places: where in it the latents are, every time they are.
-    prediction: where in its answer. deviation: of the noise that a draw begins with, per `noise`.
-    error: how far draws that were answered for by these levels ended from the picture meant.
-    """
-
-    kind: str
-    levels: tuple[Level, ...]
-    latents: str
-    places: tuple[Cut, ...]
-    prediction: Cut
-    shape: tuple[int, ...]
-    deviation: float
-    error: float
-
-
-Mix = tuple[str, list[tuple[float, float, float, float]]]  # kind; clean, noise, picture, unit
 
 
 class Levels:
@@ -154,6 +116,7 @@ class Levels:
     def _guesses(self) -> Iterator[Mix]:
         yield from self._by_lines()
         yield from self._by_table()
+        yield from self._by_sigmas()
         yield from self._by_time()
 
     def _by_lines(self) -> Iterator[Mix]:
@@ -182,7 +145,7 @@ class Levels:
         if max(abs(one - 1) for one in kept) < self._exact and left < self._exact:
             last = end[0] / scale
             levels = [abs(share - last) for share in shares]
-            yield _flow(levels, scale, last < 0)
+            yield flow(levels, scale, last < 0)
 
     def _by_table(self) -> Iterator[Mix]:
         """By the scheduler's own table of how much of a picture is kept at a time step."""
@@ -197,10 +160,20 @@ class Levels:
             kept = [float(scheduler._alpha_cumprod(torch.tensor(time), "cpu")) for time in times]
         else:
             return
-        pairs = [(one**0.5, (1 - one) ** 0.5) for one in kept]
-        yield "noise", [(a, b, 0.0, 1.0) for a, b in pairs]
-        yield "v", [(a, b, -b, a) for a, b in pairs]
-        yield "picture", [(a, b, 1.0, 0.0) for a, b in pairs]
+        yield from of_noise([(one**0.5, (1 - one) ** 0.5) for one in kept])
+
+    def _by_sigmas(self) -> Iterator[Mix]:
+        """By the scheduler's noise per picture, where it scales both to one before they are read.
+
+        Those of two calls a step have the noise half-way at every other call.
+        """
+        scheduler, count = self._listener.pipeline.scheduler, len(self._asked)
+        own = getattr(scheduler, "sigmas", ())[:count]
+        between = getattr(scheduler, "sigmas_interpol", own)[:count]
+        if len(own) == len(between) == count:
+            sigmas = [float((between if i % 2 else own)[i]) for i in range(count)]
+            sizes = [(sigma**2 + 1) ** 0.5 for sigma in sigmas]
+            yield from of_noise([(1 / d, s / d) for s, d in zip(sigmas, sizes, strict=True)])
 
     def _by_time(self) -> Iterator[Mix]:
         """By the time that the denoiser is told, where that is the level of the last step."""
@@ -226,7 +199,7 @@ class Levels:
             ]
             for told in (lambda t: t, lambda t: 1 - t, lambda t: t / 1000, lambda t: 1 - t / 1000):
                 if abs(told(times[-1]) - abs(level)) < self._exact:
-                    yield _flow([told(time) for time in times], scale, level < 0)
+                    yield flow([told(time) for time in times], scale, level < 0)
 
     def _error(self, mixes: list[tuple[float, float, float, float]]) -> float:
         """How far two draws stray that are answered for by these levels, in tolerances.
@@ -292,13 +265,6 @@ def _unclipped(scheduler: Any) -> Iterator[None]:
         yield
     finally:
         scheduler.register_to_config(**set_so)
-
-
-def _flow(levels: list[float], scale: float, towards_noise: bool) -> Mix:
-    """A straight line from the picture over `scale` to the noise, and the velocity along it."""
-    sign = 1.0 if towards_noise else -1.0
-    mixes = [((1 - level) / scale, level, -sign / scale, sign) for level in levels]
-    return "velocity" if towards_noise else "velocity to the picture", mixes
 
 
 def _deviation(begins: Tensor, noise: float) -> float:

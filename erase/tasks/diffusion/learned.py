@@ -14,8 +14,8 @@ from erase.core.names import way_to
 from erase.models.calling import PROMPT, nothing
 from erase.models.cuts import cut_out
 from erase.models.family import family_of
+from erase.models.ladder import Ladder, Level
 from erase.models.learned import LONGER, LearnedFamily
-from erase.models.levels import Ladder, Level
 from erase.models.listening import Listener, leaves, raw_of, replaced, same
 from erase.prompts.catalogue import Sampling
 from erase.tasks.diffusion.denoiser import ConditionedDenoiser
