@@ -8,6 +8,8 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor, nn
 
+from erase.core.shards import in_shards
+
 
 @contextmanager
 def in_place_of(modules: Iterable[nn.Module], others: Mapping[int, Tensor]) -> Iterator[None]:
@@ -34,6 +36,8 @@ _copies: WeakValueDictionary[int, Tensor] = WeakValueDictionary()
 def copy_of(tensor: Tensor) -> Tensor:
     """A copy of a tensor [...] as it is now, for reading; one that is still held is shared."""
     now, known = tensor.detach(), _copies.get(id(tensor))
+    if in_shards(now):
+        return now.clone()
     if known is None or not _same_bits(known, now):
         known = _copies[id(tensor)] = now.clone()
     return known
