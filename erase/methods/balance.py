@@ -29,7 +29,8 @@ from erase.tasks.diffusion.hearing import hearing
 from erase.tasks.diffusion.places import TEXT
 from erase.tasks.diffusion.task import DiffusionTask
 
-AT_ONCE, HELD, SLACK = 64, 3, 1.05  # prompts; one in so many is held out; times the cost
+AT_ONCE, HELD = 64, 3  # prompts; one in so many is held out
+EACH, SLACK = 4, 1.05  # directions of a concept to begin with; times what all of P costs
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ def _of_fitting_rank(
     found: Setting, held: Heard, whole: Heard, gram: Tensor, config: BalanceConfig
 ) -> tuple[Projection, Setting]:
     """P cut to the least of the ranks that double which costs hardly more than all of P does."""
-    change, rank = least_squares(whole, found.weight), len(whole.forget.means)
+    change, rank = least_squares(whole, found.weight), EACH * len(whole.forget.means)
     while True:
         cut = of_rank(change, whole, min(rank, config.rank))
         tried = setting_of(held, whole.gaps, cut.left @ cut.right, gram, config.left, found.weight)

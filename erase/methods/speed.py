@@ -178,11 +178,11 @@ def moment_moved(
     # |up (read + step along)|^2 of every copy, without making any.
     sizes = (read @ metric * read).sum(1) + 2 * steps * (read @ metric @ along)
     sizes = (sizes + steps**2 * (along @ metric @ along)).clamp_min(0).sqrt()
-    total, count = kept.T @ kept, len(kept)
-    for step, strong in zip(steps, sizes >= sizes.mean(), strict=True):
-        copies = kept[strong] + step[strong, None] * direction
-        total, count = total + copies.T @ copies, count + len(copies)
-    return total / count
+    strong = sizes >= sizes.mean()
+    times, steps = 1 + strong.sum(0), steps * strong
+    across = torch.outer(kept.T @ steps.sum(0), direction)
+    copied = steps.square().sum() * torch.outer(direction, direction)
+    return (kept.T @ (kept * times[:, None]) + across + across.T + copied) / times.sum()
 
 
 def cut(whole: Delta, rank: int) -> tuple[Delta, float]:
