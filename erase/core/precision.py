@@ -161,7 +161,7 @@ def computed_in_float32(modules: Iterable[nn.Module]) -> Iterator[None]:
             for part, table in tables:
                 stack.callback(part.register_forward_hook(_looked_up(table)).remove)
             # Asked for its form it tells the truth, and nothing can be made of its numbers unseen.
-            unread = {id(t): _like(t, torch.full((), math.nan).expand(t.shape)) for _, t in tables}
+            unread = {id(table): _unread(table) for _, table in tables}
             stack.enter_context(in_place_of([module], unread))
             within = {id(t) for block in blocks for t in _tensors(block)} | unread.keys()
             stack.enter_context(_wide(module, (t for t in _tensors(module) if id(t) not in within)))
@@ -185,6 +185,11 @@ def _tables(module: nn.Module) -> list[tuple[nn.Module, Tensor]]:
     # A kind of its own may compute more; with a largest norm, looking up writes into the table.
     plain = all(type(part) is nn.Embedding and part.max_norm is None for part in holders)
     return [(part, table) for part in holders] if plain else []
+
+
+def _unread(table: Tensor) -> Tensor:
+    nothing = torch.full((), math.nan, dtype=at_least_float32(table.dtype), device=table.device)
+    return _like(table, nothing.expand(table.shape))
 
 
 def _looked_up(table: Tensor) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
