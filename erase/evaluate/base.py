@@ -47,6 +47,14 @@ class ReadsCaptions(Protocol):
         """How well each embedded picture [N, D] fits its caption: [N]."""
 
 
+@runtime_checkable
+class ReadsNames(Protocol):
+    """What a judge has besides that tells which names mean much the same."""
+
+    def nearest(self, kind: str, label: str, labels: Sequence[str]) -> list[str]:
+        """The other labels, those that read most like this one first."""
+
+
 @dataclass(frozen=True)
 class OpenJudge:
     """Opens the judge that evaluators share when it is called; they compute on its device too."""

@@ -78,7 +78,8 @@ class Distance(Record):
 class Metrics(Record):
     """What a judge sees in one model's pictures; what each share is stands at `judge_drawn`.
 
-    cross_retain_accuracy: where prompts name another kind. clip_score: by judges that read.
+    cross_retain_accuracy: where prompts name another kind. clip_score, nearest_retain_accuracy: by
+    judges that read; the latter is of the retained concepts `nearest` by name, as far as drawn.
     """
 
     forget_accuracy: Figure
@@ -86,6 +87,8 @@ class Metrics(Record):
     retain_accuracy: Figure
     cross_retain_accuracy: Figure | None = None
     clip_score: Figure | None = None
+    nearest_retain_accuracy: Figure | None = None
+    nearest: Sequence[str] | None = None
 
     @property
     def accuracies(self) -> dict[str, Figure]:

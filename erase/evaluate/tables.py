@@ -17,6 +17,7 @@ from erase.evaluate.reports import (
 )
 from erase.evaluate.statistics import area_under
 from erase.models.family import Family
+from erase.prompts.names import shortened
 
 WORST, NEIGHBOURS, CONCEPTS = 10, 5, "concepts.csv"
 
@@ -54,6 +55,9 @@ def metric_rows(report: Report) -> list[list[str]]:
     if len(concepts) > 1:
         by_concept = [model.forget_accuracy_by_concept for model in models]
         rows += [row(f"forget {c}", [one[c] for one in by_concept]) for c in concepts[:WORST]]
+    if erased.nearest_retain_accuracy:
+        found = [model.nearest_retain_accuracy for model in models]
+        rows.append(row("retain accuracy of the nearest", [one for one in found if one]))
     if erased.clip_score:
         scores = [f"{m.clip_score.value:.3f}" if m.clip_score else "" for m in models]
         rows.append(["CLIP score, retained", *scores, str(erased.clip_score.n)])
@@ -105,7 +109,14 @@ def measured_lines(report: Report) -> str:
     """The metrics of a report as a Markdown table with its protocol under it."""
     table = markdown_table([["metric", *report.metrics, "n"], *metric_rows(report)])
     protocol = "; ".join(f"{key} {_plain(value)}" for key, value in report.protocol.items())
-    return f"{table}\n\n{_left_out(report)}{neighbours_line(report)}Protocol: {protocol}."
+    beside = f"{_left_out(report)}{neighbours_line(report)}{_nearest(report)}"
+    return f"{table}\n\n{beside}Protocol: {protocol}."
+
+
+def _nearest(report: Report) -> str:
+    """Which retained concepts are nearest to the forgotten ones."""
+    names = report.metrics["erased"].nearest
+    return f"Nearest by name: {shortened(names)}.\n\n" if names else ""
 
 
 def neighbours_line(report: Report) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
-from erase.evaluate.base import Judge, ReadsCaptions
+from erase.evaluate.base import Judge, ReadsCaptions, ReadsNames
 from erase.evaluate.pictures.fidelity import kernel_distance
 from erase.evaluate.pictures.judges import embedded_drawn
 from erase.evaluate.reports import Distance, Figure, Metrics
@@ -18,6 +18,7 @@ from erase.support.config import Config, NotNegative, Positive
 from erase.tasks.diffusion.sampling import draw
 
 SIDES = ("forget", "retain")
+NEAREST = 5  # concepts
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,8 @@ def judge_drawn(
     forgotten style, showing one of the two is enough, and the picture counts for the object.
     Retain accuracy is the share of pictures of retained prompts that show what they name of the
     kind that was erased. Cross-retain accuracy judges the same pictures by the other kind (the
-    style of an object's prompt), where their prompts name one.
+    style of an object's prompt), where their prompts name one. The NEAREST retained concepts of
+    each forgotten one, by the judge's reading of their names, have a retain accuracy of their own.
     """
     embeddings = embedded_drawn(judge, drawn.pictures)
     seen = {kind: judge.classify(embeddings, kind, names) for kind, names in labels.items()}
@@ -98,7 +100,13 @@ def judge_drawn(
     concepts = dict.fromkeys(drawn.prompts[i].group for i in forget)
     by_concept = {c: shown(i for i in forget if drawn.prompts[i].group == c) for c in concepts}
     kept, cross = ([hit for i in retain for hit in hits(i, own)] for own in (True, False))
-    score = None
+    near, score = _nearest(drawn, judge, labels), None
+    beside = [
+        seen[kind][i] == name
+        for i in retain
+        for kind, name in drawn.prompts[i].labels.items()
+        if kind in drawn.prompts[i].kinds and name in near.get(kind, ())
+    ]
     if isinstance(judge, ReadsCaptions):
         captions = [drawn.prompts[i].text for i in retain]
         scores = judge.score(embeddings[drawn.forget_count :], captions)
@@ -109,7 +117,27 @@ def judge_drawn(
         retain_accuracy=wilson_share(kept),
         cross_retain_accuracy=wilson_share(cross) if cross else None,
         clip_score=score,
+        nearest_retain_accuracy=wilson_share(beside) if beside else None,
+        nearest=[name for names in near.values() for name in names] if beside else None,
     )
+
+
+def _nearest(
+    drawn: EvaluationPictures, judge: Judge, labels: Mapping[str, Sequence[str]]
+) -> dict[str, list[str]]:
+    """By kind, the retained concepts that the judge reads most like forgotten ones, if it reads."""
+    if not isinstance(judge, ReadsNames):
+        return {}
+    forgotten: dict[str, dict[str, None]] = {}
+    for prompt in drawn.prompts[: drawn.forget_count]:
+        for kind in prompt.kinds:
+            forgotten.setdefault(kind, {})[prompt.labels[kind]] = None
+    near: dict[str, dict[str, None]] = {kind: {} for kind in forgotten}
+    for kind, names in forgotten.items():
+        for name in names:
+            others = judge.nearest(kind, name, labels[kind])
+            near[kind] |= dict.fromkeys([one for one in others if one not in names][:NEAREST])
+    return {kind: list(names) for kind, names in near.items()}
 
 
 def features_of(drawn: EvaluationPictures, judge: Judge) -> dict[str, Tensor]:
