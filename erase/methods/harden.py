@@ -57,12 +57,12 @@ class HardenConfig(TrainedConfig):
     folder: str = ""
     effort: Share = 0.1
     retraining_pictures: Positive[int] = 256_000
-    noise: Share = 0.5
+    noise: Share = 0.25
     layers: Sequence[str] = ()
     words: Literal["mean", "keep"] = "mean"
     pictures: Positive[int] = 768
     uses: Positive[int] = 32
-    forget_share: PartShare | Literal[0] = 0
+    forget_share: PartShare | Literal[0] = 0.06
     empty_share: PartShare = 0.1
     retain_folder: str = ""
     training: TrainingConfig = field(

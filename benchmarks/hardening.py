@@ -1,0 +1,126 @@
+"""Hardened erasures of the ghost on the EmojiCanvas bench: what noise buys, and what it costs.
+
+Run: `python benchmarks/hardening.py --run FOLDER [--rows NAME ...] [--attacks NAME ...]`; goes on
+where FOLDER and results/hardening.json end, then prints the table. Each row is `erase run --method
+harden` with a projection as its teacher, in batches of 32, trained in bfloat16 autocast, kept in
+FOLDER and then measured in float32 as emoji_canvas.py measures (six steps, one in eight of the
+retained cells); with "+ projection" that is composed on top.
+"""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import emoji_canvas
+from canvas_bench import Bench, in_force, opened, target_of
+from emoji_canvas import BUDGETS, measured, open_bench, protocol_of
+from ledger import Ledger
+
+from erase.attacks import attacks
+from erase.erasure.algebra import compose
+from erase.erasure.erasure import RECIPE, Erasure
+from erase.evaluate.statistics import wilson_share
+from erase.methods.harden import HardenConfig
+from erase.prompts.request import EraseRequest
+from erase.runs.erase import RunConfig, run
+from erase.tasks.diffusion.config import DiffusionTaskConfig
+from erase.training.config import TrainingConfig
+
+RESULTS = Path(__file__).parent / "results" / "hardening.json"
+TITLE, SEED, ON_TOP = "ghost", 0, " + projection"
+ATTACKS = (
+    "concept_inversion", "relearning", "p4d", "prefix", "ring_a_bell", "recall",
+    "latent_inversion",
+)  # fmt: skip
+
+
+def training(steps: int) -> TrainingConfig:
+    """So many steps at the method's own rate."""
+    return TrainingConfig(steps, lr_warmup_steps=50, mixed_precision="bf16")
+
+
+def hardening(noise: float, steps: int, forget_share: float, pictures: int = 256) -> HardenConfig:
+    """With so much noise and so many steps."""
+    return HardenConfig(
+        noise=noise, pictures=pictures, uses=64, forget_share=forget_share, training=training(steps)
+    )
+
+
+ROWS = {
+    "noise .5, 500 steps, no forget prompts": hardening(0.5, 500, 0, 384),
+    "noise .25, 400 steps": hardening(0.25, 400, 0.06),
+}
+NAMES = (*ROWS, *(name + ON_TOP for name in ROWS))
+
+
+def erasure_of(name: str, folder: Path) -> Erasure:
+    """The row's erasure, made unless the folder holds it."""
+    plain = name.removesuffix(ON_TOP)
+    rows: dict[str, tuple[str, Any]] = {"projection": ("projection", None)}
+    rows[plain] = ("harden", ROWS[plain])
+    for row, (method, config) in rows.items():
+        if not (folder / row / RECIPE).exists():
+            task = DiffusionTaskConfig(batch_size=32)
+            asked = RunConfig(EraseRequest([TITLE]), "emoji", method, config, task, evaluate=False)
+            run(asked, folder / row, opened("emoji", "bf16"))
+    projection, hardened = (Erasure.from_pretrained(folder / row) for row in rows)
+    return compose([hardened, projection]) if name != plain else hardened
+
+
+def attacked(bench: Bench, victim: Any, names: Sequence[str]) -> dict[str, Any]:
+    """The success of each of the attacks, and what it found."""
+    target, figures = target_of(bench, SEED).with_pipeline(victim), {}
+    for name in names:
+        outcome = attacks()[name](target, BUDGETS.get(name))
+        figures[name] = wilson_share(outcome.hits).to_json() | {"details": outcome.details}
+    return figures
+
+
+def table(ledger: Ledger, rows: Sequence[str]) -> str:
+    """One line a row, shares in per cent; relearning after 10, 20, 30 and 40 steps."""
+    head = ["", "UA", "IRA", "CRA", "KID", "MSE", *(name.replace("_", " ") for name in ATTACKS)]
+    lines = [head, ["---"] * len(head)]
+    for row in rows:
+        known: Mapping[str, Any] = ledger[TITLE, row, SEED]
+        cells = [row, *(f"{100 * known[key]:.1f}" for key in ("UA", "IRA", "CRA"))]
+        far = known["oracle"]
+        cells.append(f"{1e3 * far['kernel_distance']['forget']['value']:.1f}")
+        cells.append(f"{far['prediction_mse']['forget']['value']:.3f}")
+        for name in ATTACKS:
+            figure = known["asr"].get(name)
+            curve = list(figure["details"].get("curve", {}).values())[1:] if figure else []
+            shares = curve or ([figure["value"]] if figure else [])
+            cells.append(", ".join(f"{100 * share:.0f}" for share in shares))
+        lines.append(cells)
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def main() -> None:
+    """Harden and measure what is missing, then print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--oracle", default="oracles/ghost")
+    parser.add_argument("--rows", nargs="*", choices=NAMES, default=NAMES)
+    parser.add_argument("--attacks", nargs="*", choices=ATTACKS, default=ATTACKS)
+    args = parser.parse_args()
+    asked = ["--concepts", TITLE, "--oracle", args.oracle, "--attacks", *ATTACKS]
+    bench, oracle = open_bench(emoji_canvas.parsed(asked))
+    ledger, pipeline = Ledger(RESULTS), bench.model.pipeline
+    ledger.require(protocol_of(bench, oracle), TITLE)
+    target_of(bench, SEED)  # while the base is as it was
+    for row in args.rows:
+        erasure, key = erasure_of(row, args.run), (TITLE, row, SEED)
+        with in_force([erasure], pipeline):
+            if key not in ledger:
+                ledger[key] = measured(pipeline, bench, None, None) | {"asr": {}}
+            for name in args.attacks:
+                if name not in (known := ledger[key])["asr"]:
+                    found = attacked(bench, pipeline, [name])
+                    ledger[key] = known | {"asr": known["asr"] | found}
+        print(row, ledger[key], flush=True)
+    print(table(ledger, [row for row in args.rows if (TITLE, row, SEED) in ledger]))
+
+
+if __name__ == "__main__":
+    main()
