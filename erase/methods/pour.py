@@ -1,6 +1,6 @@
 """POUR: the directions of forgotten classes leave what the head of a classifier reads."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -11,14 +11,25 @@ from erase.core.delta import LowRankDelta
 from erase.core.projection import Projection, orthogonal
 from erase.erasure.erasure import Erasure
 from erase.methods import Needs, holding, register
-from erase.support.config import Config
+from erase.support.config import Config, Positive
 from erase.tasks.classification.task import ClassificationBatch, ClassificationTask
 from erase.training.config import TrainedConfig
 from erase.training.loop import finetune
 
 
-@register("pour_p", Config, ClassificationTask)
-def pour_p(task: ClassificationTask, config: Config) -> Erasure:
+@dataclass(frozen=True)
+class PourConfig(Config):
+    """How much of the classes' directions goes.
+
+    Args:
+        strength: 1 removes, 2 reflects.
+    """
+
+    strength: Positive[float] = 1.0
+
+
+@register("pour_p", PourConfig, ClassificationTask)
+def pour_p(task: ClassificationTask, config: PourConfig) -> Erasure:
     """Make W (I - P) of the head, P the projection onto the forgotten classes' rows of W.
 
     POUR-P (arXiv 2511.19339, CVPR 2026) projects what the head reads; folded into its weight that
@@ -27,7 +38,7 @@ def pour_p(task: ClassificationTask, config: Config) -> Erasure:
     ValueError if no class is forgotten as a whole.
     """
     name, head = task.head()
-    up, down = _directions(task).edit(head.weight)
+    up, down = _directions(task).edit(head.weight, config.strength)
     return Erasure({f"{name}.weight": LowRankDelta(up.float(), down.float().contiguous())})
 
 

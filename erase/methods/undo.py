@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from erase.core.delta import deltas_between
 from erase.erasure.erasure import Erasure
 from erase.methods import holding, register
-from erase.methods.pour import pour_p
+from erase.methods.pour import PourConfig, pour_p
 from erase.support.config import Config, Share
 from erase.tasks.classification.fit import fit, outputs_of
 from erase.tasks.classification.task import ClassificationTask
@@ -73,7 +73,7 @@ def _teacher(task: ClassificationTask, config: UndoConfig) -> AbstractContextMan
     if config.folder:
         return Erasure.from_pretrained(config.folder).apply(task.components)
     forgotten = task.forgotten_classes()
-    return pour_p(task, Config()).apply(task.components) if forgotten else nullcontext()
+    return pour_p(task, PourConfig()).apply(task.components) if forgotten else nullcontext()
 
 
 @torch.no_grad()

@@ -26,7 +26,7 @@ class EraseRequest:
         anchors: what each is redirected to, one per concept; by default what the catalogue says, or
             else the concept of its kind half-way round its list, where neighbours tend to look
             alike.
-        redirect: "random" takes another concept for each prompt instead, as random labels do.
+        redirect: "random" takes another concept for each prompt. As random labels do.
         retain: what must stay; by default every other concept the model's catalogue lists, and
             required of models without one.
         templates: prompts with `{concept}`, for models without a catalogue.

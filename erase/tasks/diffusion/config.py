@@ -22,19 +22,18 @@ class DiffusionTaskConfig(Config):
     """Which components may change, and the pictures the base draws of either set.
 
     Args:
-        components: some of the parts that may change: "unet" or "transformer", "text_encoder" and
-            "text_encoder_2". By default all that the pipeline's family has.
-        include: shell patterns of the tensors that may change, as in "*attn2*" or "*". By default
-            training changes what reads the text, such as the UNet's cross-attention and the whole
-            text encoder, and closed forms what they name.
+        components: which parts may change, as "unet", "text_encoder". By default all that the
+            pipeline's family has.
+        include: patterns of the tensors that may change, as "*attn2*". By default training changes
+            what reads the text, such as the UNet's cross-attention and the whole text encoder, and
+            closed forms what they name.
         exclude: patterns of those among them that may not.
         forget_pictures: how many pictures of the forget set the base draws to train on.
-        forget_folder: a folder of pictures of the concept to take instead of drawn ones; the
-            forget prompts are their captions, in turn.
+        forget_folder: pictures of the concept to take instead. Forget prompts are their captions,
+            in turn.
         retain_pictures: how many of the retain set.
-        generation_steps: sampling steps of each of these pictures; 0 for as many as the model asks,
-            but 15 at most.
-        size: pixels of a side of all pictures; 0 for as many as the model draws by itself.
+        generation_steps: sampling steps of each; 0 for the model's own. Those are 15 at most.
+        size: pixels of a side; 0 for as many as the model draws by itself.
         batch_size: samples of either set in a training step.
         adversary: robust training. At each step an adversary looks for what brings the concept
             back, and the model learns to forget under it too: "prefix" for words before the
@@ -42,12 +41,12 @@ class DiffusionTaskConfig(Config):
             denoiser reads of them, for frozen text encoders too.
         adversary_steps: so many gradient steps look for it. Each costs as much as a training step.
             0 for 4, or for no adversary if none is named; given alone, it is "prefix" that looks.
-        adversary_reach: how far all those steps together move what is found, in standard
-            deviations of the vocabulary's numbers, or the states'; 0 for the adversary's own.
+        adversary_reach: how far all of them move what is found; 0 for the adversary's own. In
+            standard deviations of the vocabulary's numbers, or the states'.
         relearning: robust training against finetuning. What is learnt of a step is learnt of the
             model too that 1 to so many steps of relearning make of it. Each costs a pass forward
             and back, and the second learning as much as the first.
-        relearning_rate: how far each of these steps moves every tensor, root mean square; ten steps
+        relearning_rate: how far each of these steps moves every tensor. Root mean square; ten steps
             of an attacker's AdamW at 1e-4 move it 1e-3 at most.
     """
 
