@@ -41,6 +41,7 @@ class HardenConfig(TrainedConfig):
         retraining_pictures: what that takes, steps times batch. The default is of the bundled
             model's oracles.
         noise: the share of a weight that noise takes.
+        size: of the noise, in standard deviations of the matrix' own weights.
         layers: patterns of tensors. By default all of the denoiser's are noised but biases and
             norms, and all of the denoiser learns.
         words: "mean" leaves nothing of words that only forget prompts hold. "keep" leaves them in
@@ -58,6 +59,7 @@ class HardenConfig(TrainedConfig):
     effort: Share = 0.1
     retraining_pictures: Positive[int] = 256_000
     noise: Share = 0.25
+    size: Positive[float] = 1.0
     layers: Sequence[str] = ()
     words: Literal["mean", "keep"] = "mean"
     pictures: Positive[int] = 768
@@ -81,8 +83,8 @@ def harden(task: DiffusionTask, config: HardenConfig) -> Erasure:
     """Noise and distil (UNDO; Lee et al., NeurIPS 2025, arXiv 2506.06278, of language models).
 
     The teacher is the model with the erasure in force; it draws pictures as training goes, and the
-    student, W <- (1 - noise) W + noise s N of its every matrix W, with s the deviation of W and N
-    standard normal, learns to predict what the teacher predicts of them, noised.
+    student, W <- (1 - noise) W + noise s N of its every matrix W, with s `size` deviations of W and
+    N standard normal, learns to predict what the teacher predicts of them, noised.
 
     Differences from the paper: the noise is of each matrix' own size (theirs that of a fresh
     model), vectors have none, the loss is the mean squared error of predictions (theirs the
@@ -96,7 +98,7 @@ def harden(task: DiffusionTask, config: HardenConfig) -> Erasure:
     with erasure.apply(task.components):
         teacher = task.frozen_copy(changing)
         with restored_parameters(changing):
-            make_noisy_(noised, config.noise, task.seed)
+            make_noisy_(noised, config.noise, config.size, task.seed)
             blanked = blank_words_(task) if config.words == "mean" else {}
             deltas = finetune_student(task, teacher, config, learning)
             student = {name: _moved(weight, deltas.get(name)) for name, weight in changing.items()}
@@ -146,16 +148,17 @@ def _noised(task: DiffusionTask, config: HardenConfig) -> dict[str, nn.Parameter
 
 
 @torch.no_grad()
-def make_noisy_(weights: Mapping[str, Tensor], share: float, seed: int) -> None:
-    """Replace each weight [...] by (1 - share) of itself and share of noise of its own deviation.
+def make_noisy_(weights: Mapping[str, Tensor], share: float, size: float, seed: int) -> None:
+    """Replace each weight [...] by (1 - share) of itself and share of noise.
 
-    The noise is drawn on the CPU in float32, in the order given.
+    The noise is so many of the weight's own deviations in size, and drawn on the CPU in float32, in
+    the order given.
     """
     generator = seeded(seed)
     for weight in weights.values():
         wide = widened(weight)
         noise = torch.randn(weight.shape, generator=generator).to(wide)
-        weight.copy_((1 - share) * wide + share * wide.std() * noise)
+        weight.copy_((1 - share) * wide + share * size * wide.std() * noise)
 
 
 def _word_tables(task: DiffusionTask, config: HardenConfig) -> dict[str, nn.Parameter]:
