@@ -79,6 +79,8 @@ class Checkpoints:
                 shutil.rmtree(older, ignore_errors=True)  # several processes may try
         elif self._folder:
             self.first = self._resumed(self._folder)
+        if self.first:
+            logger.warning("Going on from step %d of %d.", self.first, config.max_train_steps)
 
     def save(self, step: int, writes: bool) -> None:
         """Write `checkpoint-STEP`, whole or not at all; keep as many up to it as the limit.

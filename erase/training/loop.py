@@ -1,6 +1,5 @@
 """The one training loop: forget and retain batches under a mask, resumable, any process count."""
 
-import logging
 import signal
 import threading
 from collections.abc import Iterable, Iterator, Mapping
@@ -31,8 +30,6 @@ from erase.training.fsdp import gather_full, sharded
 from erase.training.preserve import only_trainable, restored_parameters
 from erase.training.relearning import withstanding
 from erase.training.watch import TrainingLog, checkpointed_activations
-
-logger = logging.getLogger(__name__)
 
 
 class TrainingStopped(KeyboardInterrupt):
@@ -92,9 +89,8 @@ def train(
     watch, chosen = TrainingLog(task, config), _chosen(task, parameters)
     made_for = _made_for(task, step_loss, config, mask, chosen, sparsity)
     step_loss = withstanding(task, step_loss, chosen)
-    if originals is None:
-        compared = chosen if mask or sparsity else {}
-        originals = {name: p.detach().clone() for name, p in compared.items()}
+    compared = chosen if mask or sparsity else {}
+    originals = originals or {name: p.detach().clone() for name, p in compared.items()}
     masters = MasterWeights(chosen, mask.tensors if mask else None)
     parameters, steps = masters.tensors, config.max_train_steps
     optimizer = _optimizer(parameters, config)
@@ -105,8 +101,6 @@ def train(
     stepper = _Stepper(task, step_loss, config, watch.accelerator, optimizer, masters)
     able = checkpointed_activations(task, config.gradient_checkpointing)
     with masked, able, _stop_requested() as stop:
-        if kept.first:
-            logger.warning("Going on from step %d of %d.", kept.first, steps)
         left_over = range(kept.first, steps)
         for step in Bar(left_over, initial=kept.first, total=steps, desc="erasing", unit="step"):
             rate, loss = stepper.rate(step), stepper.take(step)
