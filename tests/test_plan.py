@@ -49,15 +49,16 @@ def test_a_plan_counts_the_tensors_that_the_method_trains(tiny_pipeline):
 
 
 @pytest.mark.parametrize("method", serving(DiffusionTask))
-def test_a_plan_counts_the_teachers_that_the_method_makes(method, tiny_task):
-    teachers, copy = [], tiny_task.frozen_copy
-    tiny_task.frozen_copy = lambda *trained: teachers.append(method) or copy(*trained)
+def test_a_plan_counts_the_teachers_that_the_method_makes(method, tiny_pipeline):
+    task = build_tiny_task(tiny_pipeline, ())
+    teachers, copy = [], task.frozen_copy
+    task.frozen_copy = lambda *trained: teachers.append(method) or copy(*trained)
     chosen = methods()[method]
     config = chosen.config()
     if isinstance(config, TrainedConfig):
         config = replace(config, training=TrainingConfig(max_train_steps=1))
-    needs = chosen.needs(tiny_task, config)
-    chosen(tiny_task, config)
+    needs = chosen.needs(task, config)
+    chosen(task, config)
     assert len(teachers) == needs.teachers
 
 

@@ -118,7 +118,8 @@ def hirm(task: DiffusionTask, config: HiRMConfig) -> Erasure:
         return loss
 
     trained: Any = spoken
-    return Erasure(finetune(trained, step_loss, config.training, parameters=chosen))
+    # Its loss runs the encoders by themselves, which shards would not hear of.
+    return Erasure(finetune(trained, step_loss, config.training, parameters=chosen, replicas=True))
 
 
 def first_layers(task: DiffusionTask) -> dict[str, nn.Parameter]:
