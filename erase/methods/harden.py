@@ -185,7 +185,10 @@ def blank_words_(task: DiffusionTask) -> dict[str, list[str]]:
             for texts in ({prompt.text for prompt in task.prompts.forget}, kept)
         )
         own = sorted(forgotten - known)
-        table[own] = widened(table).mean(0).to(table.dtype)
+        mean = widened(table).mean(0).to(table.dtype)
+        table.index_copy_(
+            0, torch.tensor(own, dtype=torch.int64).to(table.device), mean.expand(len(own), -1)
+        )
         blanked[name] = tokenizer.convert_ids_to_tokens(own)
     return blanked
 

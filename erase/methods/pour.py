@@ -77,7 +77,7 @@ def _directions(task: ClassificationTask) -> Projection:
     classes = task.forgotten_classes()
     if not classes:
         raise ValueError("No class is forgotten as a whole, which POUR needs; forget a class.")
-    return orthogonal(task.head()[1].weight.detach()[classes].T)
+    return orthogonal(task.head()[1].weight.detach().cpu()[classes].T)
 
 
 def _features(task: ClassificationTask, inputs: Tensor) -> Tensor:
