@@ -62,7 +62,8 @@ def pour_d(task: ClassificationTask, config: TrainedConfig) -> Erasure:
             wanted = _without(_features(base, forget.inputs), directions)
         return F.mse_loss(_features(task, forget.inputs), wanted)
 
-    return Erasure(finetune(task, step_loss, config.training, parameters=trained))
+    # Its loss ends before the head, which shards would wait for.
+    return Erasure(finetune(task, step_loss, config.training, parameters=trained, replicas=True))
 
 
 def _below_head(task: ClassificationTask) -> dict[str, nn.Parameter]:
