@@ -69,7 +69,7 @@ def test_a_student_that_learns_nothing_is_the_noised_teacher(tiny_pipeline):
     task = build_tiny_task(tiny_pipeline)
     still = TrainingConfig(max_train_steps=1, learning_rate=1e-30)
     teacher = methods()["projection"](task)
-    student = harden(task, HardenConfig(noise=0.5, words="keep", training=still))
+    student = harden(task, HardenConfig(noise=0.5, size=1.0, words="keep", training=still))
     name = "unet.conv_out.weight"
     base = weights_of(task)[name]
     noise = 2 * student.deltas[name].dense() + base

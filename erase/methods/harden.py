@@ -58,8 +58,8 @@ class HardenConfig(TrainedConfig):
     folder: str = ""
     effort: Share = 0.1
     retraining_pictures: Positive[int] = 256_000
-    noise: Share = 0.25
-    size: Positive[float] = 1.0
+    noise: Share = 0.5
+    size: Positive[float] = 0.25
     layers: Sequence[str] = ()
     words: Literal["mean", "keep"] = "mean"
     pictures: Positive[int] = 768
