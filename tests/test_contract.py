@@ -1,5 +1,6 @@
 """One table: what every method must keep, on every task it serves."""
 
+import contextlib
 import copy
 import dataclasses
 import functools
@@ -24,6 +25,7 @@ from test_erasure import changed
 from tiny_families import SIDE, build_family
 from torch import nn
 
+from erase.core.delta import deltas_between
 from erase.erasure.algebra import low_rank
 from erase.erasure.erasure import Erasure
 from erase.erasure.masks import read_mask
@@ -62,8 +64,22 @@ def build_host(task: str, dtype=torch.float32):
 
 
 def erase_tiny(method: str, task: str, dtype=torch.float32, **options) -> tuple[Erasure, object]:
+    """An erasure, and what it was made of; one of float64 keeps its changes in that."""
     host, chosen = build_host(task, dtype), methods()[method]
-    return chosen(task_around(host, task), brisk(chosen.config(**options))), host
+    with changes_kept_in(dtype):
+        return chosen(task_around(host, task), brisk(chosen.config(**options))), host
+
+
+@contextlib.contextmanager
+def changes_kept_in(dtype: torch.dtype):
+    """Rounded to float16 as they are, two changes that agree to 1e-12 may lie a step apart."""
+    stored = deltas_between.__defaults__
+    if dtype == torch.float64:
+        deltas_between.__defaults__ = (None, torch.float64)
+    try:
+        yield
+    finally:
+        deltas_between.__defaults__ = stored
 
 
 def task_around(host, task: str):

@@ -18,6 +18,7 @@ from test_contract import (
     SAMPLES,
     brisk,
     build_host,
+    changes_kept_in,
     erase_tiny,
     erased_once,
     task_around,
@@ -58,7 +59,8 @@ def salun(adversary: str = "none", **training) -> Erasure:
     )
     config = brisk(methods()["salun"].config())
     training = dataclasses.replace(config.training, **training)
-    return methods()["salun"](task, dataclasses.replace(config, training=training))
+    with changes_kept_in(torch.float64):
+        return methods()["salun"](task, dataclasses.replace(config, training=training))
 
 
 def stopped_and_gone_on(folder: Path) -> Erasure:
