@@ -1,4 +1,5 @@
 import copy
+import io
 import os
 import subprocess
 import sys
@@ -14,11 +15,13 @@ from PIL import Image
 
 import erase
 from erase.attacks import attacks
+from erase.bundled import JUDGE
 from erase.cli import main
 from erase.core.delta import Delta
 from erase.core.seeds import seeded
 from erase.erasure.erasure import Erasure
-from erase.evaluate.pictures.folders import CaptionsConfig
+from erase.evaluate.pictures.folders import CaptionsConfig, captions
+from erase.evaluate.pictures.judges import open_judge
 from erase.methods import methods
 from erase.runs.classify import ClassifierConfig
 from erase.runs.forget_set import ForgetSetRun, choose_forget_set
@@ -139,6 +142,24 @@ def test_words_are_utf8_whatever_the_locale():
         capture_output=True, text=True, encoding="utf-8",
     )  # fmt: skip
     assert "'雪舟'" in said.stderr
+
+
+def test_files_are_utf8_where_windows_own_encoding_is_the_default(trained, tmp_path, monkeypatch):
+    def windows(file, mode="r", buffering=-1, encoding=None, *rest, **options):
+        if "b" not in mode and encoding in (None, "locale"):
+            encoding = "cp1252"
+        return opened(file, mode, buffering, encoding, *rest, **options)
+
+    opened = io.open
+    erasure = methods()["finetune"](build_digits_task(trained), BRIEF)
+    erasure.recipe |= {"request": {"concepts": ["雪舟"]}}
+    (tmp_path / "captions.txt").write_bytes("une forêt\n".encode())
+    monkeypatch.setattr(io, "open", windows)
+    erasure.save_pretrained(tmp_path / "erasure")
+    assert Erasure.from_pretrained(tmp_path / "erasure").recipe["request"]["concepts"] == ["雪舟"]
+    judge = open_judge(f"local-dir:{JUDGE}")
+    scored = captions(CaptionsConfig(str(tmp_path / "captions.txt")), lambda: judge)
+    assert scored.protocol()["captions"] == ["une forêt"]
 
 
 NESTED = b"[" * 100_000 + b"]" * 100_000
