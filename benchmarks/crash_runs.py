@@ -19,9 +19,8 @@ from PIL import Image
 from stopped_protocol import build, files
 
 from erase.bundled import EMOJI, JUDGE
-from erase.cli import build_parser
+from erase.cli import STOPS, build_parser, leave, on_stop
 from erase.cli import main as erase
-from erase.cli.ending import STOPS, leave, on_stop
 
 LONGEST = 120  # seconds of a command
 TIMED = (".md", ".json")  # files that may tell how long it took

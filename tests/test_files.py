@@ -10,7 +10,7 @@ import pytest
 from safetensors import SafetensorError
 
 import erase
-from erase.cli.ending import STOPPED
+from erase.cli import STOPPED
 from erase.support.errors import sentence
 from erase.support.files import (
     alone,
@@ -121,7 +121,7 @@ def test_one_output_is_of_one_at_a_time(tmp_path):
 
 STOPPING = """
 import os, signal
-from erase.cli.ending import leave, on_stop
+from erase.cli import leave, on_stop
 on_stop(leave)
 os.kill(os.getpid(), signal.{name})
 """
@@ -137,7 +137,7 @@ def test_a_stop_before_any_work_is_one_sentence(name):
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a stream that is always full")
 def test_words_that_nobody_reads_are_no_traceback():
-    script = "from erase.cli.ending import drop_unread, tell; code = tell('done'); drop_unread(); "
+    script = "from erase.cli import drop_unread, tell; code = tell('done'); drop_unread(); "
     command = [sys.executable, "-c", script + "raise SystemExit(code)"]
     reader, writer = os.pipe()
     os.close(reader)

@@ -1,16 +1,17 @@
-"""The command line; every flag and YAML key comes from the typed configs."""
+"""The command line, whose flags and YAML keys come from typed configs, and how it ends."""
 
 import argparse
 import io
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Literal
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Literal
 
 from erase.cli.commands import COMMANDS
-from erase.cli.ending import STOPPED, complain, drop_unread, leave, on_stop, tell
 from erase.support.errors import OF_FILES, sentence
 from erase.support.memory import keep_freed_memory
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
 Preset = Literal["ours", "published"]
+STOPPED = "Stopped; the same command goes on from what was kept, if anything was."
+STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -95,3 +98,44 @@ def parsed(parser: "ArgumentParser", words: Sequence[str]) -> "Namespace":
     preset = asdict(preset_of(options.method, options.preset))
     parser.set_defaults(dotted(preset, options.method))
     return parser.parse_args(words)
+
+
+def on_stop(handler: Callable[[int, FrameType | None], Any] | signal.Handlers) -> None:
+    """What SIGINT and SIGTERM do from now on, each unless it is ignored, as in the background."""
+    for number in STOPS:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, handler)
+
+
+def leave(number: int, frame: FrameType | None) -> None:
+    """End the process at once with 130, while it has begun nothing; libraries may be half-read."""
+    with suppress(OSError):
+        os.write(2, f"erase: {STOPPED}\n".encode())  # a print may be under way
+    os._exit(130)
+
+
+def tell(text: str) -> int:
+    """Print what was done: 0, also where nobody reads it; 2 where there is no room for it."""
+    try:
+        print(text, end="\n" if text else "", flush=True)
+    except BrokenPipeError:
+        return 0
+    except OSError as error:
+        complain(f"It is done, but what it says cannot be written ({error.strerror}); make room.")
+        return 2
+    return 0
+
+
+def complain(message: str) -> None:
+    """Print a sentence of ours to stderr, if anybody reads it."""
+    with suppress(OSError):
+        print(f"erase: {message}", file=sys.stderr, flush=True)
+
+
+def drop_unread() -> None:
+    """Leave nothing in the streams that the interpreter would stumble over as it ends."""
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
