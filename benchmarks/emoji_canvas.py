@@ -46,7 +46,7 @@ from erase.core.fingerprint import module_fingerprint
 from erase.evaluate.pictures.generation import EvaluationConfig
 from erase.evaluate.pictures.judges import judge_of
 from erase.evaluate.pictures.matrix import canvas_matrix, save_heat_maps, ua_ira_cra
-from erase.evaluate.statistics import wilson_share
+from erase.evaluate.reports import wilson_share
 from erase.models.opening import Model
 from erase.prompts.request import EraseRequest, expand, find_concept
 from erase.tasks.diffusion.config import DiffusionTaskConfig

@@ -20,7 +20,7 @@ from ledger import Ledger
 from erase.attacks import attacks
 from erase.erasure.algebra import compose
 from erase.erasure.erasure import RECIPE, Erasure
-from erase.evaluate.statistics import wilson_share
+from erase.evaluate.reports import wilson_share
 from erase.methods.harden import HardenConfig
 from erase.prompts.request import EraseRequest
 from erase.runs.erase import RunConfig, run

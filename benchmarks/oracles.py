@@ -20,7 +20,7 @@ from observation import observe
 from erase.evaluate.base import Judge
 from erase.evaluate.pictures.generation import EvaluationConfig, draw_evaluation, judge_drawn
 from erase.evaluate.pictures.judges import judge_of
-from erase.evaluate.statistics import wilson_share
+from erase.evaluate.reports import wilson_share
 from erase.models.opening import Model, load_model
 from erase.prompts.catalogue import Concept
 from erase.prompts.request import EraseRequest, expand, find_concept

@@ -18,8 +18,7 @@ from erase.attacks.concept_inversion import ConceptInversionConfig
 from erase.attacks.prefix import PrefixConfig
 from erase.evaluate.pictures.generation import EvaluationConfig, draw_evaluation, judge_drawn
 from erase.evaluate.pictures.judges import judge_of
-from erase.evaluate.reports import ACCURACIES
-from erase.evaluate.statistics import wilson_share
+from erase.evaluate.reports import ACCURACIES, wilson_share
 from erase.prompts.catalogue import Concept
 from erase.prompts.request import EraseRequest, expand
 from erase.tasks.diffusion.adversaries.prefix import Prefix

@@ -16,7 +16,7 @@ from torch import Tensor
 from erase.bundled import EMOJI, JUDGE
 from erase.evaluate.pictures.clip import ClipJudge
 from erase.evaluate.pictures.judges import judge_templates
-from erase.evaluate.statistics import wilson_share
+from erase.evaluate.reports import wilson_share
 from erase.models.opening import load_model
 from erase.prompts.catalogue import Sampling
 from erase.prompts.seeds import MATRIX_SEED

@@ -12,8 +12,9 @@ from erase.evaluate.reports import (
     LikelihoodRatioAttack,
     Metrics,
     Report,
+    area_under,
+    wilson_share,
 )
-from erase.evaluate.statistics import area_under, wilson_share
 from erase.evaluate.tables import attack_table, markdown_table, plain_table
 
 SHARES = [wilson_share([True] * hits + [False] * (8 - hits)) for hits in range(9)]

@@ -6,8 +6,7 @@ from conftest import build_tiny_pipeline, build_tiny_task
 
 from erase.app.figures import report_html
 from erase.core.delta import DenseDelta, scale_delta
-from erase.evaluate.reports import Cost, Metrics, Report
-from erase.evaluate.statistics import wilson_share
+from erase.evaluate.reports import Cost, Metrics, Report, wilson_share
 from erase.evaluate.tables import measured_lines, neighbours_line
 from erase.methods.uce import UCEConfig, uce
 from erase.tasks.diffusion.retained import retained_moved

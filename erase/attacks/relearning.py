@@ -11,7 +11,7 @@ from erase.attacks.base import Outcome, Target, denoising_loss
 from erase.core.names import named_parameters
 from erase.core.precision import MasterWeights
 from erase.core.seeds import seeded
-from erase.evaluate.statistics import area_under
+from erase.evaluate.reports import area_under
 from erase.support.config import Config, Positive
 from erase.support.progress import Bar
 from erase.training.preserve import restored_parameters

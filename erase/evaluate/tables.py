@@ -14,8 +14,8 @@ from erase.evaluate.reports import (
     GapReport,
     Metrics,
     Report,
+    area_under,
 )
-from erase.evaluate.statistics import area_under
 from erase.models.family import Family
 from erase.prompts.names import shortened
 

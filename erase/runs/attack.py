@@ -13,8 +13,7 @@ from erase.attacks.base import Outcome, Shows, Target, predict_base
 from erase.erasure.erasure import Erasure
 from erase.evaluate.base import Judge
 from erase.evaluate.pictures.judges import embedded_drawn, judge_line
-from erase.evaluate.reports import AttackFigures, AttackReport, Figure
-from erase.evaluate.statistics import wilson_share
+from erase.evaluate.reports import AttackFigures, AttackReport, Figure, wilson_share
 from erase.evaluate.tables import attack_table
 from erase.models.family import FAMILIES, Family
 from erase.models.opening import Model

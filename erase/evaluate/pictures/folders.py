@@ -16,7 +16,7 @@ from erase.evaluate.pictures.fidelity import (
     require_enough,
 )
 from erase.evaluate.pictures.judges import embedded, judge_protocol
-from erase.evaluate.statistics import mean_with_error, wilson_share
+from erase.evaluate.reports import mean_with_error, wilson_share
 from erase.support.config import Config
 from erase.support.errors import refused
 from erase.support.pictures import load_folder

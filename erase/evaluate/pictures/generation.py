@@ -9,8 +9,7 @@ from torch import Tensor
 from erase.evaluate.base import Judge, ReadsCaptions, ReadsNames
 from erase.evaluate.pictures.fidelity import kernel_distance
 from erase.evaluate.pictures.judges import embedded_drawn
-from erase.evaluate.reports import Distance, Figure, Metrics
-from erase.evaluate.statistics import wilson_share
+from erase.evaluate.reports import Distance, Figure, Metrics, wilson_share
 from erase.prompts.catalogue import Sampling
 from erase.prompts.request import Prompt, PromptSet, sample
 from erase.prompts.seeds import EVALUATION_SEED

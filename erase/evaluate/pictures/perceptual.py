@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision.transforms.functional import to_tensor
 
 from erase.evaluate.base import OpenJudge, evaluator
-from erase.evaluate.statistics import mean_with_error
+from erase.evaluate.reports import mean_with_error
 from erase.support.config import Config
 from erase.support.distributed import shared_map
 from erase.support.errors import first_line
