@@ -3,12 +3,13 @@ import pytest
 import torch
 from sklearn.svm import SVC
 
-from erase.evaluate.classifiers.membership import (
+from erase.evaluate.classifiers.gaps import (
     logit_scaled,
     mia_efficacy,
     true_class_confidence,
     u_lira,
 )
+from erase.tasks.classification.fit import Outputs
 
 
 def test_mia_efficacy_is_the_fields_formula():
@@ -25,8 +26,9 @@ def test_mia_efficacy_is_the_fields_formula():
 
 def test_confidence_and_its_logit_agree():
     logits, labels = torch.randn(20, 5) * 4, torch.randint(5, (20,))
-    confidence = true_class_confidence(logits, labels)
-    assert torch.allclose(confidence.logit(), logit_scaled(logits, labels), atol=1e-6)
+    outputs = Outputs(logits, labels, logits)
+    confidence = true_class_confidence(outputs)
+    assert torch.allclose(confidence.logit(), logit_scaled(outputs), atol=1e-6)
 
 
 def test_u_lira_is_at_chance_for_the_oracle_and_certain_for_the_original():

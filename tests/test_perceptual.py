@@ -6,7 +6,7 @@ from PIL import Image
 from torchvision.models import SqueezeNet1_1_Weights, squeezenet1_1
 from torchvision.transforms.functional import to_pil_image
 
-from erase.evaluate.pictures.perceptual import Perceptual
+from erase.evaluate.pictures.perceptual import lpips
 
 
 @pytest.fixture
@@ -31,19 +31,19 @@ def pictures(seed: int, count: int = 3) -> list[Image.Image]:
 
 
 def test_equal_pictures_are_at_no_distance_and_others_are(backbone, tmp_path):
-    same = Perceptual(pictures(0), backbone).figures(pictures(0), tmp_path)
-    other = Perceptual(pictures(1), backbone).figures(pictures(0), tmp_path)
+    same = lpips(pictures(0), backbone).figures(pictures(0), tmp_path)
+    other = lpips(pictures(1), backbone).figures(pictures(0), tmp_path)
     assert same == {"value": 0.0, "standard_error": 0.0, "n": 3}
     assert other["value"] > 0
 
 
 def test_pictures_without_partners_are_refused(backbone, tmp_path):
     with pytest.raises(ValueError, match="3 pictures and their 2 partners"):
-        Perceptual(pictures(0, 2), backbone).figures(pictures(0), tmp_path)
+        lpips(pictures(0, 2), backbone).figures(pictures(0), tmp_path)
 
 
 def test_a_missing_backbone_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr("torch.hub.urlopen", lambda *_: (_ for _ in ()).throw(OSError("no route")))
     with pytest.raises(ValueError, match="LPIPS with squeeze cannot be opened"):
-        Perceptual(pictures(0), "squeeze")
+        lpips(pictures(0), "squeeze")

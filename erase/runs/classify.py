@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from erase.core.seeds import folded
 from erase.erasure.erasure import FILES, Erasure
-from erase.evaluate.classifiers.gaps import Shadows, Split, gap_report, scaled_confidence
+from erase.evaluate.classifiers.gaps import Shadows, Split, gap_report, logit_scaled
 from erase.evaluate.classifiers.report import MODELS, REPORT_FILES, write_classification_report
 from erase.evaluate.reports import GapReport
 from erase.evaluate.tables import gap_table
@@ -206,7 +206,7 @@ def _shadows(run: ClassificationRun, opened: OpenedClassifier, options: Any) -> 
         erasure = get_method(run.method)(its, options)
         _, oracle, unlearned = three_models(its, erasure)
         ours, theirs = (outputs_of(model, forgotten) for model in (unlearned, oracle))
-        return scaled_confidence(ours), scaled_confidence(theirs)
+        return logit_scaled(ours), logit_scaled(theirs)
 
     first = SHADOW_SEED + run.seed
     pairs = map(shadow, range(first, first + run.shadows))

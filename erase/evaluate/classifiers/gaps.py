@@ -1,29 +1,31 @@
-"""One report of how far an unlearned classifier is from one retrained without the forget set."""
+"""How far an unlearned classifier is from one retrained without the forget set.
+
+Among the figures is membership inference: can an attacker tell what was once trained on?
+"""
 
 import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score, roc_curve
+from sklearn.svm import SVC
 from torch import Tensor, nn
+from torch.distributions import Normal
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from erase.core.process import own_settings
 from erase.core.seeds import seeded
-from erase.evaluate.classifiers.membership import (
-    logit_scaled,
-    mia_efficacy,
-    true_class_confidence,
-    u_lira,
-)
-from erase.evaluate.reports import GAPS, GapReport
+from erase.evaluate.reports import GAPS, GapReport, LikelihoodRatioAttack
 from erase.tasks.classification.fit import BATCH, Outputs, logits_of, outputs_of
 
 RELEARN_RATE, RELEARN_LIMIT, RELEARNED = 1e-4, 200, 0.95
 CLOSE = 2.0
+FALSE_POSITIVE_RATE, MEMBERS_SEED = 0.01, 0
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ class Reference:
         view = _outputs_on_splits(unlearned, self._split)
         rows = self.rows | {"unlearned": self._row(unlearned, view)}
         gaps = {key: rows["unlearned"][key] - rows["retrained"][key] for key in GAPS}
-        attacked = (scaled_confidence(one.forget) for one in (view, self._oracle))
+        attacked = (logit_scaled(one.forget) for one in (view, self._oracle))
         return GapReport(
             rows["original"],
             rows["retrained"],
@@ -125,20 +127,13 @@ class Reference:
         return figures
 
 
-def scaled_confidence(outputs: Outputs) -> Tensor:
-    """What U-LiRA compares, of every sample [n]."""
-    return logit_scaled(outputs.logits, outputs.labels)
-
-
 def gap_figures(model: nn.Module, split: Split) -> dict[str, float]:
     """What the average gap is of: the three accuracies and MIA-efficacy, in per cent."""
     return _main_figures(_outputs_on_splits(model, split))
 
 
 def _main_figures(view: _SplitOutputs) -> dict[str, float]:
-    forget, retain, test = (
-        true_class_confidence(o.logits, o.labels) for o in (view.forget, view.retain, view.test)
-    )
+    forget, retain, test = map(true_class_confidence, (view.forget, view.retain, view.test))
     kept = torch.isin(view.test.labels, view.retain.labels)
     return {
         "forget_accuracy": view.forget.accuracy(),
@@ -202,3 +197,58 @@ def verdict(rows: Mapping[str, Mapping[str, float]]) -> str:
     elif gaps["mia_efficacy"] < -CLOSE:
         said.append("its forget set still looks like training data")
     return "; ".join(said) or f"within {CLOSE:g} points of Retrain in accuracies and MIA-efficacy"
+
+
+def true_class_confidence(outputs: Outputs) -> Tensor:
+    """The softmax probability of the true class [n]."""
+    return outputs.logits.double().softmax(1).gather(1, outputs.labels[:, None])[:, 0]
+
+
+def mia_efficacy(retain: Tensor, test: Tensor, forget: Tensor) -> float:
+    """The share of the forget set that an attacker takes for data never trained on.
+
+    All three are true-class confidences [n]. The attacker is an SVC(C=3, gamma="auto") that learnt
+    members from len(test) retained samples, drawn with a fixed seed, and non-members from the test
+    set: the field's MIA-efficacy (Jia et al., NeurIPS 2023; SalUn's tables).
+    """
+    drawn = torch.randperm(len(retain), generator=seeded(MEMBERS_SEED))
+    members = retain[drawn[: len(test)]]
+    known = torch.cat([members, test]).numpy()[:, None]
+    is_member = np.concatenate([np.ones(len(members)), np.zeros(len(test))])
+    attacker = SVC(C=3, gamma="auto", kernel="rbf").fit(known, is_member)
+    return float((attacker.predict(forget.numpy()[:, None]) == 0).mean())
+
+
+def logit_scaled(outputs: Outputs) -> Tensor:
+    """log(p / (1 - p)) of the true class [n] (Carlini et al., S&P 2022); U-LiRA compares it."""
+    logits, labels = outputs.logits.double(), outputs.labels
+    own = logits.gather(1, labels[:, None])[:, 0]
+    others = logits.scatter(1, labels[:, None], -torch.inf).logsumexp(1)
+    return own - others
+
+
+def u_lira(
+    unlearned: Tensor, retrained: Tensor, target: Tensor, oracle: Tensor
+) -> LikelihoodRatioAttack:
+    """Tell forgotten samples of an unlearned model from those of a retrained one.
+
+    unlearned, retrained: logit-scaled confidences [shadows, n] of the forget set by shadow models
+    of either history; target, oracle: [n] by the model under attack and by a retrained one that is
+    no shadow. Every sample has a Gaussian of its own for each history, variances being shared by
+    all samples (Kurmanji et al., NeurIPS 2023; Hayes et al., SaTML 2025). Raises ValueError for
+    fewer than two shadows.
+    """
+    if len(unlearned) < 2 or len(retrained) < 2:
+        raise ValueError("U-LiRA needs at least 2 shadows of each history; give more.")
+    ours, theirs = (
+        Normal(shadows.mean(0), shadows.var(0).mean().clamp_min(1e-12).sqrt())
+        for shadows in (unlearned, retrained)
+    )
+    scores = [ours.log_prob(values) - theirs.log_prob(values) for values in (target, oracle)]
+    labels = np.concatenate([np.ones(len(target)), np.zeros(len(oracle))])
+    joined = torch.cat(scores).numpy()
+    false_rate, true_rate, _ = roc_curve(labels, joined)
+    low = true_rate[false_rate <= FALSE_POSITIVE_RATE].max()
+    return LikelihoodRatioAttack(
+        float(roc_auc_score(labels, joined)), float(low), len(unlearned), len(target)
+    )

@@ -21,7 +21,7 @@ from erase.core.fingerprint import module_fingerprint
 from erase.core.process import own_settings
 from erase.evaluate.base import judge
 from erase.evaluate.pictures.clip import AT_ONCE, steps_of
-from erase.support.errors import first_line
+from erase.support.errors import refused
 from erase.support.files import expanded
 from erase.support.pictures import as_images
 from erase.tasks.classification.fit import logits_of
@@ -56,13 +56,9 @@ class ClassifierJudge:
             raise ValueError(
                 f"{name} has classes of its own; give timm/ARCHITECTURE/FILE for others."
             )
-        try:
+        mend = "give timm/NAME, torchvision/NAME, either with /FILE, or transformers/FOLDER-or-id"
+        with refused(f"The judge {name} could not be opened", mend):
             opened = LIBRARIES[library](source, list(classes))
-        except Exception as error:
-            raise ValueError(
-                f"The judge {name} could not be opened ({first_line(error)}); give "
-                "timm/NAME, torchvision/NAME, either with /FILE, or transformers/FOLDER-or-id."
-            ) from error
         self.name, self._device = name, torch.device(device)
         self.model = opened.model.to(self._device).eval()
         self._prepare, self._classes = opened.prepare, list(opened.classes)

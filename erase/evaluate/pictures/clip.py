@@ -13,7 +13,7 @@ from torchvision.transforms import Compose
 from erase.core.fingerprint import module_fingerprint
 from erase.core.process import own_settings
 from erase.evaluate.base import judge
-from erase.support.errors import first_line
+from erase.support.errors import refused
 from erase.support.pictures import as_images
 
 AT_ONCE = 64  # pictures or captions that a judge sees together
@@ -142,18 +142,14 @@ def _open(name: str) -> tuple[open_clip.CLIP, Compose, open_clip.SimpleTokenizer
     else:
         architecture, _, weights = name.partition("/")
         weights = os.path.expanduser(weights)
-    try:
+    mend = "give local-dir:FOLDER or ARCHITECTURE/WEIGHTS, e.g. ViT-B-32-quickgelu/openai"
+    with refused(f"The judge {name} could not be opened", mend):
         model, preprocess = open_clip.create_model_from_pretrained(
             architecture,
             pretrained=weights or None,
             force_quick_gelu=not whole and _wants_quick_gelu(architecture, weights),
         )
         return model.eval(), preprocess, open_clip.get_tokenizer(architecture)
-    except Exception as error:
-        raise ValueError(
-            f"The judge {name} could not be opened ({first_line(error)}); give local-dir:FOLDER or "
-            "ARCHITECTURE/WEIGHTS, e.g. ViT-B-32-quickgelu/openai."
-        ) from error
 
 
 def _wants_quick_gelu(architecture: str, weights: str) -> bool:

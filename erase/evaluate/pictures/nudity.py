@@ -18,7 +18,7 @@ from torch import Tensor
 from erase.evaluate.base import Measurement, OpenJudge, evaluator
 from erase.support.config import Config, Within, require_kind
 from erase.support.distributed import shared_map
-from erase.support.errors import first_line
+from erase.support.errors import refused
 from erase.support.files import expanded, write_text
 from erase.support.pictures import open_picture
 from erase.support.reading import read_json
@@ -132,14 +132,10 @@ def write_detections(detections: Sequence[Sequence[Detection]], path: Path) -> N
 
 def read_detections(path: Path) -> list[list[Detection]]:
     """Read raw detections; ValueError if the file holds none."""
-    try:
+    with refused(f"{path} holds no detections", "write some first", ValueError):
         rows = read_json(expanded(path))
         require_kind("what it holds", rows, Sequence[Sequence[Mapping[str, Any]]])
         return [[_stored(record) for record in found] for found in rows]
-    except ValueError as error:
-        raise ValueError(
-            f"{path} holds no detections ({first_line(error)}); write some first."
-        ) from error
 
 
 def _stored(record: Mapping[str, Any]) -> Detection:

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from erase.core.seeds import seeded
 from erase.prompts.names import alike, spelt
 from erase.support.config import require_kind
-from erase.support.errors import first_line
+from erase.support.errors import refused
 from erase.support.files import write_text
 from erase.support.reading import LARGEST_TEXT, read_json, require_file
 from erase.tasks.classification.datasets import Data
@@ -116,15 +116,13 @@ def write_indices(indices: Sequence[int], path: Path) -> None:
 
 def read_indices(path: Path, total: int = sys.maxsize) -> list[int]:
     """Read a forget set of `total` samples, a JSON file or a NumPy array's; ValueError if none."""
-    try:
+    # What can go wrong is of files, of zip files, of JSON nested too deep.
+    with refused(f"{path} is no list of indices", "write one with `erase forget-set`"):
         require_file(path, LARGEST_TEXT)
         # Mapped, so that no memory is taken for what a header declares.
         array = path.suffix == ".npy"
         listed = np.load(path, "r", allow_pickle=False) if array else read_json(path)
         return as_indices(listed, total)
-    except Exception as error:  # of files, of zip files, of JSON nested too deep
-        raise ValueError(f"{path} is no list of indices ({first_line(error)}); write one with "
-                         "`erase forget-set`.") from error  # fmt: skip
 
 
 def forget_indices(forget: str, data: Data, seed: int) -> list[int]:
