@@ -25,8 +25,7 @@ from erase.core.delta import LowRankDelta
 from erase.core.mask import Mask, build_mask
 from erase.core.projection import discriminative, null_space
 from erase.core.subspace import SubspaceFitter
-from erase.erasure.masks import write_mask
-from erase.erasure.weights import write_deltas
+from erase.erasure.weights import write_deltas, write_mask
 
 SAMPLES, WIDTH, BATCH, SITES, ALPHAS = 10_000, 768, 250, 36, (3.0, 100.0)
 LOOK_EVERY = 0.002  # seconds between two looks at the memory

@@ -26,7 +26,7 @@ from erase.core.mask import Mask
 from erase.core.names import named_parameters
 from erase.erasure.algebra import compose, scale
 from erase.erasure.erasure import Erasure
-from erase.erasure.masks import read_mask, write_mask
+from erase.erasure.weights import read_mask, write_mask
 from erase.evaluate.pictures.nudity import Detection, count, read_detections, write_detections
 from erase.models.opening import load_model
 from erase.prompts.catalogue import Catalogue

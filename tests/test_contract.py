@@ -28,8 +28,7 @@ from torch import nn
 from erase.core.delta import deltas_between
 from erase.erasure.algebra import low_rank
 from erase.erasure.erasure import Erasure
-from erase.erasure.masks import read_mask
-from erase.erasure.weights import LORA
+from erase.erasure.weights import LORA, read_mask
 from erase.methods import methods
 from erase.methods.projection import ProjectionConfig
 from erase.tasks.classification.task import ClassificationTask

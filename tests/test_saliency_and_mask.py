@@ -4,7 +4,7 @@ from torch import nn
 
 from erase.core.mask import build_mask
 from erase.core.saliency import accumulate, fisher_ratio
-from erase.erasure.masks import read_mask, write_mask
+from erase.erasure.weights import read_mask, write_mask
 
 
 def random_scores(seed: int = 0) -> dict[str, torch.Tensor]:

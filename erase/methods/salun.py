@@ -11,7 +11,7 @@ from erase.core.fingerprint import combined
 from erase.core.mask import Mask, Scope, Selection, build_mask
 from erase.core.saliency import Estimator, accumulate, fisher_ratio
 from erase.erasure.erasure import Erasure
-from erase.erasure.masks import read_mask, write_mask
+from erase.erasure.weights import read_mask, write_mask
 from erase.methods import Needs, register, usual_training
 from erase.support.config import Within, require_kind
 from erase.support.distributed import all_reduce_sum, launched, shard_of
