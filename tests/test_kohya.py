@@ -5,7 +5,7 @@ from test_contract import draw_ghost, erase_tiny
 
 from erase.core.delta import LowRankDelta
 from erase.erasure.erasure import Erasure
-from erase.erasure.kohya import KOHYA, export_kohya
+from erase.erasure.programs import KOHYA, export_kohya
 from erase.erasure.recipe import for_any_base
 
 PREFIXES = {

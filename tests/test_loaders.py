@@ -15,8 +15,15 @@ from erase.core.activations import projectable_layers
 from erase.core.delta import LowRankDelta
 from erase.core.names import lora_holds
 from erase.erasure.algebra import low_rank
-from erase.erasure.kohya import export_kohya, kohya_tensors
-from erase.erasure.programs import NAMINGS, READ, layer_in_file, layers_read, naming_for
+from erase.erasure.programs import (
+    NAMINGS,
+    READ,
+    export_kohya,
+    kohya_tensors,
+    layer_in_file,
+    layers_read,
+    naming_for,
+)
 from erase.models.family import FAMILIES
 
 MAPS = json.loads((Path(__file__).parent / "loaders.json").read_text(encoding="utf-8"))

@@ -18,8 +18,7 @@ from erase.erasure.algebra import (
 )
 from erase.erasure.algebra import merge as added
 from erase.erasure.erasure import Erasure
-from erase.erasure.kohya import export_kohya
-from erase.erasure.programs import Naming, Program, layers_read, naming_for
+from erase.erasure.programs import Naming, Program, export_kohya, layers_read, naming_for
 from erase.evaluate.layers import blocks_of
 from erase.evaluate.tables import block_table, families_table, plain_table
 from erase.methods import methods, serving
