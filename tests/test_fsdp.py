@@ -30,8 +30,8 @@ from erase.methods import methods
 from erase.support.progress import on_progress
 from erase.training.checkpoint import checkpoints_in
 from erase.training.config import TrainingConfig
-from erase.training.fsdp import sharded
 from erase.training.loop import TrainingStopped
+from erase.training.preserve import sharded
 from erase.training.watch import require_runnable
 
 pytestmark = pytest.mark.xdist_group("contract")  # whose erasures it is held to
@@ -85,7 +85,7 @@ def check_that_weights_lie_in_shards():
         return made
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("erase.training.fsdp.deepcopy", remembered)
+        patch.setattr("erase.training.preserve.deepcopy", remembered)
         with sharded(task, task.parameters()) as shards:
             assert whole
             assert not any(parameter() is not None for parameter in whole)

@@ -26,8 +26,7 @@ from erase.support.progress import Bar
 from erase.tasks.base import SomeBatch, StepLoss, Task, TrainedTask
 from erase.training.checkpoint import Checkpoints, checkpoint_folder
 from erase.training.config import TrainingConfig, with_defaults, without_run_state
-from erase.training.fsdp import gather_full, sharded
-from erase.training.preserve import only_trainable, restored_parameters
+from erase.training.preserve import only_trainable, restored_parameters, sharded
 from erase.training.relearning import withstanding
 from erase.training.watch import TrainingLog, checkpointed_activations
 
@@ -55,7 +54,8 @@ def finetune(
     if shards_asked() and not replicas:
         task.prepare()
         with sharded(task, chosen) as shards:
-            after = gather_full(train(task, step_loss, config, mask, shards, sparsity))
+            trained = train(task, step_loss, config, mask, shards, sparsity)
+            after = {name: full_tensor(one.detach()).cpu() for name, one in trained.items()}
         return deltas_between({name: p.detach() for name, p in chosen.items()}, after, mask)
     with restored_parameters(chosen) as before, only_trainable(task, chosen):
         trained = train(task, step_loss, config, mask, chosen, sparsity, before)

@@ -6,13 +6,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from accelerate import Accelerator, DistributedType
+from accelerate.utils import parse_flag_from_env
 from diffusers import ModelMixin
 
 from erase.support.distributed import launched, shards_asked
 from erase.support.pictures import save_grid
 from erase.tasks.base import DrawingTask, Task
 from erase.training.config import TrainingConfig
-from erase.training.fsdp import offload_asked
 
 ENGINES = (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
 
@@ -25,7 +25,7 @@ def require_runnable(config: TrainingConfig, task: type) -> None:
             f"This launch brings an engine of its own ({kind}), under which weights cannot be "
             "masked; launch with distributed_type FSDP, or MULTI_GPU."
         )
-    if shards_asked() and offload_asked():
+    if shards_asked() and parse_flag_from_env("FSDP_OFFLOAD_PARAMS"):
         raise ValueError(
             "Shards cannot wait on the CPU here; launch with fsdp_offload_params: false."
         )
