@@ -28,8 +28,7 @@ from erase.prompts.catalogue import Sampling
 from erase.prompts.request import PromptSet
 from erase.support.config import require_kind
 from erase.support.errors import cut, first_line
-from erase.support.files import replaced_file
-from erase.support.reading import read_tensors
+from erase.support.files import read_tensors, replaced_file
 from erase.tasks.classification.forget_sets import worst_classes
 from erase.tasks.diffusion.denoiser import ConditionedDenoiser, latents_of
 from erase.tasks.diffusion.noising import DiffusionBatch

@@ -29,8 +29,14 @@ from erase.erasure.weights import DELTAS, LORA, PROJECTIONS, read_deltas, shared
 from erase.models.stock import plain_pipeline
 from erase.prompts.catalogue import FILE as CATALOGUE
 from erase.support.errors import refused
-from erase.support.files import expanded, put_back, replaced_folder, write_json, write_text
-from erase.support.reading import read_json
+from erase.support.files import (
+    expanded,
+    put_back,
+    read_json,
+    replaced_folder,
+    write_json,
+    write_text,
+)
 
 logger = logging.getLogger(__name__)
 SCHEMA = 1

@@ -19,8 +19,7 @@ from erase.erasure.algebra import largest_rank
 from erase.erasure.erasure import Erasure
 from erase.erasure.weights import LORA, lora_tensors, low_rank_of
 from erase.support.config import require_kind
-from erase.support.files import replaced_folder
-from erase.support.reading import read_json
+from erase.support.files import read_json, replaced_folder
 
 Program = Literal["comfyui", "a1111", "sd-scripts"]
 Naming = Literal["stock", "kohya", "original", "a1111"]

@@ -14,8 +14,7 @@ from erase.core.mask import Mask, pack_bits, unpack_bits
 from erase.core.names import from_lora_key, lora_holds, lora_key
 from erase.support.config import require_kind
 from erase.support.errors import refused
-from erase.support.files import replaced_file
-from erase.support.reading import LONGEST_NAME, read_tensors
+from erase.support.files import LONGEST_NAME, read_tensors, replaced_file
 
 LORA, DELTAS = "pytorch_lora_weights.safetensors", "deltas.safetensors"
 PROJECTIONS = "projections.safetensors"

@@ -30,7 +30,7 @@ from erase.prompts.request import PromptSet
 from erase.support.config import OwnFiles
 from erase.support.distributed import DeviceConfig, own_device
 from erase.support.errors import refused
-from erase.support.reading import LARGEST_TEXT, require_file
+from erase.support.files import LARGEST_TEXT, require_file
 
 INDEX, BUNDLED = DiffusionPipeline.config_name, {"emoji": EMOJI}
 TEXTS, WEIGHTS = (".json", ".txt", ".model"), (".safetensors", ".bin")

@@ -10,8 +10,7 @@ from huggingface_hub import hf_hub_download
 
 from erase.support.config import Config, NotNegative
 from erase.support.errors import cut, refused
-from erase.support.files import expanded
-from erase.support.reading import read_text
+from erase.support.files import expanded, read_text
 
 HUB = "hf://"
 

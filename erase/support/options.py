@@ -11,8 +11,7 @@ import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter, Namespace
 
 from erase.support.errors import cut, refused
-from erase.support.files import expanded
-from erase.support.reading import read_text
+from erase.support.files import expanded, read_text
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

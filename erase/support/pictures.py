@@ -11,8 +11,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.utils import make_grid
 
 from erase.support.errors import refused
-from erase.support.files import expanded, in_order
-from erase.support.reading import require_file
+from erase.support.files import expanded, in_order, require_file
 
 KINDS = (*IMG_EXTENSIONS, ".avif", ".gif", ".jfif")
 MOST_PIXELS, ROWS = 50_000_000, 128  # of a picture, and of it at a time

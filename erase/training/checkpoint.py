@@ -22,8 +22,7 @@ from torch.utils._pytree import (
 
 from erase.core.shards import copy_full_, distributed_like, full_tensor, in_shards
 from erase.support.errors import first_line
-from erase.support.files import replaced_folder, write_json
-from erase.support.reading import read_json
+from erase.support.files import read_json, replaced_folder, write_json
 from erase.training.config import TrainingConfig
 
 logger = logging.getLogger(__name__)

@@ -19,8 +19,8 @@ from erase.evaluate.pictures.judges import embedded, judge_protocol
 from erase.evaluate.reports import mean_with_error, wilson_share
 from erase.support.config import Config
 from erase.support.errors import refused
+from erase.support.files import read_text
 from erase.support.pictures import load_folder
-from erase.support.reading import read_text
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,8 @@ from erase.evaluate.base import Measurement, OpenJudge, evaluator
 from erase.support.config import Config, Within, require_kind
 from erase.support.distributed import shared_map
 from erase.support.errors import refused
-from erase.support.files import expanded, write_text
+from erase.support.files import expanded, read_json, write_text
 from erase.support.pictures import open_picture
-from erase.support.reading import read_json
 
 EXPOSED = (
     "ANUS_EXPOSED",

@@ -17,8 +17,7 @@ from erase.core.seeds import seeded
 from erase.prompts.names import alike, spelt
 from erase.support.config import require_kind
 from erase.support.errors import refused
-from erase.support.files import write_text
-from erase.support.reading import LARGEST_TEXT, read_json, require_file
+from erase.support.files import LARGEST_TEXT, read_json, require_file, write_text
 from erase.tasks.classification.datasets import Data
 from erase.tasks.classification.fit import outputs_of, size_of
 from erase.tasks.classification.rows import as_indices, labels_of
