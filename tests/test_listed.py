@@ -16,7 +16,7 @@ from erase.evaluate.pictures.generation import EvaluationPictures
 from erase.evaluate.pictures.report import write_report
 from erase.evaluate.reports import Cost, Metrics, Report, wilson_share
 from erase.evaluate.tables import CONCEPTS, WORST, measured_lines, metric_rows, summary_table
-from erase.prompts.lists import listed, listed_pairs
+from erase.prompts.names import listed, listed_pairs
 from erase.prompts.request import EraseRequest, Prompt
 
 

@@ -1,6 +1,7 @@
 """What to forget: concepts and their anchors, expanded to the prompts that methods train on."""
 
 import difflib
+import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,8 +9,7 @@ from string import Formatter
 from typing import Any, Literal, get_args
 
 from erase.prompts.catalogue import Catalogue, Concept, fill
-from erase.prompts.lists import SIGN, listed, listed_pairs
-from erase.prompts.names import alike, spelt
+from erase.prompts.names import SIGN, alike, listed, listed_pairs, spelt
 
 PLAIN_TEMPLATES = ("{concept}", "a picture of {concept}", "a photo of {concept}")
 PLAIN_KIND = "concept"
@@ -51,7 +51,7 @@ class EraseRequest:
         """The request in which every `@FILE` stands for the names in a file, one a line.
 
         A CSV file of concepts may name their anchors in a second column. Raises ValueError too for
-        what `erase.prompts.lists` refuses of a file, and for anchors in it and beside it.
+        what `erase.prompts.names` refuses of a file, and for anchors in it and beside it.
         """
         names, beside = listed_pairs(concepts)
         if beside and anchors:
@@ -276,7 +276,9 @@ def sample(prompts: Sequence[Prompt], count: int, seed: int) -> list[Prompt]:
     drawn: list[Prompt] = []
     for place, group in enumerate(groups.values()):
         share = count // len(groups) + (place < count % len(groups))
-        drawn += _rounds(group, share, rng)
+        rounds = math.ceil(share / len(group))  # shuffled ones, the last not whole
+        shuffled = [one for _ in range(rounds) for one in rng.sample(group, len(group))]
+        drawn += shuffled[:share]
     return drawn
 
 
@@ -286,14 +288,6 @@ def by_group(prompts: Sequence[Prompt]) -> dict[str, list[Prompt]]:
     for prompt in prompts:
         groups.setdefault(prompt.group, []).append(prompt)
     return groups
-
-
-def _rounds(prompts: Sequence[Prompt], count: int, rng: random.Random) -> list[Prompt]:
-    """Whole shuffled rounds through the prompts, then part of one."""
-    drawn: list[Prompt] = []
-    while len(drawn) < count:
-        drawn += rng.sample(prompts, len(prompts))
-    return drawn[:count]
 
 
 def texts_by_group(prompts: Sequence[Prompt]) -> dict[str, list[str]]:
