@@ -13,7 +13,7 @@ from erase.bundled import JUDGE
 from erase.cli import build_parser, main
 from erase.evaluate.pictures.classifier_judge import OTHER, ClassifierJudge
 from erase.evaluate.pictures.judges import open_judge
-from erase.runs.prompt_file import PromptFile, read_prompts
+from erase.runs.drawing import PromptFile, read_prompts
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs" / "protocols").glob("*.yaml"))
 QUICK = ["--drawing.steps", "2", "--evaluation.judge", f"local-dir:{JUDGE}"]

@@ -32,8 +32,7 @@ from erase.evaluate.pictures.judges import open_judge
 from erase.evaluate.pictures.nudity import DETECTIONS, NudityConfig, count, read_detections
 from erase.evaluate.pictures.perceptual import PerceptualConfig
 from erase.models.opening import Model, OpeningConfig, device_of, open_model
-from erase.runs.drawing import draw_rows, drawing_digest
-from erase.runs.prompt_file import PromptFile, PromptRow, read_prompts
+from erase.runs.drawing import PromptFile, PromptRow, draw_rows, drawing_digest, read_prompts
 from erase.runs.state import carry_out
 from erase.support.config import Config, Positive
 from erase.support.distributed import all_gather, launched, own_device
