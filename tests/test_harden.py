@@ -13,9 +13,8 @@ from erase.methods import methods
 from erase.methods.harden import HardenConfig, TaughtTask, blank_words_, harden, make_noisy_
 from erase.models.opening import Model
 from erase.prompts.request import EraseRequest
-from erase.runs.erase import RunConfig, run
-from erase.runs.harden import HardenRun, run_config
-from erase.runs.harden import harden as harden_folder
+from erase.runs.erase import HardenRun, RunConfig, run, run_config
+from erase.runs.erase import harden as harden_folder
 from erase.tasks.diffusion.config import DiffusionTaskConfig
 from erase.training.checkpoint import checkpoints_in
 from erase.training.config import TrainingConfig

@@ -189,7 +189,7 @@ COMMANDS = {
     ),
     "harden": _run_of(
         "noise an erased model's weights and learn the rest anew from it",
-        "runs.harden:HardenRun:harden",
+        "runs.erase:HardenRun:harden",
         lambda report, options: _hardened(report, Path(options.output)), {**FOLDER, **NEW},
         "erasure", config_file=True,
     ),

@@ -42,9 +42,6 @@ class AttackRun(Names):
         scales: strengths at which the erasure is tried too, 1 being the whole.
         seed: of prompts, noise and searches.
         model: the base, if it is not where the recipe says.
-        judge: an open_clip name or local-dir:FOLDER, if not the model's own.
-        oracle: a pipeline trained without the concept, which shows what each attack makes of
-            nothing.
     """
 
     erasure: str
@@ -54,8 +51,6 @@ class AttackRun(Names):
     scales: Sequence[float] = (0.5, 0.75)
     seed: int = 0
     model: str = ""
-    judge: str = ""
-    oracle: str = ""
 
     def __post_init__(self) -> None:
         super().__post_init__()

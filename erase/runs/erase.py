@@ -1,34 +1,29 @@
-"""One call from a request to a measured Erasure in a folder."""
+"""One call from a request, or from an erasure to harden, to a measured Erasure in a folder."""
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 from erase.erasure.erasure import Erasure
 from erase.evaluate.base import Judge
-from erase.evaluate.pictures.generation import EvaluationConfig
 from erase.evaluate.reports import Report
 from erase.methods import get_method
+from erase.methods.harden import HardenConfig
 from erase.models.opening import Model
 from erase.prompts.request import EraseRequest
-from erase.runs.measuring import (
-    OUTPUT_FILES,
-    Measured,
-    Measures,
-    measured,
-    require_enough,
-    write_measured,
-)
-from erase.runs.opening import Opened, open_all
+from erase.runs.measuring import OUTPUT_FILES, Measured, measured, write_measured
+from erase.runs.opening import Measures, Opened, of_base, open_all
 from erase.runs.state import carry_out, note_run, options_of, require_method, run_digest
+from erase.support.config import NotNegative
 from erase.support.progress import whole_run
 from erase.tasks.diffusion.task import DiffusionTask, DiffusionTaskConfig
 from erase.training.config import TrainedConfig, TrainingConfig
 
 PASSES_A_STEP = 8  # of each sample: forward, backward, and a teacher's, of both sets
+BATCH = 32  # of hardening, as the bundled model's oracles learnt
 
 
 @dataclass(frozen=True)
@@ -42,10 +37,6 @@ class RunConfig(Measures):
         method_config: the dataclass that the method registered, its defaults if None.
         task: what may change, and the pictures to train on.
         evaluate: whether anything is drawn and judged; `erase measure` can do it later.
-        evaluation: the pictures to judge.
-        judge: an open_clip name or local-dir:FOLDER; by default the bundled judge, for models that
-            draw what it knows.
-        oracle: a pipeline trained without the concept, to measure beside base and erased.
     """
 
     request: EraseRequest
@@ -54,9 +45,6 @@ class RunConfig(Measures):
     method_config: Any = None
     task: DiffusionTaskConfig = field(default_factory=DiffusionTaskConfig)
     evaluate: bool = True
-    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
-    judge: str = ""
-    oracle: str = ""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -68,7 +56,6 @@ class RunConfig(Measures):
         if not self.evaluate and (self.judge or self.oracle):
             raise ValueError("A judge and an oracle are of no use without evaluation; name them "
                              "when the erasure is measured.")  # fmt: skip
-        require_enough(self)
 
 
 def run(
@@ -138,3 +125,58 @@ def open_run(
         config, config.request, config.task, steps, model, judge, oracle,
         judged=config.evaluate, text_alone=text_alone,
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class HardenRun(Measures):
+    """Which erasure is hardened, and how.
+
+    Args:
+        erasure: its folder.
+        effort: the cost, as a share of training the model anew; 0 is what harden.effort says.
+        model: the base, if it is not where the recipe says.
+        harden: all there is to choose.
+        task: what may change, and how the teacher's pictures are drawn.
+        evaluate: whether anything is drawn and judged; `erase measure` can do it later.
+    """
+
+    erasure: str
+    effort: NotNegative[float] = 0.0
+    model: str = ""
+    harden: HardenConfig = field(default_factory=HardenConfig)
+    task: DiffusionTaskConfig = field(default_factory=lambda: DiffusionTaskConfig(batch_size=BATCH))
+    evaluate: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.harden.folder:
+            raise ValueError("harden.folder is the erasure, which is named already; leave it out.")
+
+
+def run_config(asked: HardenRun) -> RunConfig:
+    """The run of the method `harden` on what the erasure's recipe says of model and request.
+
+    Raises ValueError for a folder that holds no erasure, or one that says neither.
+    """
+    erasure = Erasure.from_pretrained(asked.erasure)
+    named = asked if asked.model else of_base(asked, erasure)
+    method = replace(named.harden, folder=asked.erasure)
+    if asked.effort:
+        method = replace(method, effort=asked.effort)
+    both = {part.name for part in fields(HardenRun)} & {part.name for part in fields(RunConfig)}
+    same = {name: getattr(named, name) for name in both}
+    return RunConfig(erasure.facts.asked(), method="harden", method_config=method, **same)
+
+
+def harden(
+    asked: HardenRun,
+    output: str | Path,
+    model: Model | None = None,
+    judge: Judge | None = None,
+    oracle: Model | None = None,
+) -> Report | None:
+    """Harden an erasure, measure the result and write `output`, as `run` does with a request.
+
+    Training goes on where it was interrupted. Raises ValueError on bad input, before any work.
+    """
+    return run(run_config(asked), output, model, judge, oracle=oracle)

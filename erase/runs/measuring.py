@@ -9,7 +9,6 @@ from typing import Any
 from erase.erasure.erasure import FILES, Erasure
 from erase.evaluate.base import Judge
 from erase.evaluate.pictures.generation import (
-    EvaluationConfig,
     EvaluationPictures,
     draw_evaluation,
     judge_drawn,
@@ -21,19 +20,13 @@ from erase.evaluate.reports import Cost, Report
 from erase.evaluate.tables import measured_lines
 from erase.models.opening import Model
 from erase.prompts.seeds import EVALUATION_SEED
-from erase.runs.opening import Names, Opened, of_base, open_all
+from erase.runs.opening import Measures, Opened, of_base, open_all
 from erase.runs.state import carry_out
 from erase.support.memory import peak_memory
 from erase.tasks.diffusion.retained import retained_moved
 from erase.tasks.diffusion.task import DiffusionTaskConfig
 
 OUTPUT_FILES = (*FILES, *REPORT_FILES)
-
-
-class Measures(Names):
-    """What a run's config asks to be measured."""
-
-    evaluation: EvaluationConfig
 
 
 @dataclass(frozen=True)
@@ -43,28 +36,10 @@ class MeasureRun(Measures):
     Args:
         erasure: its folder.
         model: the base, if it is not where the recipe says.
-        evaluation: the pictures to judge.
-        judge: an open_clip name or local-dir:FOLDER, if not the model's own.
-        oracle: a pipeline trained without the concept, to measure beside base and erased.
     """
 
     erasure: str
     model: str = ""
-    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
-    judge: str = ""
-    oracle: str = ""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_enough(self)
-
-
-def require_enough(run: Measures) -> None:
-    """ValueError for too few pictures to tell how far an oracle is."""
-    counts = run.evaluation.forget_pictures, run.evaluation.retain_pictures
-    if run.oracle and min(counts) < 3:
-        raise ValueError(f"The distance to an oracle needs 3 pictures of a set, not "
-                         f"{min(counts)}; draw more.")  # fmt: skip
 
 
 def measure(

@@ -1,10 +1,11 @@
 """What a run on a pipeline works with, resolved once, before any work."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from erase.erasure.erasure import Erasure
 from erase.evaluate.base import Judge
+from erase.evaluate.pictures.generation import EvaluationConfig
 from erase.evaluate.pictures.judges import judge_of
 from erase.models.family import Family
 from erase.models.opening import (
@@ -22,12 +23,42 @@ from erase.tasks.diffusion.task import DiffusionTask, DiffusionTaskConfig
 NOBODY: Any = None  # where nothing is judged
 
 
-class Names(OpeningConfig):
-    """What a run's config asks to be opened, besides how; judge and oracle may be empty."""
+class Named(OpeningConfig):
+    """What every run's config names: a model."""
 
     model: str
-    judge: str
-    oracle: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Names(Named):
+    """What judges and compares.
+
+    Args:
+        judge: an open_clip name or local-dir:FOLDER; by default the bundled judge, for models that
+            draw what it knows.
+        oracle: a pipeline trained without the concept, which shows what comes of none of it.
+    """
+
+    judge: str = ""
+    oracle: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measures(Names):
+    """What is drawn and judged.
+
+    Args:
+        evaluation: the pictures to judge.
+    """
+
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        counts = self.evaluation.forget_pictures, self.evaluation.retain_pictures
+        if self.oracle and min(counts) < 3:
+            raise ValueError(f"The distance to an oracle needs 3 pictures of a set, not "
+                             f"{min(counts)}; draw more.")  # fmt: skip
 
 
 Asked = TypeVar("Asked", bound=OpeningConfig)
