@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from erase.core.names import canonical
-from erase.core.plain import own_modules
+from erase.core.names import canonical, own_modules
 from erase.core.seeds import seeded
 
 InputCallback = Callable[[str, Tensor], None]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from erase.core.mask import Mask, pack_bits, unpack_bits
-from erase.core.plain import holds_numbers
+from erase.core.names import holds_numbers
 
 
 class NotFiniteError(ValueError):

@@ -15,12 +15,13 @@ from huggingface_hub import HfApi
 from torch import Tensor, nn
 
 from erase.core.delta import Delta
-from erase.core.names import find_rows, way_to
-from erase.core.plain import (
+from erase.core.names import (
+    find_rows,
     holds_numbers,
     require_in_force,
     require_nothing_added,
     unwrapped,
+    way_to,
 )
 from erase.core.process import own_settings
 from erase.erasure.card import render_card

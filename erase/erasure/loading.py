@@ -13,7 +13,7 @@ from diffusers import DiffusionPipeline
 from huggingface_hub import snapshot_download
 from torch import nn
 
-from erase.core.plain import require_nothing_added, unwrapped
+from erase.core.names import require_nothing_added, unwrapped
 from erase.erasure.algebra import compose, scale
 from erase.erasure.erasure import FILES, AppliedErasure, Erasure
 from erase.erasure.recipe import for_any_base

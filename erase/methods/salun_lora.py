@@ -13,8 +13,7 @@ from torch import nn
 from erase.core.activations import projectable_layers
 from erase.core.delta import LowRankDelta, require_finite
 from erase.core.mask import build_mask
-from erase.core.names import lora_holds
-from erase.core.plain import require_nothing_added
+from erase.core.names import lora_holds, require_nothing_added
 from erase.core.seeds import folded
 from erase.erasure.erasure import Erasure
 from erase.methods import register

@@ -16,7 +16,7 @@ from diffusers import (
 )
 from torch import Tensor
 
-from erase.core.plain import require_in_force
+from erase.core.names import require_in_force
 from erase.models.conditions import (
     Condition,
     by_channel,

@@ -19,7 +19,7 @@ from torch import nn
 from transformers.utils import logging as of_transformers
 
 from erase.bundled import EMOJI, JUDGE
-from erase.core.plain import holds_numbers
+from erase.core.names import holds_numbers
 from erase.core.process import own_settings
 from erase.models.family import family_of, require_supported
 from erase.models.lazy import left_family, text_pipeline

@@ -7,7 +7,7 @@ import diffusers
 from diffusers import DiffusionPipeline
 from torch import nn
 
-from erase.core.plain import unwrapped
+from erase.core.names import unwrapped
 
 ASIDE = re.compile("Img2Img|Inpaint|Kontext")  # what draws from a picture too
 

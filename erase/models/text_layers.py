@@ -7,8 +7,7 @@ from typing import Any
 from torch import nn
 
 from erase.core.activations import projectable_layers
-from erase.core.names import canonical
-from erase.core.plain import own_modules
+from erase.core.names import canonical, own_modules
 from erase.models.listening import Draw, Listener, same
 
 LAST = 2  # layers that are tried alone, from the end

@@ -15,8 +15,7 @@ from torch.utils.data import Dataset, Subset, default_collate
 
 from erase.core.activations import capture_inputs, projectable_layers, weight_name
 from erase.core.fingerprint import combined, fingerprint
-from erase.core.names import canonical, filter_names, named_parameters
-from erase.core.plain import require_in_force, unwrapped
+from erase.core.names import canonical, filter_names, named_parameters, require_in_force, unwrapped
 from erase.core.precision import at_least_float32, computed_in_float32
 from erase.core.seeds import seeded
 from erase.core.snapshot import Snapshot

@@ -14,8 +14,7 @@ from torch.nn import functional as F
 
 from erase.core.activations import capture_inputs
 from erase.core.fingerprint import combined, fingerprint
-from erase.core.names import filter_names, named_parameters
-from erase.core.plain import require_in_force
+from erase.core.names import filter_names, named_parameters, require_in_force
 from erase.core.precision import computed_in_float32
 from erase.core.snapshot import Snapshot
 from erase.models.family import Condition, Family, require_supported
