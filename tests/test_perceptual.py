@@ -6,7 +6,7 @@ from PIL import Image
 from torchvision.models import SqueezeNet1_1_Weights, squeezenet1_1
 from torchvision.transforms.functional import to_pil_image
 
-from erase.evaluate.pictures.perceptual import lpips
+from erase.evaluate.pictures.folders import lpips
 
 
 @pytest.fixture

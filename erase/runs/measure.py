@@ -25,12 +25,12 @@ from erase.evaluate.pictures.folders import (
     CaptionsConfig,
     FidelityConfig,
     LabelsConfig,
+    PerceptualConfig,
     accuracy,
     clip_score,
 )
 from erase.evaluate.pictures.judges import open_judge
 from erase.evaluate.pictures.nudity import DETECTIONS, NudityConfig, count, read_detections
-from erase.evaluate.pictures.perceptual import PerceptualConfig
 from erase.models.opening import Model, OpeningConfig, device_of, open_model
 from erase.runs.drawing import PromptFile, PromptRow, draw_rows, drawing_digest, read_prompts
 from erase.runs.state import carry_out
