@@ -60,12 +60,7 @@ def register(
 
     Raises ValueError if the name is taken.
     """
-
-    def add(function: AttackFunction) -> AttackFunction:
-        ATTACKS.add(name, Attack(name, config, function, hindrance))
-        return function
-
-    return add
+    return ATTACKS.adding(name, made=lambda made: Attack(name, config, made, hindrance))
 
 
 def attacks() -> dict[str, Attack]:

@@ -127,9 +127,10 @@ def _why_not(module: nn.Module) -> str:
     return ""
 
 
-def require_nothing_added(modules: Iterable[nn.Module]) -> None:
+def require_nothing_added(components: Mapping[str, object]) -> None:
     """ValueError where a LoRA, an IP-Adapter or the like is loaded beside the modules' weights."""
-    for module in modules:
+    modules = (part for part in components.values() if isinstance(part, nn.Module))
+    for module in (part for whole in modules for part in whole.modules()):
         if is_adapted(module) or _has_weights(getattr(module, "processor", None)):
             raise ValueError(
                 "An adapter is loaded into the pipeline; call unload_lora_weights(), after "

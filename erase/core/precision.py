@@ -213,12 +213,8 @@ def _tensors(module: nn.Module) -> Iterator[Tensor]:
 
 
 def _wide(module: nn.Module, tensors: Iterable[Tensor]) -> AbstractContextManager[None]:
-    wide = {id(tensor): _widened_like(tensor) for tensor in tensors if is_half(tensor)}
+    wide = {id(one): _like(one, widened(one.detach())) for one in tensors if is_half(one)}
     return in_place_of([module], wide)
-
-
-def _widened_like(tensor: Tensor) -> Tensor:
-    return _like(tensor, widened(tensor.detach()))
 
 
 def _like(tensor: Tensor, values: Tensor) -> Tensor:

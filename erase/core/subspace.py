@@ -57,10 +57,8 @@ class Subspace:
         That is alpha M ((alpha - 1) M + 1)^-1 with M = X^T X / |X|^2, which takes no decomposition.
         """
         if self.gram is not None:
-            moment = self.gram / self.gram.trace().clamp(min=TINY)
-            return _solve_shifted((alpha - 1) * moment, alpha * moment), torch.eye(
-                len(moment)
-            ).double()
+            everything = torch.eye(len(self.gram)).double()
+            return self.scale(everything, alpha), everything
         share, inner = self._inner(alpha)
         return alpha * share * self.rows.T, _solve_shifted(inner, self.rows)
 

@@ -140,8 +140,7 @@ class Erasure:
         anything, and for a pipeline with an adapter, which no stock folder holds.
         """
         source, pipeline = pipeline.name_or_path, plain_pipeline(pipeline)
-        modules = (part for part in pipeline.components.values() if isinstance(part, nn.Module))
-        require_nothing_added(part for module in modules for part in module.modules())
+        require_nothing_added(pipeline.components)
         with replaced_folder(Path(folder)) as partial, self.apply(pipeline.components):
             pipeline.save_pretrained(partial)
             if source and (Path(source) / CATALOGUE).is_file():

@@ -87,8 +87,7 @@ class ErasureLoaderMixin:
         Raises ValueError where an adapter is loaded, which no stock folder holds.
         """
         stock = with_components(plain_pipeline(self), {}, stock_class(self))
-        modules = (part for part in stock.components.values() if isinstance(part, nn.Module))
-        require_nothing_added(part for module in modules for part in module.modules())
+        require_nothing_added(stock.components)
         with self._at_hand():
             stock.save_pretrained(save_directory, *args, **options)
 

@@ -5,15 +5,13 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from PIL.Image import Image
 from torch import Tensor
 
 from erase.support.config import Config
-from erase.support.registry import Registry
-
-Function = TypeVar("Function", bound=Callable)
+from erase.support.registry import Function, Registry
 
 
 class Judge(Protocol):
@@ -118,13 +116,7 @@ def judge(*schemes: str) -> Callable[[Function], Function]:
     It takes a name, classes, templates and a device, as `open_judge` does. Raises ValueError if
     another one has a scheme.
     """
-
-    def add(function: Function) -> Function:
-        for scheme in schemes:
-            JUDGES.add(scheme, function)
-        return function
-
-    return add
+    return JUDGES.adding(*schemes)
 
 
 def evaluator(name: str, config: type[Config]) -> Callable[[Function], Function]:
@@ -133,12 +125,7 @@ def evaluator(name: str, config: type[Config]) -> Callable[[Function], Function]
     The fields of `config` are flags of `erase evaluate`. Raises ValueError if another one has the
     name.
     """
-
-    def add(function: Function) -> Function:
-        EVALUATORS.add(name, EvaluatorKind(config, function))
-        return function
-
-    return add
+    return EVALUATORS.adding(name, made=lambda function: EvaluatorKind(config, function))
 
 
 def protocol_hash(protocol: Mapping[str, Any]) -> str:

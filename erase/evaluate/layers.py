@@ -1,5 +1,6 @@
 """Where a concept lives: the mask and the saliency of each block, and their bar charts."""
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,12 +45,11 @@ def changes_of(
 
     Both of sums of squares over the tensors that change: |D| / |W|, and |D|^2 over the total.
     """
-    change: dict[str, float] = {}
-    weights: dict[str, float] = {}
+    change, weights = defaultdict[str, float](float), defaultdict[str, float](float)
     for name, delta in deltas.items():
         block = _block_name(name)
-        change[block] = change.get(block, 0.0) + float(delta.dense().square().sum())
-        weights[block] = weights.get(block, 0.0) + float(weight_of(name).detach().square().sum())
+        change[block] += float(delta.dense().square().sum())
+        weights[block] += float(weight_of(name).detach().square().sum())
     total = sum(change.values()) or 1.0
     return {b: ((change[b] / max(weights[b], 1e-30)) ** 0.5, change[b] / total) for b in change}
 

@@ -142,12 +142,8 @@ def register(
 
     Raises ValueError if another method has that name.
     """
-
-    def add(function: MethodFunction) -> MethodFunction:
-        METHODS.add(name, Method(name, config, function, task, needs, published, text_alone))
-        return function
-
-    return add
+    rest = task, needs, published, text_alone
+    return METHODS.adding(name, made=lambda function: Method(name, config, function, *rest))
 
 
 def serving(kind: type) -> list[str]:

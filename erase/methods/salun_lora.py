@@ -101,7 +101,7 @@ def _adapters(
     factors: dict[str, tuple[nn.Parameter, nn.Parameter]] = {}
     tuners: list[LoraModel] = []
     # Taking ours out again would take the others too.
-    require_nothing_added(part for m in task.components.values() for part in m.modules())
+    require_nothing_added(task.components)
     try:
         for component, module in task.components.items():
             layers = projectable_layers(module, component)

@@ -1,7 +1,7 @@
 """What `erase inspect`, `erase compose` and `erase export` do, as text and folders."""
 
-import inspect as inspect_module
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from inspect import getdoc
 from pathlib import Path
 from typing import Any, Literal
 
@@ -127,13 +127,10 @@ def list_attacks() -> str:
 
 
 def _lines(rows: Iterable[tuple[str, str, Any]]) -> str:
-    listed = [(name, serves, _summary_of(entry.function)) for name, serves, entry in rows]
+    told = ((name, serves, getdoc(entry.function) or "") for name, serves, entry in rows)
+    listed = [(name, serves, text.partition("\n")[0].rstrip(".")) for name, serves, text in told]
     wide = [max(len(row[i]) for row in listed) + 2 for i in (0, 1)]
     return plain_table(listed, [f"<{width}" for width in wide] + [""])
-
-
-def _summary_of(function: Callable[..., Any]) -> str:
-    return (inspect_module.getdoc(function) or "").partition("\n")[0].rstrip(".")
 
 
 def list_families(model: str = "") -> str:

@@ -192,12 +192,14 @@ def run_protocol(protocol: BenchmarkProtocol, output: str | Path) -> dict[str, A
 
     def open_() -> OpenedProtocol:
         rows = read_prompts(protocol.prompts, protocol.drawing.guidance_scale)
-        scheduler = _scheduler_class(protocol.drawing.scheduler)
+        if (scheduler := protocol.drawing.scheduler) and not hasattr(diffusers, scheduler):
+            raise ValueError(f"diffusers has no {scheduler}; name one of its schedulers.")
         evaluators = require_any(_evaluators(protocol, rows))
         erasure = Erasure.from_pretrained(protocol.erasure) if protocol.erasure else None
         model = open_model(protocol.model, protocol)
         if scheduler:
-            model.pipeline.scheduler = scheduler.from_config(settings_of(model.pipeline.scheduler))
+            settings = settings_of(model.pipeline.scheduler)
+            model.pipeline.scheduler = getattr(diffusers, scheduler).from_config(settings)
         return OpenedProtocol(rows, model, erasure, evaluators)
 
     def work(opened: OpenedProtocol) -> list[Path]:
@@ -228,13 +230,6 @@ def run_protocol(protocol: BenchmarkProtocol, output: str | Path) -> dict[str, A
             return drawing_digest(opened.model, opened.rows, protocol.drawing.steps)
 
     return carry_out(output, (), open_, work, write, digest_of, shares_write=True) or {}
-
-
-def _scheduler_class(name: str) -> type[diffusers.SchedulerMixin] | None:
-    """The scheduler of this name, none for the model's own; ValueError if there is none such."""
-    if name and not hasattr(diffusers, name):
-        raise ValueError(f"diffusers has no {name}; name one of its schedulers.")
-    return getattr(diffusers, name) if name else None
 
 
 def _evaluators(protocol: BenchmarkProtocol, rows: Sequence[PromptRow]) -> list[Evaluator]:

@@ -2,13 +2,15 @@
 
 import pkgutil
 import warnings
+from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from erase.support.errors import first_line
 
 Entry = TypeVar("Entry")
+Function = TypeVar("Function", bound=Callable)
 
 
 class Registry(Generic[Entry]):
@@ -30,6 +32,18 @@ class Registry(Generic[Entry]):
         if name in self._entries:
             raise ValueError(f"The {self._kind} {name!r} is there already; give another name.")
         self._entries[name] = entry
+
+    def adding(
+        self, *names: str, made: Callable[[Any], Entry] = lambda function: function
+    ) -> Callable[[Function], Function]:
+        """Decorate a function: what is `made` of it goes by these names, as `add` has it."""
+
+        def decorated(function: Function) -> Function:
+            for name in names:
+                self.add(name, made(function))
+            return function
+
+        return decorated
 
     def all(self) -> dict[str, Entry]:
         """Every entry, in the order of their names."""

@@ -127,16 +127,14 @@ def _nearest(
     """By kind, the retained concepts that the judge reads most like forgotten ones, if it reads."""
     if not isinstance(judge, ReadsNames):
         return {}
-    forgotten: dict[str, dict[str, None]] = {}
-    for prompt in drawn.prompts[: drawn.forget_count]:
-        for kind in prompt.kinds:
-            forgotten.setdefault(kind, {})[prompt.labels[kind]] = None
-    near: dict[str, dict[str, None]] = {kind: {} for kind in forgotten}
-    for kind, names in forgotten.items():
-        for name in names:
-            others = judge.nearest(kind, name, labels[kind])
-            near[kind] |= dict.fromkeys([one for one in others if one not in names][:NEAREST])
-    return {kind: list(names) for kind, names in near.items()}
+    asked = drawn.prompts[: drawn.forget_count]
+    forgotten = dict.fromkeys((kind, one.labels[kind]) for one in asked for kind in one.kinds)
+    near: dict[str, list[str]] = {}
+    for kind, name in forgotten:
+        others = judge.nearest(kind, name, labels[kind])
+        kept = [one for one in others if (kind, one) not in forgotten][:NEAREST]
+        near[kind] = list(dict.fromkeys([*near.get(kind, ()), *kept]))
+    return near
 
 
 def features_of(drawn: EvaluationPictures, judge: Judge) -> dict[str, Tensor]:

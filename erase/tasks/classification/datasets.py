@@ -17,6 +17,7 @@ from torchvision import datasets as vision
 from torchvision import models as vision_models
 from torchvision.transforms import v2
 
+from erase.support.errors import refused
 from erase.support.files import in_order
 from erase.support.pictures import is_picture, open_picture
 
@@ -50,13 +51,9 @@ def load_data(name: str, root: str | Path = "data", download: bool = False, side
     """
     if name not in LOADERS:
         raise ValueError(f"There is no data set {name!r}; choose one of {', '.join(LOADERS)}.")
-    try:
-        root = Path(root).expanduser()
+    root, mend = Path(root).expanduser(), "name another root, or download"
+    with refused(f"The files of {name} are not under {root}", mend, RuntimeError, OSError):
         return LOADERS[name](root, download, side)
-    except (RuntimeError, OSError) as error:
-        raise ValueError(
-            f"The files of {name} are not under {root} ({error}); name another root, or download."
-        ) from error
 
 
 def _digits(root: Path, download: bool, side: int) -> Data:
@@ -179,12 +176,9 @@ def build_classifier(name: str, data: Data) -> nn.Module:
         model.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
         model.maxpool = nn.Identity()
     _read_channels(model, channels)
-    try:
+    what = f"A {name} cannot read pictures of {side} pixels"
+    with refused(what, "name another model", RuntimeError, AssertionError):
         model.eval()(data.train[0][0][None])
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(
-            f"A {name} cannot read pictures of {side} pixels ({error}); name another model."
-        ) from error
     return model
 
 
