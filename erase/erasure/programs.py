@@ -49,10 +49,7 @@ READ: Mapping[tuple[Naming, str], Mapping[Program, str]] = {
         "sd-scripts": BLOCKS,
     },
     ("original", "sd3"): {"comfyui": ALL, "sd-scripts": ALL},
-    ("original", "flux"): {
-        "comfyui": ALL,
-        "sd-scripts": rf"{TEXT}|lora_unet_(?!final_layer_).*",
-    },
+    ("original", "flux"): {"comfyui": ALL, "sd-scripts": rf"{TEXT}|lora_unet_(?!final_layer_).*"},
     ("a1111", "sd3"): {
         "comfyui": ALL,
         "a1111": r"(lora_unet(?!.*_attn2_)|clip_[lg]_transformer)_.*",

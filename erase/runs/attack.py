@@ -139,12 +139,7 @@ def attacked(run: AttackRun, opened: Opened, erasure: Erasure) -> Attacked:
 
 
 def build_target(
-    victim: DiffusionPipeline,
-    base: Model,
-    prompts: PromptSet,
-    judge: Judge,
-    count: int,
-    seed: int,
+    victim: DiffusionPipeline, base: Model, prompts: PromptSet, judge: Judge, count: int, seed: int
 ) -> Target:
     """The victim as a target, with `count` forget prompts; the base draws pictures for it now.
 

@@ -12,12 +12,7 @@ from typing import TypeVar
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import (
-    InitProcessGroupKwargs,
-    gather_object,
-    parse_flag_from_env,
-    reduce,
-)
+from accelerate.utils import InitProcessGroupKwargs, gather_object, parse_flag_from_env, reduce
 from torch import Tensor
 
 from erase.support.config import Config

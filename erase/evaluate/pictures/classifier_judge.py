@@ -11,11 +11,7 @@ from safetensors.torch import load_file
 from timm.data import ImageNetInfo
 from torch import Tensor, nn
 from torchvision import models as vision_models
-from transformers import (
-    AutoImageProcessor,
-    AutoModelForImageClassification,
-    BaseImageProcessor,
-)
+from transformers import AutoImageProcessor, AutoModelForImageClassification, BaseImageProcessor
 
 from erase.core.fingerprint import module_fingerprint
 from erase.core.process import own_settings

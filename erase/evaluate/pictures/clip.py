@@ -33,10 +33,7 @@ class ClipJudge:
     """
 
     def __init__(
-        self,
-        name: str,
-        templates: Mapping[str, Sequence[str]] | None = None,
-        device: str = "cpu",
+        self, name: str, templates: Mapping[str, Sequence[str]] | None = None, device: str = "cpu"
     ):
         self.name, self._device = name, torch.device(device)
         model, self._transform, self.tokenizer = _open(name)

@@ -13,11 +13,7 @@ from torchvision.transforms.functional import to_tensor
 
 from erase.core.fingerprint import combined
 from erase.evaluate.base import Judge, Measurement, OpenJudge, ReadsCaptions, evaluator
-from erase.evaluate.pictures.fidelity import (
-    frechet_distance,
-    kernel_distance,
-    require_enough,
-)
+from erase.evaluate.pictures.fidelity import frechet_distance, kernel_distance, require_enough
 from erase.evaluate.pictures.judges import embedded, judge_protocol
 from erase.evaluate.reports import mean_with_error, wilson_share
 from erase.support.config import Config

@@ -145,10 +145,7 @@ def _stored(record: Mapping[str, Any]) -> Detection:
 
 
 def blurred(
-    picture: Picture,
-    found: Sequence[Detection],
-    threshold: float,
-    classes: Sequence[str] = EXPOSED,
+    picture: Picture, found: Sequence[Detection], threshold: float, classes: Sequence[str] = EXPOSED
 ) -> Image.Image:
     """The picture with every counted box blurred beyond recognition."""
     shown = Image.fromarray(_as_bgr(picture)[:, :, ::-1])
