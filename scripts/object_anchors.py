@@ -14,7 +14,7 @@ from torch import Tensor
 from erase.bundled import EMOJI
 from erase.core.seeds import seeded
 from erase.models.opening import load_model
-from erase.prompts.catalogue import CATALOGUE, Sampling
+from erase.prompts.catalogue import FILE, Sampling
 from erase.tasks.diffusion.denoiser import ConditionedDenoiser
 from erase.tasks.diffusion.noising import DiffusionBatch
 from erase.tasks.diffusion.sampling import draw
@@ -48,7 +48,7 @@ def main() -> None:
     """Find and write the anchors."""
     model = load_model("emoji")
     names, styles = list(model.catalogue.objects), list(model.catalogue.styles)[: len(TIMES)]
-    denoiser, path = ConditionedDenoiser(model.pipeline), EMOJI / CATALOGUE
+    denoiser, path = ConditionedDenoiser(model.pipeline), EMOJI / FILE
     record = json.loads(path.read_text(encoding="utf-8"))
     for name in names:
         nearest = distances(denoiser, name, names, styles).argsort()[1]
