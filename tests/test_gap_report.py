@@ -9,7 +9,7 @@ from intervals import mean_interval
 from torch import nn
 
 from erase.cli import main
-from erase.evaluate.classifiers.gaps import Split, gap_report, verdict
+from erase.evaluate.classifiers.gaps import Reference, Split, verdict
 from erase.methods import methods
 from erase.methods.gradient_ascent import GradientAscentConfig
 from erase.runs.calibrate import calibrate, hold_out
@@ -39,7 +39,7 @@ def unlearned_by(method: str, trained: nn.Module) -> nn.Module:
 
 def test_retrain_has_no_gap_to_itself(split_and_models):
     split, trained, retrained = split_and_models
-    report = gap_report(trained, retrained, retrained, split)
+    report = Reference(trained, retrained, split).report(retrained)
     assert set(report.gaps.values()) == {0.0}
     assert report.tow == 1.0
     assert report.unlearned["kl_to_retrained"] == pytest.approx(0.0, abs=1e-7)
@@ -50,7 +50,7 @@ def test_retrain_has_no_gap_to_itself(split_and_models):
 
 def test_doing_nothing_is_called_so(split_and_models):
     split, trained, retrained = split_and_models
-    report = gap_report(trained, retrained, trained, split)
+    report = Reference(trained, retrained, split).report(trained)
     assert "indistinguishable from the original" in report.verdict
     assert report.unlearned["relearning_steps"] == 0 < report.retrained["relearning_steps"]
 
@@ -58,7 +58,7 @@ def test_doing_nothing_is_called_so(split_and_models):
 def test_bias_suppression_shows_in_the_probe_not_in_the_accuracy(split_and_models):
     split, trained, retrained = split_and_models
     suppressed = unlearned_by("bias_suppression", trained)
-    report = gap_report(trained, retrained, suppressed, split)
+    report = Reference(trained, retrained, split).report(suppressed)
     assert report.unlearned["forget_accuracy"] == 0.0
     assert report.unlearned["probe_accuracy"] == report.original["probe_accuracy"]
 

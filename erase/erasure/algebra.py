@@ -1,11 +1,10 @@
 """Erasures as things to scale, merge, compose, subtract and compare."""
 
 from collections.abc import Callable, Sequence
+from functools import partial, reduce
 from itertools import combinations
 from pathlib import Path
 from typing import Any
-
-from torch import Tensor
 
 from erase.core.delta import (
     Delta,
@@ -35,44 +34,31 @@ def scale(erasure: Erasure, factor: float) -> Erasure:
 
 def merge(erasures: Sequence[Erasure]) -> Erasure:
     """The sum of all changes: what stacked LoRAs do; the order plays no part."""
-    return _fold(erasures, add_deltas, "merge")
+    return _joined(erasures, partial(reduce, add_deltas), "merge")
 
 
 def ties_merge(erasures: Sequence[Erasure], density: float = 0.2) -> Erasure:
     """The changes by TIES: of each the largest, where they have the sign that outweighs."""
-    return _merged(erasures, lambda changes: ties(changes, density), "ties", density=density)
+
+    def join(changes: Sequence[Delta]) -> Delta:
+        return DenseDelta(ties([change.dense() for change in changes], density))
+
+    return _joined(erasures, join, "ties", density=density)
 
 
 def dare_merge(erasures: Sequence[Erasure], density: float = 0.2, seed: int = 0) -> Erasure:
     """The sum of random shares of all changes, by DARE, each of its size on average."""
     generator = seeded(seed)
 
-    def join(changes: Sequence[Tensor]) -> Tensor:
-        return dare(changes, density, generator)
+    def join(changes: Sequence[Delta]) -> Delta:
+        return DenseDelta(dare([change.dense() for change in changes], density, generator))
 
-    return _merged(erasures, join, "dare", density=density, seed=seed)
-
-
-def _merged(
-    erasures: Sequence[Erasure],
-    join: Callable[[Sequence[Tensor]], Tensor],
-    operation: str,
-    **facts: Any,
-) -> Erasure:
-    _check_same_base(erasures)
-    if not 0 < facts["density"] <= 1:
-        raise ValueError(f"density is {facts['density']}; give a share in (0, 1].")
-    changes: dict[str, list[Tensor]] = {}
-    for erasure in erasures:
-        for name, delta in erasure.deltas.items():
-            changes.setdefault(name, []).append(delta.dense())
-    deltas: dict[str, Delta] = {name: DenseDelta(join(all_)) for name, all_ in changes.items()}
-    return Erasure(deltas, _joint_recipe(erasures, operation, **facts))
+    return _joined(erasures, join, "dare", density=density, seed=seed)
 
 
 def compose(erasures: Sequence[Erasure]) -> Erasure:
     """The changes one after the other: a projection applies to what those before it left."""
-    return _fold(erasures, compose_deltas, "compose")
+    return _joined(erasures, partial(reduce, compose_deltas), "compose")
 
 
 def difference(one: Erasure, other: Erasure) -> Erasure:
@@ -80,7 +66,7 @@ def difference(one: Erasure, other: Erasure) -> Erasure:
 
     Its base is the model with `other`, whose fingerprints nobody has taken.
     """
-    change = _fold([one, scale(other, -1.0)], add_deltas, "difference")
+    change = _joined([one, scale(other, -1.0)], partial(reduce, add_deltas), "difference")
     request = {"request": {"concepts": list(one.facts.concepts)}}
     return Erasure(change.deltas, for_any_base(change.recipe) | request)
 
@@ -161,15 +147,22 @@ def pair_interference(one: Delta, other: Delta) -> dict[str, float]:
     return {key: round(value, 4) for key, value in facts.items()}
 
 
-def _fold(
-    erasures: Sequence[Erasure], join: Callable[[Delta, Delta], Delta], operation: str
+def _joined(
+    erasures: Sequence[Erasure],
+    join: Callable[[Sequence[Delta]], Delta],
+    operation: str,
+    **facts: Any,
 ) -> Erasure:
+    """The erasure whose change of each tensor is what `join` makes of all changes of it."""
     _check_same_base(erasures)
-    deltas: dict[str, Delta] = {}
+    if not 0 < facts.get("density", 1) <= 1:
+        raise ValueError(f"density is {facts['density']}; give a share in (0, 1].")
+    changes: dict[str, list[Delta]] = {}
     for erasure in erasures:
         for name, delta in erasure.deltas.items():
-            deltas[name] = join(deltas[name], delta) if name in deltas else delta
-    return Erasure(deltas, _joint_recipe(erasures, operation))
+            changes.setdefault(name, []).append(delta)
+    deltas = {name: join(of_tensor) for name, of_tensor in changes.items()}
+    return Erasure(deltas, _joint_recipe(erasures, operation, **facts))
 
 
 def _check_same_base(erasures: Sequence[Erasure]) -> None:

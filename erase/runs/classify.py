@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from erase.core.seeds import folded
 from erase.erasure.erasure import FILES, Erasure
-from erase.evaluate.classifiers.gaps import Shadows, Split, gap_report, logit_scaled
+from erase.evaluate.classifiers.gaps import Reference, Shadows, Split, logit_scaled
 from erase.evaluate.classifiers.report import MODELS, REPORT_FILES, write_classification_report
 from erase.evaluate.reports import GapReport
 from erase.evaluate.tables import gap_table
@@ -179,10 +179,10 @@ def _report(
     seconds: float,
     shadows: Shadows | None,
 ) -> GapReport:
-    data, task = opened.data, opened.task
+    (original, retrained, unlearned), data, task = models, opened.data, opened.task
     split = Split(data.train, task.forget, task.retain, data.test)
     return replace(
-        gap_report(*models, split, seconds, shadows),
+        Reference(original, retrained, split).report(unlearned, seconds, shadows),
         request=f"{told(run.forget, data)} of {run.classifier.data}",
         method=run.method,
         protocol={

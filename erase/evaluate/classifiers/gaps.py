@@ -55,28 +55,6 @@ class _SplitOutputs:
     test: Outputs
 
 
-def gap_report(
-    original: nn.Module,
-    retrained: nn.Module,
-    unlearned: nn.Module,
-    split: Split,
-    seconds: float | None = None,
-    shadows: Shadows | None = None,
-) -> GapReport:
-    """All figures of the three models, the unlearned one's gaps to Retrain, and a verdict.
-
-    Accuracies and MIA-efficacy are in per cent, gaps in points. Test accuracy leaves out classes
-    that are forgotten as a whole, whose own is `forgotten_class_test_accuracy`. KL is from Retrain,
-    in nats a sample, on the forget set, agreement the share of equal answers there. The probe is
-    a logistic regression on the test set's features, scored on the forget set. `relearning_steps`
-    are Adam steps (1e-4, batches of 256, at most 200) until 95 % of the original's forget accuracy,
-    looked at after every pass through the forget set.
-    ToW is the product of 1 - gap over forget, retain and test accuracy (Zhao et al., NeurIPS 2024).
-    U-LiRA is there if shadows are.
-    """
-    return Reference(original, retrained, split).report(unlearned, seconds, shadows)
-
-
 class Reference:
     """The original and Retrain, measured once for any number of unlearned models beside them."""
 
@@ -92,7 +70,10 @@ class Reference:
     def report(
         self, unlearned: nn.Module, seconds: float | None = None, shadows: Shadows | None = None
     ) -> GapReport:
-        """What `gap_report` returns."""
+        """All figures of the three models, the unlearned one's gaps to Retrain, and a verdict.
+
+        U-LiRA is there if shadows are.
+        """
         view = _outputs_on_splits(unlearned, self._split)
         rows = self.rows | {"unlearned": self._row(unlearned, view)}
         gaps = {key: rows["unlearned"][key] - rows["retrained"][key] for key in GAPS}
