@@ -1,7 +1,5 @@
 """The registry of attacks: a name, a config and a function from a target to an Outcome."""
 
-import importlib
-import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -50,7 +48,7 @@ class Attack:
             )
 
 
-ATTACKS: Registry[Attack] = Registry("attack", "erase.attacks")
+ATTACKS: Registry[Attack] = Registry("attack", "erase.attacks", own="erase.attacks")
 
 
 def register(
@@ -76,7 +74,3 @@ def serving(family: Family) -> list[str]:
 def get_attack(name: str) -> Attack:
     """The attack called `name`; ValueError, listing all, if there is none."""
     return ATTACKS.get(name)
-
-
-for _module in pkgutil.iter_modules(__path__):
-    importlib.import_module(f"{__name__}.{_module.name}")
