@@ -24,6 +24,9 @@ from erase.tasks.classification.forget_sets import (
 from erase.tasks.classification.rows import labels_of
 from erase.tasks.classification.task import ClassificationTask
 
+# What chooses samples of a data set by the losses of the classifier that learnt it.
+OpenedTrainingSet = tuple[Data, nn.Module, Choose]
+
 
 @dataclass(frozen=True, kw_only=True)
 class ForgetSetRun(ClassifierRun):
@@ -50,15 +53,6 @@ class ForgetSetRun(ClassifierRun):
             )
 
 
-@dataclass(frozen=True)
-class OpenedTrainingSet:
-    """A data set, the classifier that learnt it, and what chooses samples by their losses."""
-
-    data: Data
-    original: nn.Module
-    choose: Choose
-
-
 def choose_forget_set(run: ForgetSetRun, output: str | Path) -> list[int]:
     """Write the indices of training samples of lowest or highest loss in the original, as JSON.
 
@@ -71,10 +65,10 @@ def choose_forget_set(run: ForgetSetRun, output: str | Path) -> list[int]:
     def open_() -> OpenedTrainingSet:
         data = data_of(run.classifier)
         choose = chooser(labels_of(data.train), run.count, run.tail, run.unit)
-        return OpenedTrainingSet(data, load_or_train(run.classifier, data, run.device), choose)
+        return data, load_or_train(run.classifier, data, run.device), choose
 
     def work(opened: OpenedTrainingSet) -> list[int]:
-        original, data = opened.original, opened.data
+        data, original, choose = opened
 
         def unlearn(indices: Sequence[int]) -> nn.Module:
             task = build_task(run, copy.deepcopy(original), data, indices)
@@ -83,7 +77,7 @@ def choose_forget_set(run: ForgetSetRun, output: str | Path) -> list[int]:
             return unlearned
 
         losses = losses_of(original, data.train)
-        return worst_case(losses, unlearn, data.train, opened.choose, run.rounds)
+        return worst_case(losses, unlearn, data.train, choose, run.rounds)
 
     def write(_: OpenedTrainingSet, chosen: list[int], file: Path) -> list[int]:
         write_indices(chosen, file)

@@ -33,13 +33,13 @@ def require_enough(one: int, other: int) -> None:
         raise ValueError(f"The sets have {one} and {other} pictures; draw at least 3.")
 
 
-def frechet_distance(one: Tensor, other: Tensor, seed: int = 0) -> Distance:
+def frechet_distance(one: Tensor, other: Tensor) -> Distance:
     """`frechet` with a basic bootstrap interval, which mirrors resamples' excess of variance.
 
     Raises ValueError if either set has fewer than 3 pictures.
     """
     require_enough(len(one), len(other))
-    generator = seeded(seed)
+    generator = seeded(0)
 
     def resampled(features: Tensor) -> Tensor:
         return features[torch.randint(len(features), (len(features),), generator=generator)]
