@@ -8,7 +8,6 @@ from erase.methods import methods
 from erase.methods.last_layers import LastLayersConfig
 from erase.methods.projection import ProjectionConfig
 from erase.methods.salun import SalUnConfig
-from erase.methods.ssd import SSDConfig
 from erase.tasks.classification.task import ALL, HEAD, ClassificationTask, ClassificationTaskConfig
 from erase.training.config import TrainingConfig
 
@@ -52,7 +51,7 @@ def candidates() -> dict[str, Row]:
     rows["salun as published"] = Row("salun", SalUnConfig(teacher="current"))
     held_out = ClassificationTaskConfig(redirect="held_out")
     rows["salun, held-out answers"] = Row("salun", SalUnConfig(), held_out)
-    rows["ssd"] = Row("ssd", SSDConfig(10.0, weigh="batches"))
+    rows |= {name: dataclasses.replace(rows[name], classes=True) for name in ("pour_p", "pour_d")}
     longer = SalUnConfig(training=TrainingConfig(2 * STEPS))
     rows[f"salun, held-out answers, {2 * STEPS} steps"] = Row("salun", longer, held_out)
     return {

@@ -122,6 +122,7 @@ def calibrated(bench: Bench, rows: dict[str, Row]) -> None:
         for kind, (name, row) in product(PILOTS, rows.items())
         if ("tuned", kind, name) not in bench.ledger
         and row.tune
+        and (kind == "class" or not row.classes)
         and (hasattr(row.config, "training") or hasattr(row.config, "tuned"))
     ]
     if not wanted:

@@ -98,6 +98,21 @@ def test_levels_are_learned_where_the_scheduler_scales_what_is_read(scheduler):
         _require_truth(pipeline, known, build_task(pipeline))
 
 
+HALVES = ("stable_cascade_prior", "qwen_image", "wan")  # lists in lists, packed latents, two
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n in HALVES else pytest.mark.families) for n in BUILDERS]
+)
+def test_half_precision_is_learned_and_forgets(name):
+    pipeline = BUILDERS[name]().to(torch.bfloat16)
+    task = build_task(pipeline)
+    weights = {n: w.clone() for n, w in named_parameters(task.components).items()}
+    for method in ("projection", "salun") if task.family.enters else ("salun",):
+        assert get_method(method)(task, METHODS[method]).deltas
+    assert all(torch.equal(w, weights[n]) for n, w in named_parameters(task.components).items())
+
+
 def _require_truth(pipeline, known, task) -> None:
     """Calls made again and training samples at the levels of a draw are answered as in the draw."""
     noising = task.denoiser.noising

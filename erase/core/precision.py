@@ -199,13 +199,14 @@ def _looked_up(table: Tensor) -> Callable[[nn.Module, tuple[Any, ...], Tensor], 
     return found
 
 
-def _blocks(module: nn.Module) -> Iterator[nn.Module]:
-    """The members of the outermost lists of modules."""
+def _blocks(module: nn.Module, listed: bool = False) -> Iterator[nn.Module]:
+    """The outermost modules in lists that are called themselves, as no list within a list is."""
     for child in module.children():
-        if isinstance(child, nn.ModuleList):
-            yield from (block for block in child if block is not None)
+        holder = isinstance(child, nn.ModuleList | nn.ModuleDict)
+        if holder or not listed:
+            yield from _blocks(child, listed or isinstance(child, nn.ModuleList))
         else:
-            yield from _blocks(child)
+            yield child
 
 
 def _tensors(module: nn.Module) -> Iterator[Tensor]:

@@ -14,7 +14,7 @@ from diffusers import (
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
 )
-from torch import Tensor
+from torch import Tensor, nn
 
 from erase.core.names import require_in_force
 from erase.models.conditions import (
@@ -221,6 +221,7 @@ def require_supported(pipeline: DiffusionPipeline) -> Family:
     family = family_of(pipeline)
     if not family.learned:
         _require_whole(pipeline, family)
+        _require_text_alone(getattr(pipeline, family.denoiser), family.denoiser)
     for name in (family.denoiser, *family.others):
         _require_plain(pipeline, name)
     return family
@@ -239,18 +240,22 @@ def _require_plain(pipeline: DiffusionPipeline, name: str) -> None:
             "An IP-Adapter is loaded, which draws by a picture beside the prompt; call "
             "pipeline.unload_ip_adapter() first."
         )
-    read, predicted = config.get("in_channels"), config.get("out_channels")
-    if read and predicted and read > predicted:
-        raise ValueError(
-            f"The {name} reads {read} channels and predicts {predicted}: it wants a picture or a "
-            "mask beside the noised one, which no prompt gives; open text-to-image weights."
-        )
     if getattr(denoiser, "is_cache_enabled", False):
         raise ValueError(f"The {name} answers from a cache; call its disable_cache() first.")
     if asked := [n for n in ("class_embed_type", "num_class_embeds") if config.get(n)]:
         raise ValueError(
             f"The {name} asks for a class beside the prompt ({asked[0]}), which "
             f"{type(pipeline).__name__} does not give it; open another."
+        )
+
+
+def _require_text_alone(denoiser: nn.Module, name: str) -> None:
+    """ValueError for a known class' weights that read a picture or a mask beside the noised one."""
+    read, predicted = denoiser.config.get("in_channels"), denoiser.config.get("out_channels")
+    if read and predicted and read > predicted:
+        raise ValueError(
+            f"The {name} reads {read} channels and predicts {predicted}: it wants a picture or a "
+            "mask beside the noised one, which no prompt gives; open text-to-image weights."
         )
 
 
