@@ -14,7 +14,7 @@ from diffusers import (
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
 )
-from torch import Tensor, nn
+from torch import Tensor
 
 from erase.core.names import require_in_force
 from erase.models.conditions import (
@@ -221,7 +221,7 @@ def require_supported(pipeline: DiffusionPipeline) -> Family:
     family = family_of(pipeline)
     if not family.learned:
         _require_whole(pipeline, family)
-        _require_text_alone(getattr(pipeline, family.denoiser), family.denoiser)
+        _require_text_alone(pipeline, family.denoiser)
     for name in (family.denoiser, *family.others):
         _require_plain(pipeline, name)
     return family
@@ -249,9 +249,10 @@ def _require_plain(pipeline: DiffusionPipeline, name: str) -> None:
         )
 
 
-def _require_text_alone(denoiser: nn.Module, name: str) -> None:
+def _require_text_alone(pipeline: DiffusionPipeline, name: str) -> None:
     """ValueError for a known class' weights that read a picture or a mask beside the noised one."""
-    read, predicted = denoiser.config.get("in_channels"), denoiser.config.get("out_channels")
+    config = getattr(pipeline, name).config
+    read, predicted = config.get("in_channels"), config.get("out_channels")
     if read and predicted and read > predicted:
         raise ValueError(
             f"The {name} reads {read} channels and predicts {predicted}: it wants a picture or a "
