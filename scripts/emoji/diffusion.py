@@ -105,7 +105,7 @@ def train_diffusion(
     text_encoder, unet = _saved_parts(start) if start else _fresh_parts(run, cache, tokenizer)
     model = nn.ModuleDict({"unet": unet, "text_encoder": text_encoder})
     model = model.to(memory_format=torch.channels_last)
-    average = AveragedModel(model, multi_avg_fn=_moving_average)
+    average = AveragedModel(model, multi_avg_fn=moving_average)
 
     def loss(step: int) -> Tensor:
         generator = step_generator(SEED + going_on, step)
@@ -130,7 +130,7 @@ def train_diffusion(
         loss, lambda step: average.update_parameters(model), preview,
     )  # fmt: skip
     pipeline().to(torch.float16).save_pretrained(out)
-    _tidy_configs(out)
+    tidy_configs(out)
     (out / FILE).write_text(
         json.dumps(asdict(build_catalogue(canvas)), indent=1) + "\n", encoding="utf-8"
     )
@@ -161,7 +161,8 @@ def _saved_parts(folder: Path) -> tuple[CLIPTextModel, UNet2DConditionModel]:
     return text_encoder.float().train(), unet.float().train()
 
 
-def _tidy_configs(folder: Path) -> None:
+def tidy_configs(folder: Path) -> None:
+    """Leave no trace of the training machine in the configs of a saved pipeline."""
     # Transformers opens a model in the dtype its config names, diffusers in float32; and where the
     # parts lay on the training machine is nobody's business.
     for path in folder.rglob("*config.json"):
@@ -172,7 +173,8 @@ def _tidy_configs(folder: Path) -> None:
 
 
 @torch.no_grad()
-def _moving_average(average: list[Tensor], current: list[Tensor], count: Tensor) -> None:
+def moving_average(average: list[Tensor], current: list[Tensor], count: Tensor) -> None:
+    """Draw the average towards the current weights, in place."""
     # A short memory at first, or the average would hold on to the untrained weights.
     decay = min(EMA_DECAY, (1 + int(count)) / (10 + int(count)))
     torch._foreach_lerp_(average, current, 1 - decay)
