@@ -1,6 +1,7 @@
 """What pipelines of classes that no family knows tell of themselves, and how they forget."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -172,6 +173,19 @@ def _opened(folder, modules):
         for weight in module.parameters():  # sums differ where memory is aligned in another way
             weight.data = weight.data.clone()
     return found
+
+
+@pytest.mark.parametrize("method", ["salun", "esd"])
+def test_blocks_that_text_and_picture_share_change_only_where_they_are_named(method):
+    task = build_task(BUILDERS["z_image"]())
+    shared = [name for name in task.editable() if name.startswith("transformer.layers.")]
+    config = ESDConfig("all", training=SHORT) if method == "esd" else METHODS[method]
+    task.config = replace(task.config, include=task.family.reads_text)
+    text_alone = get_method(method)(task, config)
+    task.config = replace(task.config, include=("transformer.layers.*",))
+    blocks = get_method(method)(task, config)
+    assert text_alone.deltas and not set(text_alone.deltas) & set(shared)
+    assert blocks.deltas and set(blocks.deltas) <= set(shared)
 
 
 @pytest.mark.families

@@ -36,7 +36,7 @@ from emoji.diffusion import (
 from emoji.latents import LatentCache
 from emoji.loop import Schedule, step_generator, train
 from erase.core.seeds import seeded
-from erase.prompts.catalogue import FILE, Sampling
+from erase.prompts.catalogue import FILE, Finetuning, Sampling
 
 SEED = 5
 STYLES = ("noto", "glossy", "ink", "outline")
@@ -44,6 +44,11 @@ LONGEST = 512  # tokens that ZImagePipeline pads prompts to
 CHAT_TEMPLATE = "{{ messages[0]['content'] }}"
 # The class adds guidance to the prompt's own prediction: 3 is what others call 4.
 SAMPLING = Sampling(steps=20, guidance_scale=3.0, size=PICTURE_SIZE)
+# The UNet's rates, and half its steps where the base holds it in place.
+FINETUNING = {
+    "object": Finetuning(2e-4, 100, 1.5e-3, 100, 40.0),
+    "style": Finetuning(2e-4, 100, 8e-4, 100, 50.0),
+}
 
 
 def objects_of(canvas: EmojiCanvas) -> list[str]:
@@ -148,7 +153,7 @@ def train_single_stream(
     )  # fmt: skip
     averaged().to(torch.float16).save_pretrained(out)
     tidy_configs(out)
-    catalogue = replace(build_catalogue(canvas), sampling=SAMPLING)
+    catalogue = replace(build_catalogue(canvas), sampling=SAMPLING, finetuning=FINETUNING)
     (out / FILE).write_text(json.dumps(asdict(catalogue), indent=1) + "\n", encoding="utf-8")
 
 
