@@ -78,22 +78,22 @@ def task_of(model: Model, prompts: PromptSet, steps: int, seed: int) -> Diffusio
 
 
 def erased(first: DiffusionTask, row: Row) -> tuple[Erasure, dict[str, Any]]:
-    """The row's erasure, with its seconds, bytes, and how many weights might change."""
+    """The row's erasure, with its seconds of CPU time, bytes, and how many weights might change."""
     task = copy.copy(first)
     if row.shared:
         include = (*task.family.reads_text, SHARED)
         task.config = dataclasses.replace(task.config, include=include)
-    started = time.perf_counter()
+    started = time.process_time()
     erasure = methods()[row.method](task, row.config)
     weights = sum(weight.numel() for weight in task.parameters().values())
-    seconds = time.perf_counter() - started
+    seconds = time.process_time() - started
     return erasure, {"seconds": seconds, "bytes": erasure.nbytes, "weights": weights}
 
 
 def record(args: argparse.Namespace, concept: str, ledger: Ledger, model: Model) -> None:
     """Measure the rows of one concept that are missing."""
     prompts = expand(EraseRequest([concept]), model.catalogue)
-    judge, pipeline = judge_of("", model.catalogue), model.pipeline
+    judge, pipeline = judge_of(args.judge, model.catalogue), model.pipeline
     sampling = dataclasses.replace(model.sampling, steps=args.steps)
     config = EvaluationConfig(args.forget_pictures, args.retain_pictures)
     ledger.require(
@@ -154,10 +154,11 @@ def _share(figure: dict[str, Any], turned: bool) -> str:
     return f"{100 * value:.1f} [{100 * low:.0f}, {100 * high:.0f}]"
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run what is missing, then print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True)
+    parser.add_argument("--judge", default="")
     parser.add_argument("--concepts", nargs="+", required=True)
     parser.add_argument("--rows", nargs="*", choices=list(ROWS), default=list(ROWS))
     parser.add_argument("--seeds", nargs="*", type=int, default=[0])
@@ -166,7 +167,7 @@ def main() -> None:
     parser.add_argument("--retain-pictures", type=int, default=128)
     parser.add_argument("--pictures", type=Path)
     parser.add_argument("--results", type=Path, default=RESULTS)
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     ledger, model = Ledger(args.results), load_model(args.model)
     for concept in args.concepts:
         record(args, concept, ledger, model)

@@ -1,17 +1,18 @@
 import importlib
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 from conftest import CATALOGUE, build_tiny_pipeline
 from observation import Observation
+from tiny_classes import z_image
 
 from erase.bundled import JUDGE
 from erase.evaluate.pictures.clip import ClipJudge
 from erase.models.opening import load_model
-from erase.prompts.catalogue import Concept
+from erase.prompts.catalogue import Concept, Sampling
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
@@ -58,6 +59,29 @@ def test_the_canvas_bench_measures_methods_base_and_oracle(models, tmp_path, cap
     with pytest.raises(SystemExit, match="another protocol"):
         main([*models, "--concepts", "ghost", "--attacks", f"--results={results}"])
     assert "| uce |" in capsys.readouterr().out
+
+
+def test_shared_blocks_are_measured_beside_where_text_alone_passes(tmp_path, capsys):
+    from single_stream import main
+
+    pipeline, folder, results = z_image(), tmp_path / "tiny", tmp_path / "results.json"
+    pipeline.save_pretrained(folder)
+    catalogue = replace(CATALOGUE, sampling=Sampling(2, 3.0, 32))
+    (folder / "concepts.json").write_text(json.dumps(asdict(catalogue)))
+    main([
+        f"--model={folder}", f"--judge=local-dir:{JUDGE}", "--concepts", "ghost", "--steps=2",
+        "--rows", "projection", "projection, shared", "--forget-pictures=4", "--retain-pictures=4",
+        f"--results={results}", f"--pictures={tmp_path / 'grids'}",
+    ])  # fmt: skip
+    rows = json.loads(results.read_text())
+    names = ("base", "projection", "projection, shared")
+    assert set(rows) == {"ghost | protocol", *(f"ghost | {name} | 0" for name in names)}
+    alone, shared = (rows[f"ghost | {name} | 0"] for name in names[1:])
+    assert alone["weights"] < shared["weights"]
+    assert alone["bytes"] < shared["bytes"]
+    assert alone["retain_accuracy"]["n"] == 4
+    assert len([*(tmp_path / "grids").iterdir()]) == 3
+    assert "| projection, shared |" in capsys.readouterr().out
 
 
 def test_concepts_are_erased_in_turn(models, tmp_path):

@@ -5,10 +5,12 @@ import torch
 from diffusers import StableDiffusionPipeline
 from emoji.canvas import EmojiCanvas, caption, random_placement
 from emoji.diffusion import build_catalogue
+from emoji.single_stream import STYLES, build_pipeline, flow_loss, objects_of
 
 from erase.bundled import EMOJI, FOLDER, JUDGE
 from erase.evaluate.pictures.clip import ClipJudge
 from erase.evaluate.pictures.judges import judge_templates
+from erase.models.learned import learned
 from erase.models.opening import load_model
 from erase.prompts.catalogue import Catalogue
 from erase.tasks.diffusion.sampling import draw
@@ -102,3 +104,27 @@ def test_the_catalogue_lists_what_the_pipeline_was_trained_on():
     catalogue, canvas = Catalogue.of_model(EMOJI), EmojiCanvas()
     assert set(catalogue.objects) >= set(canvas.core_objects)
     assert list(catalogue.styles) == canvas.styles
+
+
+def test_the_single_stream_model_hears_text_alone_before_its_shared_blocks():
+    canvas = EmojiCanvas()
+    assert len(objects_of(canvas)) == 32
+    assert "ghost" in objects_of(canvas)
+    assert set(STYLES) <= set(canvas.styles)
+    torch.manual_seed(0)
+    pipeline = build_pipeline(EMOJI)
+    for name, weight in pipeline.transformer.named_parameters():
+        if "adaLN" in name or "all_final_layer" in name:  # an untrained one hears nothing
+            torch.nn.init.normal_(weight, std=0.1)
+    known = learned(pipeline)
+    assert known.predicts == "velocity to the picture"
+    assert [*known.enters] == ["transformer.cap_embedder.1"]
+    heard = (*known.text, *known.timed)
+    assert heard
+    assert not any("transformer.layers" in name for name in heard)
+    states, _ = pipeline.encode_prompt(["a ghost", ""], "cpu", False, max_sequence_length=32)
+    latents, generator = torch.randn(2, 8, 16, 16), torch.Generator().manual_seed(0)
+    flow_loss(pipeline.transformer, latents, states, generator).backward()
+    entry = pipeline.transformer.cap_embedder[1].weight.grad
+    assert entry is not None
+    assert entry.abs().sum() > 0

@@ -96,6 +96,17 @@ def frozen_text(folder: Path) -> tuple[CLIPTokenizer, CLIPTextModel]:
     return tokenizer, longer.eval().requires_grad_(False)
 
 
+def build_pipeline(bundled: Path) -> ZImagePipeline:
+    """The stock pipeline around the frozen parts and an untrained transformer."""
+    vae = AutoencoderKL.from_pretrained(bundled / "vae").float()
+    vae.register_to_config(shift_factor=0.0)  # which the class adds
+    tokenizer, text_encoder = frozen_text(bundled)
+    transformer = build_transformer(vae.config.latent_channels, text_encoder.config.hidden_size)
+    return ZImagePipeline(
+        FlowMatchEulerDiscreteScheduler(), vae.eval(), text_encoder, tokenizer, transformer.eval()
+    )
+
+
 def flow_loss(
     transformer: ZImageTransformer2DModel,
     latents: Tensor,
@@ -116,17 +127,10 @@ def train_single_stream(
     """Train on the canvas' cells and save a plain ZImagePipeline folder."""
     torch.manual_seed(SEED)
     run.mkdir(parents=True, exist_ok=True)
-    vae = AutoencoderKL.from_pretrained(bundled / "vae").float()
-    vae.register_to_config(shift_factor=0.0)  # which the class adds
-    cache_of_latents = LatentCache(run, canvas, vae)
-    tokenizer, text_encoder = frozen_text(bundled)
-    channels = cache_of_latents.latents.shape[1]
-    transformer = build_transformer(channels, text_encoder.config.hidden_size)
-    average = AveragedModel(transformer, multi_avg_fn=moving_average)
-    pipeline = ZImagePipeline(
-        FlowMatchEulerDiscreteScheduler(), vae.eval(), text_encoder, tokenizer, transformer
-    )
+    pipeline = build_pipeline(bundled)
     pipeline.set_progress_bar_config(disable=True)
+    shots, transformer = LatentCache(run, canvas, pipeline.vae), pipeline.transformer.train()
+    average = AveragedModel(transformer, multi_avg_fn=moving_average)
 
     @cache
     def text_of(caption: str) -> Tensor:
@@ -135,10 +139,10 @@ def train_single_stream(
 
     def loss(step: int) -> Tensor:
         generator, rng = step_generator(SEED, step), random.Random(step)
-        rows = torch.randint(len(cache_of_latents), (BATCH,), generator=generator)
-        captions = cache_of_latents.captions(rows.tolist(), rng)
+        rows = torch.randint(len(shots), (BATCH,), generator=generator)
+        captions = shots.captions(rows.tolist(), rng)
         text = [text_of("" if rng.random() < EMPTY_CAPTIONS else one) for one in captions]
-        latents = cache_of_latents.latents[rows].float()
+        latents = shots.latents[rows].float()
         with torch.autocast("cpu", torch.bfloat16, enabled=FAST_BF16), sdpa_kernel(SDPBackend.MATH):
             return flow_loss(transformer, latents, text, generator)
 
