@@ -68,9 +68,10 @@ ROWS = {
 }
 
 
-def task_of(model: Model, prompts: PromptSet, steps: int, seed: int) -> DiffusionTask:
+def task_of(
+    model: Model, prompts: PromptSet, config: DiffusionTaskConfig, seed: int
+) -> DiffusionTask:
     """Forgetting these prompts, with all pictures drawn that any row learns from."""
-    config = DiffusionTaskConfig(generation_steps=steps)
     known = model.pipeline, prompts, model.sampling, config, seed
     task = DiffusionTask(*known, finetuning=model.finetuning(prompts))
     task.with_redirection_pictures().prepare()
@@ -96,12 +97,14 @@ def record(args: argparse.Namespace, concept: str, ledger: Ledger, model: Model)
     judge, pipeline = judge_of(args.judge, model.catalogue), model.pipeline
     sampling = dataclasses.replace(model.sampling, steps=args.steps)
     config = EvaluationConfig(args.forget_pictures, args.retain_pictures)
+    learning = DiffusionTaskConfig(generation_steps=args.steps, batch_size=args.batch_size)
     ledger.require(
         {
             "model": module_fingerprint(pipeline.transformer),
             "judge": judge_line(judge),
             "sampling": dataclasses.asdict(sampling),
             "evaluation": dataclasses.asdict(config),
+            "task": dataclasses.asdict(learning),
             "finetuning": dataclasses.asdict(model.finetuning(prompts)),
         },
         concept,
@@ -109,7 +112,7 @@ def record(args: argparse.Namespace, concept: str, ledger: Ledger, model: Model)
     for seed in args.seeds:
         names = [*([] if seed != args.seeds[0] else ["base"]), *args.rows]
         missing = [name for name in names if (concept, name, seed) not in ledger]
-        first = task_of(model, prompts, args.steps, seed) if missing else None
+        first = task_of(model, prompts, learning, seed) if missing else None
         for name in missing:
             erasure, figures = erased(first, ROWS[name]) if name != "base" else (None, {})
             with erasure.apply(pipeline.components) if erasure else nullcontext():
@@ -163,8 +166,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rows", nargs="*", choices=list(ROWS), default=list(ROWS))
     parser.add_argument("--seeds", nargs="*", type=int, default=[0])
     parser.add_argument("--steps", type=int, default=6)
-    parser.add_argument("--forget-pictures", type=int, default=64)
-    parser.add_argument("--retain-pictures", type=int, default=128)
+    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--forget-pictures", type=int, default=32)
+    parser.add_argument("--retain-pictures", type=int, default=96)
     parser.add_argument("--pictures", type=Path)
     parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args(arguments)
