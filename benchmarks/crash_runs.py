@@ -13,10 +13,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
+from threading import RLock
 
 import numpy as np
 from PIL import Image
 from stopped_protocol import build, files
+from tqdm import tqdm
 
 from erase.bundled import EMOJI, JUDGE
 from erase.cli import STOPS, build_parser, leave, on_stop
@@ -128,6 +130,7 @@ def started(arguments: list[str], said: Path, before: Before = lambda: None) -> 
         opened = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(opened, 1)
         os.dup2(opened, 2)
+        tqdm.set_lock(RLock())  # its own is shared, and never free again once a holder is killed
         on_stop(leave)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
         before()
