@@ -3,6 +3,7 @@ import errno
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from threading import Thread
 
@@ -117,6 +118,19 @@ def test_one_output_is_of_one_at_a_time(tmp_path):
         thread.join()
     assert len(said) == 1
     assert "Another run is writing" in said[0]
+
+
+def test_who_is_in_a_place_needs_no_lock_inside_it(tmp_path, monkeypatch):
+    """So that no checkpoint's own lock is left by a run that was killed while it wrote it."""
+    locks = tmp_path / "locks"
+    locks.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(locks))
+    with alone(tmp_path / "run"):
+        held = list(locks.iterdir())
+        with replaced_folder(tmp_path / "run/state/checkpoint-2"):
+            assert list(locks.iterdir()) == held
+    assert len(held) == 1
+    assert not list(locks.iterdir())
 
 
 STOPPING = """

@@ -11,9 +11,11 @@ from test_salun import BRISK, same_bytes
 
 from erase.methods import methods
 from erase.methods.salun import SalUnConfig, salun
+from erase.tasks.diffusion.task import DiffusionTask
 from erase.training.checkpoint import checkpoints_in, latest_checkpoint
 from erase.training.config import TrainingConfig
 from erase.training.loop import finetune, step_seed
+from erase.training.watch import require_runnable
 
 PLAIN = TrainingConfig(2, 1e-2)
 
@@ -158,6 +160,15 @@ def test_what_cannot_be_is_one_sentence():
     digits = build_digits_task(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)))
     with pytest.raises(ValueError, match="draws nothing"):
         method(digits, SalUnConfig(training=dataclasses.replace(PLAIN, validation_steps=1)))
+
+
+def test_a_launch_in_another_precision_is_not_ignored(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    with pytest.raises(ValueError, match=r"asks for mixed_precision bf16.*for no, which counts"):
+        require_runnable(PLAIN, DiffusionTask)
+    require_runnable(dataclasses.replace(PLAIN, mixed_precision="bf16"), DiffusionTask)
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    require_runnable(dataclasses.replace(PLAIN, mixed_precision="bf16"), DiffusionTask)
 
 
 def test_a_selection_of_nothing_is_not_everything():

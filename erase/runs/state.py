@@ -64,7 +64,9 @@ def carry_out(
             digest = digest_of(opened)
             refuse_another_run(place, digest)
             state = place.parent / f".{place.name}.{digest}"
-        with _cleared_if_broken(state), checkpoints_in(state):
+        # The lock of all checkpoints, which the same run takes again after it died.
+        held = alone(state) if state and launched().is_main_process else nullcontext()
+        with held, _cleared_if_broken(state), checkpoints_in(state):
             done = work(opened)
         if launched().is_main_process:
             whole = replaced_file(place) if files is None else replaced_folder(place, files)

@@ -77,11 +77,11 @@ def _try(path: Path) -> None:
 def alone(output: Path, patience: float = 0.0) -> Iterator[None]:
     """While in force, no other process or thread of this machine is here with the same `output`.
 
-    Raises ValueError if one is, and stays for so many seconds. Who is here may come again. A
-    process that dies leaves the place free.
+    Raises ValueError if one is, and stays for so many seconds. Who is here may come again, and go
+    on inside. A process that dies leaves the place free.
     """
     output = expanded(output).resolve()
-    if output in _held.get():
+    if not _held.get().isdisjoint((output, *output.parents)):
         yield
         return
     name = hashlib.sha256(os.fsencode(output)).hexdigest()[:16]

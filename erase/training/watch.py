@@ -1,6 +1,7 @@
 """What may be seen of a training while it goes on: losses in a tracker, pictures in a folder."""
 
 import importlib.util
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from erase.support.pictures import save_grid
 from erase.tasks.base import DrawingTask, Task
 from erase.training.config import TrainingConfig
 
+LAUNCHED_IN = "ACCELERATE_MIXED_PRECISION"  # what accelerate's launcher was given
 ENGINES = (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
 
 
@@ -24,6 +26,12 @@ def require_runnable(config: TrainingConfig, task: type) -> None:
         raise ValueError(
             f"This launch brings an engine of its own ({kind}), under which weights cannot be "
             "masked; launch with distributed_type FSDP, or MULTI_GPU."
+        )
+    if (asked := os.environ.get(LAUNCHED_IN, "no")) not in ("no", config.mixed_precision):
+        raise ValueError(
+            f"The launch asks for mixed_precision {asked} and the method's training for "
+            f"{config.mixed_precision}, which counts; give METHOD.training.mixed_precision "
+            "the same, or launch with mixed_precision no."
         )
     if shards_asked() and parse_flag_from_env("FSDP_OFFLOAD_PARAMS"):
         raise ValueError(
