@@ -5,6 +5,7 @@ Run: `python scripts/measure_emoji.py --out runs/quality`; writes quality.json a
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,7 +19,6 @@ from erase.evaluate.pictures.clip import ClipJudge
 from erase.evaluate.pictures.judges import judge_templates
 from erase.evaluate.reports import wilson_share
 from erase.models.opening import load_model
-from erase.prompts.catalogue import Sampling
 from erase.prompts.seeds import MATRIX_SEED
 from erase.support.pictures import save_grid
 from erase.tasks.diffusion.sampling import draw
@@ -69,7 +69,8 @@ def main() -> None:
     canvas.cells = canvas.cells[:: args.every]
     prompts = [model.catalogue.prompt(cell.object, cell.style) for cell in canvas.cells]
     seeds = range(MATRIX_SEED, MATRIX_SEED + len(prompts))
-    pictures = draw(model.pipeline, prompts, seeds, Sampling(args.steps, args.guidance_scale))
+    sampling = replace(model.sampling, steps=args.steps, guidance_scale=args.guidance_scale)
+    pictures = draw(model.pipeline, prompts, seeds, sampling)
     quality = {
         "judge": {"real_drawings": held_out(widest, drawings), "seed": HELD_OUT_SEED},
         "pipeline": {

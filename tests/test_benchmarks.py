@@ -84,6 +84,17 @@ def test_shared_blocks_are_measured_beside_where_text_alone_passes(tmp_path, cap
     assert "| projection, shared |" in capsys.readouterr().out
 
 
+def test_the_page_on_families_holds_what_was_measured_of_shared_blocks():
+    from ledger import Ledger
+    from single_stream import RESULTS, table
+
+    ledger = Ledger(RESULTS)
+    concepts = list(dict.fromkeys(key[0] for key in ledger))
+    page = (BENCHMARKS.parent / "docs" / "families.md").read_text()
+    for concept in concepts:
+        assert table(ledger, [concept], [0]) in page
+
+
 def test_concepts_are_erased_in_turn(models, tmp_path):
     from emoji_canvas import main
 
