@@ -98,7 +98,8 @@ def test_a_task_predicts_what_the_denoiser_answers_in_the_pipelines_own_call(nam
 @pytest.mark.parametrize("name", [n for n in PIPELINES if "distilled" not in n])
 def test_tokens_are_paired_with_their_equals_as_the_pipeline_spells_them(name):
     pipeline = PIPELINES[name]()
-    family = ConditionedDenoiser(pipeline, SIDE).family
+    denoiser = ConditionedDenoiser(pipeline, SIDE, 2.0)
+    family = denoiser.family
     texts, anchors = "a <boo> in the Wood", "a tree in the Wood"
     read = {text: [] for text in (texts, anchors)}
     for tokenizer, _ in family.readers:
@@ -107,7 +108,7 @@ def test_tokens_are_paired_with_their_equals_as_the_pipeline_spells_them(name):
             handle = encoder.register_forward_pre_hook(
                 lambda module, inputs, parts=parts: parts.append(inputs[0][0])
             )
-            family.encode(pipeline, [text], SIDE, 2.0)
+            denoiser.condition([text])
             handle.remove()
     ours, instead = (torch.cat(parts) for parts in read.values())
     pairs = pairing(pipeline, family.readers, [texts], [anchors])[0]

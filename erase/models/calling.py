@@ -81,15 +81,32 @@ def nothing(call: Call, raw: Tensor) -> Tensor:
     return torch.zeros_like(raw)
 
 
-def asked_by(pipeline: DiffusionPipeline) -> set[str]:
+def asked_by(pipeline: DiffusionPipeline | type[DiffusionPipeline]) -> set[str]:
     """The arguments of a pipeline's call."""
     return set(inspect.signature(pipeline.__call__).parameters)
+
+
+def overrides_of(pipeline: DiffusionPipeline | type[DiffusionPipeline]) -> dict[str, Any]:
+    """The overrides that it asks for."""
+    asks = asked_by(pipeline)
+    return {name: value for name, (value, _) in OVERRIDES.items() if name in asks}
+
+
+def sampling_of(pipeline: DiffusionPipeline | type[DiffusionPipeline]) -> Sampling:
+    """The steps and the guidance of a call that names neither."""
+    asks = inspect.signature(pipeline.__call__).parameters
+    guidance = next((name for name in GUIDANCE if name in asks), "")
+    known = {name: asks[name].default for name in ("num_inference_steps", guidance) if name in asks}
+    return Sampling(
+        known.get("num_inference_steps") or Sampling.steps,
+        float(known.get(guidance) or 0.0),
+    )
 
 
 def calling_of(pipeline: DiffusionPipeline, tokens: int | None = SHORT) -> Calling:
     """How to call it; ValueError if it draws at no size."""
     asks = asked_by(pipeline)
-    options = {name: value for name, (value, _) in OVERRIDES.items() if name in asks}
+    options = overrides_of(pipeline)
     guidance = [name for name in GUIDANCE if name in asks]
     modules = {n: m for n, m in pipeline.components.items() if isinstance(m, nn.Module)}
     few = _fewer_tokens(pipeline, tokens)
@@ -117,7 +134,7 @@ def calling_of(pipeline: DiffusionPipeline, tokens: int | None = SHORT) -> Calli
     if unguided is not None:
         options |= dict.fromkeys(guidance, unguided)
     name = next(iter(guidance), "")
-    return Calling(options, smallest, name, unguided, called, _sampling(pipeline, name))
+    return Calling(options, smallest, name, unguided, called, sampling_of(pipeline))
 
 
 def _fewer_tokens(pipeline: DiffusionPipeline, tokens: int | None) -> dict[str, int]:
@@ -125,16 +142,6 @@ def _fewer_tokens(pipeline: DiffusionPipeline, tokens: int | None) -> dict[str, 
     asked = inspect.signature(pipeline.__call__).parameters.get("max_sequence_length")
     usual = asked.default if asked else None
     return {asked.name: tokens} if asked and tokens and (usual or 0) > tokens else {}
-
-
-def _sampling(pipeline: DiffusionPipeline, guidance: str) -> Sampling:
-    """The steps and the guidance of a call that names neither."""
-    asks = inspect.signature(pipeline.__call__).parameters
-    known = {name: asks[name].default for name in ("num_inference_steps", guidance) if name in asks}
-    return Sampling(
-        known.get("num_inference_steps") or Sampling.steps,
-        float(known.get(guidance) or 0.0),
-    )
 
 
 def _sizes(asks: set[str]) -> Iterator[dict[str, int]]:

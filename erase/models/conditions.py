@@ -1,11 +1,22 @@
-"""What denoisers are given of prompts, size and guidance, and how each is called."""
+"""What denoisers are given of prompts, size and guidance: what their pipeline's call hands them."""
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
+
+from erase.models.calling import STEPS
+from erase.models.listening import replaced, silent
+
+STATES_OF, POOLED_OF, MASK_OF = (
+    "encoder_hidden_states", "pooled_projections", "encoder_attention_mask",
+)  # fmt: skip
+SHARED = ("img_ids", "txt_ids")  # places in the picture and in the text, the same for all prompts
 
 
 @dataclass(frozen=True)
@@ -13,18 +24,128 @@ class Condition:
     """What the denoiser reads of N prompts: states [N, tokens, width], and whatever else it asks.
 
     pooled: what the layer that reads whole prompts is given [N, width], where there is one.
-    others: by name, a row a prompt too.
+    others: the denoiser's other arguments but latents and time, by name.
     """
 
     states: Tensor
     pooled: Tensor | None = None
-    others: Mapping[str, Tensor] = field(default_factory=dict)
+    others: Mapping[str, Any] = field(default_factory=dict)
 
     def rows(self, chosen: Tensor) -> "Condition":
         """The same of the prompts at these places [n]."""
+
+        def taken(name: str, leaf: Any) -> Any:
+            return leaf[chosen] if isinstance(leaf, Tensor) and name not in SHARED else leaf
+
         pooled = None if self.pooled is None else self.pooled[chosen]
-        others = {name: tensor[chosen] for name, tensor in self.others.items()}
-        return Condition(self.states[chosen], pooled, others)
+        return Condition(self.states[chosen], pooled, replaced(dict(self.others), taken))
+
+
+class _HeardError(Exception):
+    """Breaks a pipeline's call off, with what its denoiser was given."""
+
+    def __init__(self, given: dict[str, Any]):
+        super().__init__()
+        self.given = given
+
+
+class _Ear:
+    """Stands in for a denoiser: has all that it has, and answers nothing."""
+
+    def __init__(self, denoiser: nn.Module):
+        self._denoiser = denoiser
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._denoiser, name)
+
+    def __call__(self, *args: Any, **given: Any) -> None:
+        raise _HeardError(
+            dict(inspect.signature(self._denoiser.forward).bind(*args, **given).arguments)
+        )
+
+
+@contextmanager
+def _standing_in(pipeline: DiffusionPipeline, name: str) -> Iterator[None]:
+    parts = vars(pipeline)  # past what notes a component's class in the pipeline's config
+    own = parts[name]
+    parts[name] = _Ear(own)
+    try:
+        yield
+    finally:
+        parts[name] = own
+
+
+def condition_of(
+    pipeline: DiffusionPipeline,
+    kind: type[DiffusionPipeline],
+    denoiser: str,
+    prompts: Sequence[str],
+    **options: Any,
+) -> Condition:
+    """What a pipeline of a kind hands to its denoiser for the prompts, called with the options.
+
+    The call is broken off before the denoiser, which need not be there. It is the one that the
+    kind wraps to compute no gradients, so that a trained text encoder has some.
+    """
+    call = inspect.unwrap(kind.__call__)
+    noise = torch.Generator().manual_seed(0)
+    try:
+        with silent(pipeline), _standing_in(pipeline, denoiser):
+            call(pipeline, list(prompts), generator=noise, num_inference_steps=STEPS, **options)
+    except _HeardError as heard:
+        return _read_of(pipeline, prompts, heard.given)
+    raise ValueError(f"A {kind.__name__} drew without its {denoiser}; open a stock pipeline.")
+
+
+def _read_of(
+    pipeline: DiffusionPipeline, prompts: Sequence[str], given: dict[str, Any]
+) -> Condition:
+    """The Condition of what was heard, as guidance has it where a prompt is empty."""
+    latents = next(iter(given))
+    states, others = given[STATES_OF], {**given}
+    for name in (latents, "timestep", STATES_OF):
+        del others[name]
+    if others.get(MASK_OF) is not None:  # what is masked out is never read
+        states = states * others[MASK_OF][..., None]
+    pooled = others.get(POOLED_OF)
+    if "text_embeds" in (added := others.get("added_cond_kwargs") or {}):
+        read = added["text_embeds"]
+        if pipeline.config.force_zeros_for_empty_prompt:
+            said = torch.tensor([bool(prompt) for prompt in prompts]).to(read.device)
+            states, read = states * said[:, None, None], read * said[:, None]
+        others["added_cond_kwargs"] = {**added, "text_embeds": read}
+        told = pipeline.unet.add_time_proj(added["time_ids"].flatten()).to(read)
+        pooled = torch.cat([read, told.view(len(read), -1)], 1)
+    return Condition(states, pooled, others)
+
+
+def denoise(
+    pipeline: DiffusionPipeline, denoiser: str, latents: Tensor, steps: Tensor, text: Condition
+) -> Tensor:
+    """What the denoiser predicts [N, C, h, w] for latents at time steps [N].
+
+    A learnt variance behind it is left out.
+    """
+    module = getattr(pipeline, denoiser)
+    given = {**text.others, STATES_OF: text.states, "timestep": steps}
+    found: Tensor = module(latents, **given)[0]
+    return found[:, : latents.shape[1]]
+
+
+def denoise_packed(
+    pipeline: DiffusionPipeline, denoiser: str, latents: Tensor, steps: Tensor, text: Condition
+) -> Tensor:
+    """The same of Flux, whose latents are packed and whose time is the noise's share."""
+    count, channels, height, width = latents.shape
+    packed = pipeline._pack_latents(latents, count, channels, height, width)
+    given = {**text.others, STATES_OF: text.states, "timestep": steps.to(latents) / 1000}
+    found = pipeline.transformer(packed, **given)[0]
+    return unpacked(pipeline, found, width * pipeline.vae_scale_factor)
+
+
+def unpacked(pipeline: DiffusionPipeline, latents: Tensor, side: int) -> Tensor:
+    """Flux's packed latents as pictures are, [N, C, h, w]."""
+    return pipeline._unpack_latents(latents, side, side, pipeline.vae_scale_factor)
 
 
 def scaled(pipeline: DiffusionPipeline) -> tuple[float, float]:
@@ -45,122 +166,3 @@ def by_channel(pipeline: DiffusionPipeline) -> tuple[Tensor | float, Tensor | fl
         return scaled(pipeline)
     mean, deviation = (torch.tensor(part)[:, None, None].to(vae.device) for part in known)
     return mean, deviation / vae.config.scaling_factor
-
-
-def _told_guidance(pipeline: DiffusionPipeline, count: int, scale: float) -> dict[str, Tensor]:
-    """What a UNet that was distilled under guidance is told of it, by the name it asks for."""
-    unet = pipeline.unet
-    if not (width := unet.config.time_cond_proj_dim):
-        return {}
-    told = pipeline.get_guidance_scale_embedding(torch.full((count,), scale - 1), width)
-    return {"timestep_cond": told.to(unet.device, unet.dtype)}
-
-
-def _device(denoiser: nn.Module) -> torch.device:
-    """Where its weights are, as far as they are not left in their files."""
-    return next((w.device for w in denoiser.parameters() if not w.is_meta), torch.device("meta"))
-
-
-def encode_sd(
-    pipeline: DiffusionPipeline, prompts: Sequence[str], side: int, guidance: float
-) -> Condition:
-    """What Stable Diffusion reads."""
-    states, _ = pipeline.encode_prompt(list(prompts), pipeline.text_encoder.device, 1, False)
-    return Condition(states, None, _told_guidance(pipeline, len(states), guidance))
-
-
-def denoise_sd(p: DiffusionPipeline, latents: Tensor, steps: Tensor, text: Condition) -> Tensor:
-    """What it predicts."""
-    return p.unet(latents, steps, text.states, **text.others).sample
-
-
-def encode_sdxl(
-    pipeline: DiffusionPipeline, prompts: Sequence[str], side: int, guidance: float
-) -> Condition:
-    """What Stable Diffusion XL reads."""
-    device = _device(pipeline.unet)
-    states, _, pooled, _ = pipeline.encode_prompt(
-        list(prompts), device=device, do_classifier_free_guidance=False
-    )
-    if pipeline.config.force_zeros_for_empty_prompt:  # as guidance does
-        said = torch.tensor([bool(prompt) for prompt in prompts]).to(device)
-        states, pooled = states * said[:, None, None], pooled * said[:, None]
-    sizes = torch.tensor([side, side, 0, 0, side, side]).to(pooled).repeat(len(pooled), 1)
-    told = pipeline.unet.add_time_proj(sizes.flatten()).to(pooled).view(len(pooled), -1)
-    others = {"text_embeds": pooled, "time_ids": sizes}
-    others |= _told_guidance(pipeline, len(states), guidance)
-    return Condition(states, torch.cat([pooled, told], 1), others)
-
-
-def denoise_sdxl(p: DiffusionPipeline, latents: Tensor, steps: Tensor, text: Condition) -> Tensor:
-    """What it predicts."""
-    guidance = text.others.get("timestep_cond")
-    added = dict(text.others)
-    return p.unet(
-        latents, steps, text.states, timestep_cond=guidance, added_cond_kwargs=added
-    ).sample
-
-
-def encode_sd3(
-    pipeline: DiffusionPipeline, prompts: Sequence[str], side: int, guidance: float
-) -> Condition:
-    """What Stable Diffusion 3 reads."""
-    texts = list(prompts)
-    states, _, pooled, _ = pipeline.encode_prompt(
-        texts, texts, texts, _device(pipeline.transformer), do_classifier_free_guidance=False
-    )
-    return Condition(states, pooled)
-
-
-def denoise_sd3(p: DiffusionPipeline, latents: Tensor, steps: Tensor, text: Condition) -> Tensor:
-    """What it predicts."""
-    return p.transformer(latents, text.states, text.pooled, steps).sample
-
-
-def encode_flux(
-    pipeline: DiffusionPipeline, prompts: Sequence[str], side: int, guidance: float
-) -> Condition:
-    """What Flux reads."""
-    states, pooled, _ = pipeline.encode_prompt(list(prompts), None, _device(pipeline.transformer))
-    if not pipeline.transformer.config.guidance_embeds:
-        return Condition(states, pooled)
-    return Condition(states, pooled, {"guidance": pooled.new_full((len(pooled),), guidance)})
-
-
-def denoise_flux(p: DiffusionPipeline, latents: Tensor, steps: Tensor, text: Condition) -> Tensor:
-    """What it predicts."""
-    count, channels, height, width = latents.shape
-    packed = p._pack_latents(latents, count, channels, height, width)
-    places = p._prepare_latent_image_ids(
-        count, height // 2, width // 2, latents.device, latents.dtype
-    )
-    no_places = text.states.new_zeros(text.states.shape[1], 3)
-    found = p.transformer(
-        packed, text.states, text.pooled, steps.to(latents) / 1000, places, no_places, **text.others
-    ).sample
-    return unpacked_flux(p, found, width * p.vae_scale_factor)
-
-
-def unpacked_flux(pipeline: DiffusionPipeline, latents: Tensor, side: int) -> Tensor:
-    """Flux's packed latents as pictures are, [N, C, h, w]."""
-    return pipeline._unpack_latents(latents, side, side, pipeline.vae_scale_factor)
-
-
-def encode_pixart(
-    pipeline: DiffusionPipeline, prompts: Sequence[str], side: int, guidance: float
-) -> Condition:
-    """What PixArt reads."""
-    states, mask, _, _ = pipeline.encode_prompt(
-        list(prompts), do_classifier_free_guidance=False, device=_device(pipeline.transformer)
-    )
-    # What is masked out is never read.
-    return Condition(states * mask[..., None], None, {"encoder_attention_mask": mask})
-
-
-def denoise_pixart(p: DiffusionPipeline, latents: Tensor, steps: Tensor, text: Condition) -> Tensor:
-    """What it predicts."""
-    found = p.transformer(
-        latents, text.states, timestep=steps, **text.others,
-        added_cond_kwargs={"resolution": None, "aspect_ratio": None},
-    ).sample  # fmt: skip
-    return found[:, : latents.shape[1]]  # the rest is a learnt variance

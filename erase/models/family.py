@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from inspect import signature
 from typing import Any
 
 import diffusers
@@ -17,22 +18,15 @@ from diffusers import (
 from torch import Tensor
 
 from erase.core.names import require_in_force
+from erase.models.calling import overrides_of, sampling_of
 from erase.models.conditions import (
     Condition,
     by_channel,
-    denoise_flux,
-    denoise_pixart,
-    denoise_sd,
-    denoise_sd3,
-    denoise_sdxl,
-    encode_flux,
-    encode_pixart,
-    encode_sd,
-    encode_sd3,
-    encode_sdxl,
+    denoise,
+    denoise_packed,
     scaled,
     shifted,
-    unpacked_flux,
+    unpacked,
 )
 from erase.models.learned import LearnedFamily, learned
 from erase.models.stock import plain_pipeline, text_to_image
@@ -55,12 +49,11 @@ class Family:
         enters: by place, patterns of the weights that read the text itself there.
         keys_and_values: patterns of what makes attention's keys and values of text.
         attention: patterns of all that attention to text is made of.
-        encode: a Condition of prompts for pictures so many pixels wide, guided so much.
-        denoise: the denoiser's output [N, C, h, w] for latents at time steps [N].
         readers: the tokenizers of the states' tokens, one after the other, and how many tokens each
             reads; None for its own length.
         unscaled: mean and deviation of the VAE's latents, which the denoiser knows without either.
         sampling: how such models are sampled by default.
+        denoise: the denoiser's output [N, C, h, w] for latents at time steps [N].
         unpacked: latents [N, C, h, w] of those that the pipeline draws, w pixels wide.
         guided: whether it is sampled by classifier-free guidance.
         spared: what the pipeline can draw without, if it lacks all of them.
@@ -77,11 +70,10 @@ class Family:
     enters: Mapping[str, Sequence[str]]
     keys_and_values: Sequence[str]
     attention: Sequence[str]
-    encode: Callable[[DiffusionPipeline, Sequence[str], int, float], Condition]
-    denoise: Callable[[DiffusionPipeline, Tensor, Tensor, Condition], Tensor]
     readers: Readers
     unscaled: Callable[[DiffusionPipeline], tuple[Tensor | float, Tensor | float]]
-    sampling: Sampling = field(default_factory=Sampling)
+    sampling: Sampling
+    denoise: Callable[[DiffusionPipeline, str, Tensor, Tensor, Condition], Tensor] = denoise
     unpacked: Callable[[DiffusionPipeline, Tensor, int], Tensor] = lambda _, latents, __: latents
     guided: bool = True
     spared: Sequence[str] = ()
@@ -113,10 +105,22 @@ class Family:
         return (known or pipeline.default_sample_size) * pipeline.vae_scale_factor
 
 
-FLUX_GUIDANCE = 3.5
+def _entry(name: str, kind: type[DiffusionPipeline], **told: Any) -> Family:
+    """A family of a stock class, which names its parts, and says by its call how it is sampled."""
+    parts = signature(kind.__init__).parameters
+    (denoiser,) = (part for part in ("unet", "transformer") if part in parts)
+    encoders = [part for part in parts if _is_clip(parts[part].annotation)]
+    sampling, drawing = sampling_of(kind), overrides_of(kind)
+    return Family(name, kind, denoiser, encoders, sampling=sampling, drawing=drawing, **told)
+
+
+def _is_clip(kind: object) -> bool:
+    """Whether a part's class is a CLIP text encoder's, the only ones of which LoRAs are read."""
+    return getattr(kind, "__name__", "").startswith("CLIPText")
+
+
 _unet_family = partial(
-    Family,
-    denoiser="unet",
+    _entry,
     reads_text=("unet.*attn2.*", "text_encoder*"),
     keys_and_values=("unet.*attn2.to_k.*", "unet.*attn2.to_v.*"),
     attention=("unet.*attn2.*",),
@@ -124,8 +128,7 @@ _unet_family = partial(
 CLIP: Readers = (("tokenizer", None),)
 CROSS_ATTENTION = ("unet.*attn2.to_k.weight", "unet.*attn2.to_v.weight")
 _joint_family = partial(
-    Family,
-    denoiser="transformer",
+    _entry,
     reads_text=(
         "transformer.*.attn.*add*",
         "transformer.context_embedder.*",
@@ -138,42 +141,35 @@ _joint_family = partial(
     },
     keys_and_values=("transformer.*.attn.add_k_proj.*", "transformer.*.attn.add_v_proj.*"),
     attention=("transformer.*.attn.*add*",),
+    unscaled=shifted,
 )
 FAMILIES = {
     family.name: family
     for family in (
         _unet_family(
-            "sd", StableDiffusionPipeline, encoders=("text_encoder",),
-            enters={STATES: CROSS_ATTENTION},
-            encode=encode_sd, denoise=denoise_sd, readers=CLIP, unscaled=scaled,
+            "sd", StableDiffusionPipeline, enters={STATES: CROSS_ATTENTION}, readers=CLIP,
+            unscaled=scaled,
         ),
         _unet_family(
-            "sdxl", StableDiffusionXLPipeline, encoders=("text_encoder", "text_encoder_2"),
+            "sdxl", StableDiffusionXLPipeline,
             enters={STATES: CROSS_ATTENTION, POOLED: ("unet.add_embedding.linear_1.weight",)},
-            encode=encode_sdxl, denoise=denoise_sdxl, readers=CLIP,
-            unscaled=by_channel, sampling=Sampling(50, 5.0),
+            readers=CLIP, unscaled=by_channel,
         ),
         _joint_family(
-            "sd3", StableDiffusion3Pipeline, encoders=("text_encoder", "text_encoder_2"),
-            encode=encode_sd3, denoise=denoise_sd3, readers=(*CLIP, ("tokenizer_3", 256)),
-            unscaled=shifted, sampling=Sampling(28, 7.0),
+            "sd3", StableDiffusion3Pipeline, readers=(*CLIP, ("tokenizer_3", 256)),
             spared=("text_encoder_3", "tokenizer_3"),
         ),
         _joint_family(
-            "flux", FluxPipeline, encoders=("text_encoder",),
-            encode=encode_flux, denoise=denoise_flux, readers=(("tokenizer_2", 512),),
-            unscaled=shifted,
-            sampling=Sampling(28, FLUX_GUIDANCE), unpacked=unpacked_flux, guided=False,
+            "flux", FluxPipeline, readers=(("tokenizer_2", 512),), denoise=denoise_packed,
+            unpacked=unpacked, guided=False,
         ),
-        Family(
-            "pixart", PixArtSigmaPipeline, "transformer", (),
+        _entry(
+            "pixart", PixArtSigmaPipeline,
             reads_text=("transformer.*attn2.*", "transformer.caption_projection.*"),
             enters={STATES: ("transformer.caption_projection.linear_1.weight",)},
             keys_and_values=("transformer.*attn2.to_k.*", "transformer.*attn2.to_v.*"),
             attention=("transformer.*attn2.*",),
-            encode=encode_pixart, denoise=denoise_pixart, readers=(("tokenizer", 300),),
-            unscaled=scaled, sampling=Sampling(20, 4.5),
-            drawing={"use_resolution_binning": False, "clean_caption": False},
+            readers=(("tokenizer", 300),), unscaled=scaled,
         ),
     )
 }  # fmt: skip
@@ -202,9 +198,9 @@ def _of_learned(known: LearnedFamily) -> Family:
     edited = tuple(name for names in known.enters.values() for name in names)
     return Family(
         known.pipeline, getattr(diffusers, known.pipeline), denoiser, (), reads_text=hears,
-        enters=known.enters, keys_and_values=edited, attention=hears, encode=_untold,
-        denoise=_untold, readers=(), unscaled=_untold, sampling=known.calling.sampling,
-        guided=False, others=others, learned=known,
+        enters=known.enters, keys_and_values=edited, attention=hears, readers=(),
+        unscaled=_untold, sampling=known.calling.sampling, denoise=_untold, guided=False,
+        others=others, learned=known,
     )  # fmt: skip
 
 

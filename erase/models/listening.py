@@ -156,7 +156,7 @@ class Listener:
         seeds = [torch.Generator().manual_seed(seed + i) for i in range(count)]
         given = {**self.options, **options}
         with ExitStack() as hooks:
-            hooks.enter_context(_silent(self.pipeline, self.guided))
+            hooks.enter_context(silent(self.pipeline, self.guided))
             hooks.enter_context(hooks_are_heard())
             hooks.enter_context(_steps_heard(self.pipeline.scheduler, heard))
             for who in self.modules:
@@ -213,7 +213,7 @@ def _bound(signature: inspect.Signature, args: Any, given: Any) -> dict[str, Any
 
 
 @contextmanager
-def _silent(pipeline: DiffusionPipeline, guided: bool) -> Iterator[None]:
+def silent(pipeline: DiffusionPipeline, guided: bool = False) -> Iterator[None]:
     """While in force it shows no bar, and guiders, which run a second, unprompted call, are off."""
     shown = dict(getattr(pipeline, "_progress_bar_config", {}))
     guiders = [

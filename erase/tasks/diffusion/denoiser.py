@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from erase.core.precision import at_least_float32, computed_in_float32
-from erase.models.family import POOLED, STATES, Condition, family_of
+from erase.models.conditions import Condition, condition_of
+from erase.models.family import POOLED, STATES, family_of
 from erase.models.stock import plain_pipeline, text_to_image, with_components
 from erase.models.tokens import last_positions, pairing, require_read
 from erase.support.progress import Bar
@@ -119,7 +120,12 @@ class ConditionedDenoiser:
 
     def condition(self, prompts: Sequence[str]) -> Condition:
         """What the denoiser reads of the prompts."""
-        return self.family.encode(self.pipeline, prompts, self.side, self.guidance)
+        # It is the guidance that denoisers are told, which others are asked without.
+        guidance = 1.0 if self.guided else self.guidance
+        return condition_of(
+            self.pipeline, self.family.pipeline, self.family.denoiser, prompts, height=self.side,
+            width=self.side, guidance_scale=guidance, **self.family.drawing,
+        )  # fmt: skip
 
     def noised(
         self, latents: Tensor, prompts: list[str], generator: torch.Generator
@@ -138,7 +144,8 @@ class ConditionedDenoiser:
 
         Both are of the latents' dtype, which is at least float32; the denoiser has its own.
         """
-        found = self.family.denoise(self.pipeline, noisy.to(self.dtype), timesteps, text)
+        family, given = self.family, noisy.to(self.dtype)
+        found = family.denoise(self.pipeline, family.denoiser, given, timesteps, text)
         return found.to(noisy.dtype)
 
     def errors(self, batch: DiffusionBatch, found: Tensor) -> Tensor:
