@@ -1,5 +1,6 @@
 """The registry of erasure methods: a name, a config and a function from a task to an Erasure."""
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -10,12 +11,14 @@ from erase.core.names import find_weight
 from erase.core.process import own_settings
 from erase.erasure.erasure import Erasure
 from erase.erasure.recipe import base_facts
+from erase.models.learned import training_risk
 from erase.support.config import Config
 from erase.support.registry import Registry
 from erase.tasks.base import Task, TrainedTask
 from erase.training.config import TrainedConfig, TrainingConfig, with_defaults
 from erase.training.watch import require_runnable
 
+logger = logging.getLogger(__name__)
 MethodFunction = Callable[[Any, Any], Erasure]  # of its kind of task, and its config
 
 
@@ -91,6 +94,9 @@ class Method:
         config = config or self.config()
         if isinstance(config, TrainedConfig):
             require_runnable(config.training, type(task))
+            trained = self.needs(task, config).trained
+            if risk := training_risk(task.architecture(), [*trained]):
+                logger.warning(risk)
         erasure = self.function(task, config)
         weights = {name: find_weight(task.components, name) for name in erasure.deltas}
         erasure.recipe |= {

@@ -102,6 +102,26 @@ def _listed(one: Denoiser, role: str) -> str:
     return ", ".join(f"{name}{axis}" for name, axis in zip(names, told, strict=True))
 
 
+def training_risk(facts: Mapping[str, Any], names: Sequence[str]) -> str:
+    """What training weights risks, in a sentence, if pictures pass by them too; else empty.
+
+    facts: what an erasure's recipe notes of a family; nothing is known of those not learned.
+    """
+    if not (known := facts.get("learned")):
+        return ""
+    ours = tuple(f"{layer}." for layer in (*known["text"], *known["timed"]))
+    if not (shared := [name for name in names if not name.startswith(ours)]):
+        return ""
+    some = shortened(shared[:4]) + (", ..." if len(shared) > 4 else "")
+    return (
+        f"{len(shared)} of the {len(names)} tensors that train hear pictures too: {some}. Where "
+        "text and picture share weights, as in single-stream models, training can collapse all "
+        f"that a {known['pipeline']} draws, what is retained too; leave --task.include to what "
+        "hears text alone, or train under SalUn's mask with the retain loss, and look at the "
+        "pictures."
+    )
+
+
 _known: dict[str, LearnedFamily] = {}
 
 
