@@ -6,6 +6,7 @@ VAE not counted. Training is SalUn's, of half of what reads the text. benchmarks
 measures what SD1.5's row predicts.
 """
 
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 
 import torch
@@ -75,16 +76,33 @@ def models() -> dict[str, tuple[str, dict[str, nn.Module]]]:
         }
 
 
+HEAD = (
+    "model", "denoiser", "may change", "trained by default", "text enters", "mask file",
+    "projection of rank 2", "closed form, float32", "training, float32", "closed form, bfloat16",
+    "training, bfloat16",
+)  # fmt: skip
+
+
 def row(name: str, family_name: str, modules: dict[str, nn.Module]) -> str:
     """One model's line of the table."""
     family = FAMILIES[family_name]
     weights = named_parameters(modules)
+    denoiser = size(list(modules[family.denoiser].parameters()))
+    enters = [p for patterns in family.enters.values() for p in patterns]
+    return line(name, denoiser, weights, family.reads_text, enters)
 
-    def chosen(patterns: tuple[str, ...]) -> list[nn.Parameter]:
+
+def line(
+    name: str, denoiser: int, weights: Mapping[str, nn.Parameter], reads_text: Sequence[str],
+    enters: Sequence[str],
+) -> str:  # fmt: skip
+    """The same of weights by name, of which training and projections change those of patterns."""
+
+    def chosen(patterns: Sequence[str]) -> list[nn.Parameter]:
         return [w for n, w in weights.items() if any(fnmatchcase(n, p) for p in patterns)]
 
-    entering = chosen(tuple(p for patterns in family.enters.values() for p in patterns))
-    trained, count = size(chosen(tuple(family.reads_text))), size(list(weights.values()))
+    entering = chosen(enters)
+    trained, count = size(chosen(reads_text)), size(list(weights.values()))
 
     def training(stored: int) -> str:
         # The tensors as they were, for the deltas and the teacher; what is half has masters, of
@@ -96,7 +114,7 @@ def row(name: str, family_name: str, modules: dict[str, nn.Module]) -> str:
 
     rank_2 = sum(2 * WEIGHT * (len(w) + w[0].numel()) for w in entering)
     cells = (
-        f"{size(list(modules[family.denoiser].parameters())) / 1e6:.0f} M",
+        f"{denoiser / 1e6:.0f} M",
         f"{count / 1e6:.0f} M", f"{trained / 1e6:.0f} M", f"{size(entering) / 1e6:.1f} M",
         f"{trained / 8e6:.1f} MB", f"{rank_2 / 1e6:.2f} MB",
         f"{WEIGHT * count / 1e9:.1f} GB", training(WEIGHT),
@@ -110,14 +128,14 @@ def size(parameters: list[nn.Parameter]) -> int:
     return sum(parameter.numel() for parameter in parameters)
 
 
+def print_head() -> None:
+    """Print the table's first lines."""
+    print(f"| {' | '.join(HEAD)} |\n{'| --- ' * len(HEAD)}|", flush=True)
+
+
 def main() -> None:
     """Print the table."""
-    head = (
-        "model", "denoiser", "may change", "trained by default", "text enters", "mask file",
-        "projection of rank 2", "closed form, float32", "training, float32",
-        "closed form, bfloat16", "training, bfloat16",
-    )  # fmt: skip
-    print(f"| {' | '.join(head)} |\n{'| --- ' * len(head)}|")
+    print_head()
     for name, (family, modules) in models().items():
         print(row(name, family, modules))
 
