@@ -20,8 +20,10 @@ from PIL import Image
 from tiny_classes import BUILDERS, glm_image
 
 from erase.attacks import serving
+from erase.core.delta import LowRankDelta
 from erase.core.names import named_parameters
 from erase.erasure.erasure import Erasure
+from erase.erasure.weights import LORA
 from erase.methods import get_method
 from erase.methods.concept_ablation import ConceptAblationConfig
 from erase.methods.esd import ESDConfig
@@ -154,6 +156,14 @@ def _require_forgetting(pipeline, task, methods, folder) -> None:
                 module.save_pretrained(folder / name / part)
         assert not torch.equal(erased, before)
         assert torch.equal(drawn(), before)
+        lora = (folder / name / LORA).exists()
+        low_rank = all(isinstance(delta, LowRankDelta) for delta in erasure.deltas.values())
+        assert lora == (low_rank and task.family.loads_lora)
+        if lora:
+            pipeline.load_lora_weights(folder / name)
+            assert torch.allclose(drawn(), erased, atol=1e-5)
+            pipeline.unload_lora_weights()
+            assert torch.equal(drawn(), before)
         with task.replaced_modules(_opened(folder / name, applied.modules)):
             assert torch.equal(drawn(), erased)
 

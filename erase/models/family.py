@@ -88,8 +88,11 @@ class Family:
 
     @property
     def loads_lora(self) -> bool:
-        """Whether the stock pipeline loads LoRA files, as far as that is known."""
-        return not self.learned and hasattr(self.pipeline, "load_lora_weights")
+        """Whether the stock pipeline loads LoRA files of its denoiser, and has but one."""
+        loaded = getattr(self.pipeline, "_lora_loadable_modules", ())
+        kinds = self.pipeline._get_signature_types().get(self.denoiser, ())
+        adapted = any(hasattr(kind, "load_lora_adapter") for kind in kinds)
+        return self.denoiser in loaded and adapted and not self.others
 
     @property
     def facts(self) -> dict[str, Any]:
