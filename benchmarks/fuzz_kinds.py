@@ -32,7 +32,7 @@ from erase.models.opening import load_model
 from erase.prompts.catalogue import Catalogue
 from erase.runs.artefacts import inspect
 from erase.runs.drawing import PromptFile, read_prompts
-from erase.runs.measure import BenchmarkProtocol
+from erase.runs.evaluate import BenchmarkProtocol
 from erase.support.options import made
 from erase.support.pictures import open_picture
 from erase.tasks.classification.forget_sets import read_indices, write_indices

@@ -36,9 +36,9 @@ from erase.runs.attack import build_target
 from erase.runs.calibrate import CalibrationRun, calibrated
 from erase.runs.classify import ClassificationRun, ClassifierConfig, classify
 from erase.runs.erase import RunConfig, run
+from erase.runs.evaluate import PictureEvaluation, evaluate
 from erase.runs.forget_set import ForgetSetRun, choose_forget_set
-from erase.runs.measure import PictureEvaluation, evaluate
-from erase.runs.measuring import MeasureRun, measure
+from erase.runs.measure import MeasureRun, measure
 from erase.support.files import write_json
 from erase.tasks.classification.config import ClassificationTaskConfig
 from erase.tasks.classification.fit import FitConfig

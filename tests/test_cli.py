@@ -285,7 +285,7 @@ def test_a_failure_in_the_evaluation_leaves_a_checkpoint_and_nothing_else(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("erase.runs.measuring.judge_drawn", fail)
+        patch.setattr("erase.runs.measure.judge_drawn", fail)
         assert erase_run(tiny_model, tmp_path / "out", "--concept", "ghost") == 130
     left = {path.name for path in tmp_path.iterdir()} - {"tiny"}
     assert len(left) == 1

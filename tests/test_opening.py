@@ -21,7 +21,7 @@ from erase.prompts.request import EraseRequest
 from erase.runs.artefacts import export
 from erase.runs.attack import AttackRun
 from erase.runs.erase import RunConfig, run
-from erase.runs.measuring import MeasureRun, measure
+from erase.runs.measure import MeasureRun, measure
 from erase.tasks.diffusion.sampling import draw
 
 JUDGE = f"local-dir:{FOLDER}"

@@ -18,8 +18,7 @@ from erase.runs.attack import AttackRun, run_attacks
 from erase.runs.calibrate import CalibrationRun, calibrated
 from erase.runs.classify import ClassificationRun, ClassifierConfig, classify
 from erase.runs.erase import RunConfig, run
-from erase.runs.forget_set import ForgetSetRun, choose_forget_set
-from erase.runs.measure import (
+from erase.runs.evaluate import (
     BenchmarkProtocol,
     PictureEvaluation,
     PromptFile,
@@ -27,6 +26,7 @@ from erase.runs.measure import (
     evaluate,
     run_protocol,
 )
+from erase.runs.forget_set import ForgetSetRun, choose_forget_set
 from erase.support.progress import on_progress
 from erase.training.config import TrainedConfig, TrainingConfig
 

@@ -137,7 +137,7 @@ def _default_output(concepts: Sequence[str], method: str) -> str:
 
 
 def _evaluate(options: "Namespace") -> str:
-    from erase.runs.measure import evaluate, evaluation_config, rescore
+    from erase.runs.evaluate import evaluate, evaluation_config, rescore
 
     if options.rescore:
         return json.dumps(rescore(options.folder, options.threshold, options.classes), indent=2)
@@ -184,7 +184,7 @@ COMMANDS = {
     ),
     "measure": _run_of(
         "draw and judge what an erasure does, where its run did not",
-        "runs.measuring:MeasureRun:measure",
+        "runs.measure:MeasureRun:measure",
         lambda report, options: _measured(report, Path(options.erasure)), FOLDER, "erasure",
     ),
     "harden": _run_of(
@@ -213,11 +213,11 @@ COMMANDS = {
             "--rescore": _switch("count kept detections again"),
             "--output": _text("a new folder", default=""),
         },
-        ("runs.measure:evaluation_config", "support.distributed:DeviceConfig"),
+        ("runs.evaluate:evaluation_config", "support.distributed:DeviceConfig"),
     ),
     "protocol": _run_of(
         "draw a protocol's prompts and measure the pictures",
-        "runs.measure:BenchmarkProtocol:run_protocol", _figures, NEW, config_file=True,
+        "runs.evaluate:BenchmarkProtocol:run_protocol", _figures, NEW, config_file=True,
     ),
     "classify": _run_of(
         "unlearn part of a classifier's training set and measure it",

@@ -14,7 +14,7 @@ from erase.methods import get_method
 from erase.methods.harden import HardenConfig
 from erase.models.opening import Model
 from erase.prompts.request import EraseRequest
-from erase.runs.measuring import OUTPUT_FILES, Measured, measured, write_measured
+from erase.runs.measure import OUTPUT_FILES, Measured, measured, write_measured
 from erase.runs.opening import Measures, Opened, of_base, open_all
 from erase.runs.state import carry_out, note_run, options_of, require_method, run_digest
 from erase.support.config import NotNegative
