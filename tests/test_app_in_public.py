@@ -251,7 +251,7 @@ def test_nothing_stays_when_the_app_is_told_to_end(tmp_path, monkeypatch, number
     config = small_model(build_tiny_pipeline(), tmp_path / "tiny", public=True)
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    before = signal.getsignal(signal.SIGTERM)
+    before = {one: signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)}
     found = []
 
     def tell(told: float) -> None:
@@ -269,6 +269,7 @@ def test_nothing_stays_when_the_app_is_told_to_end(tmp_path, monkeypatch, number
         with pytest.raises(KeyboardInterrupt):
             build.serve(config)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for one, handler in before.items():
+            signal.signal(one, handler)
     assert len(found) == 1
     assert not list(tmp_path.glob("erase-app-*"))

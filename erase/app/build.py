@@ -105,6 +105,14 @@ def served(config: AppConfig, quiet: bool = False) -> Iterator[tuple[str, Studio
 
 def serve(config: AppConfig) -> None:
     """Serve until SIGTERM or SIGINT, which raise KeyboardInterrupt here."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    told = threading.Event()
+
+    def end(*_: object) -> None:
+        told.set()  # where the exception is lost on its way, as in a destructor, this is not
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
     with served(config):
-        threading.Event().wait()
+        told.wait()
+    raise KeyboardInterrupt

@@ -59,9 +59,9 @@ class _Ear:
         return getattr(self._denoiser, name)
 
     def __call__(self, *args: Any, **given: Any) -> None:
-        raise _HeardError(
-            dict(inspect.signature(self._denoiser.forward).bind(*args, **given).arguments)
-        )
+        told = inspect.signature(type(self._denoiser).forward)
+        _, *arguments = told.bind(self._denoiser, *args, **given).arguments.items()
+        raise _HeardError(dict(arguments))
 
 
 @contextmanager
