@@ -19,7 +19,7 @@ from erase.cli import main
 from erase.erasure.erasure import Erasure
 from erase.evaluate.pictures.clip import ClipJudge
 from erase.evaluate.pictures.judges import TOGETHER, embedded
-from erase.runs import drawing, measure
+from erase.runs import drawing, evaluate
 from erase.support.pictures import as_images, load_folder
 from erase.support.progress import on_progress
 
@@ -76,7 +76,7 @@ class Stopped(BaseException):
 
 def test_a_protocol_stopped_anywhere_ends_at_the_same_bytes(folder):
     drawn, kept = [], folder.glob(".stopped.*/pictures/*.png")
-    draw, save, measured = drawing.draw, drawing._save, measure.measured
+    draw, save, measured = drawing.draw, drawing._save, evaluate.measured
 
     def counted(*arguments):
         drawn.append(arguments[1])
@@ -100,7 +100,7 @@ def test_a_protocol_stopped_anywhere_ends_at_the_same_bytes(folder):
     stops = [
         (drawing, "_save", stops_at_a_picture),
         (drawing, "_save", stops_in_between),
-        (measure, "measured", stops_when_all_is_measured),
+        (evaluate, "measured", stops_when_all_is_measured),
     ]
     for module, name, stop in stops:
         with pytest.MonkeyPatch.context() as patch:
