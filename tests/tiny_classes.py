@@ -162,9 +162,9 @@ def bria_fibo(seed=0):
         pooled_projection_dim=None, axes_dims_rope=[0, 4, 4],
     )
     vae = AutoencoderKLWan(
-        base_dim=4, decoder_base_dim=4, num_res_blocks=1, out_channels=12, patch_size=2,
-        scale_factor_spatial=16, scale_factor_temporal=4, temperal_downsample=[False, True, True],
-        z_dim=16,
+        base_dim=4, decoder_base_dim=4, num_res_blocks=1, in_channels=12, out_channels=12,
+        patch_size=2, scale_factor_spatial=16, scale_factor_temporal=4,
+        temperal_downsample=[False, True, True], z_dim=16,
     )
     return parts.quiet(
         BriaFiboPipeline(

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from erase.core.seeds import seeded
-from erase.models.family import Family
 from erase.prompts.catalogue import Sampling
 from erase.prompts.request import Prompt
 from erase.prompts.seeds import ATTACK_SEED
@@ -133,11 +132,6 @@ class Outcome:
     forward_passes: int
     details: dict[str, Any]
     pictures: Tensor = field(compare=False, repr=False)
-
-
-def uncoded(family: Family) -> str:
-    """Why no picture can be turned into latents of a family's pipelines, if it cannot."""
-    return "how it codes pictures can't be heard" if family.learned else ""
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """Image-conditioned recall: start from a noised picture of the concept and ask for it."""
 
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import diffusers
@@ -9,10 +10,12 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from erase.attacks import register
-from erase.attacks.base import Outcome, Target, uncoded
+from erase.attacks.base import Outcome, Target
 from erase.core.seeds import seeded
 from erase.models.family import Family
 from erase.support.config import Config, Share
+from erase.tasks.diffusion.learned import LearnedDenoiser
+from erase.tasks.diffusion.led import Led
 from erase.tasks.diffusion.sampling import without_filter
 
 
@@ -34,14 +37,25 @@ def _image_to_image(family: Family) -> type[DiffusionPipeline] | None:
 
 
 def _hindrance(family: Family) -> str:
-    none = "" if _image_to_image(family) else "diffusers has no image-to-image pipeline of its kind"
-    return uncoded(family) or none
+    known = family.learned or _image_to_image(family)
+    return "" if known else "diffusers has no image-to-image pipeline of its kind"
 
 
 @register("recall", RecallConfig, _hindrance)
 @torch.no_grad()
 def recall(target: Target, config: RecallConfig) -> Outcome:
-    """Image-to-image from pictures of the concept under its own prompts, one picture a prompt."""
+    """Image-to-image from pictures of the concept under its own prompts, one picture a prompt.
+
+    A pipeline that told of itself draws as ever, but the first steps' answers are made up so that
+    they lead to the picture.
+    """
+    passes = int(config.strength * target.drawing_passes)
+    some = _led if isinstance(target.denoiser, LearnedDenoiser) else _begun
+    return target.outcome(target.drawn_in_parts(some(target, config)), passes)
+
+
+def _begun(target: Target, config: RecallConfig) -> Callable[[Tensor], Tensor]:
+    """What draws for the prompts at some places with the stock pipeline."""
     family, side, seeds = target.denoiser.family, target.denoiser.side, target.seeds
     pipeline = without_filter(target.pipeline, _image_to_image(family))
     asks_size = "height" in inspect.signature(pipeline.__call__).parameters
@@ -58,5 +72,19 @@ def recall(target: Target, config: RecallConfig) -> Outcome:
             **({"height": side, "width": side} if asks_size else {}),
         ).images
 
-    passes = int(config.strength * target.drawing_passes)
-    return target.outcome(target.drawn_in_parts(some), passes)
+    return some
+
+
+def _led(target: Target, config: RecallConfig) -> Callable[[Tensor], Tensor]:
+    """What draws for the prompts at some places by leading the pipeline's own draws."""
+    denoiser, steps = target.denoiser, target.sampling.steps
+    assert isinstance(denoiser, LearnedDenoiser)
+    led = Led(denoiser, target.sampling, steps - int(config.strength * steps))
+
+    def some(places: Tensor) -> Tensor:
+        latents = target.latents[places % len(target.latents)]
+        texts = [target.prompts[place].text for place in places.tolist()]
+        seeds = [target.seeds[place] for place in places.tolist()]
+        return torch.cat([led.drawn(*one) for one in zip(latents, texts, seeds, strict=True)])
+
+    return some

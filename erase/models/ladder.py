@@ -3,8 +3,11 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from erase.models.cuts import Cut
-from erase.models.listening import Leaves
+import torch
+from torch import Tensor
+
+from erase.models.cuts import Cut, cut_out, numbers_of
+from erase.models.listening import Answer, Call, Leaves, leaves
 
 
 @dataclass(frozen=True)
@@ -57,3 +60,17 @@ def flow(levels: list[float], scale: float, towards_noise: bool) -> Mix:
     sign = 1.0 if towards_noise else -1.0
     mixes = [((1 - level) / scale, level, -sign / scale, sign) for level in levels]
     return "velocity" if towards_noise else "velocity to the picture", mixes
+
+
+def leading(ladder: Ladder, picture: Tensor) -> Answer:
+    """Answers that lead a draw to these latents [n], whatever noise it holds."""
+
+    def answer(call: Call, raw: Tensor) -> Tensor:
+        level, said = ladder.levels[call.step], torch.zeros_like(raw)
+        latents = numbers_of(cut_out(leaves(call.arguments)[ladder.latents], ladder.places[0]))
+        unit = (latents - level.clean * picture) / level.noise
+        part = cut_out(said, ladder.prediction)
+        part.copy_((level.picture * picture + level.unit * unit).reshape(part.shape))
+        return said
+
+    return answer

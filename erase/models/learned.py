@@ -26,13 +26,15 @@ class Denoiser:
     """What one denoiser that hears the prompt is given, by argument.
 
     roles: latents, time, text (and what follows its length), or the same in all calls. axes: which
-    axis is the prompts', none where there is none.
+    axis is the prompts', none where there is none. states: along which axis the words lie of the
+    text that is words' states, one by one.
     """
 
     name: str
     kind: str
     roles: Mapping[str, str]
     axes: Mapping[str, int | None]
+    states: Mapping[str, int]
 
     def given(self, role: str) -> list[str]:
         """Its arguments of a role."""
@@ -260,8 +262,11 @@ class _Arguments:
             else "time" if leaf in times else "same"
             for leaf in leaves(here.arguments)
         }  # fmt: skip
-        kind = type(getattr(self._listener.pipeline, name)).__name__
-        return Denoiser(name, kind, roles, self._axes(name, leaves(here.arguments)))
+        kind, ours = type(getattr(self._listener.pipeline, name)).__name__, leaves(here.arguments)
+        axes, theirs = self._axes(name, ours), leaves(other[first].arguments)
+        tokens = {leaf: _tokens(ours[leaf], theirs.get(leaf), axes.get(leaf)) for leaf in texts}
+        states = {leaf: axis for leaf, axis in sorted(tokens.items()) if axis is not None}
+        return Denoiser(name, kind, roles, axes, states)
 
     def _axes(self, name: str, one: Mapping[str, Any]) -> dict[str, int | None]:
         """Along which axis of each argument two prompts lie."""
@@ -292,6 +297,19 @@ def _unlike(one: Call, other: Call) -> set[str]:
     """The arguments of one call that are not alike in another, or not there."""
     ours, theirs = leaves(one.arguments), leaves(other.arguments)
     return {name for name, leaf in ours.items() if not same(leaf, theirs.get(name))}
+
+
+def _tokens(one: Any, other: Any, prompts: int | None) -> int | None:
+    """Along which axis the words' states lie of what two prompts of one length are read as.
+
+    It is the longest but the last and that of prompts. None of what is no states: masks, numbers of
+    tokens, and what has but one row a prompt.
+    """
+    numbers = isinstance(one, Tensor) and one.is_floating_point() and len(one.unique()) > 2
+    if not numbers or not isinstance(other, Tensor) or one.shape != other.shape or same(one, other):
+        return None
+    axes = [axis for axis in range(one.ndim - 1) if axis != prompts and one.shape[axis] > 1]
+    return max(axes, key=lambda axis: one.shape[axis]) if axes else None
 
 
 def _number(told: Mapping[str, Any]) -> float:

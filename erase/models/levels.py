@@ -1,6 +1,6 @@
 """How much noise a denoiser's input holds at each step of a draw, found by answering for it."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from erase.models.cuts import Cut, cut_out, cuts, fitted, numbers_of, places_of
-from erase.models.ladder import Ladder, Level, Mix, flow, of_noise
+from erase.models.ladder import Ladder, Level, Mix, flow, leading, of_noise
 from erase.models.listening import Answer, Call, Draw, Listener, leaves
 
 STEPS = (24, 12)  # of the draws that are answered for
@@ -30,12 +30,17 @@ class Levels:
         self._told, self._call, self._prompt = told, call, prompt
         self._forms: dict[str, Any] = {}
 
-    def found(self) -> Ladder:
-        """The ladder; ValueError if none of the known kinds is what the pipeline draws by."""
+    def found(self, steps: int = 0) -> Ladder:
+        """The ladder of a draw of so many steps, by default of many.
+
+        Raises ValueError if none of the known kinds is what the pipeline draws by.
+        """
         with _unclipped(self._listener.pipeline.scheduler):
             try:
-                return self._found(STEPS[0])
+                return self._found(steps or STEPS[0])
             except ValueError:  # some clamp the last levels of many steps
+                if steps:
+                    raise
                 return self._found(STEPS[1])
 
     def _found(self, steps: int) -> Ladder:
@@ -74,8 +79,8 @@ class Levels:
             tuple(self._still.samples[0].shape), _deviation(begins, mixes[0][1]), error,
         )  # fmt: skip
 
-    def _answered(self, answer: Callable[[Call, Tensor], Tensor]) -> Draw:
-        def said(call: Call, raw: Tensor) -> Tensor:
+    def _answered(self, answer: Answer) -> Draw:
+        def said(call: Call, raw: Tensor) -> Tensor | None:
             return answer(call, raw) if call.who in self._hears else torch.zeros_like(raw)
 
         return self._listener.draw(self._prompt, answer=said, forms=self._forms, **self._options)
@@ -212,7 +217,8 @@ class Levels:
             return float("inf")
         count = self._still.result.numel()
         pictures = torch.randn(2, count, generator=torch.Generator().manual_seed(2)).double()
-        draws = [self._led_to(picture, mixes) for picture in pictures]
+        ladder = self._ladder("", mixes, 0.0)
+        draws = [self._answered(leading(ladder, picture)) for picture in pictures]
         apart = pictures[0] - pictures[1]
         errors = [
             float((numbers_of(draw.result) - picture).norm() / picture.norm()) / LAST
@@ -236,18 +242,6 @@ class Levels:
     def _exact(self) -> float:
         half = self._still.samples[0].dtype.itemsize < 4 or self._asked[0].raw.dtype.itemsize < 4
         return 16 * EXACT if half else EXACT
-
-    def _led_to(self, picture: Tensor, mixes: list[tuple[float, float, float, float]]) -> Draw:
-        def answer(call: Call, raw: Tensor) -> Tensor:
-            clean, noise, of_picture, of_noise = mixes[call.step]
-            latents = self._latents_of(call)
-            unit = (latents - clean * picture) / noise
-            said = torch.zeros_like(raw)
-            part = cut_out(said, self._cut)
-            part.copy_((of_picture * picture + of_noise * unit).reshape(part.shape))
-            return said
-
-        return self._answered(answer)
 
 
 def _always(said: Tensor) -> Answer:

@@ -11,12 +11,14 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.guiders import BaseGuidance
+from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
 from erase.core.activations import hooks_are_heard
 
 Leaves = dict[str, Any]
-Answer = Callable[["Call", Tensor], Tensor]  # of a call, and what was said in the first one
+# Of a call, and what was said in the first one; None where the module is to say what it does.
+Answer = Callable[["Call", Tensor], Tensor | None]
 
 
 def leaves(value: Any, path: str = "") -> Leaves:
@@ -119,7 +121,7 @@ class Draw:
         return [call for call in self.calls if call.who == who]
 
 
-class _HeardEnoughError(Exception):
+class HeardEnoughError(Exception):
     """Breaks a pipeline's call off."""
 
 
@@ -142,6 +144,7 @@ class Listener:
         answer: Answer | None = None,
         forms: dict[str, Any] | None = None,
         until: Collection[str] = (),
+        ending: Tensor | None = None,
         **options: Any,
     ) -> Draw:
         """Have the pipeline draw, and hear it.
@@ -149,7 +152,7 @@ class Listener:
         layers: tell what they read. keep: what they say is kept. put: what layers say instead.
         answer: what is said instead of the modules' own prediction; they are then called but once,
         for the form of what they say, and never if `forms` has it. until: break off when all of
-        these have been called.
+        these have been called. ending: what the scheduler gives at every step, the last too.
         """
         heard, forms = Draw(), {} if forms is None else forms
         count = 1 if isinstance(prompt, str) else len(prompt)
@@ -158,7 +161,7 @@ class Listener:
         with ExitStack() as hooks:
             hooks.enter_context(silent(self.pipeline, self.guided))
             hooks.enter_context(hooks_are_heard())
-            hooks.enter_context(_steps_heard(self.pipeline.scheduler, heard))
+            hooks.enter_context(_steps_heard(self.pipeline.scheduler, heard, ending))
             for who in self.modules:
                 hooks.enter_context(self._calls_heard(who, heard, answer, forms, set(until)))
             for name, layer in (layers or {}).items():
@@ -168,7 +171,7 @@ class Listener:
             try:
                 generator = seeds[0] if isinstance(prompt, str) else seeds
                 heard.output = self.pipeline(prompt=prompt, generator=generator, **given)
-            except _HeardEnoughError:
+            except HeardEnoughError:
                 pass
         return heard
 
@@ -185,12 +188,11 @@ class Listener:
             call = Call(who, len(heard.samples), _bound(signature, args, given))
             heard.calls.append(call)
             if until and until <= {one.who for one in heard.calls}:
-                raise _HeardEnoughError
-            made_up = answer and who in forms
-            said = forms[who] if made_up else forward(*args, **given)
-            if answer:
-                forms[who] = said
-                said = with_raw(said, answer(call, raw_of(said)))
+                raise HeardEnoughError
+            if answer and who not in forms:
+                forms[who] = forward(*args, **given)
+            made_up = answer(call, raw_of(forms[who])) if answer else None
+            said = with_raw(forms[who], made_up) if made_up is not None else forward(*args, **given)
             call.raw = raw_of(said).detach().clone()
             return said
 
@@ -232,7 +234,7 @@ def silent(pipeline: DiffusionPipeline, guided: bool = False) -> Iterator[None]:
 
 
 @contextmanager
-def _steps_heard(scheduler: Any, heard: Draw) -> Iterator[None]:
+def _steps_heard(scheduler: Any, heard: Draw, ending: Tensor | None) -> Iterator[None]:
     step = scheduler.step
     signature = inspect.signature(step)
 
@@ -243,14 +245,25 @@ def _steps_heard(scheduler: Any, heard: Draw) -> Iterator[None]:
         heard.times.append(cloned(named.get("timestep")))
         found = step(*args, **given)
         after = getattr(found, "prev_sample", None)
-        heard.result = cloned(found[0] if after is None else after)
-        return found
+        after = found[0] if after is None else after
+        heard.result = cloned(after if ending is None else ending.view(after.shape))
+        return found if ending is None else _ended(found, after.shape, heard.result)
 
     scheduler.step = listening
     try:
         yield
     finally:
         del scheduler.step
+
+
+def _ended(found: Any, shape: torch.Size, ending: Tensor) -> Any:
+    """What a step gives, with another end in place of all that have its shape.
+
+    Some schedulers give the picture that they expect beside it, which some pipelines decode.
+    """
+    parts = found.to_tuple() if isinstance(found, BaseOutput) else found
+    put = [ending if isinstance(p, Tensor) and p.shape == shape else p for p in parts]
+    return type(found)(*put) if isinstance(found, BaseOutput) else tuple(put)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 import torch
 from diffusers import DiffusionPipeline
+from PIL.Image import Image
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -83,9 +84,21 @@ class ConditionedDenoiser:
         """What the denoiser computes in."""
         return getattr(self.pipeline, self.family.denoiser).dtype
 
+    def require_coding(self) -> None:
+        """ValueError where pictures can't be coded."""
+
+    def ready(self, picture: Image) -> Tensor:
+        """A picture [1, 3, H, W] in 0..1, as large as it draws them."""
+        side, ready = self.side, self.pipeline.image_processor.preprocess
+        return ready(picture.convert("RGB"), side, side) / 2 + 0.5
+
     def latents(self, pictures: Tensor) -> Tensor:
         """Latents [n, C, h, w] of pictures in 0..1, where the denoiser is."""
         return latents_of(self.pipeline, pictures).to(self.device, at_least_float32(self.dtype))
+
+    def pictures(self, latents: Tensor) -> Tensor:
+        """Pictures [n, 3, H, W] in 0..1 of latents."""
+        return pictures_of(self.pipeline, latents)
 
     @property
     def reading(self) -> dict[str, nn.Module]:

@@ -1,6 +1,6 @@
 """The denoisers of a pipeline that told of itself: prompts, noise and predictions as it draws."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,10 +8,14 @@ from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.image_processor import VaeImageProcessor
+from PIL.Image import Image
 from torch import Tensor, nn
 
 from erase.core.names import way_to
+from erase.core.precision import at_least_float32
 from erase.models.calling import PROMPT, nothing
+from erase.models.coding import Coding, coding_of, one_frame
 from erase.models.cuts import cut_out
 from erase.models.family import family_of
 from erase.models.ladder import Ladder, Level
@@ -19,7 +23,7 @@ from erase.models.learned import LONGER, LearnedFamily
 from erase.models.listening import Listener, leaves, raw_of, replaced, same
 from erase.prompts.catalogue import Sampling
 from erase.tasks.diffusion.denoiser import ConditionedDenoiser
-from erase.tasks.diffusion.noising import DiffusionBatch
+from erase.tasks.diffusion.ladder_noising import LearnedNoising
 
 MOST_KEPT = 512  # prompts
 FURTHER = " ".join([LONGER] * 8)
@@ -34,40 +38,6 @@ class HeardCondition:
     def rows(self, chosen: Tensor) -> "HeardCondition":
         """The same of the prompts at these places [n]."""
         return HeardCondition([self.calls[place] for place in chosen.tolist()])
-
-
-class LearnedNoising:
-    """The levels of noise that the pipeline itself draws by; time steps are their places."""
-
-    def __init__(self, find: Callable[[], Ladder]):
-        self._find = find
-
-    @cached_property
-    def ladder(self) -> Ladder:
-        """The levels, found when first asked for."""
-        return self._find()
-
-    def draw_timesteps(self, count: int, generator: torch.Generator) -> Tensor:
-        """Uniform places [count]."""
-        return torch.randint(len(self.ladder.levels), (count,), generator=generator)
-
-    def _mixed(self, batch: DiffusionBatch, picture: str, noise: str) -> Tensor:
-        levels = [self.ladder.levels[place] for place in batch.timesteps.tolist()]
-        shape = (-1, *[1] * (batch.latents.ndim - 1))
-        shares = (
-            batch.latents.new_tensor([getattr(level, name) for level in levels]).view(shape)
-            for name in (picture, noise)
-        )
-        of_picture, of_noise = shares
-        return of_picture * batch.latents + of_noise * self.ladder.deviation * batch.noise
-
-    def noisy(self, batch: DiffusionBatch) -> Tensor:
-        """The latents at their levels, as the denoiser is given them."""
-        return self._mixed(batch, "clean", "noise")
-
-    def target(self, batch: DiffusionBatch) -> Tensor:
-        """What the denoiser is to say of them."""
-        return self._mixed(batch, "picture", "unit")
 
 
 class LearnedDenoiser(ConditionedDenoiser):
@@ -108,6 +78,46 @@ class LearnedDenoiser(ConditionedDenoiser):
         told = calling.guidance and calling.unguided is None  # as if distilled under guidance
         given = {calling.guidance: self.guidance} if told else {}
         return calling.listener(self.pipeline, side, **given)
+
+    @cached_property
+    def coding(self) -> Coding:
+        """How pictures are coded; ValueError where that can't be proved."""
+        if self._like:
+            return self._like.coding
+        try:
+            with torch.no_grad():
+                return coding_of(self.listener(self.side))
+        except ValueError as error:
+            raise ValueError(
+                f"How a {self.known.pipeline} codes pictures is not known: {error}; leave out "
+                "pictures of your own."
+            ) from error
+
+    def require_coding(self) -> None:
+        """ValueError where pictures can't be coded."""
+        _ = self.coding
+
+    def ready(self, picture: Image) -> Tensor:
+        """A picture [1, 3, H, W] in 0..1, as large as it draws them."""
+        return VaeImageProcessor(do_normalize=False).preprocess(picture, *self.coding.size)
+
+    def latents(self, pictures: Tensor) -> Tensor:
+        """Latents [n, ...] of pictures in 0..1, of films with as many equal frames."""
+        found = [self.coding.latents(self.pipeline, picture) for picture in pictures]
+        return torch.cat(found).to(self.device, at_least_float32(self.dtype))
+
+    @torch.no_grad()
+    def pictures(self, latents: Tensor) -> Tensor:
+        """Pictures [n, 3, H, W] in 0..1 of latents, as the pipeline itself decodes them."""
+        listener, forms = self.listener(self.side), dict[str, Any]()
+
+        def decoded(one: Tensor) -> Tensor:
+            draw = listener.draw(
+                PROMPT, answer=nothing, forms=forms, ending=one[None], output_type="np"
+            )
+            return one_frame(draw.output)
+
+        return torch.cat([decoded(one) for one in latents])
 
     def around(self, pipeline: DiffusionPipeline) -> "LearnedDenoiser":
         """The same of another pipeline."""

@@ -18,7 +18,7 @@ from erase.prompts.request import Prompt, PromptSet, sample, texts_by_group
 from erase.support.pictures import load_folder
 from erase.tasks.base import SetName
 from erase.tasks.diffusion.config import MOST_TRAJECTORIES, DiffusionTaskConfig
-from erase.tasks.diffusion.denoiser import ConditionedDenoiser, latents_of
+from erase.tasks.diffusion.denoiser import ConditionedDenoiser
 from erase.tasks.diffusion.noising import DiffusionBatch
 from erase.tasks.diffusion.sampling import OutputType, draw
 
@@ -69,7 +69,7 @@ class PictureSets:
             return
         if len({prompt.group for prompt in self.prompts.forget}) > 1:
             raise ValueError("Pictures can be given of one concept only; erase one at a time.")
-        self.base.family.unscaled(self.base.pipeline)  # what takes none says so
+        self.base.require_coding()
 
     @cached_property
     def forget(self) -> PictureSet:
@@ -142,10 +142,7 @@ class PictureSets:
 
     @torch.no_grad()
     def _encoded(self, pictures: Sequence[Image]) -> PictureSet:
-        pipeline, side = self.base.pipeline, self.base.side
-        ready = pipeline.image_processor.preprocess
-        batches = (ready(picture.convert("RGB"), side, side) for picture in pictures)
-        latents = [latents_of(pipeline, batch / 2 + 0.5) for batch in batches]
+        latents = [self.base.latents(self.base.ready(picture)) for picture in pictures]
         scaled = torch.cat(latents).cpu()
         return sample(self.prompts.forget, len(scaled), self.seed), scaled
 

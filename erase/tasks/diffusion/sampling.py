@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from erase.core.precision import widened
 from erase.core.process import own_settings
 from erase.core.seeds import seeded
+from erase.models.coding import one_frame
 from erase.models.conditions import shifted
 from erase.models.family import family_of
 from erase.models.lazy import require_read
@@ -45,7 +46,7 @@ def draw(
     """
     family = family_of(pipeline)
     if known := family.learned:
-        output = "pt" if output_type == "pt" else ""
+        output = "np" if output_type == "pt" else ""  # the only one that is in 0..1 in all classes
         listener = known.calling.drawer(pipeline, sampling, output)
         return _drawn_one_by_one(listener, prompts, seeds, sampling, output, description, shared)
     unfiltered = without_filter(pipeline)
@@ -107,8 +108,7 @@ def _drawn_alone(listener: Listener, prompt: str, seed: int, output: str) -> Ten
     draw = listener.draw(prompt, seed)
     if not output:
         return draw.result
-    found: Tensor = draw.output[0]
-    return found[:, found.shape[1] // 2] if found.ndim == 5 else found
+    return one_frame(draw.output)
 
 
 def _tick(
