@@ -181,7 +181,8 @@ def prompt_losses(task: DiffusionTask, passes: int = 4) -> tuple[list[str], Tens
     found: dict[str, list[Tensor]] = {}
     for number in range(passes):
         for batch in task.forget_batches(step_seed(task.seed, number)):
-            for text, loss in zip(batch.prompts, task.sample_losses(batch), strict=True):
+            errors = task.denoiser.errors(batch, task.predict(batch, batch.prompts))
+            for text, loss in zip(batch.prompts, errors, strict=True):
                 found.setdefault(text, []).append(loss.cpu())
     losses = {text: torch.stack(of_text).mean() for text, of_text in sorted(found.items())}
     return list(losses), torch.stack(list(losses.values()))

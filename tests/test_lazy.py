@@ -13,7 +13,7 @@ from erase.core.names import filter_names, named_parameters
 from erase.erasure.erasure import Erasure
 from erase.methods.projection import ProjectionConfig
 from erase.models.family import family_of
-from erase.models.opening import OpeningConfig, load_model, open_model
+from erase.models.opening import OpeningConfig, find_model, load_model
 from erase.prompts.request import EraseRequest
 from erase.runs.erase import RunConfig, run
 from erase.tasks.diffusion.denoiser import pictures_of
@@ -69,7 +69,7 @@ def test_no_other_tensor_is_read_and_the_deltas_are_the_same_bytes(name, tmp_pat
 
 def test_what_would_draw_without_its_denoiser_is_refused(tmp_path):
     folder = written(build_family("sd1"), tmp_path / "model")
-    model = open_model(str(folder), OpeningConfig(device="cpu"), text_alone=True)
+    model = find_model(str(folder), OpeningConfig(device="cpu")).open(text_alone=True)
     refused = pytest.raises(ValueError, match="left in their files")
     with refused:
         draw(model.pipeline, ["a ghost"], [0], model.sampling)

@@ -101,7 +101,8 @@ def test_relearning_lowers_the_models_own_loss_and_leaves_no_trace(tiny_pipeline
 
     def error():
         with torch.no_grad():
-            return task.sample_losses(shown)[batch.shows].sum()
+            predicted = task.predict(shown, shown.prompts)
+            return task.denoiser.errors(shown, predicted)[batch.shows].sum()
 
     plain = error()
     flags = {name: weight.requires_grad for name, weight in task.relearning.weights().items()}

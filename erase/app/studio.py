@@ -18,10 +18,10 @@ from erase.erasure.algebra import compose, scale
 from erase.erasure.erasure import Erasure
 from erase.evaluate.base import Judge, ReadsCaptions
 from erase.evaluate.pictures.clip import ClipJudge
-from erase.evaluate.pictures.judges import judge_of
+from erase.evaluate.pictures.judges import default_judge, judge_of
 from erase.evaluate.pictures.nudity import EXPOSED, NudityDetector, blurred
 from erase.evaluate.reports import Report
-from erase.models.opening import Model, OpeningConfig, default_judge, open_model, oracle_opening
+from erase.models.opening import Model, OpeningConfig, open_model, oracle_opening
 from erase.prompts.catalogue import Sampling
 from erase.tasks.diffusion.sampling import draw
 

@@ -127,14 +127,13 @@ def interference(one: Erasure, other: Erasure) -> list[dict[str, Any]]:
     """
     _check_same_base([one, other])
     return [
-        {"tensor": name, **pair_interference(delta, other.deltas[name])}
+        {"tensor": name, **_meeting(delta, other.deltas[name])}
         for name, delta in one.deltas.items()
         if name in other.deltas
     ]
 
 
-def pair_interference(one: Delta, other: Delta) -> dict[str, float]:
-    """How two changes of one tensor meet; what `interference` tells of each."""
+def _meeting(one: Delta, other: Delta) -> dict[str, float]:
     angle = cosine(one, other)
     ratio = float(other.dense().norm() / one.dense().norm())
     facts = {"cosine": angle, "undone": max(0.0, -angle * ratio)}

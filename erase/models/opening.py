@@ -18,7 +18,7 @@ from huggingface_hub import hf_hub_download
 from torch import nn
 from transformers.utils import logging as of_transformers
 
-from erase.bundled import EMOJI, JUDGE
+from erase.bundled import EMOJI
 from erase.core.names import holds_numbers
 from erase.core.process import own_settings
 from erase.models.family import family_of, require_supported
@@ -105,6 +105,39 @@ class Model:
             self.pipeline.to("cpu", silence_dtype_warnings=True)
 
 
+@dataclass(frozen=True)
+class Found:
+    """A model that can be opened: its name, how, its concepts if known, where it will compute."""
+
+    name: str
+    opening: OpeningConfig
+    catalogue: Catalogue | None
+    device: str
+
+    @own_settings()
+    def open(self, text_alone: bool = False) -> Model:
+        """The open model; `text_alone` leaves the denoiser in its files where it can."""
+        name, opening, device = self.name, self.opening, self.device
+        with _one_sentence(name), _without_loading_bars():
+            folder = _folder_of(name, opening)
+        if folder.is_dir():  # known of a hub id only now
+            denoiser_file(folder, opening.variant)
+        dtype = getattr(torch, _dtype_of(folder, opening, device))
+        stays = text_alone and opening.offload == "none"
+        left = left_family(folder, opening.variant) if stays else None
+        with _one_sentence(name), _without_loading_bars():
+            if left:
+                pipeline = text_pipeline(folder, left, opening.variant, dtype, device)
+            else:
+                pipeline = text_to_image(_read(folder, opening, dtype))
+            _require_finite(pipeline)
+        require_supported(pipeline)
+        if left or opening.offload != "none":
+            return Model(name, pipeline, self.catalogue, opening.offload, device)
+        with _one_sentence(name):
+            return Model(name, pipeline.to(device), self.catalogue)
+
+
 def load_model(name: str | DiffusionPipeline, device: str = "auto", **others: Any) -> Model:
     """Open "emoji", a pipeline folder, a hub id or one file; take an open pipeline as it is.
 
@@ -114,35 +147,30 @@ def load_model(name: str | DiffusionPipeline, device: str = "auto", **others: An
 
 
 @own_settings()
-def open_model(
-    name: str | DiffusionPipeline, opening: OpeningConfig, text_alone: bool = False
-) -> Model:
-    """What `load_model` returns; `text_alone` leaves the denoiser in its files where it can."""
-    if not isinstance(name, str):
-        return _taken(name, opening)
-    asked, name = name, os.path.expanduser(name)
-    device, catalogue = device_of(opening), catalogue_of(name, opening)
-    with _one_sentence(name), _without_loading_bars():
-        folder = _folder_of(name, opening)
-    if folder.is_dir():  # known of a hub id only now
-        denoiser_file(folder, opening.variant)
-    dtype = getattr(torch, _dtype_of(folder, opening, device))
-    stays = text_alone and opening.offload == "none"
-    left = left_family(folder, opening.variant) if stays else None
-    with _one_sentence(name), _without_loading_bars():
-        if left:
-            pipeline = text_pipeline(folder, left, opening.variant, dtype, device)
-        else:
-            pipeline = text_to_image(_read(folder, opening, dtype))
-        _require_finite(pipeline)
-    require_supported(pipeline)
-    if left or opening.offload != "none":
-        return Model(asked, pipeline, catalogue, opening.offload, device)
+def open_model(name: str | DiffusionPipeline, opening: OpeningConfig) -> Model:
+    """What `load_model` returns."""
+    return find_model(name, opening).open() if isinstance(name, str) else _taken(name, opening)
+
+
+def find_model(name: str, opening: OpeningConfig) -> Found:
+    """The model before it is opened; ValueError if there is none such, or no such device."""
+    return Found(name, opening, _catalogue_of(name, opening), _device_of(opening))
+
+
+def _catalogue_of(name: str, opening: OpeningConfig) -> Catalogue | None:
+    """The catalogue of a model; ValueError if there is no such pipeline."""
+    source, path = _place(name), single_file(name)
+    if path:
+        _configs_of(path, opening)
+        return None
     with _one_sentence(name):
-        return Model(asked, pipeline.to(device), catalogue)
+        _index_of(str(source), opening.revision)
+    if source.is_dir():
+        denoiser_file(source, opening.variant)
+    return Catalogue.of_model(source)
 
 
-def device_of(opening: OpeningConfig) -> str:
+def _device_of(opening: OpeningConfig) -> str:
     """The device that a pipeline is opened for; ValueError if it is not there, or to no avail."""
     device = own_device(opening.device)
     if opening.offload != "none" and torch.device(device).type == "cpu":
@@ -154,19 +182,6 @@ def device_of(opening: OpeningConfig) -> str:
 def oracle_opening(opening: OpeningConfig) -> OpeningConfig:
     """How a model's oracle is opened: what is said of the model's own files is not of its."""
     return OpeningConfig(device=opening.device, dtype=opening.dtype, offload=opening.offload)
-
-
-def catalogue_of(name: str, opening: OpeningConfig) -> Catalogue | None:
-    """The catalogue of a model, before it is opened; ValueError if there is no such pipeline."""
-    source, path = str(_place(name)), single_file(name)
-    if path:
-        _configs_of(path, opening)
-        return None
-    with _one_sentence(name):
-        _index_of(source, opening.revision)
-    if Path(source).is_dir():
-        denoiser_file(Path(source), opening.variant)
-    return Catalogue.of_model(source)
 
 
 def _taken(pipeline: DiffusionPipeline, opening: OpeningConfig) -> Model:
@@ -265,7 +280,7 @@ def _require_finite(pipeline: DiffusionPipeline) -> None:
 def _one_sentence(name: str) -> AbstractContextManager[None]:
     """Whatever goes wrong within is a ValueError that names the model."""
     return refused(
-        f"The model {name} could not be opened",
+        f"The model {os.path.expanduser(name)} could not be opened",
         "give 'emoji', a whole pipeline folder, a hub id you can reach, or a file of weights with "
         "--model_config",
     )
@@ -280,12 +295,3 @@ def _without_loading_bars() -> Iterator[None]:
                 one.disable_progress_bar()
                 after.callback(one.enable_progress_bar)
         yield
-
-
-def default_judge(catalogue: Catalogue | None) -> str | None:
-    """The bundled judge for models whose concepts the bundled one draws too; none for others."""
-    known = Catalogue.of_model(EMOJI)
-    if not catalogue or not known:
-        return None
-    pairs = (catalogue.objects, known.objects), (catalogue.styles, known.styles)
-    return f"local-dir:{JUDGE}" if all(set(a) <= set(b) for a, b in pairs) else None

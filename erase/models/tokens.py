@@ -55,7 +55,7 @@ def require_read(
         length = max(length, asked or tokenizer.model_max_length)
         tokens = (_tokens(pipeline, tokenizer, part) for part in (texts, anchors))
         for place, (a, b) in enumerate(zip(*tokens, strict=True)):
-            if max(len(a), len(b)) - _alike(a, b)[1] < (asked or tokenizer.model_max_length):
+            if max(len(a), len(b)) - alike_at_ends(a, b)[1] < (asked or tokenizer.model_max_length):
                 unread.discard(place)
     if unread:
         text = texts[min(unread)]
@@ -84,7 +84,7 @@ def paired_positions(tokens: Sequence[int], anchor: Sequence[int], length: int) 
     Tokens before and after the concept are paired with their equals, the concept's own with the
     anchor's last; padding, which follows the end, with padding.
     """
-    prefix, suffix = _alike(tokens, anchor)
+    prefix, suffix = alike_at_ends(tokens, anchor)
     pairs = []
     for position in range(length):
         if position < prefix:
@@ -98,13 +98,13 @@ def paired_positions(tokens: Sequence[int], anchor: Sequence[int], length: int) 
     return pairs
 
 
-def _alike(tokens: Sequence[int], anchor: Sequence[int]) -> tuple[int, int]:
-    """How many tokens are alike at the beginning, and how many of the others at the end."""
-    prefix = _common_length(tokens, anchor)
-    return prefix, _common_length(tokens[prefix:][::-1], anchor[prefix:][::-1])
+def alike_at_ends(words: Sequence[object], others: Sequence[object]) -> tuple[int, int]:
+    """How many items are alike at the beginning, and how many of the rest at the end."""
+    first = _common_length(words, others)
+    return first, _common_length(words[first:][::-1], others[first:][::-1])
 
 
-def _common_length(one: Sequence[int], other: Sequence[int]) -> int:
+def _common_length(one: Sequence[object], other: Sequence[object]) -> int:
     """How many first items are alike."""
     pairs = enumerate(zip(one, other, strict=False))
     return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))

@@ -31,7 +31,7 @@ from erase.evaluate.pictures.folders import (
 )
 from erase.evaluate.pictures.judges import open_judge
 from erase.evaluate.pictures.nudity import DETECTIONS, NudityConfig, count, read_detections
-from erase.models.opening import Model, OpeningConfig, device_of, open_model
+from erase.models.opening import Model, OpeningConfig, find_model
 from erase.runs.drawing import PromptFile, PromptRow, draw_rows, drawing_digest, read_prompts
 from erase.runs.state import carry_out
 from erase.support.config import Config, Positive
@@ -194,9 +194,10 @@ def run_protocol(protocol: BenchmarkProtocol, output: str | Path) -> dict[str, A
         rows = read_prompts(protocol.prompts, protocol.drawing.guidance_scale)
         if (scheduler := protocol.drawing.scheduler) and not hasattr(diffusers, scheduler):
             raise ValueError(f"diffusers has no {scheduler}; name one of its schedulers.")
-        evaluators = require_any(_evaluators(protocol, rows))
+        found = find_model(protocol.model, protocol)
+        evaluators = require_any(_evaluators(protocol, rows, found.device))
         erasure = Erasure.from_pretrained(protocol.erasure) if protocol.erasure else None
-        model = open_model(protocol.model, protocol)
+        model = found.open()
         if scheduler:
             settings = settings_of(model.pipeline.scheduler)
             model.pipeline.scheduler = getattr(diffusers, scheduler).from_config(settings)
@@ -232,11 +233,13 @@ def run_protocol(protocol: BenchmarkProtocol, output: str | Path) -> dict[str, A
     return carry_out(output, (), open_, work, write, digest_of, shares_write=True) or {}
 
 
-def _evaluators(protocol: BenchmarkProtocol, rows: Sequence[PromptRow]) -> list[Evaluator]:
+def _evaluators(
+    protocol: BenchmarkProtocol, rows: Sequence[PromptRow], device: str
+) -> list[Evaluator]:
     """Accuracy where prompts have labels, CLIP score if wanted, and those of the evaluation."""
     config = protocol.evaluation
     found: list[Evaluator] = []
-    judge = shared_judge(config, "--evaluation.judge", device_of(protocol))
+    judge = shared_judge(config, "--evaluation.judge", device)
     if protocol.prompts.label:
         found.append(
             accuracy(

@@ -9,10 +9,10 @@ from erase.evaluate.pictures.generation import EvaluationConfig
 from erase.evaluate.pictures.judges import judge_of
 from erase.models.family import Family
 from erase.models.opening import (
+    Found,
     Model,
     OpeningConfig,
-    catalogue_of,
-    device_of,
+    find_model,
     open_model,
     oracle_opening,
 )
@@ -108,19 +108,18 @@ def open_all(
     There is no judge where nothing is `judged`. `text_alone` leaves the denoiser in its files. The
     request and the judge are refused before the model is opened. Raises ValueError.
     """
-    catalogue = model.catalogue if model else catalogue_of(names.model, names)
-    prompts = expand(request, catalogue)
-    device = model.device if model else device_of(names)
-    judge = (judge or judge_of(names.judge, catalogue, device)) if judged else NOBODY
+    known = model or find_model(names.model, names)
+    prompts = expand(request, known.catalogue)
+    judge = (judge or judge_of(names.judge, known.catalogue, known.device)) if judged else NOBODY
     for labels in prompts.labels.values() if judged else ():
         judge.require(labels)
-    model = model or open_model(names.model, names, text_alone)
+    model = known.open(text_alone) if isinstance(known, Found) else known
     sets = DiffusionTask(
         model.pipeline, prompts, model.sampling, task, request.seed,
         finetuning=model.finetuning(prompts),
     )  # fmt: skip
-    known = model.sampling
-    sampling = replace(known, steps=steps or known.steps, size=sets.sampling.size)
+    sampling = replace(model.sampling, size=sets.sampling.size)
+    sampling = replace(sampling, steps=steps) if steps else sampling
     if oracle is None and names.oracle:
         oracle = open_model(names.oracle, oracle_opening(names))
     return Opened(model, sets.family, prompts, sets, sampling, judge, oracle)

@@ -10,11 +10,11 @@ from PIL.Image import Image
 from torch import Tensor
 from torchvision.transforms.functional import to_tensor
 
+from erase.bundled import EMOJI, JUDGE
 from erase.core.process import own_settings
 from erase.evaluate.base import JUDGES, Judge
 from erase.evaluate.pictures import classifier_judge
 from erase.evaluate.pictures.clip import AT_ONCE, open_clip_judge
-from erase.models.opening import default_judge
 from erase.prompts.catalogue import Catalogue
 from erase.support.distributed import shared_map
 
@@ -48,6 +48,15 @@ def judge_of(name: str, catalogue: Catalogue | None, device: str = "cpu") -> Jud
             "There is no judge for this model; name one, e.g. --judge ViT-B-32-quickgelu/openai."
         )
     return open_judge(chosen, templates=judge_templates(catalogue), device=device)
+
+
+def default_judge(catalogue: Catalogue | None) -> str | None:
+    """The bundled judge for models whose concepts the bundled one draws too; none for others."""
+    known = Catalogue.of_model(EMOJI)
+    if not catalogue or not known:
+        return None
+    pairs = (catalogue.objects, known.objects), (catalogue.styles, known.styles)
+    return f"local-dir:{JUDGE}" if all(set(a) <= set(b) for a, b in pairs) else None
 
 
 def judge_templates(catalogue: Catalogue | None) -> dict[str, list[str]]:

@@ -3,20 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import nn
 
 from erase.core.activations import projectable_layers
 from erase.core.names import filter_names, lora_holds
 from erase.models.family import Family
-from erase.tasks.base import InputCallback
 
 TEXT = "text"
 TIME_EMBEDDERS = ("time_emb", "timestep_embedder", "guidance_embedder", "resolution_embedder")
-
-
-def told_of(callback: InputCallback, group: str, site: str, rows: Tensor) -> None:
-    """Tell what one group's prompts are read as, rows [n, d]."""
-    callback(site, rows, group)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
-from functools import partial
 from typing import Any
 
 import torch
@@ -28,7 +27,7 @@ from erase.tasks.diffusion.denoiser import ConditionedDenoiser
 from erase.tasks.diffusion.learned import denoiser_of
 from erase.tasks.diffusion.noising import DiffusionBatch
 from erase.tasks.diffusion.picture_sets import ForgetSet, PictureSets, batches_of, new_sets
-from erase.tasks.diffusion.places import TEXT, EditSites, told_of
+from erase.tasks.diffusion.places import TEXT, EditSites
 from erase.tasks.diffusion.relearning import DenoiserRelearning
 
 
@@ -130,10 +129,6 @@ class DiffusionTask:
         """The noise- (or velocity-) prediction MSE the model was trained with."""
         return F.mse_loss(self.training_prediction(batch), self.denoiser.noising.target(batch))
 
-    def sample_losses(self, batch: DiffusionBatch) -> Tensor:
-        """The same of every sample [B], without an adversary."""
-        return self.denoiser.errors(batch, self.predict(batch, batch.prompts))
-
     def redirected_loss(
         self, batch: DiffusionBatch, teacher: "DiffusionTask | None" = None
     ) -> Tensor:
@@ -175,10 +170,14 @@ class DiffusionTask:
         drawn = target == self.family.denoiser
         for group, texts in self._sets.heard(which, samples, drawn).items():
             layers = {} if target == TEXT else self._places.layers(target)
-            with capture_inputs(layers, partial(told_of, callback, group)), self._read_widely():
+
+            def told(site: str, rows: Tensor, group: str = group) -> None:
+                callback(site, rows, group)
+
+            with capture_inputs(layers, told), self._read_widely():
                 read = self._run(target, texts, which)
             for site, rows in read.items():
-                callback(site, self.denoiser.placed(site, rows), group)
+                told(site, self.denoiser.placed(site, rows))
 
     def _run(self, target: str, texts: Sequence[str], which: SetName) -> dict[str, Tensor]:
         """Have the target read this process' share of the texts; what enters as text itself."""

@@ -1,7 +1,7 @@
 """Words without a spelling: vectors that text encoders read in place of some of a prompt's."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 
 from torch import Tensor, nn
@@ -27,7 +27,21 @@ def vocabularies(denoiser: ConditionedDenoiser) -> Vectors:
 
 
 @contextmanager
-def placeholder_embeddings(denoiser: ConditionedDenoiser, vectors: Vectors) -> Iterator[None]:
+def embeddings_as(
+    denoiser: ConditionedDenoiser, hooks: Mapping[str, Callable[..., Tensor]]
+) -> Iterator[None]:
+    """While in force, these hooks say what each of their text encoders reads words as."""
+    with ExitStack() as stack:
+        stack.enter_context(hooks_are_heard())
+        for name, hook in hooks.items():
+            embedding = denoiser.encoders[name].get_input_embeddings()
+            stack.callback(embedding.register_forward_hook(hook).remove)
+        yield
+
+
+def placeholder_embeddings(
+    denoiser: ConditionedDenoiser, vectors: Vectors
+) -> AbstractContextManager[None]:
     """While in force, the k placeholders of every text read as these vectors in their encoders.
 
     Text encoders without vectors, such as T5, read the placeholders as they stand.
@@ -40,12 +54,9 @@ def placeholder_embeddings(denoiser: ConditionedDenoiser, vectors: Vectors) -> I
         wanted = wanted.to(output).repeat(int(places.sum()) // len(wanted), 1)
         return output.masked_scatter(places[..., None], wanted) if len(wanted) else output
 
-    with ExitStack() as hooks:
-        hooks.enter_context(hooks_are_heard())
-        for name, wanted in vectors.items():
-            tokenizer = getattr(denoiser.pipeline, name.replace("text_encoder", "tokenizer"))
-            (number,) = tokenizer(PLACEHOLDER, add_special_tokens=False).input_ids
-            embedding = denoiser.encoders[name].get_input_embeddings()
-            handle = embedding.register_forward_hook(partial(replaced, wanted, number))
-            hooks.callback(handle.remove)
-        yield
+    hooks = {}
+    for name, wanted in vectors.items():
+        tokenizer = getattr(denoiser.pipeline, name.replace("text_encoder", "tokenizer"))
+        (number,) = tokenizer(PLACEHOLDER, add_special_tokens=False).input_ids
+        hooks[name] = partial(replaced, wanted, number)
+    return embeddings_as(denoiser, hooks)

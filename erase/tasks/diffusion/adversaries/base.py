@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from erase.core.precision import gradients
+from erase.core.seeds import seeded
 from erase.models.conditions import Condition
 from erase.models.family import Family
 from erase.support.distributed import all_reduce_sum
 from erase.tasks.diffusion.denoiser import ConditionedDenoiser
-from erase.tasks.diffusion.noising import DiffusionBatch
+from erase.tasks.diffusion.noising import DiffusionBatch, seed_of
+from erase.tasks.diffusion.words import vocabularies
 
 Found = Mapping[str, Tensor]
 
@@ -60,10 +62,33 @@ class Adversary(ABC):
         return (shows * self.denoiser.errors(batch, found)).sum()
 
 
-def no_words(family: Family) -> str:
-    """Why no adversary can speak in words of a family's text encoders, if it cannot."""
-    none = "has no text encoder that may change, in whose words an adversary could speak"
-    return "" if family.encoders else none
+class Words(Adversary):
+    """`count` words of the text encoders, the same for all prompts.
+
+    The search starts at random ones of the vocabulary, drawn by the batch's noise.
+    """
+
+    usual_reach: ClassVar[float] = 20.0
+    count: ClassVar[int]
+
+    @staticmethod
+    def hindrance(family: Family) -> str:
+        """There are none that may change."""
+        none = "has no text encoder that may change, in whose words an adversary could speak"
+        return "" if family.encoders else none
+
+    def found(self, batch: DiffusionBatch) -> Found:
+        """The words, by text encoder [count, width]."""
+        tables, seed = vocabularies(self.denoiser), seed_of(batch)
+        start, units = {}, {}
+        for name, table in tables.items():
+            numbers = torch.randint(len(table), (self.count,), generator=seeded(seed))
+            start[name], units[name] = table[numbers.to(table.device)], table.std()
+
+        def error(words: Found) -> Tensor:
+            return self.error(batch, self.condition(batch, words))
+
+        return descended(error, start, units, self.steps, self.reach, self.denoiser.dtype)
 
 
 def descended(
