@@ -25,7 +25,7 @@ from erase.methods.salun import SalUnConfig
 from erase.models.opening import load_model
 from erase.prompts.request import EraseRequest, expand
 from erase.tasks.diffusion.task import DiffusionTask, DiffusionTaskConfig
-from erase.training.checkpoint import checkpoints_in, latest_checkpoint
+from erase.training.checkpoint import checkpoints, checkpoints_in
 from erase.training.config import TrainingConfig
 
 CONCEPT, PICTURES, GENERATION_STEPS, CHECKPOINT_EVERY = "ghost", 16, 10, 4
@@ -77,13 +77,13 @@ def finished(folder: Path, launch: str, steps: int) -> Erasure:
 def killed(folder: Path, steps: int) -> int:
     """Start two processes and kill them after a checkpoint; the step it is of."""
     run = started(folder, "two", steps)
-    while (found := latest_checkpoint(folder / "checkpoints")) is None:
+    while not (found := checkpoints(folder / "checkpoints")):
         time.sleep(0.2)
         if run.poll() is not None:
             raise SystemExit(f"The run in {folder} ended by itself.")
     os.killpg(run.pid, signal.SIGKILL)
     run.wait()
-    return int(found.name.split("-")[1])
+    return int(found[-1].name.split("-")[1])
 
 
 def changeable(delta: Delta) -> torch.Tensor:

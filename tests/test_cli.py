@@ -15,7 +15,7 @@ from erase.cli import main
 from erase.cli.commands import said_of
 from erase.erasure.erasure import Erasure
 from erase.evaluate.tables import attack_table, figure_lines
-from erase.training.checkpoint import latest_checkpoint
+from erase.training.checkpoint import checkpoints
 
 BRISK = [
     "--task.forget_pictures=2",
@@ -307,7 +307,7 @@ def test_ctrl_c_stops_after_a_whole_step_and_the_same_command_goes_on(tiny_model
     assert "run the same again to go on" in process.communicate()[1]
     assert process.returncode == 130
     (state,) = tmp_path.glob(".a.*")
-    step = int(latest_checkpoint(state).name.split("-")[1])
+    step = int(checkpoints(state)[-1].name.split("-")[1])
     assert 0 < step < 40
     assert main([*command[3:], f"--output={tmp_path / 'a'}"]) == 0
     assert main([*command[3:], f"--output={tmp_path / 'b'}"]) == 0

@@ -42,16 +42,16 @@ def test_one_bar_at_a_time_is_shown_and_all_are_told(capsys):
 def test_the_time_left_of_a_run_is_that_of_the_parts_to_come(monkeypatch):
     clock = itertools.count(0.0, 10.0)
     monkeypatch.setattr("time.perf_counter", lambda: next(clock))
-    run = WholeRun({"forget set": 10, "erasing": 60, "judging": 30})
+    run = WholeRun()
+    run.expect({"forget set": 10, "erasing": 60, "judging": 30})
     assert run.seconds_left("forget set", 1.0) == pytest.approx(90)
     assert run.seconds_left("erasing", 0.5) == pytest.approx(20 * 60 / 40)
     assert run.seconds_left("something else", 0.5) is None
 
 
 def test_bars_of_a_run_tell_what_is_left_of_it(capsys):
-    with (
-        whole_run({"drawing": 1, "erasing": 1}),
-        Bar(total=2, desc="drawing", mininterval=0) as bar,
-    ):
-        bar.update(2)
+    with whole_run() as whole:
+        whole.expect({"drawing": 1, "erasing": 1})
+        with Bar(total=2, desc="drawing", mininterval=0) as bar:
+            bar.update(2)
     assert "whole run 00:00 left" in capsys.readouterr().err

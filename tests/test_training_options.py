@@ -12,7 +12,7 @@ from test_salun import BRISK, same_bytes
 from erase.methods import methods
 from erase.methods.salun import SalUnConfig, salun
 from erase.tasks.diffusion.task import DiffusionTask
-from erase.training.checkpoint import checkpoints_in, latest_checkpoint
+from erase.training.checkpoint import checkpoints, checkpoints_in
 from erase.training.config import TrainingConfig
 from erase.training.loop import finetune, step_seed
 from erase.training.watch import require_runnable
@@ -102,7 +102,7 @@ def test_other_trainings_resume_to_the_same_bytes_too(options, tmp_path, monkeyp
         patch.setattr(type(task), "redirected_loss", dies)
         with pytest.raises(KeyboardInterrupt), checkpoints_in(tmp_path):
             salun(task, SalUnConfig(training=training))
-    assert latest_checkpoint(tmp_path).name == "checkpoint-2"
+    assert checkpoints(tmp_path)[-1].name == "checkpoint-2"
     with checkpoints_in(tmp_path):
         assert same_bytes(salun(tiny(), SalUnConfig(training=training)), whole)
 
@@ -181,7 +181,7 @@ def test_a_checkpoint_holds_what_is_trained_and_nothing_else(tmp_path):
     averaged = dataclasses.replace(BRISK, use_ema=True)
     with checkpoints_in(tmp_path):
         salun(tiny(), SalUnConfig(training=averaged))
-    newest, names = latest_checkpoint(tmp_path), tiny().parameters().keys()
+    newest, names = checkpoints(tmp_path)[-1], tiny().parameters().keys()
     held = {path.stem: load_file(path) for path in newest.glob("*.safetensors")}
     assert held.keys() == {"parameters", "average", "optimizer"}
     assert held["parameters"].keys() == held["average"].keys() == names

@@ -98,10 +98,6 @@ def _measured(report: Any, folder: Path) -> str:
     return f"{_at('evaluate.tables:summary_table')(report)}\n{paths}" if report else ""
 
 
-def _hardened(report: Any, folder: Path) -> str:
-    return _measured(report, folder) or f"erasure: {folder}"
-
-
 def _found(found: Any, _: "Namespace") -> str:
     return f"{found}\nuse --{found.method}.{found.setting} {found.value:g}" if found else ""
 
@@ -190,8 +186,8 @@ COMMANDS = {
     "harden": _run_of(
         "noise an erased model's weights and learn the rest anew from it",
         "runs.erase:HardenRun:harden",
-        lambda report, options: _hardened(report, Path(options.output)), {**FOLDER, **NEW},
-        "erasure", config_file=True,
+        lambda report, o: _measured(report, Path(o.output)) or f"erasure: {o.output}",
+        {**FOLDER, **NEW}, "erasure", config_file=True,
     ),
     "attack": _run_of(
         "try to bring a concept back, and measure what comes",

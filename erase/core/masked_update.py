@@ -1,7 +1,8 @@
 """Training under a mask: masked-out weights stay bit-equal under any optimizer."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
+from functools import partial
 from typing import Self
 
 import torch
@@ -38,7 +39,8 @@ class MaskedUpdate(ExitStack):
 
     def __enter__(self) -> Self:
         for parameter, kept, _ in self._entries:
-            self.callback(parameter.register_post_accumulate_grad_hook(_masking(kept)).remove)
+            hook = parameter.register_post_accumulate_grad_hook(partial(_mask_gradient, kept))
+            self.callback(hook.remove)
         self.callback(self._optimizer.register_step_post_hook(self._restore).remove)
         return super().__enter__()
 
@@ -48,12 +50,9 @@ class MaskedUpdate(ExitStack):
             parameter.copy_(torch.where(kept, parameter, original))
 
 
-def _masking(kept: Tensor) -> Callable[[nn.Parameter], None]:
-    def mask(parameter: nn.Parameter) -> None:
-        if parameter.grad is not None:
-            parameter.grad.masked_fill_(~kept, 0)
-
-    return mask
+def _mask_gradient(kept: Tensor, parameter: nn.Parameter) -> None:
+    if parameter.grad is not None:
+        parameter.grad.masked_fill_(~kept, 0)
 
 
 @torch.no_grad()

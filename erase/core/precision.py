@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -159,7 +160,7 @@ def computed_in_float32(modules: Iterable[nn.Module]) -> Iterator[None]:
         for module in modules:
             blocks, tables = list(_blocks(module)), _tables(module)
             for part, table in tables:
-                stack.callback(part.register_forward_hook(_looked_up(table)).remove)
+                stack.callback(part.register_forward_hook(partial(_looked_up, table)).remove)
             # Asked for its form it tells the truth, and nothing can be made of its numbers unseen.
             unread = {id(table): _unread(table) for _, table in tables}
             stack.enter_context(in_place_of([module], unread))
@@ -192,11 +193,8 @@ def _unread(table: Tensor) -> Tensor:
     return _like(table, nothing.expand(table.shape))
 
 
-def _looked_up(table: Tensor) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
-    def found(part: nn.Module, given: tuple[Any, ...], _: Tensor) -> Tensor:
-        return widened(nn.functional.embedding(given[0], table.detach()))
-
-    return found
+def _looked_up(table: Tensor, _: nn.Module, given: tuple[Any, ...], __: Tensor) -> Tensor:
+    return widened(nn.functional.embedding(given[0], table.detach()))
 
 
 def _blocks(module: nn.Module, listed: bool = False) -> Iterator[nn.Module]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
+from functools import partial
 from typing import Literal
 
 import torch
@@ -48,7 +49,8 @@ def accumulate(
         for name, p in parameters.items()
     }
     scale = LossScale(parameters.values())
-    adders = [(p, _adder(scores[name], _TERMS[estimator], scale)) for name, p in parameters.items()]
+    term = _TERMS[estimator]
+    adders = [(p, partial(_add, scores[name], term, scale)) for name, p in parameters.items()]
     # What is scaled may have to be made again, so that it is not folded in as soon as it is made.
     with ExitStack() as hooks:
         for parameter, add in () if scale else adders:
@@ -79,14 +81,11 @@ def fisher_ratio(forget: Mapping[str, Tensor], retain: Mapping[str, Tensor]) -> 
     return {name: f / (f + retain[name]).clamp_min(tiny) for name, f in forget.items()}
 
 
-def _adder(score: Tensor, term: Term, scale: LossScale) -> Adder:
-    def add(parameter: nn.Parameter) -> None:
-        if parameter.grad is not None:
-            gradient = widened(parameter.grad)
-            score.add_(term(gradient / scale.factor.item() if scale else gradient))
-        parameter.grad = None
-
-    return add
+def _add(score: Tensor, term: Term, scale: LossScale, parameter: nn.Parameter) -> None:
+    if parameter.grad is not None:
+        gradient = widened(parameter.grad)
+        score.add_(term(gradient / scale.factor.item() if scale else gradient))
+    parameter.grad = None
 
 
 def _backward_each(

@@ -112,14 +112,11 @@ def _entry(name: str, kind: type[DiffusionPipeline], **told: Any) -> Family:
     """A family of a stock class, which names its parts, and says by its call how it is sampled."""
     parts = signature(kind.__init__).parameters
     (denoiser,) = (part for part in ("unet", "transformer") if part in parts)
-    encoders = [part for part in parts if _is_clip(parts[part].annotation)]
+    kinds = {part: getattr(parts[part].annotation, "__name__", "") for part in parts}
+    # The only ones of which LoRAs are read.
+    encoders = [part for part, of in kinds.items() if of.startswith("CLIPText")]
     sampling, drawing = sampling_of(kind), overrides_of(kind)
     return Family(name, kind, denoiser, encoders, sampling=sampling, drawing=drawing, **told)
-
-
-def _is_clip(kind: object) -> bool:
-    """Whether a part's class is a CLIP text encoder's, the only ones of which LoRAs are read."""
-    return getattr(kind, "__name__", "").startswith("CLIPText")
 
 
 _unet_family = partial(

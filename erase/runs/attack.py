@@ -86,9 +86,6 @@ def run_attacks(
         _require_served(run, opened.family)
         return opened
 
-    def work(opened: Opened) -> Attacked:
-        return attacked(run, opened, erasure)
-
     def write(_: Opened, done: Attacked, folder: Path) -> AttackReport:
         report, galleries = done
         write_json(folder / "attacks.json", report.to_json())
@@ -97,7 +94,7 @@ def run_attacks(
             save_grid(pictures, folder / f"{name}.png", 8)
         return report
 
-    return carry_out(output, (), open_, work, write)
+    return carry_out(output, (), open_, lambda opened: attacked(run, opened, erasure), write)
 
 
 def _require_served(run: AttackRun, family: Family) -> None:

@@ -64,10 +64,10 @@ def measure(
         task, steps = DiffusionTaskConfig(size=size), run.evaluation.steps
         return open_all(run, erasure.facts.asked(), task, steps, model, judge, oracle)
 
-    def work(opened: Opened) -> Measured:
-        return measured(run, opened, erasure, started)
-
-    return carry_out(run.erasure, OUTPUT_FILES, open_, work, write_measured)
+    return carry_out(
+        run.erasure, OUTPUT_FILES, open_,
+        lambda opened: measured(run, opened, erasure, started), write_measured,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import overload
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -72,13 +72,7 @@ class Pictures(Sequence[Image.Image]):
     def __len__(self) -> int:
         return len(self._paths)
 
-    @overload
-    def __getitem__(self, index: int) -> Image.Image: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> "Pictures": ...
-
-    def __getitem__(self, index: int | slice) -> "Image.Image | Pictures":
+    def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return Pictures(self._paths[index])
         return open_picture(self._paths[index])

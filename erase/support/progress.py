@@ -21,8 +21,8 @@ class WholeRun:
     The unit of work is any that is common to all parts.
     """
 
-    def __init__(self, parts: Mapping[str, float] | None = None):
-        self.expect(parts or {})
+    def __init__(self) -> None:
+        self.expect({})
 
     def expect(self, parts: Mapping[str, float]) -> None:
         """Begin with these parts now."""
@@ -86,9 +86,9 @@ def on_progress(callback: ProgressCallback) -> Iterator[None]:
 
 
 @contextmanager
-def whole_run(parts: Mapping[str, float] | None = None) -> Iterator[WholeRun]:
+def whole_run() -> Iterator[WholeRun]:
     """While in force, the bars that go by the run's parts also tell the time left for all."""
-    whole = WholeRun(parts)
+    whole = WholeRun()
     token = _whole.set(whole)
     try:
         yield whole

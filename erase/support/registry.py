@@ -49,7 +49,9 @@ class Registry(Generic[Entry]):
         """Every entry, in the order of their names."""
         if not self._plugins_asked:
             self._plugins_asked = True
-            self._import_own()
+            folders = import_module(self._own).__path__ if self._own else ()
+            for module in pkgutil.iter_modules(folders, f"{self._own}."):
+                import_module(module.name)
             self._import_plugins()
         return dict(sorted(self._entries.items()))
 
@@ -60,12 +62,6 @@ class Registry(Generic[Entry]):
             known = ", ".join(entries)
             raise ValueError(f"There is no {self._kind} {name!r}; choose one of {known}.")
         return entries[name]
-
-    def _import_own(self) -> None:
-        if self._own:
-            folders = import_module(self._own).__path__
-            for module in pkgutil.iter_modules(folders, f"{self._own}."):
-                import_module(module.name)
 
     def _import_plugins(self) -> None:
         for plugin in entry_points(group=self._group):

@@ -74,7 +74,7 @@ class Checkpoints:
             shadows = dict(zip(parameters, average.shadow_params, strict=False))
             self._tensors["average"] = shadows
         if self._folder and config.resume_from_checkpoint == "no":
-            for older in [*_checkpoints(self._folder), *self._folder.glob(".*.partial")]:
+            for older in [*checkpoints(self._folder), *self._folder.glob(".*.partial")]:
                 shutil.rmtree(older, ignore_errors=True)  # several processes may try
         elif self._folder:
             self.first = self._resumed(self._folder)
@@ -95,8 +95,8 @@ class Checkpoints:
         with replaced_folder(target) if writes else nullcontext(target) as partial:
             self._write(step, partial, writes)
         if writes:
-            kept = [path for path in _checkpoints(self._folder) if _step(path) <= step]
-            for other in {*_checkpoints(self._folder)} - {*kept[-self._limit :]}:
+            kept = [path for path in checkpoints(self._folder) if _step(path) <= step]
+            for other in {*checkpoints(self._folder)} - {*kept[-self._limit :]}:
                 shutil.rmtree(other)
 
     def _write(self, step: int, folder: Path, writes: bool) -> None:
@@ -119,7 +119,7 @@ class Checkpoints:
 
     def _resumed(self, folder: Path) -> int:
         """The step of the newest checkpoint that is whole, which is put in place, or the first."""
-        for newest in reversed(_checkpoints(folder)):
+        for newest in reversed(checkpoints(folder)):
             try:
                 record = read_json(newest / STATE)
                 if same := record["made_for"] == self._made_for:
@@ -162,14 +162,8 @@ class Checkpoints:
             self._average.optimization_step = record["step"]
 
 
-def latest_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint of the highest step, if any."""
-    found = _checkpoints(folder)
-    return found[-1] if found else None
-
-
-def _checkpoints(folder: Path) -> list[Path]:
-    """The oldest first."""
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, the oldest first."""
     return sorted(folder.glob("checkpoint-*"), key=_step)
 
 
