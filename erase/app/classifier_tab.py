@@ -43,11 +43,9 @@ def classifier_tab(context: Context) -> None:
             gone = gr.Dropdown(list(DIGITS), value="3", label="Forget the digit")
             method = gr.Dropdown(classifier_methods(), value="projection", label="Method")
             options = options_form(
-                method,
-                lambda n: get_method(n).config,
-                "Options of this method",
+                method, lambda name: get_method(name).config, "Options of this method",
                 "classifier-method",
-            )
+            )  # fmt: skip
             button = gr.Button("Forget and retrain (about a minute)", variant="primary")
         with gr.Column(scale=3, min_width=300):
             said, rows, first = _stored()
@@ -96,10 +94,6 @@ def _stored() -> tuple[str, str, list[tuple[str, str]]]:
 
 def _shown(report: GapReport, folder: Path) -> tuple[str, str, list[tuple[str, str]]]:
     table = markdown_table(gap_table(report), protocol_of(report))
-    return f"Verdict: {report.verdict}.", table, _gallery(folder)
-
-
-def _gallery(folder: Path) -> list[tuple[str, str]]:
-    return [
-        (str(folder / name), title) for name, title in PICTURES.items() if (folder / name).exists()
-    ]
+    pictures = [(folder / name, title) for name, title in PICTURES.items()]
+    there = [(str(path), title) for path, title in pictures if path.exists()]
+    return f"Verdict: {report.verdict}.", table, there

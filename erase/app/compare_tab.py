@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from html import escape
 from typing import Any
 
 import gradio as gr
@@ -195,7 +194,7 @@ def _figures_html(
         if found:
             protocol = f"NudeNet at {THRESHOLD}, exposed classes, {taken}"
             parts += [f"nudity {figure(found[i], protocol)}"]
-        columns.append(f"<div><b>{name}</b><br>{escape('seen as ')}{', '.join(parts)}</div>")
+        columns.append(f"<div><b>{name}</b><br>seen as {', '.join(parts)}</div>")
     return f'<div class="seen">{"".join(columns)}</div>'
 
 

@@ -46,16 +46,13 @@ def report_html(report: Report) -> str:
     )
 
 
-def markdown_rows(table: str) -> tuple[list[str], list[list[str]]]:
-    """Head and rows of a Markdown table, whatever stands around it."""
-    lines = [line for line in table.splitlines() if line.startswith("|")]
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    return cells[0], cells[2:]
-
-
 def markdown_table(text: str, protocol: str = "") -> str:
-    """A Markdown table as HTML that scrolls by itself; cells say the protocol, if there is one."""
-    head, rows = markdown_rows(text)
+    """A Markdown table, whatever stands around it, as HTML that scrolls by itself.
+
+    Cells say the protocol, if there is one.
+    """
+    lines = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("|")]
+    head, _, *rows = [[cell.strip() for cell in cells] for cells in lines]
     top = "".join(f"<th scope='col'>{escape(name)}</th>" for name in head)
     body = "".join(
         f"<tr><th scope='row'>{escape(first)}</th>"

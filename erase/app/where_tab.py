@@ -1,7 +1,6 @@
 """Where it lives: which blocks an erasure changes, and how two of them meet."""
 
 from html import escape
-from pathlib import Path
 
 import gradio as gr
 
@@ -59,18 +58,13 @@ def _charts(context: Context, made: Made, visitor: Visitor) -> tuple[str, str | 
     components = context.studio.model.pipeline.components
     with context.studio.lock:
         changes = changes_of(made.erasure.deltas, lambda name: find_weight(components, name))
-    path = _chart_path(visitor, "change")
+    path, masked = visitor.folder / "change.png", visitor.folder / "mask.png"
     save_change_chart(changes, path)
     layers = made.erasure.facts.layers
     if not layers:
         return str(path), None, note("This method chose its tensors without a mask.")
-    blocks, masked = blocks_of(layers), _chart_path(visitor, "mask")
-    save_chart(blocks, masked)
+    save_chart(blocks := blocks_of(layers), masked)
     return str(path), str(masked), markdown_table(tables.block_table(blocks))
-
-
-def _chart_path(visitor: Visitor, name: str) -> Path:
-    return visitor.folder / f"{name}.png"
 
 
 def _meeting(one: Made, other: Made) -> str:
