@@ -2,7 +2,6 @@
 
 from typing import TYPE_CHECKING, TypeGuard
 
-import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -28,9 +27,3 @@ def distributed_like(tensor: Tensor, reference: Tensor) -> Tensor:
 
     mesh, placements = reference.device_mesh, reference.placements
     return distribute_tensor(tensor, mesh, placements, src_data_rank=None)
-
-
-@torch.no_grad()
-def copy_full_(tensor: Tensor, values: Tensor) -> None:
-    """Put whole values [...] into a tensor of their shape, in shards or not."""
-    tensor.copy_(distributed_like(values, tensor) if in_shards(tensor) else values)

@@ -168,9 +168,9 @@ def run_config(asked: HardenRun) -> RunConfig:
     return RunConfig(erasure.facts.asked(), method="harden", method_config=method, **same)
 
 
-def harden(asked: HardenRun, output: str | Path) -> Report | None:
+def harden(asked: HardenRun, output: str | Path, model: Model | None = None) -> Report | None:
     """Harden an erasure, measure the result and write `output`, as `run` does with a request.
 
     Training goes on where it was interrupted. Raises ValueError on bad input, before any work.
     """
-    return run(run_config(asked), output)
+    return run(run_config(asked), output, model)

@@ -8,6 +8,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
+import torch
 from diffusers.training_utils import EMAModel
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
@@ -20,7 +21,7 @@ from torch.utils._pytree import (
     treespec_loads,
 )
 
-from erase.core.shards import copy_full_, distributed_like, full_tensor, in_shards
+from erase.core.shards import distributed_like, full_tensor, in_shards
 from erase.support.errors import first_line
 from erase.support.files import read_json, replaced_folder, write_json
 from erase.training.config import TrainingConfig
@@ -143,11 +144,12 @@ class Checkpoints:
                 if lost := self._tensors.get(part, {}).keys() - held.keys():
                     raise KeyError(f"no {lost.pop()} in {part}")
 
+    @torch.no_grad()
     def _load(self, source: Path, record: Mapping[str, Any]) -> None:
         """Restore a checkpoint in place."""
         for part, tensors in self._tensors.items():
             for name, values in load_file(source / f"{part}.safetensors").items():
-                copy_full_(tensors[name], values)
+                tensors[name].copy_(distributed_like(values, tensors[name]))
         state = self._optimizer.state_dict()
         moments = load_file(source / f"{OPTIMIZER}.safetensors")
         leaves = [moments.get(name, number) for name, number in record["slots"]]

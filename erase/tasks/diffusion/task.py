@@ -91,8 +91,12 @@ class DiffusionTask:
         return {n: m for n, m in named if isinstance(m, nn.Module) and n not in self.components}
 
     def parameters(self) -> dict[str, nn.Parameter]:
-        """The tensors that training changes, by canonical name such as `unet.conv_in.weight`."""
-        return filter_names(self.editable(), self.config.include or self.family.reads_text, ())
+        """The tensors that training changes, by canonical name such as `unet.conv_in.weight`.
+
+        Those are what the config includes, or of all what reads the text.
+        """
+        editable = self.editable()
+        return editable if self.config.include else filter_names(editable, self.family.reads_text)
 
     def editable(self) -> dict[str, nn.Parameter]:
         """All tensors that may change."""
