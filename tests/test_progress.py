@@ -5,7 +5,7 @@ from conftest import build_tiny_pipeline
 from tiny_families import build_family
 
 from erase.prompts.catalogue import Sampling
-from erase.support.progress import Bar, WholeRun, on_progress, whole_run
+from erase.support.progress import Bar, WholeRun, on_progress
 from erase.tasks.diffusion.sampling import draw
 
 
@@ -50,7 +50,7 @@ def test_the_time_left_of_a_run_is_that_of_the_parts_to_come(monkeypatch):
 
 
 def test_bars_of_a_run_tell_what_is_left_of_it(capsys):
-    with whole_run() as whole:
+    with WholeRun() as whole:
         whole.expect({"drawing": 1, "erasing": 1})
         with Bar(total=2, desc="drawing", mininterval=0) as bar:
             bar.update(2)

@@ -18,7 +18,7 @@ from erase.runs.measure import OUTPUT_FILES, Measured, measured, write_measured
 from erase.runs.opening import Measures, Opened, of_base, open_all
 from erase.runs.state import carry_out, note_run, options_of, require_method, run_digest
 from erase.support.config import NotNegative
-from erase.support.progress import whole_run
+from erase.support.progress import WholeRun
 from erase.tasks.diffusion.task import DiffusionTask, DiffusionTaskConfig
 from erase.training.config import TrainedConfig, TrainingConfig
 
@@ -89,7 +89,7 @@ def run(
         erased(erasure)
         return measured(config, opened, erasure, started) if config.evaluate else Measured(erasure)
 
-    with whole_run() as whole:
+    with WholeRun() as whole:
         return carry_out(output, OUTPUT_FILES, open_, work, write_measured, attrgetter("digest"))
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import overload
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -72,7 +72,13 @@ class Pictures(Sequence[Image.Image]):
     def __len__(self) -> int:
         return len(self._paths)
 
-    def __getitem__(self, index: Any) -> Any:
+    @overload
+    def __getitem__(self, index: int) -> Image.Image: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> "Pictures": ...
+
+    def __getitem__(self, index: int | slice) -> "Image.Image | Pictures":
         if isinstance(index, slice):
             return Pictures(self._paths[index])
         return open_picture(self._paths[index])

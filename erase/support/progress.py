@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Self
 
 import tqdm.auto
 
@@ -18,11 +18,19 @@ _whole: ContextVar["WholeRun | None"] = ContextVar("whole", default=None)
 class WholeRun:
     """The parts of a run by what their bars are called, in order, and how much work each is.
 
-    The unit of work is any that is common to all parts.
+    The unit of work is any that is common to all parts. While it is in force, the bars that go by
+    the parts also tell the time left for all.
     """
 
     def __init__(self) -> None:
         self.expect({})
+
+    def __enter__(self) -> Self:
+        self._token = _whole.set(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _whole.reset(self._token)
 
     def expect(self, parts: Mapping[str, float]) -> None:
         """Begin with these parts now."""
@@ -83,14 +91,3 @@ def on_progress(callback: ProgressCallback) -> Iterator[None]:
         yield
     finally:
         _callback.reset(token)
-
-
-@contextmanager
-def whole_run() -> Iterator[WholeRun]:
-    """While in force, the bars that go by the run's parts also tell the time left for all."""
-    whole = WholeRun()
-    token = _whole.set(whole)
-    try:
-        yield whole
-    finally:
-        _whole.reset(token)
