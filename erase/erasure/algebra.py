@@ -6,6 +6,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from erase.core.delta import (
     Delta,
     DenseDelta,
@@ -39,21 +41,18 @@ def merge(erasures: Sequence[Erasure]) -> Erasure:
 
 def ties_merge(erasures: Sequence[Erasure], density: float = 0.2) -> Erasure:
     """The changes by TIES: of each the largest, where they have the sign that outweighs."""
-
-    def join(changes: Sequence[Delta]) -> Delta:
-        return DenseDelta(ties([change.dense() for change in changes], density))
-
-    return _joined(erasures, join, "ties", density=density)
+    return _joined(erasures, _dense(partial(ties, density=density)), "ties", density=density)
 
 
 def dare_merge(erasures: Sequence[Erasure], density: float = 0.2, seed: int = 0) -> Erasure:
     """The sum of random shares of all changes, by DARE, each of its size on average."""
-    generator = seeded(seed)
-
-    def join(changes: Sequence[Delta]) -> Delta:
-        return DenseDelta(dare([change.dense() for change in changes], density, generator))
-
+    join = _dense(partial(dare, density=density, generator=seeded(seed)))
     return _joined(erasures, join, "dare", density=density, seed=seed)
+
+
+def _dense(merge: Callable[[list[Tensor]], Tensor]) -> Callable[[Sequence[Delta]], Delta]:
+    """What makes one change of several by merging them whole."""
+    return lambda changes: DenseDelta(merge([change.dense() for change in changes]))
 
 
 def compose(erasures: Sequence[Erasure]) -> Erasure:

@@ -83,7 +83,7 @@ def run_attacks(
             _require_served(run, family)
         names = run if model or run.model else of_base(run, erasure)
         opened = open_all(names, asked, model=model, judge=judge, oracle=oracle)
-        _require_served(run, opened.family)
+        _require_served(run, opened.task.family)
         return opened
 
     def write(_: Opened, done: Attacked, folder: Path) -> AttackReport:
@@ -106,7 +106,7 @@ def attacked(run: AttackRun, opened: Opened, erasure: Erasure) -> Attacked:
     """The report, and what each attack drew from the erased model."""
     base, oracle, judge = opened.model, opened.oracle, opened.judge
     target = build_target(base.pipeline, base, opened.prompts, judge, run.prompts, run.seed)
-    names = run.attacks or serving(opened.family)
+    names = run.attacks or serving(opened.task.family)
     configs = {name: run.configs.get(name) or attacks()[name].config() for name in names}
     leaks = {scale: _hits_at_scale(erasure, target, scale) for scale in run.scales}
 

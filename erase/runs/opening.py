@@ -7,7 +7,6 @@ from erase.erasure.erasure import Erasure
 from erase.evaluate.base import Judge
 from erase.evaluate.pictures.generation import EvaluationConfig
 from erase.evaluate.pictures.judges import judge_of
-from erase.models.family import Family
 from erase.models.opening import (
     Found,
     Model,
@@ -77,13 +76,12 @@ def of_base(asked: Asked, erasure: Erasure) -> Asked:
 class Opened:
     """The models of a run, its prompts, and how both are used.
 
-    family: the model's. task: its forget and retain sets, with the sampling they are drawn with.
-    sampling: how what is judged is drawn. oracle: a pipeline trained without the concept, if there
-    is one. digest: what tells the run from others, if that is asked.
+    task: the model's forget and retain sets, with the sampling they are drawn with. sampling: how
+    what is judged is drawn. oracle: a pipeline trained without the concept, if there is one.
+    digest: what tells the run from others, if that is asked.
     """
 
     model: Model
-    family: Family
     prompts: PromptSet
     task: DiffusionTask
     sampling: Sampling
@@ -122,4 +120,4 @@ def open_all(
     sampling = replace(sampling, steps=steps) if steps else sampling
     if oracle is None and names.oracle:
         oracle = open_model(names.oracle, oracle_opening(names))
-    return Opened(model, sets.family, prompts, sets, sampling, judge, oracle)
+    return Opened(model, prompts, sets, sampling, judge, oracle)
