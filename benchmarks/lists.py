@@ -5,12 +5,13 @@ goes on where results/lists.json ends, then prints the tables. At once: methods 
 the first so many of OBJECTS. In turn: an erasure of each object alone by --method, joined in that
 order by `compose`, the other way round, as a sum, by TIES and DARE; and of five the third taken out
 again, by composing the other four. Six DDIM steps, float32, guidance 4; all 8 cells of each object
-and one in eight of the others, one picture each. No row is tuned on these objects.
+and one in eight of the others, or all of them, one picture each. No row is tuned on OBJECTS.
 """
 
 import argparse
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,18 @@ OBJECTS = (
     "airplane", "penguin", "mushroom", "lemon", "hamburger", "sailboat", "house", "star",
     "soccer ball", "key", "balloon",
 )  # fmt: skip
+OTHERS = (
+    "dog face",
+    "frog",
+    "octopus",
+    "rose",
+    "banana",
+    "pizza",
+    "rocket",
+    "castle",
+    "guitar",
+    "skull",
+)
 ROWS = ("projection", "uce", "rece", "speed", "oce", "balance", "hirm")
 JOINED: dict[str, Callable[[Sequence[Erasure]], Erasure]] = {
     "compose": compose,
@@ -57,12 +70,14 @@ def erased(
     return chosen(task, chosen.config(**options)), time.process_time() - started
 
 
-def figures(model: Model, judge: Judge, names: Sequence[str], erasure: Erasure | None) -> Any:
+def figures(
+    model: Model, judge: Judge, names: Sequence[str], erasure: Erasure | None, every: int = EVERY
+) -> Any:
     """UA, IRA and CRA of these objects, shares; with no erasure the base's."""
     known, pipeline = [find_concept(name, model.catalogue) for name in names], model.pipeline
     applied = erasure.apply(pipeline.components) if erasure else None
     try:
-        matrix = canvas_matrix(pipeline, model.catalogue, judge, model.sampling, EVERY, known)
+        matrix = canvas_matrix(pipeline, model.catalogue, judge, model.sampling, every, known)
     finally:
         if applied:
             applied.revert()
@@ -73,13 +88,17 @@ def figures(model: Model, judge: Judge, names: Sequence[str], erasure: Erasure |
     return ua_ira_cra(matrix, known) | {"seen": seen}
 
 
-def at_once(model: Model, judge: Judge, count: int, row: str, seed: int) -> dict[str, Any]:
+def at_once(
+    model: Model, judge: Judge, names: Sequence[str], row: str, seed: int, every: int
+) -> dict[str, Any]:
     """One row of the first table."""
-    names = OBJECTS[:count]
     if row == "base":
-        return figures(model, judge, names, None)
+        return figures(model, judge, names, None, every)
     erasure, seconds = erased(model, names, row, seed)
-    return figures(model, judge, names, erasure) | {"seconds": seconds, "bytes": erasure.nbytes}
+    return figures(model, judge, names, erasure, every) | {
+        "seconds": seconds,
+        "bytes": erasure.nbytes,
+    }
 
 
 def in_turn(model: Model, judge: Judge, parts: Sequence[Erasure], how: str) -> dict[str, Any]:
@@ -113,6 +132,8 @@ def main() -> None:
     parser.add_argument("--joined", nargs="*", default=[*JOINED])
     parser.add_argument("--method", default="balance")
     parser.add_argument("--left", type=float, help="balance's, of each request in turn")
+    parser.add_argument("--every_cell", action="store_true", help="at once, all of the others'")
+    parser.add_argument("--others", action="store_true", help="at once, OTHERS instead")
     parser.add_argument("--seeds", nargs="*", type=int, default=[0])
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -120,6 +141,9 @@ def main() -> None:
     judge = judge_of("", model.catalogue)
     ledger.require({"model": module_fingerprint(model.pipeline.unet), "every": EVERY,
                     "steps": model.sampling.steps})  # fmt: skip
+
+    objects, every = OTHERS if args.others else OBJECTS, 1 if args.every_cell else EVERY
+    kind = "at once" + ", others" * args.others + ", every cell" * args.every_cell
 
     def keep(key: tuple[Any, ...], work: Callable[[], dict[str, Any]]) -> None:
         if key not in ledger:
@@ -140,9 +164,10 @@ def main() -> None:
                 keep(key, lambda parts=parts, how=how: in_turn(model, judge, parts, how))
         for count in args.counts:
             for row in args.rows:
-                work = lambda n=count, row=row, seed=seed: at_once(model, judge, n, row, seed)  # noqa: E731
-                keep(("at once", count, row, seed), work)
-    print(table(Ledger(RESULTS), "at once"), table(Ledger(RESULTS), "in turn"), sep="\n")
+                work = partial(at_once, model, judge, objects[:count], row, seed, every)
+                keep((kind, count, row, seed), work)
+    for one in dict.fromkeys(["at once", "in turn", kind]):
+        print(table(ledger, one))
 
 
 if __name__ == "__main__":

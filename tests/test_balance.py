@@ -6,12 +6,15 @@ import torch
 from test_learned import BUILDERS, build_task
 
 from erase.core.balance import (
+    EVEN,
     RIDGE,
     SPREAD,
     WEIGHTS,
     Heard,
+    evened,
     least_squares,
     left_of_groups,
+    lost_of_groups,
     of_rank,
     searched,
     setting_of,
@@ -113,6 +116,29 @@ def test_a_cut_p_is_the_nearest_of_its_rank_on_what_is_read():
         error = ((change - cut.left @ cut.right) @ inputs.T).norm()
         assert cut.rank == rank
         assert float(error) == pytest.approx(float(singular[rank:].norm()), rel=1e-3)
+
+
+@pytest.mark.parametrize("rank", [3, D])
+def test_evened_each_group_loses_the_same_share_of_its_gaps(rank):
+    far = torch.tensor([0.3, 1.0, 2.0])[:, None, None, None]
+    whole = heard(FORGET * far, RETAIN)
+    cut = of_rank(least_squares(whole, 0.1), whole, rank)
+    found = setting_of(whole, whole.gaps, cut.left @ cut.right, GRAM, 0.2, 0.1)
+    uneven = found.strength * lost_of_groups(whole, whole.gaps, cut.left @ cut.right, GRAM)
+    assert float((uneven - 0.8).abs().max()) > 0.1
+    even = evened(whole, whole, cut, GRAM, found, 0.2)
+    assert torch.equal(even.left, cut.left)
+    lost = lost_of_groups(whole, whole.gaps, even.left @ even.right, GRAM)
+    assert torch.allclose(lost, torch.full((3,), 0.8).double(), atol=EVEN)
+
+
+def test_groups_that_are_one_lose_what_they_can_and_stay_finite():
+    twins = FORGET[[0, 0, 1]] * torch.tensor([1.0, 1.0, -1.0])[:, None, None, None]
+    whole = heard(twins, RETAIN)
+    cut = of_rank(least_squares(whole, 1.0), whole, 1)
+    found = setting_of(whole, whole.gaps, cut.left @ cut.right, GRAM, 0.2, 1.0)
+    even = evened(whole, whole, cut, GRAM, found, 0.2)
+    assert even.right.isfinite().all()
 
 
 def test_what_is_left_of_a_group_is_all_without_a_change_and_little_after_it():

@@ -12,6 +12,7 @@ from erase.core.subspace import Subspace
 RIDGE = 1e-5  # of the mean energy
 TINY = 1e-300
 SPREAD = 0.1
+EVEN, ROUNDS, FASTEST, MOST = 1e-3, 30, 2.0, 20.0  # of `evened`
 WEIGHTS = tuple(10.0 ** (i / 4) for i in range(-8, 9))  # of the forgotten beside the retained
 
 
@@ -47,13 +48,15 @@ class Setting:
         return self.moved + SPREAD * self.spread
 
 
-def least_squares(heard: Heard, weight: float) -> Tensor:
+def least_squares(heard: Heard, weight: float, asked: Tensor | None = None) -> Tensor:
     """The P [d, d] that minimises weight E |P x - gap|^2 + E |P r|^2 + ridge |P|^2.
 
     x are forgotten inputs, each with its group's gap at its position, r retained ones, so that
-    I - P takes each group to the retained mean and leaves the retained where they are.
+    I - P takes each group to the retained mean and leaves the retained where they are. With
+    `asked` [g], of each group's gaps so many times as much.
     """
-    means, gaps = heard.forget.means.flatten(0, 1), heard.gaps.flatten(0, 1)
+    means, gaps = heard.forget.means.flatten(0, 1), heard.gaps
+    gaps = (gaps if asked is None else asked[:, None, None] * gaps).flatten(0, 1)
     normal = weight * heard.forget.moment() + heard.retain.moment()
     normal += RIDGE * normal.diagonal().mean().clamp_min(TINY) * torch.eye(len(normal)).double()
     return torch.linalg.solve(normal, weight / len(means) * gaps.T @ means, left=False)
@@ -98,6 +101,32 @@ def searched(fit: Heard, held: Heard, gram: Tensor, left: float) -> Setting:
     if best.cost == math.inf:
         raise ValueError("Nothing tells the forget set from the retain set; name other concepts.")
     return best
+
+
+def lost_of_groups(held: Heard, gaps: Tensor, change: Tensor, gram: Tensor) -> Tensor:
+    """The share [g] of its gaps [g, p, d] that each group loses to P [d, d], along them."""
+    energies = (gaps @ gram * gaps).sum((1, 2)).clamp_min(TINY)
+    return (gaps @ gram * (held.forget.means @ change.T)).sum((1, 2)) / energies
+
+
+def evened(
+    heard: Heard, held: Heard, cut: Projection, gram: Tensor, setting: Setting, left: float
+) -> Projection:
+    """The P of `least_squares`, within what `cut` takes away, that leaves each group that share.
+
+    The strength of a setting leaves it on average. Here more is asked of groups of which `held`
+    loses less, and less of the others, until all lose alike; groups that hardly differ may not
+    within the rounds that there are.
+    """
+    asked = torch.full((len(heard.forget.means),), setting.strength).double()
+    for _ in range(ROUNDS):
+        right = cut.left.T @ least_squares(heard, setting.weight, asked)
+        lost = lost_of_groups(held, heard.gaps, cut.left @ right, gram)
+        if float((lost - (1 - left)).abs().max()) < EVEN:
+            break
+        faster = ((1 - left) / lost.clamp_min(TINY)).clamp(1 / FASTEST, FASTEST)
+        asked = (asked * faster).clamp_max(MOST)
+    return Projection(cut.left, right)
 
 
 def left_of_groups(heard: Heard, change: Tensor, gram: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 from erase.core.balance import (
     Heard,
     Setting,
+    evened,
     least_squares,
     left_of_groups,
     of_rank,
@@ -38,9 +39,9 @@ class BalanceConfig(Config):
     """How much may be left, and what decides it.
 
     Args:
-        left: the share of what tells the forgotten from the retained that may be left on average,
-            on prompts held out; less of it moves the retained further.
-        strength: times the strength that the search found.
+        left: the share of what tells each of the forgotten from the retained that may be left, on
+            prompts held out; less of it moves the retained further.
+        strength: times the strength that leaves that share.
         rank: largest rank of the change; a smaller one is taken if it leaves hardly more.
         heard: noised pictures on which the denoiser's answer is derived by each position of what it
             reads, to weigh positions by that; 0 weighs all alike and needs no denoiser.
@@ -56,20 +57,21 @@ class BalanceConfig(Config):
 
 @register("balance", BalanceConfig, DiffusionTask, text_alone=lambda config: not config.heard)
 def balance(task: DiffusionTask, config: BalanceConfig) -> Erasure:
-    """Make W (I - s P) of every weight that reads the text, for all concepts at once.
+    """Make W (I - s P) of every weight that reads the text, for all concepts at once; s is 1.
 
     P minimises w E |P x - gap|^2 + E |P r|^2, where forgotten tokens x lose what tells the mean of
-    their concept from the retained mean at their position, and retained ones r nothing. s is
-    what leaves a share `left` of the gap on prompts held out, and w what then costs least there:
-    the movement of the retained, and a tenth of how unevenly the forgotten lose it, both squared.
-    Tokens count by how much the denoiser's answer hangs on what it reads at their position: the
-    mean square of the answer's derivative along random directions, at random times, of noise alone.
+    their concept from the retained mean at their position, and retained ones r nothing. w is what
+    costs least on prompts held out where a share `left` of the gaps is left on average: the
+    movement of the retained, and a tenth of how unevenly the forgotten lose it, both squared. Then
+    more is asked of some concepts and less of others, until each keeps that share there. Tokens
+    count by how much the denoiser's answer hangs on what it reads at their position: the mean
+    square of the answer's derivative along random directions, at random times, of noise alone.
 
     This library's own. It has UCE's least squares (Gandikota et al., WACV 2024), but leads to the
     retained mean, as LEACE does (Belrose et al., NeurIPS 2023), and not to anchors, weighs
     positions, and searches the weight that UCE leaves to the user.
 
-    The recipe has by place what the search found, and what each concept's means keep, squared.
+    The recipe has by place what was found, and what each concept's means keep, squared.
     """
     ears = hearing(task, config.heard) if config.heard else {}
     read = {which: _read(task, prompts, ears) for which, prompts in _asked(task, config).items()}
@@ -143,11 +145,17 @@ def _gram(weights: Sequence[Tensor]) -> Tensor:
 def _of_fitting_rank(
     found: Setting, held: Heard, whole: Heard, gram: Tensor, config: BalanceConfig
 ) -> tuple[Projection, Setting]:
-    """P cut to the least of the ranks that double which costs hardly more than all of P does."""
+    """P cut to the least of the ranks that double which costs hardly more than all of P does.
+
+    Of every concept it takes alike.
+    """
     change, rank = least_squares(whole, found.weight), EACH * len(whole.forget.means)
     while True:
         cut = of_rank(change, whole, min(rank, config.rank))
         tried = setting_of(held, whole.gaps, cut.left @ cut.right, gram, config.left, found.weight)
         if cut.rank < rank or tried.cost <= SLACK * found.cost:
-            return cut, tried
+            break
         rank *= 2
+    even = evened(whole, held, cut, gram, tried, config.left)
+    change = even.left @ even.right
+    return even, setting_of(held, whole.gaps, change, gram, config.left, found.weight)
