@@ -151,17 +151,18 @@ def main() -> None:
             print(*key, ledger[key], flush=True)
 
     for seed in args.seeds:
-        for count in args.turns:
+        parts: list[Erasure] = []
+        for count in sorted(args.turns):
             hows = [*args.joined, *(["one taken out"] if count == args.turns[0] else [])]
             options = {"left": args.left} if args.left else {}
             name = f"{args.method} at {args.left}" if args.left else args.method
             keys = {how: ("in turn", count, f"{name}, {how}", seed) for how in hows}
             if all(key in ledger for key in keys.values()):
                 continue
-            parts = [erased(model, [one], args.method, seed, **options)[0]
-                     for one in OBJECTS[:count]]  # fmt: skip
+            for one in OBJECTS[len(parts) : count]:
+                parts.append(erased(model, [one], args.method, seed, **options)[0])
             for how, key in keys.items():
-                keep(key, lambda parts=parts, how=how: in_turn(model, judge, parts, how))
+                keep(key, partial(in_turn, model, judge, parts[:count], how))
         for count in args.counts:
             for row in args.rows:
                 work = partial(at_once, model, judge, objects[:count], row, seed, every)
