@@ -16,8 +16,9 @@ from erase.evaluate.pictures.generation import EvaluationPictures
 from erase.evaluate.pictures.report import write_report
 from erase.evaluate.reports import Cost, Metrics, Report, wilson_share
 from erase.evaluate.tables import CONCEPTS, WORST, measured_lines, metric_rows, summary_table
+from erase.models.opening import load_model
 from erase.prompts.names import listed, listed_pairs
-from erase.prompts.request import EraseRequest, Prompt
+from erase.prompts.request import EraseRequest, Prompt, expand
 
 
 def written(folder: Path, name: str, text: str | bytes) -> str:
@@ -148,3 +149,14 @@ def test_a_short_list_has_no_such_file(tmp_path):
     write_report(report, drawn, tmp_path)
     assert not (tmp_path / CONCEPTS).exists()
     assert "that show most" not in measured_lines(report)
+
+
+def test_steps_grow_slower_than_the_list():
+    model = load_model("emoji")
+
+    def steps(*names: str) -> int:
+        return model.finetuning(expand(EraseRequest(names), model.catalogue)).anchored_steps
+
+    one, four = steps("ghost"), steps("ghost", "crown", "camera", "bell")
+    assert one == model.catalogue.finetuning["object"].anchored_steps
+    assert four == 2 * one

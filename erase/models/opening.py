@@ -26,7 +26,7 @@ from erase.models.lazy import left_family, text_pipeline
 from erase.models.stock import text_to_image
 from erase.models.stored import denoiser_file, single_file, stored_dtype, tensors_in
 from erase.prompts.catalogue import Catalogue, Finetuning, Sampling
-from erase.prompts.request import PromptSet
+from erase.prompts.request import PromptSet, by_group
 from erase.support.config import OwnFiles
 from erase.support.distributed import DeviceConfig, own_device
 from erase.support.errors import refused
@@ -79,7 +79,8 @@ class Model:
         """How the model is meant to be finetuned to forget what these prompts name."""
         kinds = {kind for prompt in prompts.forget for kind in prompt.kinds}
         known = self.catalogue.finetuning if self.catalogue else {}
-        return known.get("style" if kinds == {"style"} else "object", Finetuning())
+        how = known.get("style" if kinds == {"style"} else "object", Finetuning())
+        return how.of_list(len(by_group(prompts.forget)))
 
     @contextmanager
     def drawing(self) -> Iterator[DiffusionPipeline]:

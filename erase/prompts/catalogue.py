@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from math import ceil, sqrt
 from pathlib import Path
 from string import Formatter
 from typing import Any, Literal
@@ -48,6 +49,11 @@ class Finetuning:
     anchored_rate: float = 1e-5
     anchored_steps: int = 100
     retain_weight: float = 5.0
+
+    def of_list(self, count: int) -> "Finetuning":
+        """The same of so many concepts: steps grow as the root of their number."""
+        steps, anchored = (ceil(n * sqrt(count)) for n in (self.steps, self.anchored_steps))
+        return replace(self, steps=steps, anchored_steps=anchored)
 
 
 @dataclass(frozen=True)
