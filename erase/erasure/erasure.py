@@ -73,7 +73,7 @@ class Erasure:
         weights = {n: find_rows(components, n, delta.shape) for n, delta in self.deltas.items()}
         require_in_force(_on_all_ways(components, self.deltas), weights)
         self._check_base(weights, allow_other_base)
-        return AppliedErasure(self.deltas, components, scale)
+        return AppliedErasure(self.deltas, components, weights, scale)
 
     def _check_base(self, weights: Mapping[str, Tensor], allow_other_base: bool) -> None:
         base = self.facts.base
@@ -167,17 +167,20 @@ def _on_all_ways(
 class AppliedErasure(AbstractContextManager["AppliedErasure"]):
     """An erasure in force; `revert` puts the very same bits back, as does leaving its context.
 
-    `originals` are the base's own values of the tensors it changes, by name; `modules` hold them,
-    by component.
+    `weights` are the tensors it changes, by name, `originals` the base's own values of them;
+    `modules` hold them, by component.
     """
 
     def __init__(
-        self, deltas: Mapping[str, Delta], components: Mapping[str, nn.Module], scale: float
+        self,
+        deltas: Mapping[str, Delta],
+        components: Mapping[str, nn.Module],
+        weights: Mapping[str, Tensor],
+        scale: float,
     ):
         changed = {name.partition(".")[0] for name in deltas}
         self.modules = {name: unwrapped(components[name]) for name in changed}
         self._deltas, self._scale = dict(deltas), scale
-        weights = {n: find_rows(self.modules, n, delta.shape) for n, delta in deltas.items()}
         self.originals = {name: weight.detach().clone() for name, weight in weights.items()}
         try:
             self._add(weights)
