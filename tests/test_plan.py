@@ -20,9 +20,8 @@ from erase.training.config import TrainedConfig, TrainingConfig
 
 def planned(pipeline, method, **options) -> str:
     model = Model("tiny", pipeline, CATALOGUE)
-    prompts = expand(EraseRequest(["ghost"]), CATALOGUE)
     config = RunConfig(EraseRequest(["ghost"]), "tiny", method, **options)
-    return plan(config, model, prompts, build_tiny_task(pipeline, (), SIDE))
+    return plan(config, model, build_tiny_task(pipeline, (), SIDE))
 
 
 def memory(text: str) -> float:

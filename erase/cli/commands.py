@@ -119,7 +119,7 @@ def _run(options: "Namespace") -> str:
     config = _made(RunConfig, options, request=request, evaluate=not options.no_evaluation)
     if options.dry_run:
         opened = open_run(config)
-        return plan(config, opened.model, opened.prompts, opened.task)
+        return plan(config, opened.model, opened.task)
     output = Path(options.output or _default_output(request.concepts, config.method))
     report = run(config, output)
     return _measured(report, output) if config.evaluate else f"erasure: {output}"

@@ -8,7 +8,6 @@ from erase.core.precision import is_half
 from erase.evaluate.tables import markdown_table
 from erase.methods import Needs, get_method
 from erase.models.opening import Model
-from erase.prompts.request import PromptSet
 from erase.runs.erase import RunConfig
 from erase.tasks.diffusion.task import DiffusionTask
 from erase.training.config import TrainingConfig
@@ -17,7 +16,7 @@ WEIGHT, GRADIENT = 4, 4  # bytes a parameter, in float32
 MOMENTS = {"adamw": 8, "sgd": 4}
 
 
-def plan(config: RunConfig, model: Model, prompts: PromptSet, task: DiffusionTask) -> str:
+def plan(config: RunConfig, model: Model, task: DiffusionTask) -> str:
     """The plan of a run as Markdown: what changes, how long, and how much memory that takes.
 
     Memory is of tensors, without activations, the library's own and what drawing takes; in
@@ -25,6 +24,7 @@ def plan(config: RunConfig, model: Model, prompts: PromptSet, task: DiffusionTas
     """
     method = get_method(config.method)
     needs = method.needs(task, config.method_config or method.config())
+    prompts = task.prompts
     weights = _millions(_size(needs.trained))
     rows = [
         ("family", task.family.name),
