@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict
 
 import pytest
+import torch
 from conftest import CATALOGUE
 from diffusers import DiffusionPipeline
 from safetensors.torch import load_file, save_file
@@ -13,6 +14,7 @@ from erase.core.names import filter_names, named_parameters
 from erase.erasure.erasure import Erasure
 from erase.methods.projection import ProjectionConfig
 from erase.models.family import family_of
+from erase.models.lazy import one_by_one
 from erase.models.opening import OpeningConfig, find_model, load_model
 from erase.prompts.request import EraseRequest
 from erase.runs.erase import RunConfig, run
@@ -65,6 +67,19 @@ def test_no_other_tensor_is_read_and_the_deltas_are_the_same_bytes(name, tmp_pat
     keep_what_text_enters_through(folder, pipeline)
     for method in methods:
         assert erased(method) == whole[method]
+
+
+def test_what_is_let_go_reads_as_before_and_keeps_its_changes(tmp_path):
+    folder = written(build_family("sdxl"), tmp_path / "model")
+    model = find_model(str(folder), OpeningConfig(device="cpu")).open(text_alone=True)
+    parts = [model.pipeline.text_encoder, model.pipeline.text_encoder_2, model.pipeline.unet]
+    weights = [w for part in parts for w in part.parameters() if not w.is_meta]
+    with torch.no_grad():
+        for weight in weights[::2]:
+            weight += 1
+    before = [weight.clone() for weight in weights]
+    assert [*one_by_one(parts)] == parts
+    assert all(map(torch.equal, weights, before))
 
 
 def test_what_would_draw_without_its_denoiser_is_refused(tmp_path):

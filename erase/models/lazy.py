@@ -1,5 +1,9 @@
 """Pipelines whose denoiser stays in its files, but for the weights through which text enters."""
 
+import ctypes
+import sys
+from collections.abc import Collection, Iterator
+from mmap import PAGESIZE
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +20,7 @@ from erase.models.family import FAMILIES, Family
 from erase.models.stored import weight_files
 
 UNREAD = ("safety_checker", "feature_extractor", "image_encoder")
+PAGEOUT = 21  # Linux's MADV_PAGEOUT, which loses nothing
 
 
 def left_family(source: Path, variant: str) -> Family | None:
@@ -93,3 +98,24 @@ def require_read(module: nn.Module) -> None:
     """ValueError if its weights were left in their files."""
     if is_left(module):
         _refuse()
+
+
+def one_by_one(parts: Collection[nn.Module]) -> Iterator[nn.Module]:
+    """A pipeline's modules in turn; weights that lie in files are let go, if any were left there.
+
+    What was let go takes no memory until it is asked for again. Linux alone can.
+    """
+    left = sys.platform == "linux" and any(map(is_left, parts))
+    for part in parts:
+        yield part
+        if left:
+            _let_go(part)
+
+
+def _let_go(module: nn.Module) -> None:
+    madvise = ctypes.CDLL(None).madvise
+    for weight in module.parameters():
+        if weight.device.type == "cpu":
+            start = weight.data_ptr() // PAGESIZE * PAGESIZE
+            length = weight.data_ptr() + weight.nbytes - start
+            madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), PAGEOUT)

@@ -22,7 +22,7 @@ from erase.bundled import EMOJI
 from erase.core.names import holds_numbers
 from erase.core.process import own_settings
 from erase.models.family import family_of, require_supported
-from erase.models.lazy import left_family, text_pipeline
+from erase.models.lazy import left_family, one_by_one, text_pipeline
 from erase.models.stock import text_to_image
 from erase.models.stored import denoiser_file, single_file, stored_dtype, tensors_in
 from erase.prompts.catalogue import Catalogue, Finetuning, Sampling
@@ -271,11 +271,12 @@ def _require_stock(index: Mapping[str, Any]) -> None:
 
 
 def _require_finite(pipeline: DiffusionPipeline) -> None:
-    for name, part in pipeline.components.items():
-        for tensor in part.parameters() if isinstance(part, nn.Module) else ():
+    parts = {part: n for n, part in pipeline.components.items() if isinstance(part, nn.Module)}
+    for part in one_by_one(parts):
+        for tensor in part.parameters():
             plain = holds_numbers(tensor) and tensor.numel()
             if plain and not all(end.isfinite() for end in tensor.aminmax()):
-                raise ValueError(f"{name} holds numbers that are not finite")
+                raise ValueError(f"{parts[part]} holds numbers that are not finite")
 
 
 def _one_sentence(name: str) -> AbstractContextManager[None]:

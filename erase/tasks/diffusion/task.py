@@ -17,7 +17,7 @@ from erase.core.names import filter_names, named_parameters, require_in_force
 from erase.core.precision import computed_in_float32
 from erase.core.snapshot import Snapshot
 from erase.models.family import Condition, Family, require_supported
-from erase.models.lazy import is_left
+from erase.models.lazy import is_left, one_by_one
 from erase.prompts.catalogue import Finetuning, Sampling
 from erase.prompts.request import Prompt, PromptSet
 from erase.support.distributed import shard_of, shards_asked
@@ -182,6 +182,8 @@ class DiffusionTask:
                 read = self._run(target, texts, which)
             for site, rows in read.items():
                 told(site, self.denoiser.placed(site, rows))
+        for _ in one_by_one(self.denoiser.modules.values()):
+            pass  # what was heard is not held beside the weights to be changed
 
     def _run(self, target: str, texts: Sequence[str], which: SetName) -> dict[str, Tensor]:
         """Have the target read this process' share of the texts; what enters as text itself."""
@@ -224,7 +226,8 @@ class DiffusionTask:
 
     def fingerprints(self) -> dict[str, str]:
         """What tells this "base", this "forget set" and this "retain set" from others."""
-        weights = (w for part in self.denoiser.modules.values() for w in part.parameters())
+        parts = one_by_one(self.denoiser.modules.values())
+        weights = (weight for part in parts for weight in part.parameters())
         base = combined(fingerprint(weight) for weight in weights if not weight.is_meta)
         return {"base": base} | self._sets.fingerprints()
 
