@@ -19,6 +19,7 @@ from erase.evaluate.tables import CONCEPTS, WORST, measured_lines, metric_rows, 
 from erase.models.opening import load_model
 from erase.prompts.names import listed, listed_pairs
 from erase.prompts.request import EraseRequest, Prompt, expand
+from erase.tasks.diffusion.task import DiffusionTask
 
 
 def written(folder: Path, name: str, text: str | bytes) -> str:
@@ -151,12 +152,15 @@ def test_a_short_list_has_no_such_file(tmp_path):
     assert "that show most" not in measured_lines(report)
 
 
-def test_steps_grow_slower_than_the_list():
+def test_steps_and_pictures_grow_slower_than_the_list():
     model = load_model("emoji")
 
-    def steps(*names: str) -> int:
-        return model.finetuning(expand(EraseRequest(names), model.catalogue)).anchored_steps
+    def counts(*names: str) -> tuple[int, int]:
+        prompts = expand(EraseRequest(names), model.catalogue)
+        known = model.pipeline, prompts, model.sampling
+        task = DiffusionTask(*known, finetuning=model.finetuning(prompts))
+        return task.finetuning.anchored_steps, task.config.forget_pictures
 
-    one, four = steps("ghost"), steps("ghost", "crown", "camera", "bell")
-    assert one == model.catalogue.finetuning["object"].anchored_steps
-    assert four == 2 * one
+    one, four = counts("ghost"), counts("ghost", "crown", "camera", "bell")
+    assert one == (model.catalogue.finetuning["object"].anchored_steps, 32)
+    assert four == (2 * one[0], 64)

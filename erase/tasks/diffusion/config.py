@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import ceil, sqrt
 from typing import Literal
 
 from erase.models.family import Family
@@ -13,6 +14,7 @@ from erase.tasks.diffusion.denoiser import ConditionedDenoiser
 from erase.tasks.diffusion.relearning import DenoiserRelearning
 
 MOST_TRAJECTORIES = 64
+USUAL_FORGET = 32
 USUAL_STEPS = 4  # of an adversary
 MOST_GENERATION_STEPS = 15  # by default: what is learned from need not be as fine as what is shown
 
@@ -28,7 +30,8 @@ class DiffusionTaskConfig(Config):
             what reads the text, such as the UNet's cross-attention and the whole text encoder, and
             closed forms what they name.
         exclude: patterns of those among them that may not.
-        forget_pictures: how many pictures of the forget set the base draws to train on.
+        forget_pictures: how many pictures of the forget set the base draws to train on; 0 for 32
+            times the root of the number of concepts.
         forget_folder: pictures of the concept to take instead. Forget prompts are their captions,
             in turn.
         retain_pictures: how many of the retain set.
@@ -53,7 +56,7 @@ class DiffusionTaskConfig(Config):
     components: Sequence[str] = ()
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
-    forget_pictures: Positive[int] = 32
+    forget_pictures: NotNegative[int] = 0
     forget_folder: str = ""
     retain_pictures: Positive[int] = 96
     generation_steps: NotNegative[int] = 0
@@ -71,6 +74,11 @@ class DiffusionTaskConfig(Config):
         if self.adversary != "none":
             return ADVERSARIES[self.adversary]
         return ADVERSARIES["prefix"] if self.adversary_steps else None
+
+    def of_list(self, count: int) -> "DiffusionTaskConfig":
+        """The same of so many concepts."""
+        usual = ceil(USUAL_FORGET * sqrt(count))
+        return replace(self, forget_pictures=self.forget_pictures or usual)
 
     def adversary_of(self, denoiser: ConditionedDenoiser) -> Adversary | None:
         """The same, of a model."""

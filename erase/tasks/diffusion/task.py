@@ -19,7 +19,7 @@ from erase.core.snapshot import Snapshot
 from erase.models.family import Condition, Family, require_supported
 from erase.models.lazy import is_left, one_by_one
 from erase.prompts.catalogue import Finetuning, Sampling
-from erase.prompts.request import Prompt, PromptSet
+from erase.prompts.request import Prompt, PromptSet, by_group
 from erase.support.distributed import shard_of, shards_asked
 from erase.tasks.base import InputCallback, SetName
 from erase.tasks.diffusion.config import DiffusionTaskConfig
@@ -56,7 +56,8 @@ class DiffusionTask:
         like: ConditionedDenoiser | None = None,
     ):
         self.family: Family = require_supported(pipeline)
-        self.config = config or DiffusionTaskConfig()
+        config = config or DiffusionTaskConfig()
+        self.config = config.of_list(len(by_group(prompts.forget)))
         self.config.require_serves(self.family)
         self.prompts, self.seed, self.finetuning = prompts, seed, finetuning or Finetuning()
         self.sampling = self.config.sampling(sampling)
