@@ -8,30 +8,41 @@ from test_learned import BUILDERS, METHODS, build_task
 
 from erase.attacks import attacks, serving
 from erase.attacks.base import Target, predict_base
+from erase.attacks.concept_inversion import ConceptInversionConfig, LongInversionConfig
 from erase.attacks.latent_inversion import LatentInversionConfig
+from erase.attacks.p4d import P4DConfig
+from erase.attacks.prefix import PrefixConfig
 from erase.attacks.relearning import RelearningConfig
+from erase.attacks.ring_a_bell import RingABellConfig
 from erase.attacks.state_inversion import StateInversionConfig
 from erase.core.names import named_parameters
 from erase.methods import get_method
-from erase.models.learned import OTHER, PROMPT
+from erase.models.arguments import OTHER, PROMPT
 from erase.models.listening import leaves, same
 from erase.tasks.diffusion.heard_states import states_of
 from erase.tasks.diffusion.led import Led
 from erase.tasks.diffusion.sampling import draw
+from erase.tasks.diffusion.words import (
+    placeholder_embeddings,
+    placeholders,
+    tokenizer_of,
+    vocabularies,
+)
 
-ALWAYS = ("z_image", "wan")  # lists in a single stream; two denoisers and frames
-SEARCHED = r"it searches words in CLIP text encoders, of which it has none"
-REFUSED = {
-    "concept_inversion": SEARCHED,
-    "concept_inversion_of_four": SEARCHED,
-    "p4d": SEARCHED,
-    "prefix": SEARCHED,
-    "ring_a_bell": SEARCHED,
-}
+# Lists in a single stream; two denoisers and frames; a CLIP text encoder beside another.
+ALWAYS = ("z_image", "wan", "kandinsky5_t2i")
+WITH_CLIP = ("kandinsky5_t2i", "kandinsky5_t2v", "hidream", "hunyuan_video", "stable_cascade_prior")
+SEARCHES = ("concept_inversion", "concept_inversion_of_four", "p4d", "prefix", "ring_a_bell")
+NO_CLIP = r"it searches words in CLIP text encoders, of which it has none; state_inversion learns"
 WORDLESS = r"it reads no word as a state of its own"  # OmniGen, by its table of words
 SHORT = {
     "relearning": RelearningConfig(2, 2, 1, 1e-2),
     "benign_relearning": RelearningConfig(2, 2, 1, 1e-2),
+    "concept_inversion": ConceptInversionConfig(1, 2, 2),
+    "concept_inversion_of_four": LongInversionConfig(4, 2, 2),
+    "p4d": P4DConfig(3, 2, 2),
+    "prefix": PrefixConfig(2, 2, 2),
+    "ring_a_bell": RingABellConfig(3, population=4, generations=1),
     "latent_inversion": LatentInversionConfig(6),
     "state_inversion": StateInversionConfig(1, 2, 2),
 }
@@ -65,11 +76,12 @@ def test_every_attack_works_on_a_learned_class_or_says_why_not(name):
     method = "projection" if task.family.enters else "salun"
     erasure = get_method(method)(task, METHODS[method])
     target = target_of(task, seen)
-    refused = REFUSED | ({"state_inversion": WORDLESS} if name == "omnigen" else {})
+    refused = {} if name in WITH_CLIP else dict.fromkeys(SEARCHES, NO_CLIP)
+    refused |= {"state_inversion": WORDLESS} if name == "omnigen" else {}
     assert {*refused, *serving(task.family)} == {*attacks()}
     assert not {*refused} & {*serving(task.family)}
     for attack, why in refused.items():
-        with pytest.raises(ValueError, match=f"{attack} cannot serve a .*: {why}; choose of"):
+        with pytest.raises(ValueError, match=f"{attack} cannot serve a .*: {why}.*; choose of"):
             attacks()[attack](target)
     with erasure.apply(pipeline.components):
         before = {n: w.clone() for n, w in named_parameters(task.components).items()}
@@ -115,3 +127,25 @@ def test_states_of_words_are_read_otherwise_and_nothing_else_is(name):
     assert all(same(found[leaf], wanted[leaf]) for leaf in wanted)
     assert any(not same(found[leaf], own) for leaf, own in given(text).items())
     assert all(same(same_others[leaf], others[leaf]) for leaf in others)
+
+
+@pytest.mark.parametrize("name", [one for one in CLASSES if one.values[0] in WITH_CLIP])
+def test_searched_words_are_read_as_their_vectors_with_gradients(name):
+    target = target_of(build_task(BUILDERS[name]()), [])
+    denoiser = target.denoiser
+    numbers = tokenizer_of(denoiser)("ghost", add_special_tokens=False).input_ids
+    vectors = {name: table[numbers].requires_grad_() for name, table in
+               vocabularies(denoiser).items()}  # fmt: skip
+    text, wanted = f"a {placeholders(len(numbers))}", leaves(denoiser.condition([PROMPT]).calls)
+    with target.training_only({}), placeholder_embeddings(denoiser, vectors):
+        found = leaves(denoiser.condition([text]).calls)
+    heard = [leaf for leaf, one in found.items() if getattr(one, "requires_grad", False)]
+    assert heard
+    for leaf in heard:
+        assert torch.allclose(found[leaf], wanted[leaf], atol=1e-5)
+    slopes = torch.autograd.grad(sum(found[leaf].square().sum() for leaf in heard),
+                                 [*vectors.values()])  # fmt: skip
+    assert all(slope.any() for slope in slopes)
+    # Nothing of it is kept for what "~" means by itself.
+    plain = leaves(denoiser.condition([text]).calls)
+    assert any(not torch.equal(plain[leaf], found[leaf]) for leaf in heard)

@@ -19,9 +19,10 @@ from erase.methods.esd import ESDConfig
 from erase.methods.projection import ProjectionConfig
 from erase.methods.salun import SalUnConfig
 from erase.methods.salun_lora import SalUnLoRAConfig
+from erase.models.arguments import PROMPT
 from erase.models.family import FAMILIES, family_of
 from erase.models.ladder import Level
-from erase.models.learned import PROMPT, learned
+from erase.models.learned import learned
 from erase.models.listening import leaves, same
 from erase.prompts.catalogue import Sampling
 from erase.prompts.request import EraseRequest, expand

@@ -35,9 +35,10 @@ from erase.methods.projection import ProjectionConfig
 from erase.methods.salun import SalUnConfig
 from erase.methods.salun_lora import SalUnLoRAConfig
 from erase.methods.uce import UCEConfig
+from erase.models.arguments import OTHER, PROMPT
 from erase.models.coding import on_white, shown
 from erase.models.cuts import cut_out
-from erase.models.learned import OTHER, PROMPT, learn, learned
+from erase.models.learned import learn, learned
 from erase.models.listening import leaves, raw_of, same
 from erase.prompts.catalogue import Sampling
 from erase.prompts.request import EraseRequest, expand

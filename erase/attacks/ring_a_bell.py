@@ -15,6 +15,7 @@ from erase.core.seeds import seeded
 from erase.support.config import Config, Positive, Within
 from erase.support.distributed import of_first
 from erase.support.progress import Bar
+from erase.tasks.diffusion.words import tokenizer_of
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def ring_a_bell(target: Target, config: RingABellConfig) -> Outcome:
     """
     generator = seeded(target.seed)
     named, plain = (
-        target.denoiser.readings(texts)
+        target.denoiser.compared(texts)
         for texts in ([p.text for p in target.prompts], [p.anchor for p in target.prompts])
     )
     goal = {
@@ -60,7 +61,7 @@ def ring_a_bell(target: Target, config: RingABellConfig) -> Outcome:
 
 def _allowed(target: Target) -> Tensor:
     """Numbers of whole words that no prompt holds; their text reads as the very same numbers."""
-    tokenizer = target.pipeline.tokenizer
+    tokenizer = tokenizer_of(target.denoiser)
     named = {number for p in target.prompts for number in tokenizer(p.text).input_ids}
     banned = named | set(tokenizer.all_special_ids)
 
@@ -80,11 +81,11 @@ def _search(
     generator: torch.Generator,
 ) -> str:
     """The text of the best candidate."""
-    tokenizer = target.pipeline.tokenizer
+    tokenizer = tokenizer_of(target.denoiser)
 
     def distances(population: Tensor) -> Tensor:
         texts = [tokenizer.decode(numbers) for numbers in population.tolist()]
-        read = target.denoiser.readings(texts)
+        read = target.denoiser.compared(texts)
         errors = ((read[site] - goal[site]).square().sum((1, 2)) for site in goal)
         return reduce(torch.add, errors).cpu()
 

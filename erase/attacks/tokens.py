@@ -17,6 +17,7 @@ from erase.support.progress import Bar
 from erase.tasks.diffusion.words import (
     Vectors,
     placeholder_embeddings,
+    tokenizer_of,
     vocabularies,
 )
 
@@ -42,9 +43,11 @@ class TokenSearch(Config):
 
 def no_word_vectors(family: Family) -> str:
     """Why no words can be searched in pipelines of a family, if they cannot."""
-    return (
-        "" if family.encoders else "it searches words in CLIP text encoders, of which it has none"
-    )
+    none = "it searches words in CLIP text encoders, of which it has none"
+    if family.learned:
+        instead = "; state_inversion learns what others would say of them"
+        return "" if family.learned.words else none + instead
+    return "" if family.encoders else none
 
 
 def attack_with_words(
@@ -63,7 +66,7 @@ def attack_with_words(
     with placeholder_embeddings(target.denoiser, vectors), torch.no_grad():
         pictures = target.drawn(texts, "found words")
     numbers = _nearest(vectors, vocabularies(target.denoiser)) if config.hard else torch.empty(0)
-    words = target.pipeline.tokenizer.convert_ids_to_tokens(numbers.tolist())
+    words = tokenizer_of(target.denoiser).convert_ids_to_tokens(numbers.tolist())
     passes = config.steps * config.batch_size + target.drawing_passes
     return target.outcome(pictures, passes, **{detail: words})
 

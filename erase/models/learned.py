@@ -9,36 +9,15 @@ from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
-from torch import Tensor
 
 from erase.core.process import own_settings
-from erase.models.calling import PROMPT, Calling, asked_by, calling_of, nothing
+from erase.models.arguments import OTHER, Arguments, Denoiser, UnheardError
+from erase.models.calling import PROMPT, Calling, asked_by, calling_of
 from erase.models.levels import Levels
-from erase.models.listening import Call, Draw, Listener, leaves, raw_of, same
+from erase.models.listening import Draw, Listener, raw_of, same
 from erase.models.stock import stock_class
 from erase.models.text_layers import TextLayers, shortened
-
-OTHER, LONGER = "a pizza", "a photo of a ghost in the garden"
-
-
-@dataclass(frozen=True)
-class Denoiser:
-    """What one denoiser that hears the prompt is given, by argument.
-
-    roles: latents, time, text (and what follows its length), or the same in all calls. axes: which
-    axis is the prompts', none where there is none. states: along which axis the words lie of the
-    text that is words' states, one by one.
-    """
-
-    name: str
-    kind: str
-    roles: Mapping[str, str]
-    axes: Mapping[str, int | None]
-    states: Mapping[str, int]
-
-    def given(self, role: str) -> list[str]:
-        """Its arguments of a role."""
-        return [name for name, one in self.roles.items() if one == role]
+from erase.models.word_encoders import word_encoders
 
 
 @dataclass(frozen=True)
@@ -48,7 +27,8 @@ class LearnedFamily:
     call: which call of a step is the prompt's. rows: how many rows it has, and which is the
     prompt's. text: the layers that hear text alone. timed: those that hear text and time, but no
     picture. enters: by place, the weights that read text there and together carry all of it.
-    predicts: what the denoiser gives. pairs: of the time it is told, and the noise there. error:
+    words: the CLIP text encoders whose words reach it with gradients. predicts: what the denoiser
+    gives. pairs: of the time it is told, and the noise there. error:
     how far draws that were answered for by these pairs strayed, of what is allowed.
     """
 
@@ -60,6 +40,7 @@ class LearnedFamily:
     text: Sequence[str]
     timed: Sequence[str]
     enters: Mapping[str, Sequence[str]]
+    words: Sequence[str]
     predicts: str
     pairs: Sequence[tuple[float, float]]
     error: float
@@ -84,9 +65,11 @@ class LearnedFamily:
             lines.append(f"  {one.name}: a {one.kind}")
             lines += [f"    {role}: {_listed(one, role)}" for role in ("latents", "time", "text")]
         pairs = ", ".join(f"{told:.4g} ({noise:.3f})" for told, noise in self.pairs)
+        words = ", ".join(self.words) or "none"
         edited = [name for names in self.enters.values() for name in names]
         return "\n".join([
             *lines,
+            f"  text encoders in which words can be searched: {words}",
             f"  predicts: {self.predicts}",
             f"  times (and the noise there): {pairs}",
             f"  layers that hear text alone: {shortened(self.text)}",
@@ -167,7 +150,7 @@ def learn(pipeline: DiffusionPipeline) -> LearnedFamily:
             raise ValueError("it takes no prompt, or has no scheduler")
         try:
             return _learned_of(pipeline, calling_of(pipeline), begun)
-        except _UnheardError:  # what stands before the prompt may leave no room for it
+        except UnheardError:  # what stands before the prompt may leave no room for it
             return _learned_of(pipeline, calling_of(pipeline, None), begun)
     except ValueError as error:
         raise ValueError(
@@ -176,13 +159,9 @@ def learn(pipeline: DiffusionPipeline) -> LearnedFamily:
         ) from error
 
 
-class _UnheardError(ValueError):
-    """Prompts make no difference."""
-
-
 def _learned_of(pipeline: DiffusionPipeline, calling: Calling, begun: float) -> LearnedFamily:
     listener = calling.listener(pipeline)
-    arguments = _Arguments(listener)
+    arguments = Arguments(listener)
     denoisers = arguments.denoisers()
     text = TextLayers(listener, [one.name for one in denoisers], (PROMPT, OTHER), arguments.call)
     _require_replayed(pipeline, text.drawn, denoisers)
@@ -192,7 +171,8 @@ def _learned_of(pipeline: DiffusionPipeline, calling: Calling, begun: float) -> 
     return LearnedFamily(
         stock_class(pipeline).__name__, calling, denoisers,
         arguments.call, arguments.rows(denoisers[0]), text.heard(timed=False),
-        text.heard(timed=True), enters, ladder.kind, pairs, ladder.error,
+        text.heard(timed=True), enters, word_encoders(listener, [one.name for one in denoisers]),
+        ladder.kind, pairs, ladder.error,
         time.perf_counter() - begun,
     )  # fmt: skip
 
@@ -211,105 +191,6 @@ def _require_replayed(
         for call in (calls[0], calls[-1]):
             if not same(raw_of(getattr(pipeline, name)(**call.arguments)), call.raw):
                 raise ValueError(f"a call of {name} made again gives another answer")
-
-
-class _Arguments:
-    """What the denoisers are given, heard in draws in which nothing is predicted.
-
-    So prompts change no latents. call: which call of a step hears the prompt.
-    """
-
-    def __init__(self, listener: Listener):
-        self._listener, self.call = listener, 0
-        self._one, self._noise = self._draw(PROMPT), self._draw(PROMPT, 7)
-        self._other, self._longer = self._draw(OTHER), self._draw(LONGER)
-        try:
-            self._twice = self._draw([PROMPT, PROMPT])
-        except Exception:  # a class that takes but one prompt says so in its own way
-            self._twice = Draw()
-
-    def _draw(self, prompt: str | list[str], seed: int = 0) -> Draw:
-        return self._listener.draw(prompt, seed, answer=nothing)
-
-    def denoisers(self) -> list[Denoiser]:
-        """Those that hear the prompt; ValueError if there are none."""
-        found = [one for name in self._listener.modules if (one := self._denoiser(name))]
-        if not found:
-            raise _UnheardError("no module that is called at every step hears the prompt")
-        return found
-
-    def _denoiser(self, name: str) -> Denoiser | None:
-        calls = (draw.of(name) for draw in (self._one, self._noise, self._other, self._longer))
-        one, noise, other, longer = calls
-        pairs = zip(one, other, strict=False)
-        unlike = [i for i, (a, b) in enumerate(pairs) if _unlike(a, b)]
-        if not unlike:
-            return None
-        first = unlike[0]
-        here = one[first]
-        self.call = sum(call.step == here.step for call in one[:first])
-        a_step = sum(call.step == here.step for call in one)
-        times = set[str]().union(*(_unlike(here, call) for call in one[first + a_step :: a_step]))
-        noisy = _unlike(here, noise[first])
-        texts = _unlike(here, other[first]) | _unlike(here, longer[first])
-        if len(noisy) != 1 or noisy & texts:
-            raise ValueError(
-                f"the noise reaches {name} as {', '.join(sorted(noisy)) or 'nothing'}, not as one "
-                "argument that the prompt does not change"
-            )
-        roles = {
-            leaf: "latents" if leaf in noisy else "text" if leaf in texts
-            else "time" if leaf in times else "same"
-            for leaf in leaves(here.arguments)
-        }  # fmt: skip
-        kind, ours = type(getattr(self._listener.pipeline, name)).__name__, leaves(here.arguments)
-        axes, theirs = self._axes(name, ours), leaves(other[first].arguments)
-        tokens = {leaf: _tokens(ours[leaf], theirs.get(leaf), axes.get(leaf)) for leaf in texts}
-        states = {leaf: axis for leaf, axis in sorted(tokens.items()) if axis is not None}
-        return Denoiser(name, kind, roles, axes, states)
-
-    def _axes(self, name: str, one: Mapping[str, Any]) -> dict[str, int | None]:
-        """Along which axis of each argument two prompts lie."""
-        calls = self._twice.of(name)
-        two = leaves(calls[0].arguments) if calls else {}
-        pairs = {leaf: (tensor, two.get(leaf)) for leaf, tensor in one.items()}
-        return {
-            leaf: next((i for i in range(a.ndim) if b.shape[i] == 2 * a.shape[i]), None)
-            for leaf, (a, b) in pairs.items()
-            if isinstance(a, Tensor) and isinstance(b, Tensor) and a.ndim == b.ndim
-        }
-
-    def rows(self, one: Denoiser) -> tuple[int, int]:
-        """How many rows the text of a call has, and which is the prompt's."""
-        ours, others = (
-            leaves(draw.of(one.name)[self.call].arguments) for draw in (self._one, self._other)
-        )
-        for leaf in (leaf for leaf in one.given("text") if one.axes.get(leaf, 0) == 0):
-            a, b = ours[leaf], others.get(leaf)
-            if isinstance(a, Tensor) and isinstance(b, Tensor) and a.ndim and a.shape == b.shape:
-                unlike = [i for i in range(len(a)) if not same(a[i], b[i])]
-                if len(unlike) == 1:
-                    return len(a), unlike[0]
-        return 1, 0
-
-
-def _unlike(one: Call, other: Call) -> set[str]:
-    """The arguments of one call that are not alike in another, or not there."""
-    ours, theirs = leaves(one.arguments), leaves(other.arguments)
-    return {name for name, leaf in ours.items() if not same(leaf, theirs.get(name))}
-
-
-def _tokens(one: Any, other: Any, prompts: int | None) -> int | None:
-    """Along which axis the words' states lie of what two prompts of one length are read as.
-
-    It is the longest but the last and that of prompts. None of what is no states: masks, numbers of
-    tokens, and what has but one row a prompt.
-    """
-    numbers = isinstance(one, Tensor) and one.is_floating_point() and len(one.unique()) > 2
-    if not numbers or not isinstance(other, Tensor) or one.shape != other.shape or same(one, other):
-        return None
-    axes = [axis for axis in range(one.ndim - 1) if axis != prompts and one.shape[axis] > 1]
-    return max(axes, key=lambda axis: one.shape[axis]) if axes else None
 
 
 def _number(told: Mapping[str, Any]) -> float:

@@ -127,12 +127,16 @@ class HeardEnoughError(Exception):
 
 @dataclass
 class Listener:
-    """Listens to calls of a pipeline with the same options, where `guided` with guiders at work."""
+    """Listens to calls of a pipeline with the same options.
+
+    guided: guiders are at work. grads: what is heard keeps its gradients, where they are enabled.
+    """
 
     pipeline: DiffusionPipeline
     options: Mapping[str, Any]
     modules: Collection[str]
     guided: bool = False
+    grads: bool = False
 
     def draw(
         self,
@@ -158,6 +162,8 @@ class Listener:
         count = 1 if isinstance(prompt, str) else len(prompt)
         seeds = [torch.Generator().manual_seed(seed + i) for i in range(count)]
         given = {**self.options, **options}
+        call = type(self.pipeline).__call__
+        call = inspect.unwrap(call) if self.grads else call  # past what computes no gradients
         with ExitStack() as hooks:
             hooks.enter_context(silent(self.pipeline, self.guided))
             hooks.enter_context(hooks_are_heard())
@@ -170,7 +176,7 @@ class Listener:
                 hooks.enter_context(_saying(name, layer, heard, (put or {}).get(name)))
             try:
                 generator = seeds[0] if isinstance(prompt, str) else seeds
-                heard.output = self.pipeline(prompt=prompt, generator=generator, **given)
+                heard.output = call(self.pipeline, prompt=prompt, generator=generator, **given)
             except HeardEnoughError:
                 pass
         return heard
@@ -185,7 +191,8 @@ class Listener:
 
         @functools.wraps(forward)
         def listening(*args: Any, **given: Any) -> Any:
-            call = Call(who, len(heard.samples), _bound(signature, args, given))
+            bound = _bound(signature, args, given)
+            call = Call(who, len(heard.samples), bound if self.grads else cloned(bound))
             heard.calls.append(call)
             if until and until <= {one.who for one in heard.calls}:
                 raise HeardEnoughError
@@ -206,12 +213,12 @@ class Listener:
 
 
 def _bound(signature: inspect.Signature, args: Any, given: Any) -> dict[str, Any]:
-    """The arguments by name, as copies, so that `module(**arguments)` is the same call."""
+    """The arguments by name, so that `module(**arguments)` is the same call."""
     found = dict(signature.bind(*args, **given).arguments)
     for name, parameter in signature.parameters.items():
         if parameter.kind is parameter.VAR_KEYWORD:
             found |= found.pop(name, {})
-    return cloned(found)
+    return found
 
 
 @contextmanager

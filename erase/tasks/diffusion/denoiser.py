@@ -19,6 +19,7 @@ from erase.support.progress import Bar
 from erase.tasks.diffusion.noising import DiffusionBatch, Noising, noising_of
 
 PROMPTS_AT_ONCE = 64  # in a text encoder
+PLACEHOLDER = "~"  # of a word that is to be found
 
 
 @torch.no_grad()
@@ -67,6 +68,11 @@ class ConditionedDenoiser:
     def encoders(self) -> dict[str, PreTrainedModel]:
         """The text encoders among them."""
         return {name: getattr(self.pipeline, name) for name in self.family.encoders}
+
+    @property
+    def word_encoders(self) -> dict[str, PreTrainedModel]:
+        """The CLIP text encoders in which words can be searched."""
+        return self.encoders
 
     @property
     def guided(self) -> bool:
@@ -186,6 +192,10 @@ class ConditionedDenoiser:
         if pooled := [part.pooled for part in parts if part.pooled is not None]:
             read[POOLED] = torch.cat(pooled)[:, None]
         return read
+
+    def compared(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """The same at the places where all prompts are read as as many tokens."""
+        return self.readings(prompts)
 
     def last_readings(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """What is read of each prompt's last word at each place, and of whole ones: [n, width]."""

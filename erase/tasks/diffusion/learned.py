@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -11,20 +11,23 @@ from diffusers import DiffusionPipeline
 from diffusers.image_processor import VaeImageProcessor
 from PIL.Image import Image
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from erase.core.names import way_to
 from erase.core.precision import at_least_float32
+from erase.models.arguments import LONGER
 from erase.models.calling import PROMPT, nothing
 from erase.models.coding import Coding, coding_of, one_frame
 from erase.models.cuts import cut_out
 from erase.models.family import family_of
 from erase.models.ladder import Ladder, Level
-from erase.models.learned import LONGER, LearnedFamily
+from erase.models.learned import LearnedFamily
 from erase.models.listening import Listener, leaves, raw_of, replaced, same
 from erase.prompts.catalogue import Sampling
-from erase.tasks.diffusion.denoiser import ConditionedDenoiser
+from erase.tasks.diffusion.denoiser import PLACEHOLDER, ConditionedDenoiser
 from erase.tasks.diffusion.ladder_noising import LearnedNoising
 
+Calls = dict[str, dict[str, Any]]
 MOST_KEPT = 512  # prompts
 FURTHER = " ".join([LONGER] * 8)
 
@@ -57,7 +60,7 @@ class LearnedDenoiser(ConditionedDenoiser):
     ):
         self._like = like
         super().__init__(pipeline, size, guidance)
-        self._heard: dict[str, dict[str, dict[str, Any]]] = like._heard if like else {}
+        self._heard: dict[str, Calls] = like._heard if like else {}
 
     def _noising(self) -> LearnedNoising:
         return self._like.noising if self._like else LearnedNoising(self._levels)
@@ -129,20 +132,32 @@ class LearnedDenoiser(ConditionedDenoiser):
         named = self.pipeline.components.items()
         return {n: m for n, m in named if isinstance(m, nn.Module) and n != "vae"}
 
-    @torch.no_grad()
-    def condition(self, prompts: Sequence[str]) -> HeardCondition:  # type: ignore[override]
-        """What the denoisers are given for the prompts, each alone."""
-        return HeardCondition([self._condition(prompt) for prompt in prompts])
+    @property
+    def word_encoders(self) -> dict[str, PreTrainedModel]:
+        """The CLIP text encoders whose words reach the denoisers."""
+        return {name: getattr(self.pipeline, name) for name in self.known.words}
 
-    def _condition(self, prompt: str) -> dict[str, dict[str, Any]]:
+    def condition(self, prompts: Sequence[str]) -> HeardCondition:  # type: ignore[override]
+        """What the denoisers are given for the prompts, each alone.
+
+        It has gradients where words are searched.
+        """
+        sought = {prompt: self._given(prompt) for prompt in set(prompts) if PLACEHOLDER in prompt}
+        return HeardCondition([sought.get(one) or self._condition(one) for one in prompts])
+
+    @torch.no_grad()
+    def _condition(self, prompt: str) -> Calls:
         if prompt not in self._heard:
-            until = () if self.known.call else self.known.names
-            draw = self.listener(self.side).draw(prompt, answer=nothing, until=until)
-            calls = {name: draw.of(name)[self.known.call] for name in self.known.names}
             if len(self._heard) >= MOST_KEPT:
                 del self._heard[next(iter(self._heard))]
-            self._heard[prompt] = {name: call.arguments for name, call in calls.items()}
+            self._heard[prompt] = self._given(prompt)
         return self._heard[prompt]
+
+    def _given(self, prompt: str) -> Calls:
+        until = () if self.known.call else self.known.names
+        listener = replace(self.listener(self.side), grads=torch.is_grad_enabled())
+        draw = listener.draw(prompt, answer=nothing, until=until)
+        return {name: draw.of(name)[self.known.call].arguments for name in self.known.names}
 
     def predict(self, noisy: Tensor, timesteps: Tensor, text: HeardCondition) -> Tensor:  # type: ignore[override]
         """The denoisers' output, as the latents are [N, ...], for noised ones at levels [N]."""
@@ -201,6 +216,10 @@ class LearnedDenoiser(ConditionedDenoiser):
             rows = [part[site] for part in parts]
             read[site] = torch.stack(rows) if self._as_long[site] else torch.cat(rows)[None]
         return read
+
+    def compared(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """The same at the places where all prompts are read as as many tokens."""
+        return {site: rows for site, rows in self.readings(prompts).items() if self._as_long[site]}
 
     def _readings(self, prompt: str) -> dict[str, Tensor]:
         """What is read of one prompt at each place [tokens, width], of the smallest picture."""

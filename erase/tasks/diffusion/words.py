@@ -5,13 +5,14 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
 from erase.core.activations import hooks_are_heard
 from erase.core.precision import widened
 from erase.core.shards import full_tensor
-from erase.tasks.diffusion.denoiser import ConditionedDenoiser
+from erase.models.word_encoders import tokenizer_name
+from erase.tasks.diffusion.denoiser import PLACEHOLDER, ConditionedDenoiser
 
-PLACEHOLDER = "~"
 Vectors = Mapping[str, Tensor]  # of words, by text encoder: [k, width]
 
 
@@ -20,9 +21,14 @@ def placeholders(count: int) -> str:
     return " ".join([PLACEHOLDER] * count)
 
 
+def tokenizer_of(denoiser: ConditionedDenoiser) -> PreTrainedTokenizerBase:
+    """What spells for the first of the text encoders in which words can be searched."""
+    return getattr(denoiser.pipeline, tokenizer_name(next(iter(denoiser.word_encoders))))
+
+
 def vocabularies(denoiser: ConditionedDenoiser) -> Vectors:
     """The vectors [tokens, width] of all words in every text encoder, in float32 at least."""
-    tables = {n: encoder.get_input_embeddings() for n, encoder in denoiser.encoders.items()}
+    tables = {n: encoder.get_input_embeddings() for n, encoder in denoiser.word_encoders.items()}
     return {name: widened(full_tensor(table.weight.detach())) for name, table in tables.items()}
 
 
@@ -34,7 +40,7 @@ def embeddings_as(
     with ExitStack() as stack:
         stack.enter_context(hooks_are_heard())
         for name, hook in hooks.items():
-            embedding = denoiser.encoders[name].get_input_embeddings()
+            embedding = denoiser.word_encoders[name].get_input_embeddings()
             stack.callback(embedding.register_forward_hook(hook).remove)
         yield
 
@@ -56,7 +62,7 @@ def placeholder_embeddings(
 
     hooks = {}
     for name, wanted in vectors.items():
-        tokenizer = getattr(denoiser.pipeline, name.replace("text_encoder", "tokenizer"))
+        tokenizer = getattr(denoiser.pipeline, tokenizer_name(name))
         (number,) = tokenizer(PLACEHOLDER, add_special_tokens=False).input_ids
         hooks[name] = partial(replaced, wanted, number)
     return embeddings_as(denoiser, hooks)
