@@ -44,7 +44,8 @@ SHORT = {
     "prefix": PrefixConfig(2, 2, 2),
     "ring_a_bell": RingABellConfig(3, population=4, generations=1),
     "latent_inversion": LatentInversionConfig(6),
-    "state_inversion": StateInversionConfig(1, 2, 2),
+    # Far enough for the pictures of Cosmos2, which come in 8 bits.
+    "state_inversion": StateInversionConfig(1, 2, 2, 1e3),
 }
 CLASSES = [
     pytest.param(name, marks=() if name in ALWAYS else pytest.mark.families) for name in BUILDERS
