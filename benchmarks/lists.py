@@ -132,6 +132,7 @@ def main() -> None:
     parser.add_argument("--joined", nargs="*", default=[*JOINED])
     parser.add_argument("--method", default="balance")
     parser.add_argument("--left", type=float, help="balance's, of each request in turn")
+    parser.add_argument("--strength", type=float, help="balance's, of each request in turn")
     parser.add_argument("--every_cell", action="store_true", help="at once, all of the others'")
     parser.add_argument("--others", action="store_true", help="at once, OTHERS instead")
     parser.add_argument("--seeds", nargs="*", type=int, default=[0])
@@ -154,8 +155,9 @@ def main() -> None:
         parts: list[Erasure] = []
         for count in sorted(args.turns):
             hows = [*args.joined, *(["one taken out"] if count == args.turns[0] else [])]
-            options = {"left": args.left} if args.left else {}
-            name = f"{args.method} at {args.left}" if args.left else args.method
+            given = {"left": args.left, "strength": args.strength}
+            options = {name: value for name, value in given.items() if value}
+            name = " ".join([args.method, *(f"{name} {value}" for name, value in options.items())])
             keys = {how: ("in turn", count, f"{name}, {how}", seed) for how in hows}
             if all(key in ledger for key in keys.values()):
                 continue
