@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import torch
@@ -57,6 +58,7 @@ JOINED: dict[str, Callable[[Sequence[Erasure]], Erasure]] = {
     "dare": dare_merge,
 }
 TAKEN_OUT, EVERY = 2, 8
+SHARES = ("UA", "IRA", "CRA")
 
 
 def erased(
@@ -111,15 +113,19 @@ def in_turn(model: Model, judge: Judge, parts: Sequence[Erasure], how: str) -> d
 
 
 def table(ledger: Ledger, kind: str) -> str:
-    """UA, IRA and CRA in per cent, a line a row; seconds and size where they are known."""
-    lines = ["| objects | row | seed | UA | IRA | CRA | seconds | MB |", "| --- " * 8 + "|"]
+    """UA / IRA / CRA in per cent, a line a row and a column a length; means over the seeds."""
     keys = [key for key in ledger if key[0] == kind]
-    for key in sorted(keys, key=lambda key: (int(key[1]), key[2:])):
-        found = ledger[key]
-        cells = [f"{100 * found[name]:.1f}" for name in ("UA", "IRA", "CRA")]
-        cells.append(f"{found['seconds']:.1f}" if "seconds" in found else "")
-        cells.append(f"{found['bytes'] / 1e6:.2f}" if "bytes" in found else "")
-        lines.append(f"| {key[1]} {kind} | {key[2]} | {key[3]} | {' | '.join(cells)} |")
+    counts = sorted({int(key[1]) for key in keys})
+    lines = [
+        f"| {kind} | seeds | {' | '.join(map(str, counts))} |",
+        "| --- " * (len(counts) + 2) + "|",
+    ]
+    for row in dict.fromkeys(key[2] for key in keys):
+        found = {n: [ledger[key] for key in keys if key[1:3] == (str(n), row)] for n in counts}
+        seeds = sorted({len(runs) for runs in found.values() if runs})
+        cells = [" / ".join(f"{100 * mean(run[name] for run in runs):.1f}" for name in SHARES)
+                 if (runs := found[n]) else "" for n in counts]  # fmt: skip
+        lines.append(f"| {row} | {', '.join(map(str, seeds))} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
