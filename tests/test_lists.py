@@ -12,9 +12,10 @@ from erase.methods.speed import (
     SPEEDConfig,
     cut,
     edit_alone,
-    influential,
     landmarks,
+    moment_moved,
     null_space_edit,
+    share_moved,
     speed,
     summed,
 )
@@ -66,13 +67,18 @@ def problem(tokens: torch.Tensor = TOKENS, wanted: torch.Tensor = WANTED) -> Pro
     return Problem(*summed(tokens, wanted - tokens), KEPT, FIXED)
 
 
+def edited(problem: Problem, config: SPEEDConfig = CONFIG) -> tuple[torch.Tensor, torch.Tensor]:
+    counted = moment_moved(WEIGHT, problem, config, 0)
+    return null_space_edit(WEIGHT, problem, counted, config)
+
+
 def relative(found, wanted) -> float:
     found, wanted = np.asarray(found), np.asarray(wanted)
     return float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
 
 
 def test_speed_is_its_formula_and_keeps_what_it_promises():
-    up, down = null_space_edit(WEIGHT, problem(), CONFIG, 0)
+    up, down = edited(problem())
     arrays = (part.numpy() for part in (WEIGHT, TOKENS, WANTED, KEPT, FIXED))
     wanted, held = speed_formula(*arrays)
     assert up.shape[1] == len(down) == len(TOKENS)
@@ -85,8 +91,8 @@ def test_speed_is_its_formula_and_keeps_what_it_promises():
 
 def test_speed_of_more_tokens_than_dimensions_is_the_same_and_cut_it_keeps_its_promises():
     many = TOKENS.repeat(9, 1), WANTED.repeat(9, 1)
-    up, down = null_space_edit(WEIGHT, problem(*many), CONFIG, 0)
-    few = null_space_edit(WEIGHT, problem(), CONFIG, 0)
+    up, down = edited(problem(*many))
+    few = edited(problem())
     assert relative(up @ down, few[0] @ few[1]) < 1e-6
     short, lost = cut(LowRankDelta(few[0].float(), few[1].float()), 2)
     assert short.rank == 2
@@ -96,7 +102,7 @@ def test_speed_of_more_tokens_than_dimensions_is_the_same_and_cut_it_keeps_its_p
 
 def test_speed_is_refused_where_no_direction_may_change():
     with pytest.raises(ValueError, match="leaves no direction"):
-        null_space_edit(WEIGHT, problem(), SPEEDConfig(threshold=1e-12), 0)
+        edited(problem(), SPEEDConfig(threshold=1e-12))
 
 
 def test_speed_is_refused_where_what_stays_leaves_nothing_of_it(tiny_task):
@@ -148,9 +154,20 @@ def test_speed_tells_what_the_filter_lets_count_beside_the_whole_list(tiny_task)
 
 
 def test_the_filter_keeps_those_that_the_edit_alone_moves_most():
-    up, down = edit_alone(WEIGHT, problem())
-    sizes = (KEPT @ (up @ down).T).norm(dim=1)
-    assert torch.equal(influential(up, down, KEPT), sizes >= sizes.mean())
+    alone = edit_alone(WEIGHT, problem())
+    sizes = (KEPT @ alone.T).norm(dim=1)
+    far = KEPT[sizes >= sizes.mean()]
+    found = moment_moved(WEIGHT, problem(), SPEEDConfig(augment=0), 0)
+    assert torch.allclose(found, far.T @ far / len(far))
+    wide = torch.cat([WEIGHT, WEIGHT])  # more outputs than inputs
+    assert torch.allclose(moment_moved(wide, problem(), SPEEDConfig(augment=0), 0), found)
+
+
+def test_how_far_inputs_move_is_told_by_their_moment():
+    change = LowRankDelta(drawn(OUT, 2).float(), drawn(2, D).float())
+    moved, whole = ((KEPT @ made.T).norm() for made in (change.dense().double(), WEIGHT))
+    found = share_moved(WEIGHT, change, KEPT.T @ KEPT / len(KEPT))
+    assert found == pytest.approx(float(moved / whole), abs=1e-6)
 
 
 def test_oce_takes_the_mean_of_what_differs_also_of_prompts_of_several_lengths():

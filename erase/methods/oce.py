@@ -8,7 +8,7 @@ from torch import Tensor
 from erase.core.delta import DenseDelta
 from erase.erasure.erasure import Erasure
 from erase.methods import register
-from erase.methods.speed import cut, share_moved
+from erase.methods.speed import cut, moment, share_moved
 from erase.methods.uce import exact, retained_tokens, sampled
 from erase.prompts.request import by_group
 from erase.support.config import Config, NotNegative, Positive
@@ -58,15 +58,15 @@ def oce(task: DiffusionTask, config: OCEConfig) -> Erasure:
     """
     weights, deltas, moved, lost = task.editable(), {}, {}, {}
     for site, (forget, anchors, kept) in concept_means(task, config).items():
-        moment = kept.T @ kept / len(kept)
-        moment += config.ridge * moment.diagonal().mean() * torch.eye(len(moment)).double()
+        retained = moment(kept)
+        ridge = config.ridge * retained.diagonal().mean() * torch.eye(len(retained)).double()
         for name in task.sites(TEXT)[site]:
             weight = exact(weights[name].detach())
-            turn = rotation(weight, forget, anchors, moment, config.erase)
+            turn = rotation(weight, forget, anchors, retained + ridge, config.erase)
             change = turn @ weight - weight
             whole = DenseDelta(change.float())
             deltas[name], lost[name] = cut(whole, config.rank) if config.rank else (whole, 0.0)
-            moved[name] = share_moved(weight, deltas[name], kept)
+            moved[name] = share_moved(weight, deltas[name], retained)
     return Erasure(deltas, {"retained_moved": moved, "left_out": lost})
 
 

@@ -81,8 +81,8 @@ def speed(task: DiffusionTask, config: SPEEDConfig) -> Erasure:
     the bundled model, where keys are edited too and all tokens of prompts are led to the anchor's.
 
     The recipe has, by weight, `retained_moved`, |dW r| over |W r| of all retained tokens before any
-    filter, `filtered_moved`, the same of those that the filter lets count, and `left_out`, the
-    share of |dW| that the rank costs.
+    filter, `filtered_moved`, the same of those that the filter lets count and of their copies, and
+    `left_out`, the share of |dW| that the rank costs.
     """
     weights, deltas, moved, filtered, lost = task.editable(), {}, {}, {}, {}
     with torch.no_grad():
@@ -94,14 +94,15 @@ def speed(task: DiffusionTask, config: SPEEDConfig) -> Erasure:
         problem = Problem(
             *summed(tokens / unit, (wanted - tokens) / unit), kept / unit, fixed / unit
         )
+        retained = moment(kept)
         for name in task.sites(TEXT)[site]:
             weight = exact(weights[name].detach())
-            up, down = null_space_edit(weight, problem, config, task.seed)
+            counted = moment_moved(weight, problem, config, task.seed)
+            up, down = null_space_edit(weight, problem, counted, config)
             whole = LowRankDelta(up.float(), down.float())
             deltas[name], lost[name] = cut(whole, config.rank)
-            moved[name] = share_moved(weight, deltas[name], kept)
+            moved[name] = share_moved(weight, deltas[name], retained)
             if config.filter:
-                counted = kept[influential(*edit_alone(weight, problem), problem.kept)]
                 filtered[name] = share_moved(weight, deltas[name], counted)
     recipe = {"retained_moved": moved, "left_out": lost}
     return Erasure(deltas, recipe | ({"filtered_moved": filtered} if filtered else {}))
@@ -125,16 +126,16 @@ def landmarks(empty: Tensor, centres: int) -> Tensor:
 
 
 def null_space_edit(
-    weight: Tensor, problem: Problem, config: SPEEDConfig, seed: int
+    weight: Tensor, problem: Problem, counted: Tensor, config: SPEEDConfig
 ) -> tuple[Tensor, Tensor]:
     """Factors up [o, n] and down [n, d] of SPEED's change of a weight [o, d].
 
-    Raises ValueError if the threshold, or what stays of the empty prompt, lets nothing change.
+    counted is the mean c c^T [d, d] of what is to stay. Raises ValueError if the threshold, or what
+    stays of the empty prompt, lets nothing change.
     """
     tokens, scale = problem.tokens, config.retain_scale
     identity = torch.eye(len(tokens)).double()
-    up, first_down = edit_alone(weight, problem)
-    energies, axes = eigen(moment_moved(weight, up, first_down, problem.kept, config, seed))
+    energies, axes = eigen(counted)
     free = axes[:, energies < config.threshold]
     if not free.shape[1]:
         raise ValueError(f"threshold {config.threshold} leaves no direction in which a weight may "
@@ -149,40 +150,43 @@ def null_space_edit(
     if left.norm() <= NOTHING * down.norm():
         raise ValueError(f"centres {config.centres} hold all of the empty prompt, and with it all "
                          "of the edit; lower it, or raise threshold.")  # fmt: skip
-    return up, left @ free.T
+    return weight @ problem.change.T, left @ free.T
 
 
-def edit_alone(weight: Tensor, problem: Problem) -> tuple[Tensor, Tensor]:
-    """Factors up [o, n] and down [n, d] of W (A - T) (I + T)^-1, which spares nothing."""
+def edit_alone(weight: Tensor, problem: Problem) -> Tensor:
+    """W (A - T) (I + T)^-1 [o, d], which spares nothing."""
     tokens = problem.tokens
     inner = tokens @ tokens.T + torch.eye(len(tokens)).double()
-    return weight @ problem.change.T, torch.linalg.solve(inner, tokens)
+    return weight @ problem.change.T @ torch.linalg.solve(inner, tokens)
 
 
-def influential(up: Tensor, down: Tensor, kept: Tensor) -> Tensor:
-    """Which retained tokens [m] up @ down moves at least as far as it moves them on average."""
-    read = kept @ down.T
-    sizes = (read @ (up.T @ up) * read).sum(1).clamp_min(0).sqrt()
-    return sizes >= sizes.mean()
+def moment_moved(weight: Tensor, problem: Problem, config: SPEEDConfig, seed: int) -> Tensor:
+    """The mean c c^T [d, d] of those retained tokens, and copies, that the edit alone moves most.
 
-
-def moment_moved(
-    weight: Tensor, up: Tensor, down: Tensor, kept: Tensor, config: SPEEDConfig, seed: int
-) -> Tensor:
-    """The mean c c^T [d, d] of those retained tokens, and copies, that up @ down moves most."""
-    kept = kept[influential(up, down, kept)] if config.filter else kept
-    metric, read = up.T @ up, kept @ down.T
+    Those are moved at least as far as the tokens, or the copies, are on average.
+    """
+    alone, kept = edit_alone(weight, problem), problem.kept
+    # As long as what alone makes of a token, in fewer numbers; float32 tells far from near.
+    shorter = torch.linalg.qr(alone).R if len(alone) > alone.shape[1] else alone
+    read = kept.float() @ shorter.float().T
+    if config.filter:
+        far = at_least_mean(read.norm(dim=1))
+        kept, read = kept[far], read[far]
     direction = torch.linalg.svd(weight, full_matrices=False)[2][-1]
     steps = torch.randn(config.augment, len(kept), generator=seeded(seed), dtype=torch.float64)
-    along = down @ direction
-    # |up (read + step along)|^2 of every copy, without making any.
-    sizes = (read @ metric * read).sum(1) + 2 * steps * (read @ metric @ along)
-    sizes = (sizes + steps**2 * (along @ metric @ along)).clamp_min(0).sqrt()
-    strong = sizes >= sizes.mean()
+    along = (shorter @ direction).float()
+    # The lengths of every copy, read + step along, without making any.
+    squares = read.square().sum(1) + 2 * steps * (read @ along) + steps**2 * (along @ along)
+    strong = at_least_mean(squares.clamp_min(0).sqrt())
     times, steps = 1 + strong.sum(0), steps * strong
     across = torch.outer(kept.T @ steps.sum(0), direction)
     copied = steps.square().sum() * torch.outer(direction, direction)
     return (kept.T @ (kept * times[:, None]) + across + across.T + copied) / times.sum()
+
+
+def at_least_mean(sizes: Tensor) -> Tensor:
+    """Which are no smaller than their mean."""
+    return sizes >= sizes.mean()
 
 
 def cut(whole: Delta, rank: int) -> tuple[Delta, float]:
@@ -192,7 +196,12 @@ def cut(whole: Delta, rank: int) -> tuple[Delta, float]:
     return nearest, round(float(lost), 6)
 
 
+def moment(rows: Tensor) -> Tensor:
+    """The mean r r^T [d, d] of rows [m, d]."""
+    return rows.T @ rows / len(rows)
+
+
 def share_moved(weight: Tensor, change: Delta, kept: Tensor) -> float:
-    """|dW r| over |W r|, the norms over all retained tokens [m, d]."""
-    moved = (kept @ change.dense().double().T).norm() / (kept @ weight.T).norm()
-    return round(float(moved), 6)
+    """|dW r| over |W r|, root mean squares over inputs r whose mean r r^T is kept [d, d]."""
+    moved, whole = (torch.trace(made @ kept @ made.T) for made in (change.dense().double(), weight))
+    return round(float((moved / whole).clamp_min(0).sqrt()), 6)
