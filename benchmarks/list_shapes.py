@@ -2,11 +2,12 @@
 
 Run: `python benchmarks/list_shapes.py [--models sd15 sdxl] [--methods ...] [--concepts 1 10 100]`;
 goes on where results/list_shapes.json ends, then prints the table. Keys and values of
-cross-attention have random weights of the published shapes, in float32, the rest of the UNet none;
-text encoders have their widths and two layers. Every name is read in one prompt of 77 tokens, and
-all of them count, but for speed-last, which takes each name's last, as SPEED's authors do, and
-cuts no rank. Every case runs in a process of its own, on one thread; seconds are of processor
-time, peaks of the whole process, of which Python and the libraries take about .7 GB.
+cross-attention have random weights of the published shapes, in float32 (SDXL's in bfloat16), the
+rest of the UNet none; text encoders have their widths and two layers. Every name is read in one
+prompt of 77 tokens, and all of them count, but for speed-last, which takes each name's last, as
+SPEED's authors do, and cuts no rank. Every case runs in a process of its own, on one thread;
+seconds are of processor time, peaks of the whole process, of which Python and the libraries take
+about .7 GB.
 """
 
 import argparse
@@ -101,7 +102,10 @@ def run_case(model: str, method: str, concepts: int) -> dict[str, float]:
     anchors = kept[: len(names)]
     request = EraseRequest(names, anchors, retain=kept, templates=("a picture of {concept}",))
     config = DiffusionTaskConfig(("unet",), READS_TEXT, size=512)
-    task = DiffusionTask(build(model), expand(request, None), Sampling(1, 7.5), config)
+    pipeline = build(model)
+    if model == "sdxl":
+        pipeline.to(torch.bfloat16)
+    task = DiffusionTask(pipeline, expand(request, None), Sampling(1, 7.5), config)
     before, started = resident("VmRSS"), time.process_time()
     erasure: Erasure = methods()[method.partition("-")[0]](task, config_of(method))
     seconds, peak = time.process_time() - started, resident("VmHWM")
