@@ -11,6 +11,7 @@ from diffusers import (
     ChromaPipeline,
     ChromaTransformer2DModel,
     DDIMScheduler,
+    DiffusionPipeline,
     DPMSolverMultistepScheduler,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
@@ -102,14 +103,20 @@ def test_levels_are_learned_where_the_scheduler_scales_what_is_read(scheduler):
         _require_truth(pipeline, known, build_task(pipeline))
 
 
+# They keep parts in float32 where `from_pretrained` opens them, and can't draw after `to`.
+OPENED = ("kandinsky5_t2i", "kandinsky5_t2v", "hidream")
 HALVES = ("stable_cascade_prior", "qwen_image", "wan")  # lists in lists, packed latents, two
 
 
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=() if n in HALVES else pytest.mark.families) for n in BUILDERS]
 )
-def test_half_precision_is_learned_and_forgets(name):
-    pipeline = BUILDERS[name]().to(torch.bfloat16)
+def test_half_precision_is_learned_and_forgets(name, tmp_path):
+    if name in OPENED:
+        BUILDERS[name]().save_pretrained(tmp_path)
+        pipeline = DiffusionPipeline.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    else:
+        pipeline = BUILDERS[name]().to(torch.bfloat16)
     task = build_task(pipeline)
     weights = {n: w.clone() for n, w in named_parameters(task.components).items()}
     for method in ("projection", "salun") if task.family.enters else ("salun",):
