@@ -16,9 +16,12 @@ from erase.prompts.request import EraseRequest
 from erase.runs.erase import HardenRun, RunConfig, run, run_config
 from erase.runs.erase import harden as harden_folder
 from erase.tasks.diffusion.config import DiffusionTaskConfig
+from erase.tasks.diffusion.relearning import DenoiserRelearning
+from erase.tasks.diffusion.task import DiffusionTask
 from erase.training.checkpoint import checkpoints_in
 from erase.training.config import TrainingConfig
 from erase.training.loop import step_number, step_seed
+from erase.training.relearning import relearned
 
 BRISK = TrainingConfig(max_train_steps=4, learning_rate=1e-3)
 BOTH = ("unet", "text_encoder")
@@ -221,3 +224,36 @@ def test_what_cannot_be_hardened_is_one_sentence(folder, tmp_path):
             weight.mul_(1.5)
     with pytest.raises(ValueError, match="differs from the base"):
         harden(build_tiny_task(other), brisk(folder=str(folder)))
+
+
+def test_what_is_relearned_is_drawn_by_the_base_and_no_longer_teaches_the_concept(tiny_pipeline):
+    plain = build_tiny_task(tiny_pipeline, BOTH)
+    _, shown, _ = plain._sets.samples(plain._shown)
+    teacher = methods()["projection"](plain)
+    training = TrainingConfig(max_train_steps=40, learning_rate=3e-3)
+
+    def error_once_relearned(steps: int) -> float:
+        config = dataclasses.replace(plain.config, relearning=steps, relearning_rate=1e-2)
+        task = DiffusionTask(tiny_pipeline, plain.prompts, CATALOGUE.sampling, config)
+        student = harden(task, HardenConfig(training=training))
+        if steps:
+            assert torch.equal(task._sets.samples(task._shown)[1], shown)
+        with teacher.apply(task.components):
+            wiser = task.frozen_copy(task.editable())
+        batch = next(iter(plain.forget_batches(0)))
+        attack = DenoiserRelearning(plain.denoiser, 2, 1e-2)
+        with student.apply(task.components), relearned(plain, attack, batch):
+            return task.divergence(batch, wiser).item()
+
+    assert error_once_relearned(2) < error_once_relearned(0)
+
+
+@pytest.mark.parametrize("adversary", ["prefix", "word", "states"])
+def test_an_adversary_takes_part(tiny_pipeline, adversary):
+    plain = build_tiny_task(tiny_pipeline, BOTH)
+    config = dataclasses.replace(plain.config, adversary=adversary, adversary_steps=1)
+    against = DiffusionTask(tiny_pipeline, plain.prompts, CATALOGUE.sampling, config)
+    with_it, without = (harden(task, brisk()).deltas for task in (against, plain))
+    assert not torch.equal(
+        with_it["unet.conv_out.weight"].dense(), without["unet.conv_out.weight"].dense()
+    )

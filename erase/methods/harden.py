@@ -21,6 +21,7 @@ from erase.prompts.request import sample
 from erase.support.config import PartShare, Positive, Share
 from erase.support.pictures import load_folder
 from erase.tasks.diffusion.noising import DiffusionBatch
+from erase.tasks.diffusion.picture_sets import batches_of
 from erase.tasks.diffusion.task import DiffusionTask
 from erase.training.config import TrainedConfig, TrainingConfig, with_defaults
 from erase.training.loop import finetune, step_number
@@ -28,6 +29,7 @@ from erase.training.preserve import restored_parameters
 
 RATE = 4  # times what the task suggests for weights that begin where they are to end
 ORIGINAL = 4  # bytes of a weight before it was noised
+PART = 4  # of a batch, one in so many shows what must not come back
 TOGETHER, STREAM = 32, 7  # pictures drawn at a time, and their seeds, which no other set has
 
 
@@ -95,6 +97,8 @@ def harden(task: DiffusionTask, config: HardenConfig) -> Erasure:
     noised, learning = _noised(task, config), _learning(task, config)
     changing = noised | learning | _word_tables(task, config)
     erasure = _erasure_of(task, config)
+    if _resists(task):
+        next(iter(task.forget_batches(0)))  # what must not come back is drawn by the base
     with erasure.apply(task.components):
         teacher = task.frozen_copy(changing)
         with restored_parameters(changing):
@@ -117,6 +121,11 @@ def _erasure_of(task: DiffusionTask, config: HardenConfig) -> Erasure:
         raise ValueError(f"The erasure in {config.folder} changes {strange[0]}, which may not "
                          "change here; widen the task's components and patterns.")  # fmt: skip
     return erasure
+
+
+def _resists(task: DiffusionTask) -> bool:
+    """Whether it trains against an adversary or against relearning."""
+    return bool(task.relearning or task.config.adversary_kind)
 
 
 def _training(task: DiffusionTask, config: HardenConfig) -> TrainingConfig:
@@ -209,8 +218,9 @@ def finetune_student(
     training = _training(task, config)
     taught: DiffusionTask = TaughtTask(task, teacher, config, training)
 
-    def step_loss(_: DiffusionBatch, shown: DiffusionBatch, progress: float) -> Tensor:
-        return taught.divergence(shown, teacher)
+    def step_loss(forget: DiffusionBatch, shown: DiffusionBatch, progress: float) -> Tensor:
+        loss = taught.divergence(shown, teacher)
+        return loss + taught.divergence(forget, teacher) if task.config.adversary_kind else loss
 
     return finetune(taught, step_loss, training, parameters=learning)
 
@@ -254,13 +264,22 @@ class TaughtTask(DiffusionTask):
         if self._how.retain_folder:
             _ = self._given
 
-    def fingerprints(self) -> dict[str, str]:
-        """What tells the student, as it is now, from others; there are no sets yet."""
-        return {"base": super().fingerprints()["base"]}
-
     def forget_batches(self, step_seed: int) -> Iterator[DiffusionBatch]:
-        """One batch of either set's prompts."""
-        return self.retain_batches(step_seed)
+        """One batch of either set's prompts; where the concept must not come back, of its pictures.
+
+        Those are a quarter of a batch, for an adversary and relearning take many passes.
+        """
+        if not _resists(self):
+            return self.retain_batches(step_seed)
+        samples = self._sets.samples(self._shown)
+        part = math.ceil(self.config.batch_size / PART)
+        return batches_of(self.denoiser, part, step_seed, *samples)
+
+    def redirected_loss(
+        self, batch: DiffusionBatch, teacher: DiffusionTask | None = None
+    ) -> Tensor:
+        """MSE to what the erased teacher predicts for the same prompts, whoever else is named."""
+        return self.divergence(batch, self._teacher)
 
     def retain_batches(self, step_seed: int) -> Iterator[DiffusionBatch]:
         """One batch of either set's prompts."""
