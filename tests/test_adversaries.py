@@ -74,6 +74,35 @@ def test_half_of_the_prompts_go_on_naming_the_concept_beside_a_learnt_word(tiny_
     assert torch.allclose(found[~named], words[~named], atol=1e-6)
 
 
+def test_a_target_is_the_teachers_answer_moved_off_what_lies_between_both_models(tiny_pipeline):
+    task = build_task(tiny_pipeline, adversary="target", adversary_steps=3)
+    base, batch = task.frozen_copy(), mixed_batch(task)
+    with torch.no_grad():
+        for weight in task.parameters().values():
+            weight.add_(0.1 * weight.std(correction=0) * torch.randn_like(weight))
+    now = {name: weight.clone() for name, weight in task.parameters().items()}
+    own, was = (one.predict(batch, batch.prompts).detach() for one in (task, base))
+    assert not torch.equal(own, was)
+
+    def drawn(steps):
+        """What the teacher draws under the word, and how far that is from both."""
+        word = ADVERSARIES["word"](task.denoiser, steps, 20.0)
+        adversary = ADVERSARIES["target"](task.denoiser, steps, 20.0, base._own_weights)
+        found = adversary.found(batch)
+        with torch.no_grad(), base._own_weights():
+            word = task.denoiser.denoise(batch, word.condition(batch, found))
+        apart = [(word - one)[batch.shows].square().mean() for one in (own, was)]
+        return word, sum(apart)
+
+    assert drawn(3)[1] < drawn(0)[1]
+    answer = 2 * base.predict(batch, batch.anchors).detach() - drawn(3)[0]
+    learnt = task.redirected_loss(batch, base)
+    assert torch.allclose(learnt, (own - answer).square().mean(), rtol=1e-4)
+    assert learnt.requires_grad
+    for name, weight in task.parameters().items():
+        assert torch.equal(weight, now[name])
+
+
 def test_states_stay_within_their_reach_and_pictures_without_the_concept_are_left_alone(
     tiny_pipeline,
 ):

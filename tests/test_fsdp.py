@@ -48,6 +48,7 @@ VARIANTS = {
     "robust": {"adversary": "prefix"},
     "robust against a word": {"adversary": "word"},
     "robust against states": {"adversary": "states"},
+    "robust against a target": {"adversary": "target"},
 }
 
 

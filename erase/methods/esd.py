@@ -67,7 +67,8 @@ def esd(task: DiffusionTask, config: ESDConfig) -> Erasure:
     base = task.frozen_copy(chosen)
 
     def step_loss(forget: DiffusionBatch, retain: DiffusionBatch, progress: float) -> Tensor:
-        loss = F.mse_loss(task.training_prediction(forget), target(base, forget, config))
+        learnt = task.training_prediction(forget, base)
+        loss = F.mse_loss(learnt, target(base, forget, config))
         if config.retain_weight:
             loss = loss + config.retain_weight * task.divergence(retain, base)
         return loss

@@ -9,7 +9,7 @@ from erase.models.family import Family
 from erase.prompts.catalogue import Sampling
 from erase.support.config import Config, NotNegative, Positive
 from erase.tasks.diffusion.adversaries import ADVERSARIES, AdversaryName
-from erase.tasks.diffusion.adversaries.base import Adversary
+from erase.tasks.diffusion.adversaries.base import Adversary, Asked
 from erase.tasks.diffusion.denoiser import ConditionedDenoiser
 from erase.tasks.diffusion.relearning import DenoiserRelearning
 
@@ -41,7 +41,8 @@ class DiffusionTaskConfig(Config):
         adversary: robust training. At each step an adversary looks for what brings the concept
             back, and the model learns to forget under it too: "prefix" for words before the
             prompts, "word" for one in the concept's place, "states" for a shift of what the
-            denoiser reads of them, for frozen text encoders too.
+            denoiser reads of them, for frozen text encoders too. "target" moves the answer that is
+            learnt off what a word in the concept's place draws.
         adversary_steps: so many gradient steps look for it. Each costs as much as a training step.
             0 for 4, or for no adversary if none is named; given alone, it is "prefix" that looks.
         adversary_reach: how far all of them move what is found; 0 for the adversary's own. In
@@ -80,12 +81,14 @@ class DiffusionTaskConfig(Config):
         usual = ceil(USUAL_FORGET * sqrt(count))
         return replace(self, forget_pictures=self.forget_pictures or usual)
 
-    def adversary_of(self, denoiser: ConditionedDenoiser) -> Adversary | None:
-        """The same, of a model."""
+    def adversary_of(
+        self, denoiser: ConditionedDenoiser, asked: Asked | None = None
+    ) -> Adversary | None:
+        """The same, of a model, and of the one whose answers it learns, if that is another."""
         if (kind := self.adversary_kind) is None:
             return None
         steps, reach = self.adversary_steps or USUAL_STEPS, self.adversary_reach
-        return kind(denoiser, steps, reach or kind.usual_reach)
+        return kind(denoiser, steps, reach or kind.usual_reach, asked)
 
     def relearning_of(self, denoiser: ConditionedDenoiser) -> DenoiserRelearning | None:
         """The finetuning of a model that is to be withstood, if any is."""

@@ -140,7 +140,7 @@ class DiffusionTask:
         """MSE to what the teacher (or the model as it is) predicts for the anchor prompts."""
         with torch.no_grad():
             wrong_answer = (teacher or self).predict(batch, batch.anchors)
-        return F.mse_loss(self.training_prediction(batch), wrong_answer)
+        return F.mse_loss(self.training_prediction(batch, teacher), wrong_answer)
 
     def divergence(
         self, batch: DiffusionBatch, teacher: "DiffusionTask", temperature: float = 1.0
@@ -148,7 +148,7 @@ class DiffusionTask:
         """MSE to what the teacher predicts for the same prompts, whatever the temperature."""
         with torch.no_grad():
             answer = teacher.predict(batch, batch.prompts)
-        return F.mse_loss(self.training_prediction(batch), answer)
+        return F.mse_loss(self.training_prediction(batch, teacher), answer)
 
     @property
     def _places(self) -> EditSites:
@@ -251,12 +251,15 @@ class DiffusionTask:
         with self._own_weights():
             return self.denoiser.denoise(batch, self.condition(prompts))
 
-    def training_prediction(self, batch: DiffusionBatch) -> Tensor:
+    def training_prediction(
+        self, batch: DiffusionBatch, teacher: "DiffusionTask | None" = None
+    ) -> Tensor:
         """The output [B, C, h, w] that training compares: under the batch's own prompts.
 
         Where the config asks for an adversary, forget batches' prompts are read as it has them.
+        It may ask the teacher, or else the model as it is.
         """
-        adversary = self.config.adversary_of(self.denoiser)
+        adversary = self.config.adversary_of(self.denoiser, (teacher or self)._own_weights)
         if not adversary or batch.shows is None:
             return self.predict(batch, batch.prompts)
         with self._own_weights():
@@ -290,9 +293,11 @@ class DiffusionTask:
         """The finetuning that training withstands, if the config asks for it."""
         return self.config.relearning_of(self.denoiser)
 
-    def _own_weights(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def _own_weights(self) -> Iterator[ConditionedDenoiser]:
         """While in force, the model has the weights that it had when this task was made."""
-        return self._held.in_place() if self._held else nullcontext()
+        with self._held.in_place() if self._held else nullcontext():
+            yield self.denoiser
 
     @contextmanager
     def _read_widely(self) -> Iterator[None]:

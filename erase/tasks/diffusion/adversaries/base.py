@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -18,6 +19,7 @@ from erase.tasks.diffusion.noising import DiffusionBatch, seed_of
 from erase.tasks.diffusion.words import vocabularies
 
 Found = Mapping[str, Tensor]
+Asked = Callable[[], AbstractContextManager[ConditionedDenoiser]]
 
 
 @dataclass(frozen=True)
@@ -25,13 +27,15 @@ class Adversary(ABC):
     """What the denoiser is to read of forget prompts, so that it draws the concept again.
 
     reach: how far the `steps` gradient steps together move what is found, root mean square, in
-    standard deviations of its kind's numbers.
+    standard deviations of its kind's numbers. asked: while in force, the denoiser is the one whose
+    answers are learnt, if that is another.
     """
 
     usual_reach: ClassVar[float]
     denoiser: ConditionedDenoiser
     steps: int
     reach: float
+    asked: Asked | None = None
 
     @staticmethod
     def hindrance(family: Family) -> str:
@@ -41,6 +45,10 @@ class Adversary(ABC):
     def lengthened(self, prompts: Sequence[str]) -> list[str]:
         """The prompts, as long as they become under it."""
         return list(prompts)
+
+    def teacher(self) -> AbstractContextManager[ConditionedDenoiser]:
+        """While in force, the denoiser whose answers are learnt."""
+        return self.asked() if self.asked else nullcontext(self.denoiser)
 
     @abstractmethod
     def found(self, batch: DiffusionBatch) -> Found:
