@@ -1,4 +1,4 @@
-"""Reports tell what became of the retained concepts that are nearest to the forgotten ones."""
+"""Reports tell what became of what is nearest to the forgotten concepts, and stands beside them."""
 
 import dataclasses
 
@@ -46,12 +46,48 @@ def test_the_nearest_retained_concepts_are_those_the_judge_reads_most_alike():
     assert judge_drawn(drawn, Blind(judge), prompts.labels).nearest is None
 
 
+class Seeing:
+    """A judge to which every picture shows the same."""
+
+    name = fingerprint = "seeing"
+
+    def __init__(self, **seen):
+        self.seen = seen
+
+    def embed(self, pictures):
+        return pictures.flatten(1)[:, :4]
+
+    def classify(self, embeddings, kind, labels):
+        return [self.seen[kind]] * len(embeddings)
+
+
+def test_companions_are_what_else_the_forget_prompts_name_and_no_retained_prompt_counts():
+    catalogue = Catalogue.of_model(EMOJI)
+    for asked, own, other in (("ghost", "object", "style"), ("ink style", "style", "object")):
+        prompts = expand(EraseRequest([asked]), catalogue)
+        chosen, count = evaluation_prompts(prompts, EvaluationConfig(24, 24))
+        drawn = EvaluationPictures(torch.rand(len(chosen), 3, 8, 8), chosen, count)
+        named = [prompt.labels[other] for prompt in chosen[:count] if other in prompt.labels]
+        judge = Seeing(**{own: prompts.labels[own][0], other: named[0]})
+        found = judge_drawn(drawn, judge, prompts.labels).companion_accuracy
+        assert found.n == len(named)
+        assert found.value == round(named.count(named[0]) / len(named), 4) > 0
+    both = expand(EraseRequest(["ghost", "ink style"]), catalogue)
+    chosen, count = evaluation_prompts(both, EvaluationConfig(24, 24))
+    named = [len(set(one.labels) - set(one.kinds)) for one in chosen[:count]]
+    drawn = EvaluationPictures(torch.rand(len(chosen), 3, 8, 8), chosen, count)
+    judge = Seeing(object="ghost", style="ink")
+    assert judge_drawn(drawn, judge, both.labels).companion_accuracy.n == sum(named) < count
+
+
 def test_a_report_names_them_beside_their_figure():
     near = {"nearest_retain_accuracy": SHARES[4], "nearest": ["skull", "alien"]}
+    near["companion_accuracy"] = SHARES[4]
     models = {"base": dataclasses.replace(ERASED, **near)}
     models["erased"] = dataclasses.replace(ERASED, **near)
     report = Report({"concepts": ["ghost"]}, "uce", {"steps": 2}, models, COST)
     said = measured_lines(report)
+    assert "| companion accuracy | 50.0 %" in said
     assert "| retain accuracy of the nearest | 50.0 %" in said
     assert "Nearest by name: skull, alien." in said
     assert Report.from_json(report.to_json()) == report

@@ -82,14 +82,16 @@ class Distance(Record):
 class Metrics(Record):
     """What a judge sees in one model's pictures; what each share is stands at `judge_drawn`.
 
-    cross_retain_accuracy: where prompts name another kind. clip_score, nearest_retain_accuracy: by
-    judges that read; the latter is of the retained concepts `nearest` by name, as far as drawn.
+    cross_retain_accuracy, companion_accuracy: where prompts name another kind. clip_score,
+    nearest_retain_accuracy: by judges that read; the latter is of the retained concepts `nearest`
+    by name, as far as drawn.
     """
 
     forget_accuracy: Figure
     forget_accuracy_by_concept: Mapping[str, Figure]
     retain_accuracy: Figure
     cross_retain_accuracy: Figure | None = None
+    companion_accuracy: Figure | None = None
     clip_score: Figure | None = None
     nearest_retain_accuracy: Figure | None = None
     nearest: Sequence[str] | None = None

@@ -20,6 +20,10 @@ from erase.models.family import Family
 from erase.prompts.names import shortened
 
 WORST, NEIGHBOURS, CONCEPTS = 10, 5, "concepts.csv"
+BESIDE = {
+    "companion accuracy": "companion_accuracy",
+    "retain accuracy of the nearest": "nearest_retain_accuracy",
+}
 
 
 def markdown_table(rows: Iterable[Sequence[str]]) -> str:
@@ -55,9 +59,9 @@ def metric_rows(report: Report) -> list[list[str]]:
     if len(concepts) > 1:
         by_concept = [model.forget_accuracy_by_concept for model in models]
         rows += [row(f"forget {c}", [one[c] for one in by_concept]) for c in concepts[:WORST]]
-    if erased.nearest_retain_accuracy:
-        found = [model.nearest_retain_accuracy for model in models]
-        rows.append(row("retain accuracy of the nearest", [one for one in found if one]))
+    for said, name in BESIDE.items():
+        if found := [one for model in models if (one := getattr(model, name))]:
+            rows.append(row(said, found))
     if erased.clip_score:
         scores = [f"{m.clip_score.value:.3f}" if m.clip_score else "" for m in models]
         rows.append(["CLIP score, retained", *scores, str(erased.clip_score.n)])

@@ -79,8 +79,9 @@ def judge_drawn(
     forgotten style, showing one of the two is enough, and the picture counts for the object.
     Retain accuracy is the share of pictures of retained prompts that show what they name of the
     kind that was erased. Cross-retain accuracy judges the same pictures by the other kind (the
-    style of an object's prompt), where their prompts name one. The NEAREST retained concepts of
-    each forgotten one, by the judge's reading of their names, have a retain accuracy of their own.
+    style of an object's prompt), where their prompts name one, and companion accuracy the pictures
+    of forget prompts. The NEAREST retained concepts of each forgotten one, by the judge's reading
+    of their names, have a retain accuracy of their own.
     """
     embeddings = embedded_drawn(judge, drawn.pictures)
     seen = {kind: judge.classify(embeddings, kind, names) for kind, names in labels.items()}
@@ -98,7 +99,8 @@ def judge_drawn(
 
     concepts = dict.fromkeys(drawn.prompts[i].group for i in forget)
     by_concept = {c: shown(i for i in forget if drawn.prompts[i].group == c) for c in concepts}
-    kept, cross = ([hit for i in retain for hit in hits(i, own)] for own in (True, False))
+    sides = (retain, True), (retain, False), (forget, False)
+    kept, cross, companions = ([hit for i in side for hit in hits(i, own)] for side, own in sides)
     near, score = _nearest(drawn, judge, labels), None
     beside = [
         seen[kind][i] == name
@@ -115,6 +117,7 @@ def judge_drawn(
         forget_accuracy_by_concept=by_concept,
         retain_accuracy=wilson_share(kept),
         cross_retain_accuracy=wilson_share(cross) if cross else None,
+        companion_accuracy=wilson_share(companions) if companions else None,
         clip_score=score,
         nearest_retain_accuracy=wilson_share(beside) if beside else None,
         nearest=[name for names in near.values() for name in names] if beside else None,
