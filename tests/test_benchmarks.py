@@ -11,8 +11,11 @@ from tiny_classes import z_image
 
 from erase.bundled import JUDGE
 from erase.evaluate.pictures.clip import ClipJudge
+from erase.evaluate.reports import AttackReport
 from erase.models.opening import load_model
 from erase.prompts.catalogue import Concept, Sampling
+from erase.prompts.request import EraseRequest
+from erase.runs.erase import RunConfig, run
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
@@ -59,6 +62,33 @@ def test_the_canvas_bench_measures_methods_base_and_oracle(models, tmp_path, cap
     with pytest.raises(SystemExit, match="another protocol"):
         main([*models, "--concepts", "ghost", "--attacks", f"--results={results}"])
     assert "| uce |" in capsys.readouterr().out
+
+
+def test_headline_attacks_are_told_seed_by_seed_and_never_pooled(models, tmp_path, capsys):
+    from headline import main, table
+    from intervals import mean_interval
+
+    named = {name: value for name, value in (one[2:].split("=", 1) for one in models)}
+    erasure, output = tmp_path / "erasure", tmp_path / "headline"
+    asked = EraseRequest(["ghost"])
+    run(RunConfig(asked, named["model"], "uce", evaluate=False), erasure)
+    command = [str(erasure), *models, "--prompts=2", f"--output={output}"]
+    main([*command, "--attacks", "relearning", "--seeds", "0", "1"])
+    said, kept = capsys.readouterr().out, json.loads((output / "headline.json").read_text())
+    for seed in ("0", "1"):
+        assert json.loads((output / seed / "attacks.json").read_text()) == kept[seed]
+        for side in ("attacks", "oracle"):
+            assert kept[seed][side]["relearning"]["asr"]["n"] == 2
+    reports = {int(seed): AttackReport.from_json(kept[seed]) for seed in ("0", "1")}
+    assert table(reports) in said
+    areas = [100 * report.attacks["relearning"].details["area"] for report in reports.values()]
+    mean, half = mean_interval(areas)
+    shares = " | ".join(f"{area:.1f} %" for area in areas)
+    assert f"| relearning, area | erased | {shares} | {mean:.1f} ± {half:.1f} |" in said
+    main([*command, "--attacks", "relearning", "--seeds", "0", "1"])  # nothing is missing
+    assert table(reports) in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="another protocol"):
+        main([*command, "--attacks", "recall", "--seeds", "0"])
 
 
 def test_shared_blocks_are_measured_beside_where_text_alone_passes(tmp_path, capsys):
