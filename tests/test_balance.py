@@ -11,15 +11,15 @@ from erase.core.balance import (
     SPREAD,
     WEIGHTS,
     Heard,
+    Trial,
     evened,
     least_squares,
     left_of_groups,
-    lost_of_groups,
-    of_rank,
+    ordered_axes,
     searched,
-    setting_of,
 )
 from erase.core.delta import LowRankDelta
+from erase.core.projection import Projection
 from erase.core.subspace import SubspaceFitter
 from erase.methods import get_method
 from erase.methods.balance import BalanceConfig, balance
@@ -70,7 +70,7 @@ def test_p_is_the_least_squares_solution_of_the_stacked_inputs(weight):
 @pytest.mark.parametrize("left", [0.05, 0.5])
 def test_the_strength_leaves_the_share_that_was_asked_for_and_tells_what_that_moves(left):
     change = least_squares(WHOLE, 1.0)
-    found = setting_of(WHOLE, GAPS, change, GRAM, left, 1.0)
+    found = Trial(WHOLE, GAPS, GRAM, left).setting(change, 1.0)
     taken = found.strength * FORGET @ change.T
     along = (taken @ GRAM * GAPS[:, None]).sum(-1) / (GAPS @ GRAM * GAPS).sum((1, 2)).mean()
     assert float(along.sum(2).mean()) == pytest.approx(1 - left)
@@ -85,7 +85,7 @@ def test_the_strength_leaves_the_share_that_was_asked_for_and_tells_what_that_mo
 
 def test_a_greater_weight_takes_more_and_moves_the_retained_further():
     def along_and_moved(weight: float) -> tuple[float, float]:
-        found = setting_of(WHOLE, GAPS, least_squares(WHOLE, weight), GRAM, 0.0, weight)
+        found = Trial(WHOLE, GAPS, GRAM, 0.0).setting(least_squares(WHOLE, weight), weight)
         return 1 / found.strength, found.moved
 
     (little, near), (much, far) = map(along_and_moved, (0.05, 5.0))
@@ -95,24 +95,30 @@ def test_a_greater_weight_takes_more_and_moves_the_retained_further():
 
 def test_the_search_finds_the_cheapest_weight_and_refuses_sets_that_are_one():
     held = heard(drawn(3, 3, 2.0), drawn(4, 1))
-    best = searched(WHOLE, WHOLE, GRAM, 0.2)
+    trial = Trial(WHOLE, GAPS, GRAM, 0.2)
+    best = searched(WHOLE, trial)
     for other in WEIGHTS:
-        change = least_squares(WHOLE, other)
-        assert setting_of(WHOLE, GAPS, change, GRAM, 0.2, other).cost >= best.cost
-    assert searched(WHOLE, held, GRAM, 0.2).strength > 0
+        assert trial.setting(least_squares(WHOLE, other), other).cost >= best.cost
+    assert searched(WHOLE, Trial(held, GAPS, GRAM, 0.2)).strength > 0
+    alike = heard(RETAIN, RETAIN)
     with pytest.raises(ValueError, match="Nothing tells the forget set"):
-        searched(heard(RETAIN, RETAIN), heard(RETAIN, RETAIN), GRAM, 0.2)
+        searched(alike, Trial(alike, alike.gaps, GRAM, 0.2))
+
+
+def cut_to(rank: int, change: torch.Tensor, whole: Heard) -> Projection:
+    axes = ordered_axes(change, whole)[:, :rank]
+    return Projection(axes, axes.T @ change)
 
 
 def test_a_cut_p_is_the_nearest_of_its_rank_on_what_is_read():
     change = least_squares(WHOLE, 1.0)
-    whole = of_rank(change, WHOLE, D)
+    whole = cut_to(D, change, WHOLE)
     assert torch.allclose(whole.left @ whole.right, change)
     inputs = torch.cat([FORGET.flatten(0, 2) / (3 * EACH * POSITIONS) ** 0.5,
                         RETAIN.flatten(0, 2) / (EACH * POSITIONS) ** 0.5])  # fmt: skip
     singular = torch.linalg.svdvals(change @ inputs.T)
     for rank in (1, 2):
-        cut = of_rank(change, WHOLE, rank)
+        cut = cut_to(rank, change, WHOLE)
         error = ((change - cut.left @ cut.right) @ inputs.T).norm()
         assert cut.rank == rank
         assert float(error) == pytest.approx(float(singular[rank:].norm()), rel=1e-3)
@@ -122,29 +128,30 @@ def test_a_cut_p_is_the_nearest_of_its_rank_on_what_is_read():
 def test_evened_each_group_loses_the_same_share_of_its_gaps(rank):
     far = torch.tensor([0.3, 1.0, 2.0])[:, None, None, None]
     whole = heard(FORGET * far, RETAIN)
-    cut = of_rank(least_squares(whole, 0.1), whole, rank)
-    found = setting_of(whole, whole.gaps, cut.left @ cut.right, GRAM, 0.2, 0.1)
-    uneven = found.strength * lost_of_groups(whole, whole.gaps, cut.left @ cut.right, GRAM)
+    trial = Trial(whole, whole.gaps, GRAM, 0.2)
+    cut = cut_to(rank, least_squares(whole, 0.1), whole)
+    found = trial.setting(cut.left @ cut.right, 0.1)
+    uneven = found.strength * trial.lost(cut)
     assert float((uneven - 0.8).abs().max()) > 0.1
-    even = evened(whole, whole, cut, GRAM, found, 0.2)
+    even = evened(whole, trial, cut, found)
     assert torch.equal(even.left, cut.left)
-    lost = lost_of_groups(whole, whole.gaps, even.left @ even.right, GRAM)
-    assert torch.allclose(lost, torch.full((3,), 0.8).double(), atol=EVEN)
+    assert torch.allclose(trial.lost(even), torch.full((3,), 0.8).double(), atol=EVEN)
 
 
 def test_groups_that_are_one_lose_what_they_can_and_stay_finite():
     twins = FORGET[[0, 0, 1]] * torch.tensor([1.0, 1.0, -1.0])[:, None, None, None]
     whole = heard(twins, RETAIN)
-    cut = of_rank(least_squares(whole, 1.0), whole, 1)
-    found = setting_of(whole, whole.gaps, cut.left @ cut.right, GRAM, 0.2, 1.0)
-    even = evened(whole, whole, cut, GRAM, found, 0.2)
+    trial = Trial(whole, whole.gaps, GRAM, 0.2)
+    cut = cut_to(1, least_squares(whole, 1.0), whole)
+    even = evened(whole, trial, cut, trial.setting(cut.left @ cut.right, 1.0))
     assert even.right.isfinite().all()
 
 
 def test_what_is_left_of_a_group_is_all_without_a_change_and_little_after_it():
-    none = torch.zeros(D, D).double()
+    none = Projection(*torch.zeros(2, D, D).double())
     assert torch.allclose(left_of_groups(WHOLE, none, GRAM), torch.ones(3).double())
-    assert float(left_of_groups(WHOLE, least_squares(WHOLE, 1e4), GRAM).max()) < 0.2
+    all_of_it = Projection(torch.eye(D).double(), least_squares(WHOLE, 1e4))
+    assert float(left_of_groups(WHOLE, all_of_it, GRAM).max()) < 0.2
 
 
 def test_positions_are_weighed_by_the_slope_of_the_denoisers_answer(tiny_task):
@@ -184,3 +191,12 @@ def test_places_whose_prompts_differ_in_length_are_read_without_positions():
     task = build_task(BUILDERS["dreamlite"](), ("a {concept}", "a photo of a {concept} at home"))
     assert hearing(task, 4) == {}
     assert balance(task, BalanceConfig()).deltas
+
+
+def test_a_single_group_is_even_at_the_strength_that_was_found():
+    one = heard(FORGET[:1], RETAIN)
+    trial = Trial(one, one.gaps, GRAM, 0.2)
+    cut = cut_to(3, least_squares(one, 1.0), one)
+    found = trial.setting(cut.left @ cut.right, 1.0)
+    even = evened(one, trial, cut, found)
+    assert torch.allclose(even.right, found.strength * cut.right, atol=EVEN)

@@ -9,12 +9,12 @@ from torch import Tensor
 from erase.core.balance import (
     Heard,
     Setting,
+    Trial,
     evened,
     least_squares,
     left_of_groups,
-    of_rank,
+    ordered_axes,
     searched,
-    setting_of,
 )
 from erase.core.delta import LowRankDelta
 from erase.core.projection import Projection
@@ -81,12 +81,14 @@ def balance(task: DiffusionTask, config: BalanceConfig) -> Erasure:
         (forget, forget_held), (retain, retain_held) = (of_set[site] for of_set in read.values())
         fit, held = Heard(forget.fit(), retain.fit()), Heard(forget_held.fit(), retain_held.fit())
         gram = _gram([weights[name] for name in edited])
-        found = searched(fit, held, gram, config.left)
+        found = searched(fit, Trial(held, fit.gaps, gram, config.left))
         whole = Heard(forget.merge(forget_held).fit(), retain.merge(retain_held).fit())
-        removed, found = _of_fitting_rank(found, held, whole, gram, config)
+        trial = Trial(held, whole.gaps, gram, config.left)
+        removed, found = _of_fitting_rank(found, trial, whole, config.rank)
         strength = config.strength * found.strength
         deltas |= losing({name: weights[name] for name in edited}, removed, strength)
-        rest = left_of_groups(whole, strength * removed.left @ removed.right, gram).tolist()
+        lost = Projection(removed.left, strength * removed.right)
+        rest = left_of_groups(whole, lost, gram).tolist()
         told[site] = {
             **asdict(found), "strength": strength, "rank": removed.rank,
             "left_by_concept": dict(zip(names, (round(one, 4) for one in rest), strict=True)),
@@ -143,19 +145,19 @@ def _gram(weights: Sequence[Tensor]) -> Tensor:
 
 
 def _of_fitting_rank(
-    found: Setting, held: Heard, whole: Heard, gram: Tensor, config: BalanceConfig
+    found: Setting, trial: Trial, whole: Heard, most: int
 ) -> tuple[Projection, Setting]:
     """P cut to the least of the ranks that double which costs hardly more than all of P does.
 
     Of every concept it takes alike.
     """
-    change, rank = least_squares(whole, found.weight), EACH * len(whole.forget.means)
+    change = least_squares(whole, found.weight)
+    axes, rank = ordered_axes(change, whole)[:, :most], EACH * len(whole.forget.means)
     while True:
-        cut = of_rank(change, whole, min(rank, config.rank))
-        tried = setting_of(held, whole.gaps, cut.left @ cut.right, gram, config.left, found.weight)
+        cut = Projection(axes[:, :rank], axes[:, :rank].T @ change)
+        tried = trial.setting(cut.left @ cut.right, found.weight)
         if cut.rank < rank or tried.cost <= SLACK * found.cost:
             break
         rank *= 2
-    even = evened(whole, held, cut, gram, tried, config.left)
-    change = even.left @ even.right
-    return even, setting_of(held, whole.gaps, change, gram, config.left, found.weight)
+    even = evened(whole, trial, cut, tried)
+    return even, trial.setting(even.left @ even.right, found.weight)
