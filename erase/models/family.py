@@ -87,12 +87,22 @@ class Family:
         return (self.denoiser, *self.others, *self.encoders)
 
     @property
+    def changeable(self) -> tuple[str, ...]:
+        """All that may change where it is named."""
+        return (*self.components, *(self.learned.encoders if self.learned else ()))
+
+    @property
     def loads_lora(self) -> bool:
         """Whether the stock pipeline loads LoRA files of its denoiser, and has but one."""
-        loaded = getattr(self.pipeline, "_lora_loadable_modules", ())
+        loaded = self.lora_components
         kinds = self.pipeline._get_signature_types().get(self.denoiser, ())
         adapted = any(hasattr(kind, "load_lora_adapter") for kind in kinds)
         return self.denoiser in loaded and adapted and not self.others
+
+    @property
+    def lora_components(self) -> Sequence[str]:
+        """The components of which the stock pipeline names LoRA files."""
+        return getattr(self.pipeline, "_lora_loadable_modules", ())
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -191,13 +201,14 @@ def family_of(pipeline: DiffusionPipeline) -> Family:
 def _of_learned(known: LearnedFamily) -> Family:
     """What was learned, as a family; where no picture goes by a layer with the text, it may change.
 
-    Text encoders stay as they are.
+    Text encoders stay as they are unless they are named.
     """
     denoiser, *others = known.names
     hears = [f"{name}.*" for name in (*known.text, *known.timed)]
     edited = tuple(name for names in known.enters.values() for name in names)
     return Family(
-        known.pipeline, getattr(diffusers, known.pipeline), denoiser, (), reads_text=hears,
+        known.pipeline, getattr(diffusers, known.pipeline), denoiser, (),
+        reads_text=[*hears, *(f"{name}.*" for name in known.encoders)],
         enters=known.enters, keys_and_values=edited, attention=hears, readers=(),
         unscaled=_untold, sampling=known.calling.sampling, denoise=_untold, guided=False,
         others=others, learned=known,

@@ -16,8 +16,8 @@ from erase.models.calling import PROMPT, Calling, asked_by, calling_of
 from erase.models.levels import Levels
 from erase.models.listening import Draw, Listener, raw_of, same
 from erase.models.stock import stock_class
+from erase.models.text_encoders import heard_encoders, speaks_clip
 from erase.models.text_layers import TextLayers, shortened
-from erase.models.word_encoders import word_encoders
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,10 @@ class LearnedFamily:
     call: which call of a step is the prompt's. rows: how many rows it has, and which is the
     prompt's. text: the layers that hear text alone. timed: those that hear text and time, but no
     picture. enters: by place, the weights that read text there and together carry all of it.
-    words: the CLIP text encoders whose words reach it with gradients. predicts: what the denoiser
-    gives. pairs: of the time it is told, and the noise there. error:
-    how far draws that were answered for by these pairs strayed, of what is allowed.
+    encoders: the text encoders that gradients reach, which may change where they are named. words:
+    those of CLIP's among them. predicts: what the denoiser gives. pairs: of the time it is told,
+    and the noise there. error: how far draws that were answered for by these pairs strayed, of what
+    is allowed.
     """
 
     pipeline: str
@@ -40,6 +41,7 @@ class LearnedFamily:
     text: Sequence[str]
     timed: Sequence[str]
     enters: Mapping[str, Sequence[str]]
+    encoders: Sequence[str]
     words: Sequence[str]
     predicts: str
     pairs: Sequence[tuple[float, float]]
@@ -65,10 +67,11 @@ class LearnedFamily:
             lines.append(f"  {one.name}: a {one.kind}")
             lines += [f"    {role}: {_listed(one, role)}" for role in ("latents", "time", "text")]
         pairs = ", ".join(f"{told:.4g} ({noise:.3f})" for told, noise in self.pairs)
-        words = ", ".join(self.words) or "none"
+        encoders, words = (", ".join(names) or "none" for names in (self.encoders, self.words))
         edited = [name for names in self.enters.values() for name in names]
         return "\n".join([
             *lines,
+            f"  text encoders that may change where they are named: {encoders}",
             f"  text encoders in which words can be searched: {words}",
             f"  predicts: {self.predicts}",
             f"  times (and the noise there): {pairs}",
@@ -165,14 +168,14 @@ def _learned_of(pipeline: DiffusionPipeline, calling: Calling, begun: float) -> 
     denoisers = arguments.denoisers()
     text = TextLayers(listener, [one.name for one in denoisers], (PROMPT, OTHER), arguments.call)
     _require_replayed(pipeline, text.drawn, denoisers)
-    enters = text.entries()
+    enters, encoders = text.entries(), heard_encoders(listener, [one.name for one in denoisers])
+    words = [name for name in encoders if speaks_clip(pipeline, name)]
     ladder = _levels_of(listener, denoisers, arguments.call).found()
     pairs = [(_number(level.told), level.noise) for level in ladder.levels]
     return LearnedFamily(
         stock_class(pipeline).__name__, calling, denoisers,
         arguments.call, arguments.rows(denoisers[0]), text.heard(timed=False),
-        text.heard(timed=True), enters, word_encoders(listener, [one.name for one in denoisers]),
-        ladder.kind, pairs, ladder.error,
+        text.heard(timed=True), enters, encoders, words, ladder.kind, pairs, ladder.error,
         time.perf_counter() - begun,
     )  # fmt: skip
 

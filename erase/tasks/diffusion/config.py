@@ -103,10 +103,11 @@ class DiffusionTaskConfig(Config):
 
     def require_serves(self, family: Family) -> None:
         """ValueError for what the family's pipelines cannot do."""
-        if strange := [name for name in self.components if name not in family.components]:
+        if strange := [name for name in self.components if name not in family.changeable]:
+            unreached = " (its call hands on no gradients to it)" if family.learned else ""
             raise ValueError(
                 f"The components name {', '.join(strange)}, which may not change in a pipeline of "
-                f"family {family.name}; name some of {', '.join(family.components)}."
+                f"family {family.name}{unreached}; name some of {', '.join(family.changeable)}."
             )
         if (kind := self.adversary_kind) and (why := kind.hindrance(family)):
             others = [name for name, other in ADVERSARIES.items() if not other.hindrance(family)]

@@ -117,12 +117,9 @@ class ConditionedDenoiser:
         """The same of another pipeline."""
         return ConditionedDenoiser(pipeline, self.side, self.guidance)
 
-    def with_copies(self) -> DiffusionPipeline:
-        """A pipeline around copies of what may change, as it is now, without gradients."""
-        copies = {
-            name: copy.deepcopy(module).requires_grad_(False)
-            for name, module in self.modules.items()
-        }
+    def with_copies(self, modules: Mapping[str, nn.Module]) -> DiffusionPipeline:
+        """A pipeline around copies of these of its modules, as they are now, without gradients."""
+        copies = {n: copy.deepcopy(module).requires_grad_(False) for n, module in modules.items()}
         return with_components(self.pipeline, copies)
 
     @contextmanager

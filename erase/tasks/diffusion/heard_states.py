@@ -13,7 +13,8 @@ from transformers import PreTrainedTokenizerBase
 from erase.core.activations import hooks_are_heard
 from erase.core.precision import widened
 from erase.models.listening import Leaves, leaves, replaced, same
-from erase.tasks.diffusion.learned import HeardCondition, LearnedDenoiser
+from erase.tasks.diffusion.heard import HeardCondition
+from erase.tasks.diffusion.learned import LearnedDenoiser
 
 NEAR = 0.02  # of what another word changes: states of one text that other batches round otherwise
 WORDS = ("thing", "place", "dog", "cat")  # of which some tokenizer makes as many tokens of two
@@ -73,6 +74,7 @@ def _exchanged(leaf: Any, changes: list[tuple[Tensor, Tensor, Tensor]]) -> Any:
     return leaf
 
 
+@torch.no_grad()
 def states_of(denoiser: LearnedDenoiser, count: int) -> tuple[str, HeardStates]:
     """A text of so many words after an "a", and their states: those that other words change most.
 

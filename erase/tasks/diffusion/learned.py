@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -25,22 +25,10 @@ from erase.models.learned import LearnedFamily
 from erase.models.listening import Listener, leaves, raw_of, replaced, same
 from erase.prompts.catalogue import Sampling
 from erase.tasks.diffusion.denoiser import PLACEHOLDER, ConditionedDenoiser
+from erase.tasks.diffusion.heard import Calls, Heard, HeardCondition
 from erase.tasks.diffusion.ladder_noising import LearnedNoising
 
-Calls = dict[str, dict[str, Any]]
-MOST_KEPT = 512  # prompts
 FURTHER = " ".join([LONGER] * 8)
-
-
-@dataclass(frozen=True)
-class HeardCondition:
-    """What the denoisers were given for each of N prompts, each alone: by name, their arguments."""
-
-    calls: Sequence[Mapping[str, Mapping[str, Any]]]
-
-    def rows(self, chosen: Tensor) -> "HeardCondition":
-        """The same of the prompts at these places [n]."""
-        return HeardCondition([self.calls[place] for place in chosen.tolist()])
 
 
 class LearnedDenoiser(ConditionedDenoiser):
@@ -60,7 +48,7 @@ class LearnedDenoiser(ConditionedDenoiser):
     ):
         self._like = like
         super().__init__(pipeline, size, guidance)
-        self._heard: dict[str, Calls] = like._heard if like else {}
+        self._heard: Heard = like._heard if like else Heard()
 
     def _noising(self) -> LearnedNoising:
         return self._like.noising if self._like else LearnedNoising(self._levels)
@@ -140,17 +128,23 @@ class LearnedDenoiser(ConditionedDenoiser):
     def condition(self, prompts: Sequence[str]) -> HeardCondition:  # type: ignore[override]
         """What the denoisers are given for the prompts, each alone.
 
-        It has gradients where words are searched.
+        It has gradients where words are searched, and where what reads them learns.
         """
-        sought = {prompt: self._given(prompt) for prompt in set(prompts) if PLACEHOLDER in prompt}
-        return HeardCondition([sought.get(one) or self._condition(one) for one in prompts])
+        reading = self._read_by()
+        self._heard.follow(reading)
+        learns = any(weight.requires_grad for weight in reading)
+        anew = {p: self._given(p) for p in dict.fromkeys(prompts) if learns or PLACEHOLDER in p}
+        return HeardCondition([anew.get(one) or self._condition(one) for one in prompts])
+
+    def _read_by(self) -> list[nn.Parameter]:
+        """The weights that read prompts before the denoisers are asked."""
+        before = [m for name, m in self.reading.items() if name not in self.known.calling.called]
+        return [weight for module in before for weight in module.parameters()]
 
     @torch.no_grad()
     def _condition(self, prompt: str) -> Calls:
         if prompt not in self._heard:
-            if len(self._heard) >= MOST_KEPT:
-                del self._heard[next(iter(self._heard))]
-            self._heard[prompt] = self._given(prompt)
+            self._heard.keep(prompt, self._given(prompt))
         return self._heard[prompt]
 
     def _given(self, prompt: str) -> Calls:
@@ -181,10 +175,11 @@ class LearnedDenoiser(ConditionedDenoiser):
         said = raw_of(module(**replaced(dict(calls[level.who]), given)))
         return cut_out(said, ladder.prediction).reshape(noisy.shape).to(noisy.dtype)
 
+    @torch.no_grad()
     def require_read(self, texts: Sequence[str], anchors: Sequence[str]) -> None:
         """ValueError for a text that the denoisers are given no differently than its anchor."""
         for text, anchor in zip(texts, anchors, strict=True):
-            ours, theirs = (leaves(self._condition(one)) for one in (text, anchor))
+            ours, theirs = map(leaves, self.condition([text, anchor]).calls)
             if text != anchor and all(same(ours[n], theirs.get(n)) for n in ours):
                 raise ValueError(
                     f"The prompt {text[:40]!r}... names the concept, or its anchor, beyond the "

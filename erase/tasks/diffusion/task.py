@@ -82,8 +82,13 @@ class DiffusionTask:
     @property
     def components(self) -> dict[str, nn.Module]:
         """The modules that hold what may change."""
-        modules = self.denoiser.modules
-        return {name: modules[name] for name in self.config.components or modules}
+        names = self.config.components or self.family.components
+        return {name: getattr(self.denoiser.pipeline, name) for name in names}
+
+    @property
+    def _modules(self) -> dict[str, nn.Module]:
+        """Denoisers and text encoders, as far as they may change here or by default."""
+        return self.denoiser.modules | self.components
 
     @property
     def frozen(self) -> dict[str, nn.Module]:
@@ -198,11 +203,11 @@ class DiffusionTask:
     def frozen_copy(self, trained: Mapping[str, nn.Parameter] | None = None) -> "DiffusionTask":
         """The same task around the model as it is now, whatever becomes of what is `trained`."""
         if shards_asked():
-            return self._rebuilt(self.denoiser.with_copies(), self._shown)
+            return self._rebuilt(self.denoiser.with_copies(self._modules), self._shown)
         teacher = self._rebuilt(self.denoiser.pipeline, self._shown)
         own = self.parameters() if trained is None else trained
         moved = self.relearning.weights() if self.relearning else {}
-        teacher._held = Snapshot(self.denoiser.modules.values(), (*own.values(), *moved.values()))
+        teacher._held = Snapshot(self._modules.values(), (*own.values(), *moved.values()))
         return teacher
 
     def replaced_modules(self, modules: Mapping[str, nn.Module]) -> AbstractContextManager[None]:
@@ -227,14 +232,18 @@ class DiffusionTask:
 
     def fingerprints(self) -> dict[str, str]:
         """What tells this "base", this "forget set" and this "retain set" from others."""
-        parts = one_by_one(self.denoiser.modules.values())
+        parts = one_by_one(self._modules.values())
         weights = (weight for part in parts for weight in part.parameters())
         base = combined(fingerprint(weight) for weight in weights if not weight.is_meta)
         return {"base": base} | self._sets.fingerprints()
 
     def architecture(self) -> dict[str, Any]:
-        """The family, what was learned of it, and whether its stock pipeline loads LoRA files."""
-        return self.family.facts
+        """The family, what was learned of it, and whether its stock pipeline loads LoRA files.
+
+        These are files of all components that may change.
+        """
+        loads = self.family.loads_lora and {*self.components} <= {*self.family.lora_components}
+        return self.family.facts | {"loads_lora": loads}
 
     def describe(self) -> dict[str, Any]:
         """The data of the task as JSON, for the recipe."""
@@ -267,7 +276,7 @@ class DiffusionTask:
 
     def condition(self, prompts: Sequence[str]) -> Condition:
         """What the denoiser reads of the prompts; has gradients if a text encoder may change."""
-        trained = any(name in self.components for name in self.family.encoders)
+        trained = bool({*self.components} - {self.family.denoiser, *self.family.others})
         with torch.set_grad_enabled(torch.is_grad_enabled() and trained):
             return self.denoiser.condition(prompts)
 

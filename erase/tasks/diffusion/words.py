@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from erase.core.activations import hooks_are_heard
 from erase.core.precision import widened
 from erase.core.shards import full_tensor
-from erase.models.word_encoders import tokenizer_name
+from erase.models.text_encoders import tokenizer_name
 from erase.tasks.diffusion.denoiser import PLACEHOLDER, ConditionedDenoiser
 
 Vectors = Mapping[str, Tensor]  # of words, by text encoder: [k, width]
