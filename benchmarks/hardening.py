@@ -9,6 +9,7 @@ retained cells); with "+ projection" that is composed on top.
 
 import argparse
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,7 @@ def hardening(noise: float, steps: int, forget_share: float, pictures: int = 256
 ROWS = {
     "noise .5, 500 steps, no forget prompts": hardening(0.5, 500, 0, 384),
     "noise .25, 400 steps": hardening(0.25, 400, 0.06),
+    "noise .7 of size .25, 1600 steps": replace(hardening(0.7, 1600, 0.06, 768), size=0.25),
 }
 NAMES = (*ROWS, *(name + ON_TOP for name in ROWS))
 
