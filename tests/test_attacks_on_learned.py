@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from diffusers import PNDMScheduler
 from test_learned import BUILDERS, METHODS, build_task
 
 from erase.attacks import attacks, serving
@@ -12,6 +13,7 @@ from erase.attacks.concept_inversion import ConceptInversionConfig, LongInversio
 from erase.attacks.latent_inversion import LatentInversionConfig
 from erase.attacks.p4d import P4DConfig
 from erase.attacks.prefix import PrefixConfig
+from erase.attacks.recall import RecallConfig
 from erase.attacks.relearning import RelearningConfig
 from erase.attacks.ring_a_bell import RingABellConfig
 from erase.attacks.state_inversion import StateInversionConfig
@@ -19,6 +21,7 @@ from erase.core.names import named_parameters
 from erase.methods import get_method
 from erase.models.arguments import OTHER, PROMPT
 from erase.models.listening import leaves, same
+from erase.prompts.catalogue import Sampling
 from erase.tasks.diffusion.heard_states import states_of
 from erase.tasks.diffusion.led import Led
 from erase.tasks.diffusion.sampling import draw
@@ -103,10 +106,23 @@ def test_draws_are_led_to_a_picture_under_any_guidance(name):
     denoiser, target = task.denoiser, target_of(task, [])
     (latents,) = target.latents
     guided = replace(task.sampling, steps=4, guidance_scale=4.0)
+    attacks()["recall"].trial(denoiser, guided, RecallConfig())
     whole, begun = (Led(denoiser, guided, steps).drawn(latents, PROMPT, 7) for steps in (4, 0))
     wanted = denoiser.pictures(latents[None])
     assert torch.equal(begun, draw(task.denoiser.pipeline, [PROMPT], [7], guided))
     assert (whole - wanted).norm() <= 0.1 * (begun - wanted).norm()
+
+
+def test_what_can_not_be_led_is_refused_before_any_work():
+    denoiser, asked = build_task(BUILDERS["hunyuan_dit"]()).denoiser, []
+    pipeline = denoiser.pipeline
+    pipeline.transformer.blocks[0].register_forward_hook(lambda *_: asked.append(1))
+    attacks()["recall"].trial(denoiser, Sampling(8, 4.0), RecallConfig(0.5))
+    assert len(asked) <= 3  # for the form of its answers alone, not once a step
+    # It adds up what is said at several levels.
+    pipeline.scheduler = PNDMScheduler.from_config(pipeline.scheduler.config)
+    with pytest.raises(ValueError, match=r"HunyuanDiTPipeline can't be led in 4 steps: no known"):
+        attacks()["recall"].trial(denoiser, Sampling(4, 4.0), RecallConfig())
 
 
 @pytest.mark.parametrize("name", CLASSES)

@@ -7,24 +7,29 @@ from typing import Any
 from erase.attacks.base import Outcome, Target
 from erase.core.process import own_settings
 from erase.models.family import Family
+from erase.prompts.catalogue import Sampling
 from erase.support.config import Config
 from erase.support.registry import Registry
+from erase.tasks.diffusion.denoiser import ConditionedDenoiser
 
 AttackFunction = Callable[[Target, Any], Outcome]
 Hindrance = Callable[[Family], str]
+Trial = Callable[[ConditionedDenoiser, Sampling, Any], None]
 
 
 @dataclass(frozen=True)
 class Attack:
     """One registered attack; its config's fields are its CLI flags and YAML keys.
 
-    hindrance: why it cannot serve a family, or an empty text.
+    hindrance: why it cannot serve a family, or an empty text. trial: raises ValueError where it
+    cannot serve a model that is sampled so, of a family that it serves.
     """
 
     name: str
     config: type[Config]
     function: AttackFunction
     hindrance: Hindrance
+    trial: Trial
 
     @own_settings()
     def __call__(self, target: Target, config: Config | None = None) -> Outcome:
@@ -52,13 +57,16 @@ ATTACKS: Registry[Attack] = Registry("attack", "erase.attacks", own="erase.attac
 
 
 def register(
-    name: str, config: type[Config], hindrance: Hindrance = lambda _: ""
+    name: str,
+    config: type[Config],
+    hindrance: Hindrance = lambda _: "",
+    trial: Trial = lambda denoiser, sampling, config: None,
 ) -> Callable[[AttackFunction], AttackFunction]:
     """Make a function `(target, config) -> Outcome` available under `name`.
 
     Raises ValueError if the name is taken.
     """
-    return ATTACKS.adding(name, made=lambda made: Attack(name, config, made, hindrance))
+    return ATTACKS.adding(name, made=lambda made: Attack(name, config, made, hindrance, trial))
 
 
 def attacks() -> dict[str, Attack]:

@@ -13,7 +13,9 @@ from erase.attacks import register
 from erase.attacks.base import Outcome, Target
 from erase.core.seeds import seeded
 from erase.models.family import Family
+from erase.prompts.catalogue import Sampling
 from erase.support.config import Config, Share
+from erase.tasks.diffusion.denoiser import ConditionedDenoiser
 from erase.tasks.diffusion.learned import LearnedDenoiser
 from erase.tasks.diffusion.led import Led
 from erase.tasks.diffusion.sampling import without_filter
@@ -41,7 +43,16 @@ def _hindrance(family: Family) -> str:
     return "" if known else "diffusers has no image-to-image pipeline of its kind"
 
 
-@register("recall", RecallConfig, _hindrance)
+def _trial(denoiser: ConditionedDenoiser, sampling: Sampling, config: RecallConfig) -> None:
+    if isinstance(denoiser, LearnedDenoiser):
+        _leader(denoiser, sampling, config).require()
+
+
+def _leader(denoiser: LearnedDenoiser, sampling: Sampling, config: RecallConfig) -> Led:
+    return Led(denoiser, sampling, sampling.steps - int(config.strength * sampling.steps))
+
+
+@register("recall", RecallConfig, _hindrance, _trial)
 @torch.no_grad()
 def recall(target: Target, config: RecallConfig) -> Outcome:
     """Image-to-image from pictures of the concept under its own prompts, one picture a prompt.
@@ -77,9 +88,8 @@ def _begun(target: Target, config: RecallConfig) -> Callable[[Tensor], Tensor]:
 
 def _led(target: Target, config: RecallConfig) -> Callable[[Tensor], Tensor]:
     """What draws for the prompts at some places by leading the pipeline's own draws."""
-    denoiser, steps = target.denoiser, target.sampling.steps
-    assert isinstance(denoiser, LearnedDenoiser)
-    led = Led(denoiser, target.sampling, steps - int(config.strength * steps))
+    assert isinstance(target.denoiser, LearnedDenoiser)
+    led = _leader(target.denoiser, target.sampling, config)
 
     def some(places: Tensor) -> Tensor:
         latents = target.latents[places % len(target.latents)]

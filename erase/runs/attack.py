@@ -84,6 +84,9 @@ def run_attacks(
         names = run if model or run.model else of_base(run, erasure)
         opened = open_all(names, asked, model=model, judge=judge, oracle=oracle)
         _require_served(run, opened.task.family)
+        denoiser = denoiser_of(opened.model.pipeline, opened.model.sampling)
+        for name, config in _configs(run, denoiser.family).items():
+            attacks()[name].trial(denoiser, opened.model.sampling, config)
         return opened
 
     def write(_: Opened, done: Attacked, folder: Path) -> AttackReport:
@@ -97,6 +100,12 @@ def run_attacks(
     return carry_out(output, (), open_, lambda opened: attacked(run, opened, erasure), write)
 
 
+def _configs(run: AttackRun, family: Family) -> dict[str, Any]:
+    """The attacks to try, each with its config."""
+    names = run.attacks or serving(family)
+    return {name: run.configs.get(name) or attacks()[name].config() for name in names}
+
+
 def _require_served(run: AttackRun, family: Family) -> None:
     for name in run.attacks:
         get_attack(name).require_serves(family)
@@ -106,8 +115,7 @@ def attacked(run: AttackRun, opened: Opened, erasure: Erasure) -> Attacked:
     """The report, and what each attack drew from the erased model."""
     base, oracle, judge = opened.model, opened.oracle, opened.judge
     target = build_target(base.pipeline, base, opened.prompts, judge, run.prompts, run.seed)
-    names = run.attacks or serving(opened.task.family)
-    configs = {name: run.configs.get(name) or attacks()[name].config() for name in names}
+    configs = _configs(run, opened.task.family)
     leaks = {scale: _hits_at_scale(erasure, target, scale) for scale in run.scales}
 
     def outcomes(target: Target) -> dict[str, Outcome]:

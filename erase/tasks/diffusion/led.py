@@ -5,10 +5,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from erase.core.seeds import seeded
+from erase.models.calling import PROMPT
 from erase.models.coding import one_frame
 from erase.models.cuts import cut_out, numbers_of
-from erase.models.ladder import leading
-from erase.models.listening import Call, Draw
+from erase.models.ladder import Ladder, leading
+from erase.models.listening import Call, Draw, HeardEnoughError
 from erase.prompts.catalogue import Sampling
 from erase.tasks.diffusion.learned import LearnedDenoiser
 
@@ -32,15 +34,28 @@ class Led:
         except ValueError as error:
             raise ValueError(
                 f"A {self._known.pipeline} can't be led in {sampling.steps} steps: {error}; take "
-                "more of them."
+                "more of them, another scheduler, or other attacks."
             ) from error
+
+    def require(self) -> None:
+        """ValueError where a draw leaves the way that it is led; no denoiser takes a step."""
+        if self._ladder:
+            picture = torch.randn(self._ladder.shape, generator=seeded(0))
+            self._led(self._ladder, picture, PROMPT, 0, whole=False)
 
     @torch.no_grad()
     def drawn(self, latents: Tensor, prompt: str, seed: int) -> Tensor:
         """The picture [1, 3, H, W] of a prompt and a seed that is led to latents [...] first."""
         if not self._ladder:
             return one_frame(self._own.draw(prompt, seed).output)
-        answer = leading(self._ladder, numbers_of(latents))
+        return one_frame(self._led(self._ladder, latents, prompt, seed).output)
+
+    @torch.no_grad()
+    def _led(
+        self, ladder: Ladder, latents: Tensor, prompt: str, seed: int, whole: bool = True
+    ) -> Draw:
+        """The draw that is led, to its end or as far as it is."""
+        answer = leading(ladder, numbers_of(latents))
 
         def by_levels(call: Call, raw: Tensor) -> Tensor | None:
             return answer(call, raw) if call.who in self._known.names else torch.zeros_like(raw)
@@ -52,11 +67,13 @@ class Led:
         said = {call.step: call.raw for call in calls if call.step < self._steps}
 
         def as_on_the_way(call: Call, raw: Tensor) -> Tensor | None:
+            if call.step not in said and not whole:
+                raise HeardEnoughError
             return self._fitting(said[call.step], raw) if call.step in said else None
 
         draw = self._own.draw(prompt, seed, answer=as_on_the_way)
         self._require_led(draw, way)
-        return one_frame(draw.output)
+        return draw
 
     def _fitting(self, said: Tensor, raw: Tensor) -> Tensor:
         """An answer for one picture as one for all rows, whatever tokens are beside it."""
@@ -73,5 +90,5 @@ class Led:
         if len(ours) != len(theirs) or (ours - theirs).norm() > NEAR * theirs.norm():
             raise ValueError(
                 f"A {self._known.pipeline} that draws under guidance can't be led to a picture; "
-                "set a guidance scale of 1."
+                "set a guidance scale of 1, or try other attacks."
             )
