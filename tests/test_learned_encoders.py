@@ -24,11 +24,13 @@ from erase.training.preserve import only_trainable
 
 # T5; a language model whose pipeline loads LoRA of the denoiser alone; a language model and CLIP.
 ALWAYS = ("chroma", "qwen_image", "kandinsky5_t2i")
-# Their calls compute no gradients there, detach what it says, or read quoted words alone with it.
+# Their calls compute no gradients there, detach what it says, or read quoted words alone or
+# pictures with it.
 UNREACHED = {
     "deepfloyd_if": "text_encoder", "kandinsky3": "text_encoder", "longcat_image": "text_encoder",
     "prx": "text_encoder", "prx_pixel": "text_encoder", "hunyuan_image": "text_encoder_2",
     "hunyuan_image_distilled": "text_encoder_2", "hunyuan_video15": "text_encoder_2",
+    "kandinsky22_prior": "image_encoder", "z_image_omni": "siglip",
 }  # fmt: skip
 CLASSES = [
     pytest.param(name, marks=() if name in ALWAYS else pytest.mark.families) for name in BUILDERS

@@ -6,7 +6,12 @@ import diffusers
 import pytest
 import torch
 from conftest import CATALOGUE, build_tiny_pipeline
-from diffusers import DiffusionPipeline, StableDiffusionInpaintPipeline, UNet2DConditionModel
+from diffusers import (
+    DiffusionPipeline,
+    PixArtSigmaPAGPipeline,
+    StableDiffusionInpaintPipeline,
+    UNet2DConditionModel,
+)
 from tiny_classes import BUILDERS
 from tiny_families import build_family
 
@@ -20,9 +25,14 @@ from erase.prompts.request import EraseRequest, expand
 from erase.tasks.diffusion.task import DiffusionTask
 
 SISTERS = {
-    "sdxl": ("StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLInpaintPipeline"),
+    "sdxl": (
+        "StableDiffusionXLImg2ImgPipeline",
+        "StableDiffusionXLInpaintPipeline",
+        "StableDiffusionXLPAGPipeline",
+    ),
     "sd3": ("StableDiffusion3Img2ImgPipeline", "StableDiffusion3InpaintPipeline"),
     "flux": ("FluxImg2ImgPipeline", "FluxInpaintPipeline", "FluxKontextPipeline"),
+    "pixart": ("PixArtSigmaPAGPipeline",),
 }
 
 
@@ -46,6 +56,21 @@ def test_a_pipeline_that_draws_from_pictures_too_forgets_as_its_sister(family, n
     assert ours.recipe["base"] == theirs.recipe["base"]
     ours.export_pipeline(sister, tmp_path / "erased")
     assert type(DiffusionPipeline.from_pretrained(tmp_path / "erased")) is kind
+
+
+def test_perturbed_attention_draws_with_what_was_erased():
+    stock = build_family("pixart")
+    pag = PixArtSigmaPAGPipeline(**stock.components, pag_applied_layers="blocks.0")
+
+    def drawn() -> torch.Tensor:
+        return pag("a ghost", num_inference_steps=2, generator=torch.Generator().manual_seed(0),
+                   height=16, width=16, use_resolution_binning=False, output_type="latent",
+                   ).images  # fmt: skip
+
+    before = drawn()
+    with project(pag).apply(pag.components):
+        assert not torch.equal(drawn(), before)
+    assert torch.equal(drawn(), before)
 
 
 def test_a_folder_of_an_inpainting_pipeline_is_opened_as_its_sister(tiny_pipeline, tmp_path):

@@ -1010,24 +1010,252 @@ def wan(seed=0, both=True):
     )
 
 
-def z_image(seed=0):
-    from diffusers import ZImagePipeline, ZImageTransformer2DModel
+def _z_image_denoiser(**extra):
+    from diffusers import ZImageTransformer2DModel
 
-    parts.seeded(seed)
-    words = parts.qwen_tokenizer()
     transformer = ZImageTransformer2DModel(
         all_patch_size=(2,), all_f_patch_size=(1,), in_channels=16, dim=32, n_layers=2,
         n_refiner_layers=2, n_heads=2, n_kv_heads=2, cap_feat_dim=16, axes_dims=[8, 4, 4],
-        axes_lens=[256, 32, 32],
+        axes_lens=[256, 32, 32], **extra,
     )
     with torch.no_grad():  # torch.empty in the class
         torch.nn.init.normal_(transformer.x_pad_token, std=0.02)
         torch.nn.init.normal_(transformer.cap_pad_token, std=0.02)
+    return transformer
+
+
+def z_image(seed=0):
+    from diffusers import ZImagePipeline
+
+    parts.seeded(seed)
+    words = parts.qwen_tokenizer()
+    transformer = _z_image_denoiser()
     return parts.quiet(
         ZImagePipeline(
             scheduler=parts.flow(), vae=parts.vae(16, 0.1), text_encoder=parts.qwen3(words,
                 layers=3),
             tokenizer=words, transformer=transformer,
+        )
+    )
+
+
+def kandinsky6(seed=0):
+    from diffusers import (
+        Kandinsky6TI2VAPipeline,
+        Kandinsky6Transformer3DModel,
+        MMAudioVAE,
+        MMAudioVocoder,
+    )
+
+    parts.seeded(seed)
+    processor = parts.qwen_processor()
+    transformer = Kandinsky6Transformer3DModel(
+        in_text_dim=32, in_text_dim2=16, time_dim=16, model_dim=16, ff_dim=32, num_text_blocks=2,
+        num_visual_blocks=2, axes_dims=(4, 2, 2), in_audio_dim=4, out_audio_dim=4, ca_rope=True,
+        cross_gates=True, fix_modulation=True, visual_token_type_num_embeddings=2,
+    )
+    sound = MMAudioVAE(
+        mel_bins=8, latent_channels=4, hidden_channels=8, channel_multipliers=(1, 2),
+        layers_per_block=1,
+    )
+    voice = MMAudioVocoder(
+        num_mels=8, upsample_initial_channel=64, resblock_kernel_sizes=(3,),
+        resblock_dilation_sizes=((1,),),
+    )
+    return parts.quiet(
+        Kandinsky6TI2VAPipeline(
+            transformer=transformer, vae=hunyuan_video_vae(), tokenizer=processor,
+            text_encoder=parts.qwen25_vl(processor.tokenizer, 32), text_encoder_2=parts.clip(16),
+            tokenizer_2=parts.clip_tokenizer(), scheduler=parts.flow(shift=7.0),
+            audio_vae=sound, vocoder=voice,
+        )
+    )
+
+
+def wuerstchen_prior(seed=0):
+    from diffusers import DDPMWuerstchenScheduler, WuerstchenPriorPipeline
+    from diffusers.pipelines.deprecated.wuerstchen import WuerstchenPrior
+
+    parts.seeded(seed)
+    prior = WuerstchenPrior(c_in=4, c=16, c_cond=32, c_r=16, depth=2, nhead=2, dropout=0.0)
+    with torch.no_grad():  # what it says is divided by one less half of this, which nears nought
+        prior.out[1].weight.mul_(0.02)
+    return parts.quiet(
+        WuerstchenPriorPipeline(
+            tokenizer=parts.clip_tokenizer(), text_encoder=parts.clip(32), prior=prior,
+            scheduler=DDPMWuerstchenScheduler(),
+        )
+    )
+
+
+def _unclip_prior(width):
+    from diffusers import PriorTransformer
+
+    prior = PriorTransformer(
+        num_attention_heads=2, attention_head_dim=8, num_layers=2, embedding_dim=width
+    )
+    torch.nn.init.ones_(prior.clip_std)  # noughts in the class
+    return prior
+
+
+def kandinsky22_prior(seed=0, width=256):
+    from diffusers import KandinskyV22PriorPipeline, UnCLIPScheduler
+
+    parts.seeded(seed)
+    eye = tf.CLIPVisionConfig(
+        hidden_size=16, image_size=32, projection_dim=width, num_attention_heads=2,
+        num_hidden_layers=1, patch_size=16, intermediate_size=16,
+    )
+    return parts.quiet(
+        KandinskyV22PriorPipeline(
+            prior=_unclip_prior(width), tokenizer=parts.clip_tokenizer(),
+            text_encoder=parts.clip(width, tf.CLIPTextModelWithProjection),
+            image_encoder=tf.CLIPVisionModelWithProjection(eye),
+            image_processor=tf.CLIPImageProcessor(),
+            scheduler=UnCLIPScheduler(prediction_type="sample", clip_sample_range=5.0),
+        )
+    )
+
+
+def cogview3plus(seed=0):
+    from diffusers import (
+        CogVideoXDDIMScheduler,
+        CogView3PlusPipeline,
+        CogView3PlusTransformer2DModel,
+    )
+
+    parts.seeded(seed)
+    transformer = CogView3PlusTransformer2DModel(
+        in_channels=4, num_layers=2, attention_head_dim=8, num_attention_heads=2, out_channels=4,
+        text_embed_dim=32, time_embed_dim=8, condition_dim=2, pos_embed_max_size=16, sample_size=8,
+    )
+    return parts.quiet(
+        CogView3PlusPipeline(
+            tokenizer=parts.t5_tokenizer(), text_encoder=parts.t5(), vae=parts.vae(),
+            transformer=transformer,
+            scheduler=CogVideoXDDIMScheduler(prediction_type="v_prediction",
+                rescale_betas_zero_snr=True, timestep_spacing="trailing"),
+        )
+    )
+
+
+def wan_vace(seed=0):
+    from diffusers import UniPCMultistepScheduler, WanVACEPipeline, WanVACETransformer3DModel
+
+    parts.seeded(seed)
+    transformer = WanVACETransformer3DModel(
+        num_attention_heads=2, attention_head_dim=12, text_dim=32, freq_dim=32, ffn_dim=32,
+        num_layers=3, rope_max_seq_len=32, vace_layers=[0, 2],
+    )
+    return parts.quiet(
+        WanVACEPipeline(
+            tokenizer=parts.t5_tokenizer(), text_encoder=parts.t5(kind=tf.UMT5EncoderModel),
+            vae=parts.wan_vae(), transformer=transformer,
+            scheduler=UniPCMultistepScheduler(
+                prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
+            ),
+        )
+    )
+
+
+def motif_video(seed=0):
+    from diffusers import MotifVideoPipeline, MotifVideoTransformer3DModel
+    from diffusers.guiders import AdaptiveProjectedGuidance
+    from transformers.models.t5gemma2.configuration_t5gemma2 import T5Gemma2EncoderConfig
+    from transformers.models.t5gemma2.modeling_t5gemma2 import T5Gemma2Encoder
+
+    parts.seeded(seed)
+    words = parts.gemma_tokenizer()
+    config = T5Gemma2EncoderConfig(
+        text_config={**parts.llm(16, 2, parts.size(words)), "head_dim": 8, "dropout_rate": 0.0},
+        vision_config={
+            "hidden_size": 16, "image_size": 28, "patch_size": 14, "num_hidden_layers": 1,
+            "num_attention_heads": 2, "intermediate_size": 16,
+        },
+        mm_tokens_per_image=1, image_token_index=len(words) + 2,
+    )
+    transformer = MotifVideoTransformer3DModel(
+        num_attention_heads=2, attention_head_dim=12, num_layers=1, num_single_layers=2,
+        num_decoder_layers=1, text_embed_dim=16, rope_axes_dim=(4, 4, 4),
+        enable_text_cross_attention_dual=True, enable_text_cross_attention_single=True,
+    )
+    return parts.quiet(
+        MotifVideoPipeline(
+            scheduler=parts.flow(use_dynamic_shifting=True), vae=parts.wan_vae(),
+            text_encoder=T5Gemma2Encoder(config, eoi_token_index=len(words) + 1).eval(),
+            tokenizer=words, transformer=transformer, guider=AdaptiveProjectedGuidance(),
+        )
+    )
+
+
+def z_image_omni(seed=0):
+    from diffusers import ZImageOmniPipeline
+
+    parts.seeded(seed)
+    words = parts.qwen_tokenizer()
+    eye = tf.Siglip2VisionConfig(
+        hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+        patch_size=4, num_patches=16,
+    )
+    return parts.quiet(
+        ZImageOmniPipeline(
+            scheduler=parts.flow(), vae=parts.vae(16, 0.1),
+            text_encoder=parts.qwen3(words, layers=3), tokenizer=words,
+            transformer=_z_image_denoiser(siglip_feat_dim=16), siglip=tf.Siglip2VisionModel(eye),
+            siglip_processor=tf.Siglip2ImageProcessor(patch_size=4),
+        )
+    )
+
+
+def latent_consistency(seed=0):
+    from diffusers import LatentConsistencyModelPipeline, LCMScheduler, UNet2DConditionModel
+
+    parts.seeded(seed)
+    unet = UNet2DConditionModel(
+        sample_size=8, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4,
+        cross_attention_dim=16, attention_head_dim=2, time_cond_proj_dim=32,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+    )
+    return parts.quiet(
+        LatentConsistencyModelPipeline(
+            vae=parts.vae(), text_encoder=parts.clip(16), tokenizer=parts.clip_tokenizer(),
+            unet=unet, scheduler=LCMScheduler(beta_schedule="scaled_linear"), safety_checker=None,
+            feature_extractor=None, requires_safety_checker=False,
+        )
+    )
+
+
+def unclip(seed=0):
+    from diffusers import UnCLIPPipeline, UnCLIPScheduler, UNet2DConditionModel, UNet2DModel
+    from diffusers.pipelines.deprecated.unclip import UnCLIPTextProjModel
+
+    parts.seeded(seed)
+    unet = {"block_out_channels": (8, 16), "layers_per_block": 1, "norm_num_groups": 8}
+    decoder = UNet2DConditionModel(
+        sample_size=16, in_channels=3, out_channels=6, cross_attention_dim=16,
+        class_embed_type="identity", mid_block_type="UNetMidBlock2DSimpleCrossAttn",
+        down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
+        up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"), **unet,
+    )
+    finer = [
+        UNet2DModel(
+            sample_size=32, in_channels=6, down_block_types=("ResnetDownsampleBlock2D",) * 2,
+            up_block_types=("ResnetUpsampleBlock2D",) * 2, **unet,
+        )
+        for _ in range(2)
+    ]
+    return parts.quiet(
+        UnCLIPPipeline(
+            prior=_unclip_prior(32), decoder=decoder, tokenizer=parts.clip_tokenizer(),
+            text_encoder=parts.clip(32, tf.CLIPTextModelWithProjection),
+            text_proj=UnCLIPTextProjModel(
+                clip_embeddings_dim=32, time_embed_dim=32, cross_attention_dim=16
+            ),
+            super_res_first=finer[0], super_res_last=finer[1],
+            prior_scheduler=UnCLIPScheduler(prediction_type="sample", clip_sample_range=5.0),
+            decoder_scheduler=UnCLIPScheduler(variance_type="learned_range"),
+            super_res_scheduler=UnCLIPScheduler(),
         )
     )
 
@@ -1095,7 +1323,8 @@ BUILDERS: dict[str, Callable[[], DiffusionPipeline]] = {
         hunyuan_video15, ideogram4, kandinsky3, krea2, latte, longcat_image, ltx, lumina,
         lumina2, mochi, nucleus_moe, omnigen, ovis_image, pixart_alpha, prx, prx_pixel,
         qwen_image, qwen_image21, sana_sprint, sana_video, skyreels_v2, stable_cascade_prior,
-        wan, z_image, flux2_klein_distilled,
+        wan, z_image, flux2_klein_distilled, kandinsky6, wuerstchen_prior, kandinsky22_prior,
+        cogview3plus, wan_vace, motif_video, z_image_omni, latent_consistency,
     )
 } | {
     "wan21": lambda: wan(both=False),

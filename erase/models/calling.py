@@ -29,7 +29,9 @@ OVERRIDES: Mapping[str, tuple[Any, str]] = {
     "enable_prompt_rewrite": (False, "prompts are to be read as they are"),
     "use_pe": (False, "prompts are to be read as they are"),
     "render_text_images": (False, "quoted words are to be read as they are"),
+    "sample_audio": (False, "sound is other latents, beside those of pictures"),
     "use_kv_cache": (False, "keys are to be those of the weights of now"),
+    "pag_scale": (0.0, "perturbed attention is guidance, and is off before a call is made again"),
     "guidance_schedule": (None, "stands in the way of guidance_scale"),
     "intermediate_timesteps": (None, "allows two steps only"),
 }

@@ -71,8 +71,16 @@ class Coding:
 
 
 def shown(output: Any) -> Tensor:
-    """The picture, or a film's frames [n, 3, H, W] in 0..1, of a call for one as arrays."""
+    """The picture, or a film's frames [n, 3, H, W] in 0..1, of a call for one as arrays.
+
+    Raises ValueError where it is no picture.
+    """
     arrays = torch.from_numpy(np.asarray(output[0])).float()
+    if arrays.ndim < 4:
+        raise ValueError(
+            f"what it draws is no picture but {tuple(arrays.shape)} numbers, of which another "
+            "pipeline makes one"
+        )
     return on_white(arrays.flatten(0, -4).movedim(-1, 1))
 
 

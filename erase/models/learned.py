@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from erase.core.process import own_settings
 from erase.models.arguments import OTHER, Arguments, Denoiser, UnheardError
@@ -149,8 +150,7 @@ def learn(pipeline: DiffusionPipeline) -> LearnedFamily:
     """
     kind, begun = stock_class(pipeline).__name__, time.perf_counter()
     try:
-        if "prompt" not in asked_by(pipeline) or not hasattr(pipeline, "scheduler"):
-            raise ValueError("it takes no prompt, or has no scheduler")
+        _require_one_way(pipeline)
         try:
             return _learned_of(pipeline, calling_of(pipeline), begun)
         except UnheardError:  # what stands before the prompt may leave no room for it
@@ -160,6 +160,22 @@ def learn(pipeline: DiffusionPipeline) -> LearnedFamily:
             f"The pipeline is a {kind}, of no known family, and none could be learned of it: "
             f"{str(error).rstrip('.')}."
         ) from error
+
+
+def _require_one_way(pipeline: DiffusionPipeline) -> None:
+    """ValueError for what takes no prompt, or draws by no scheduler, or by one after another."""
+    parts = pipeline.components.items()
+    schedulers = [name for name, part in parts if isinstance(part, SchedulerMixin)]
+    if "prompt" not in asked_by(pipeline):
+        raise ValueError("it takes no prompt")
+    if len(schedulers) > 1:
+        raise ValueError(
+            f"it draws in stages, one after another ({', '.join(schedulers)}), and what one hands "
+            "to the next is not followed; open the one that reads the prompt, where it has a class "
+            "of its own"
+        )
+    if not hasattr(pipeline, "scheduler"):
+        raise ValueError("it has no scheduler")
 
 
 def _learned_of(pipeline: DiffusionPipeline, calling: Calling, begun: float) -> LearnedFamily:

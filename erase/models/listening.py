@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from types import MethodType
 from typing import Any
 
 import torch
@@ -242,21 +243,23 @@ def silent(pipeline: DiffusionPipeline, guided: bool = False) -> Iterator[None]:
 
 @contextmanager
 def _steps_heard(scheduler: Any, heard: Draw, ending: Tensor | None) -> Iterator[None]:
-    step = scheduler.step
+    step = type(scheduler).step
     signature = inspect.signature(step)
 
     @functools.wraps(step)  # pipelines read its signature: what it does not name is not handed over
-    def listening(*args: Any, **given: Any) -> Any:
-        named = signature.bind(*args, **given).arguments
+    def listening(own: Any, *args: Any, **given: Any) -> Any:
+        if own is not scheduler:  # a copy, which has a copy of this: it steps what is no picture
+            return step(own, *args, **given)
+        named = signature.bind(own, *args, **given).arguments
         heard.samples.append(cloned(named["sample"]))
         heard.times.append(cloned(named.get("timestep")))
-        found = step(*args, **given)
+        found = step(own, *args, **given)
         after = getattr(found, "prev_sample", None)
         after = found[0] if after is None else after
         heard.result = cloned(after if ending is None else ending.view(after.shape))
         return found if ending is None else _ended(found, after.shape, heard.result)
 
-    scheduler.step = listening
+    scheduler.step = MethodType(listening, scheduler)
     try:
         yield
     finally:

@@ -9,7 +9,8 @@ from torch import nn
 
 from erase.core.names import unwrapped
 
-ASIDE = re.compile("Img2Img|Inpaint|Kontext")  # what draws from a picture too
+# What draws from a picture too, or is guided by what it draws with its attention perturbed.
+ASIDE = re.compile("Img2Img|Inpaint|Kontext|PAG")
 
 
 def with_components(
