@@ -1,5 +1,6 @@
 import dataclasses
 from functools import cache
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -7,13 +8,14 @@ from conftest import CATALOGUE
 from tiny_families import SIDE, build_family
 from torch import nn
 
-from erase.attacks import attacks, register, serving
+from erase.attacks import ATTACKS, attacks, get_attack, register, serving
 from erase.attacks.base import Outcome, Target, predict_base
 from erase.attacks.prefix import PrefixConfig
 from erase.attacks.state_inversion import read_instead
 from erase.models.family import FAMILIES
 from erase.models.tokens import last_positions
 from erase.prompts.request import EraseRequest, expand
+from erase.runs.attack import AttackRun, _serving
 from erase.tasks.diffusion.denoiser import ConditionedDenoiser
 from erase.tasks.diffusion.words import placeholder_embeddings, placeholders, vocabularies
 
@@ -109,3 +111,17 @@ def test_the_states_of_one_prompt_are_read_otherwise_and_no_others(family):
         drawn = target.drawn(texts)
     same = [torch.equal(a, b) for a, b in zip(drawn, plain, strict=True)]
     assert same == [False, True, False]
+
+
+def test_by_default_what_cannot_serve_the_model_is_left_out(tiny_task, monkeypatch):
+    def refusing(denoiser, sampling, config):
+        raise ValueError("it cannot be led")
+
+    strict = dataclasses.replace(get_attack("recall"), trial=refusing)
+    monkeypatch.setitem(ATTACKS._entries, "recall", strict)
+    model = SimpleNamespace(pipeline=tiny_task.denoiser.pipeline, sampling=tiny_task.sampling)
+    opened = SimpleNamespace(model=model, task=tiny_task)
+    every = set(serving(tiny_task.family))
+    assert set(_serving(AttackRun("erasure"), opened)) == every - {"recall"}
+    with pytest.raises(ValueError, match="it cannot be led"):
+        _serving(AttackRun("erasure", ["prefix", "recall"]), opened)

@@ -36,7 +36,7 @@ class AttackRun(Names):
 
     Args:
         erasure: its folder.
-        attacks: of those that `erase attacks` lists; by default all that serve the model's family.
+        attacks: of those that `erase attacks` lists; by default all that serve the model.
         configs: each attack's own config by its name, its defaults if missing.
         prompts: how many prompts that name the concept.
         scales: strengths at which the erasure is tried too, 1 being the whole.
@@ -75,7 +75,7 @@ def run_attacks(
     searches and finetunes alike; the first alone returns the report. Raises ValueError on bad
     input, before work.
     """
-    erasure = Erasure.from_pretrained(run.erasure)
+    erasure, configs = Erasure.from_pretrained(run.erasure), dict[str, Any]()
 
     def open_() -> Opened:
         asked, family = erasure.facts.asked(), FAMILIES.get(erasure.facts.base.family)
@@ -84,9 +84,7 @@ def run_attacks(
         names = run if model or run.model else of_base(run, erasure)
         opened = open_all(names, asked, model=model, judge=judge, oracle=oracle)
         _require_served(run, opened.task.family)
-        denoiser = denoiser_of(opened.model.pipeline, opened.model.sampling)
-        for name, config in _configs(run, denoiser.family).items():
-            attacks()[name].trial(denoiser, opened.model.sampling, config)
+        configs.update(_serving(run, opened))
         return opened
 
     def write(_: Opened, done: Attacked, folder: Path) -> AttackReport:
@@ -97,13 +95,27 @@ def run_attacks(
             save_grid(pictures, folder / f"{name}.png", 8)
         return report
 
-    return carry_out(output, (), open_, lambda opened: attacked(run, opened, erasure), write)
+    return carry_out(
+        output, (), open_, lambda opened: attacked(run, opened, erasure, configs), write
+    )
 
 
-def _configs(run: AttackRun, family: Family) -> dict[str, Any]:
-    """The attacks to try, each with its config."""
-    names = run.attacks or serving(family)
-    return {name: run.configs.get(name) or attacks()[name].config() for name in names}
+def _serving(run: AttackRun, opened: Opened) -> dict[str, Any]:
+    """The attacks that are asked for, or all that serve the model, each with its config.
+
+    Raises ValueError for one that is asked for and does not serve it.
+    """
+    model, found = opened.model, {}
+    denoiser = denoiser_of(model.pipeline, model.sampling)
+    for name in run.attacks or serving(opened.task.family):
+        config = run.configs.get(name) or attacks()[name].config()
+        try:
+            attacks()[name].trial(denoiser, model.sampling, config)
+            found[name] = config
+        except ValueError:
+            if run.attacks:
+                raise
+    return found
 
 
 def _require_served(run: AttackRun, family: Family) -> None:
@@ -111,11 +123,12 @@ def _require_served(run: AttackRun, family: Family) -> None:
         get_attack(name).require_serves(family)
 
 
-def attacked(run: AttackRun, opened: Opened, erasure: Erasure) -> Attacked:
-    """The report, and what each attack drew from the erased model."""
+def attacked(
+    run: AttackRun, opened: Opened, erasure: Erasure, configs: Mapping[str, Any]
+) -> Attacked:
+    """The report, and what each of the attacks drew from the erased model."""
     base, oracle, judge = opened.model, opened.oracle, opened.judge
     target = build_target(base.pipeline, base, opened.prompts, judge, run.prompts, run.seed)
-    configs = _configs(run, opened.task.family)
     leaks = {scale: _hits_at_scale(erasure, target, scale) for scale in run.scales}
 
     def outcomes(target: Target) -> dict[str, Outcome]:
