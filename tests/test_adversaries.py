@@ -44,14 +44,14 @@ def test_an_adversary_lowers_the_error_it_is_asked_to_lower(family, name):
 @pytest.mark.parametrize("name", ADVERSARIES)
 def test_training_learns_under_what_the_adversary_found(tiny_pipeline, name):
     task = build_task(tiny_pipeline, adversary=name, adversary_steps=2)
-    adversary = ADVERSARIES[name](task.denoiser, 2, ADVERSARIES[name].usual_reach)
+    reach = ADVERSARIES[name].usual_reach
     batch = mixed_batch(task)
-    known = adversary.prediction(batch)
+    known = ADVERSARIES[name](task.denoiser, 2, reach, task._own_weights).prediction(batch)
     retained = next(iter(task.retain_batches(0)))
     plain = task.predict(batch, batch.prompts)
     for asked in (True, False):
         with torch.set_grad_enabled(asked):
-            assert torch.equal(task.training_prediction(batch), known)
+            assert torch.equal(task.training_prediction(batch, task), known)
             assert torch.equal(task.predict(batch, batch.prompts), plain)
             kept = task.training_prediction(retained)
             assert torch.equal(kept, task.predict(retained, retained.prompts))
@@ -101,6 +101,9 @@ def test_a_target_is_the_teachers_answer_moved_off_what_lies_between_both_models
     assert learnt.requires_grad
     for name, weight in task.parameters().items():
         assert torch.equal(weight, now[name])
+    for away in (lambda: task.divergence(batch, base), lambda: task.loss(batch)):
+        with pytest.raises(ValueError, match="this method teaches none"):
+            away()
 
 
 def test_states_stay_within_their_reach_and_pictures_without_the_concept_are_left_alone(

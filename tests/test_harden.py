@@ -248,7 +248,7 @@ def test_what_is_relearned_is_drawn_by_the_base_and_no_longer_teaches_the_concep
     assert error_once_relearned(2) < error_once_relearned(0)
 
 
-@pytest.mark.parametrize("adversary", ["prefix", "word", "states"])
+@pytest.mark.parametrize("adversary", ["prefix", "word", "states", "target"])
 def test_an_adversary_takes_part(tiny_pipeline, adversary):
     plain = build_tiny_task(tiny_pipeline, BOTH)
     config = dataclasses.replace(plain.config, adversary=adversary, adversary_steps=1)

@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from erase.core.delta import Delta, deltas_between
 from erase.core.names import filter_names
@@ -19,6 +20,7 @@ from erase.methods import Needs, register
 from erase.methods.projection import ProjectionConfig, projection
 from erase.prompts.request import sample
 from erase.support.config import PartShare, Positive, Share
+from erase.support.distributed import launched
 from erase.support.pictures import load_folder
 from erase.tasks.diffusion.noising import DiffusionBatch
 from erase.tasks.diffusion.picture_sets import batches_of
@@ -29,7 +31,7 @@ from erase.training.preserve import restored_parameters
 
 RATE = 4  # times what the task suggests for weights that begin where they are to end
 ORIGINAL = 4  # bytes of a weight before it was noised
-PART = 4  # of a batch, one in so many shows what must not come back
+PART = 4  # of a batch, one in so many shows what must not come back; that takes many passes
 TOGETHER, STREAM = 32, 7  # pictures drawn at a time, and their seeds, which no other set has
 
 
@@ -220,7 +222,7 @@ def finetune_student(
 
     def step_loss(forget: DiffusionBatch, shown: DiffusionBatch, progress: float) -> Tensor:
         loss = taught.divergence(shown, teacher)
-        return loss + taught.divergence(forget, teacher) if task.config.adversary_kind else loss
+        return loss + taught.redirected_loss(forget) if task.config.adversary_kind else loss
 
     return finetune(taught, step_loss, training, parameters=learning)
 
@@ -265,21 +267,23 @@ class TaughtTask(DiffusionTask):
             _ = self._given
 
     def forget_batches(self, step_seed: int) -> Iterator[DiffusionBatch]:
-        """One batch of either set's prompts; where the concept must not come back, of its pictures.
-
-        Those are a quarter of a batch, for an adversary and relearning take many passes.
-        """
+        """One batch of either set's prompts; a part of one, of what must not come back."""
         if not _resists(self):
             return self.retain_batches(step_seed)
         samples = self._sets.samples(self._shown)
-        part = math.ceil(self.config.batch_size / PART)
+        processes = launched().num_processes
+        part = math.ceil(self.config.batch_size / PART / processes) * processes
         return batches_of(self.denoiser, part, step_seed, *samples)
 
-    def redirected_loss(
-        self, batch: DiffusionBatch, teacher: DiffusionTask | None = None
-    ) -> Tensor:
-        """MSE to what the erased teacher predicts for the same prompts, whoever else is named."""
-        return self.divergence(batch, self._teacher)
+    def frozen_copy(self, trained: Mapping[str, nn.Parameter] | None = None) -> DiffusionTask:
+        """The erased teacher, whose answers are learnt here."""
+        return self._teacher
+
+    def redirected_loss(self, batch: DiffusionBatch, teacher: object = None) -> Tensor:
+        """MSE to what the erased teacher predicts for the same prompts, anchors aside."""
+        with torch.no_grad():
+            answer = self._teacher.predict(batch, batch.prompts)
+        return F.mse_loss(self.training_prediction(batch, self._teacher), answer)
 
     def retain_batches(self, step_seed: int) -> Iterator[DiffusionBatch]:
         """One batch of either set's prompts."""

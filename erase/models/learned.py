@@ -163,19 +163,20 @@ def learn(pipeline: DiffusionPipeline) -> LearnedFamily:
 
 
 def _require_one_way(pipeline: DiffusionPipeline) -> None:
-    """ValueError for what takes no prompt, or draws by no scheduler, or by one after another."""
+    """ValueError for what takes no prompt, or draws by no scheduler of its own."""
     parts = pipeline.components.items()
     schedulers = [name for name, part in parts if isinstance(part, SchedulerMixin)]
     if "prompt" not in asked_by(pipeline):
         raise ValueError("it takes no prompt")
-    if len(schedulers) > 1:
+    if hasattr(pipeline, "scheduler"):
+        return
+    if schedulers:
         raise ValueError(
             f"it draws in stages, one after another ({', '.join(schedulers)}), and what one hands "
             "to the next is not followed; open the one that reads the prompt, where it has a class "
             "of its own"
         )
-    if not hasattr(pipeline, "scheduler"):
-        raise ValueError("it has no scheduler")
+    raise ValueError("it has no scheduler")
 
 
 def _learned_of(pipeline: DiffusionPipeline, calling: Calling, begun: float) -> LearnedFamily:

@@ -30,7 +30,9 @@ def _is_heard(listener: Listener, encoder: nn.Module, denoisers: Sequence[str]) 
     try:
         with torch.enable_grad(), _with_gradients(listener.pipeline, encoder):
             draw = replace(listener, grads=True).draw(PROMPT, until=denoisers)
-    except Exception:  # a call that can't be made with gradients hands on none
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError:  # a call that can't be made with gradients hands on none
         return False
     given = [leaf for call in draw.calls for leaf in leaves(call.arguments).values()]
     return any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in given)

@@ -145,7 +145,7 @@ class DiffusionTask:
         """MSE to what the teacher (or the model as it is) predicts for the anchor prompts."""
         with torch.no_grad():
             wrong_answer = (teacher or self).predict(batch, batch.anchors)
-        return F.mse_loss(self.training_prediction(batch, teacher), wrong_answer)
+        return F.mse_loss(self.training_prediction(batch, teacher or self), wrong_answer)
 
     def divergence(
         self, batch: DiffusionBatch, teacher: "DiffusionTask", temperature: float = 1.0
@@ -153,7 +153,7 @@ class DiffusionTask:
         """MSE to what the teacher predicts for the same prompts, whatever the temperature."""
         with torch.no_grad():
             answer = teacher.predict(batch, batch.prompts)
-        return F.mse_loss(self.training_prediction(batch, teacher), answer)
+        return F.mse_loss(self.training_prediction(batch), answer)
 
     @property
     def _places(self) -> EditSites:
@@ -266,9 +266,10 @@ class DiffusionTask:
         """The output [B, C, h, w] that training compares: under the batch's own prompts.
 
         Where the config asks for an adversary, forget batches' prompts are read as it has them.
-        It may ask the teacher, or else the model as it is.
+        It may ask the teacher whose answers for them are learnt.
         """
-        adversary = self.config.adversary_of(self.denoiser, (teacher or self)._own_weights)
+        asked = teacher._own_weights if teacher else None
+        adversary = self.config.adversary_of(self.denoiser, asked)
         if not adversary or batch.shows is None:
             return self.predict(batch, batch.prompts)
         with self._own_weights():

@@ -20,7 +20,8 @@ class Target(Word):
     What the teacher predicts under the word, e0(word), is to be near what it and the learning model
     predict for the prompt: the search lowers |e0(word) - e(prompt)|^2 + |e0(word) - e0(prompt)|^2.
     The answer e0(anchor) that is learnt becomes e0(anchor) - (e0(word) - e0(anchor)); whatever else
-    a method teaches moves by as much. Without a teacher, e0 is the model as it is.
+    a method teaches moves by as much. Raises ValueError for methods that teach no answer for forget
+    prompts but lead away from the model's own, which this would lead back.
 
     Source: the erasure target of AEGIS (Li et al., ICLR 2026). Differences: it has the empty prompt
     for the anchor; its word stands alone, is kept all through training and takes one step of the
@@ -47,6 +48,10 @@ class Target(Word):
 
     def prediction(self, batch: DiffusionBatch) -> Tensor:
         """The output under the batch's own prompts, moved against what the answer moves by."""
+        if not self.asked:
+            raise ValueError("The adversary \"target\" moves the answer that is learnt for forget "
+                             "prompts, and this method teaches none; choose another adversary, or "
+                             "another method, as salun.")  # fmt: skip
         with self._search(batch) as search, torch.no_grad():
             word = search.denoiser.denoise(batch, search.condition(batch, search.found(batch)))
             move = word - _read(search.denoiser, batch, batch.anchors)
