@@ -191,7 +191,8 @@ def test_the_steps_alone_mean_a_prefix(tiny_pipeline):
 @pytest.mark.parametrize("said", [{"adversary_steps": 2}, {"adversary": "word"}])
 def test_words_need_a_text_encoder_that_may_change_and_states_do_not(said):
     pixart = build_family("pixart")
-    with pytest.raises(ValueError, match=r"adversary_steps is .*pixart.*states.*leave it at 0"):
+    why = r"pixart: it looks for words .*; take --task.adversary states, or leave .* out"
+    with pytest.raises(ValueError, match=why):
         build_task(pixart, **said)
     task = build_task(pixart, adversary="states")
     batch = mixed_batch(task)

@@ -20,6 +20,7 @@ from erase.attacks.state_inversion import StateInversionConfig
 from erase.core.names import named_parameters
 from erase.methods import get_method
 from erase.models.arguments import OTHER, PROMPT
+from erase.models.levels import STEPS
 from erase.models.listening import leaves, same
 from erase.prompts.catalogue import Sampling
 from erase.tasks.diffusion.heard_states import states_of
@@ -134,6 +135,19 @@ def test_what_can_not_be_led_is_refused_before_any_work():
     pipeline.scheduler = PNDMScheduler.from_config(pipeline.scheduler.config)
     with pytest.raises(ValueError, match=r"HunyuanDiTPipeline can't be led in 4 steps: no known"):
         attacks()["recall"].trial(denoiser, Sampling(4, 4.0), RecallConfig())
+    # PixArt-alpha's call asks its scheduler for more where it is to take a single step.
+    denoiser = build_task(BUILDERS["pixart_alpha"]()).denoiser
+    with pytest.raises(ValueError, match=r"PixArtAlphaPipeline can't be led in 1 steps: its own"):
+        attacks()["recall"].trial(denoiser, Sampling(1, 1.0), RecallConfig())
+
+
+def test_why_its_levels_are_not_known_is_told_of_every_count_that_was_tried():
+    denoiser = build_task(BUILDERS["hunyuan_dit"]()).denoiser
+    pipeline = denoiser.pipeline
+    pipeline.scheduler = PNDMScheduler.from_config(pipeline.scheduler.config)
+    with pytest.raises(ValueError, match=r"in 24 .*steps .*") as told:
+        denoiser.known.levels(denoiser.listener()).found()
+    assert all(f"{count}" in str(told.value) for count in STEPS)
 
 
 @pytest.mark.parametrize("name", CLASSES)

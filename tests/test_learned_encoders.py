@@ -12,7 +12,8 @@ from transformers import PreTrainedModel
 from erase.core.seeds import seeded
 from erase.methods import get_method
 from erase.methods.esd import ESDConfig
-from erase.methods.salun import SalUnConfig
+from erase.methods.harden import HardenConfig, blank_words_
+from erase.methods.salun import SalUnConfig, saliency
 from erase.methods.salun_lora import SalUnLoRAConfig
 from erase.models.arguments import OTHER, PROMPT
 from erase.models.learned import learned
@@ -149,6 +150,20 @@ def test_what_was_heard_of_prompts_follows_an_erasure():
         assert same(kept(task.denoiser), before)
 
 
+def test_mask_passes_hear_each_prompt_once():
+    pipeline, heard = BUILDERS["chroma"](), []
+    plain = build_task(pipeline)
+    config = replace(plain.config, forget_pictures=3, retain_pictures=3, batch_size=1)
+    task = DiffusionTask(pipeline, plain.prompts, plain.sampling, config, finetuning=TUNING)
+    task.prepare()
+    _ = task.denoiser.noising.ladder  # which is heard too, in draws of its own
+    pipeline.text_encoder.register_forward_pre_hook(lambda *_: heard.append(1))
+    for _ in range(2):
+        saliency(task, "fisher_ratio")  # of one prompt in either set
+        assert len(heard) == 2
+    assert all(weight.requires_grad for weight in pipeline.text_encoder.parameters())
+
+
 @pytest.mark.parametrize(
     ("name", "encoder"),
     [
@@ -159,3 +174,42 @@ def test_what_was_heard_of_prompts_follows_an_erasure():
 def test_text_encoders_that_no_gradients_reach_are_refused(name, encoder):
     with pytest.raises(ValueError, match=rf"name {encoder}, which may not .* no gradients to it"):
         task_of(BUILDERS[name](), encoder)
+
+
+@pytest.mark.parametrize("adversary", ["prefix", "word", "target", "states"])
+def test_no_adversary_is_said_to_serve_a_learned_class_whose_encoder_is_named(adversary):
+    task = task_of(BUILDERS["chroma"](), "text_encoder")
+    config = replace(task.config, adversary=adversary)
+    why = f"The adversary {adversary} cannot serve .*Chroma.*: it .*; leave .*adversary_steps out"
+    with pytest.raises(ValueError, match=why):
+        config.require_serves(task.family)
+
+
+@pytest.mark.parametrize("method", ["projection", "uce", "rece", "salun_lora"])
+def test_what_edits_no_encoder_of_a_learned_class_says_so_before_any_work(method):
+    task = task_of(BUILDERS["chroma"](), "text_encoder")
+    asked = []
+    task.denoiser.pipeline.transformer.register_forward_pre_hook(lambda *_: asked.append(1))
+    with pytest.raises(ValueError, match=r"text_encoder\b.*; (name|choose|widen) [^,;]*\w") as told:
+        get_method(method)(task)
+    assert not any(empty in str(told.value) for empty in ("of  ", "of ;", "targets ."))
+    assert not asked
+
+
+@torch.no_grad()
+def test_words_that_forget_prompts_alone_hold_are_blanked_in_a_named_encoder_too():
+    task = task_of(BUILDERS["chroma"](), "transformer", "text_encoder")
+    table = task.components["text_encoder"].get_input_embeddings().weight
+    before = table.clone()
+    tokens = blank_words_(task)["text_encoder"]
+    rows = task.denoiser.pipeline.tokenizer.convert_tokens_to_ids(tokens)
+    assert "ghost" in "".join(tokens).replace("\u2581", "")
+    assert torch.equal((table != before).any(1).nonzero().flatten(), torch.tensor(sorted(rows)))
+
+
+def test_a_named_encoder_for_which_nothing_spells_keeps_its_words_or_is_refused():
+    task = task_of(BUILDERS["nucleus_moe"](), "transformer", "text_encoder")
+    why = "What spells for text_encoder is not known.*; take --harden.words keep, or leave it out"
+    with pytest.raises(ValueError, match=why):
+        get_method("harden").needs(task, HardenConfig())
+    get_method("harden").needs(task, HardenConfig(words="keep"))

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import PreTrainedTokenizerBase
 
 from erase.core.delta import Delta, deltas_between
 from erase.core.names import filter_names
@@ -18,6 +19,7 @@ from erase.core.seeds import seeded
 from erase.erasure.erasure import Erasure
 from erase.methods import Needs, register
 from erase.methods.projection import ProjectionConfig, projection
+from erase.models.text_encoders import speller_of
 from erase.prompts.request import sample
 from erase.support.config import PartShare, Positive, Share
 from erase.support.distributed import launched
@@ -176,19 +178,35 @@ def _word_tables(task: DiffusionTask, config: HardenConfig) -> dict[str, nn.Para
     """The tables of words that may change, by canonical name."""
     if config.words == "keep":
         return {}
-    tables = {id(one.get_input_embeddings().weight) for one in task.denoiser.encoders.values()}
+    tables = {id(table) for table, _ in _spelt(task).values()}
     return {name: weight for name, weight in task.editable().items() if id(weight) in tables}
+
+
+def _spelt(task: DiffusionTask) -> dict[str, tuple[nn.Parameter, PreTrainedTokenizerBase]]:
+    """By text encoder its table of words, if that may change, and what spells for it.
+
+    Raises ValueError where that is not known.
+    """
+    may_change, found = {id(weight) for weight in task.editable().values()}, {}
+    pipeline, denoisers = task.denoiser.pipeline, (task.family.denoiser, *task.family.others)
+    for name in (part for part in task.components if part not in denoisers):
+        table = getattr(pipeline, name).get_input_embeddings().weight
+        speller = speller_of(pipeline, name)
+        if id(table) in may_change and speller is None:
+            raise ValueError(
+                f"What spells for {name} is not known, so that its words can't be told apart; "
+                "take --harden.words keep, or leave it out of the components."
+            )
+        if id(table) in may_change:
+            found[name] = table, speller
+    return found
 
 
 @torch.no_grad()
 def blank_words_(task: DiffusionTask) -> dict[str, list[str]]:
     """Put the mean word in the place of words that forget prompts alone hold; these, by encoder."""
-    may_change, blanked = {id(weight) for weight in task.editable().values()}, {}
-    for name, encoder in task.denoiser.encoders.items():
-        table = encoder.get_input_embeddings().weight
-        if id(table) not in may_change:
-            continue
-        tokenizer = getattr(task.denoiser.pipeline, name.replace("text_encoder", "tokenizer"))
+    blanked = {}
+    for name, (table, tokenizer) in _spelt(task).items():
         kept = {prompt.text for prompt in task.prompts.retain} | {""}
         kept |= {prompt.anchor for prompt in task.prompts.forget}
         forgotten, known = (

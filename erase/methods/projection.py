@@ -109,6 +109,11 @@ def projection(task: ProjectedTask, config: ProjectionConfig) -> Erasure:
 
 def _sites(task: ProjectedTask, config: ProjectionConfig) -> dict[str, dict[str, list[str]]]:
     """The places of every target; ValueError if a weight would be edited twice, or none."""
+    if not task.targets:
+        raise ValueError(
+            f"Projection knows no place where {', '.join(task.components)} reads what is "
+            "forgotten; name the denoiser among the components, or choose a trained method."
+        )
     targets = {target: task.sites(target) for target in config.targets or task.targets[:1]}
     names = [name for sites in targets.values() for edited in sites.values() for name in edited]
     if len(set(names)) < len(names):

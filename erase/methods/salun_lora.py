@@ -16,7 +16,7 @@ from erase.core.mask import build_mask
 from erase.core.names import lora_holds, require_nothing_added
 from erase.core.seeds import folded
 from erase.erasure.erasure import Erasure
-from erase.methods import register
+from erase.methods import Needs, register
 from erase.methods.salun import (
     Density,
     RelabellingConfig,
@@ -47,7 +47,12 @@ class SalUnLoRAConfig(RelabellingConfig):
     density: Density = 0.1
 
 
-@register("salun_lora", SalUnLoRAConfig, needs=relabelling_needs)
+def _needs(task: TrainedTask, config: SalUnLoRAConfig) -> Needs:
+    _layers(task)
+    return relabelling_needs(task, config)
+
+
+@register("salun_lora", SalUnLoRAConfig, needs=_needs)
 def salun_lora(task: TrainedTask, config: SalUnLoRAConfig) -> Erasure:
     """SalUn's objective (Fan et al., ICLR 2024) on LoRA weights where the saliency mask is dense.
 
@@ -80,16 +85,30 @@ def _ranks(task: TrainedTask, config: SalUnLoRAConfig) -> dict[str, int]:
     """The rank of every layer that gets one, by canonical name."""
     mask = build_mask(saliency(task, "signed_sum"), config.density)
     shares = {
-        layer: mask.tensors[f"{layer}.weight"].float().mean().item()
-        for component, module in task.components.items()
-        for layer in projectable_layers(module, component)
-        if f"{layer}.weight" in mask.tensors and lora_holds(f"{layer}.weight")
+        layer: mask.tensors[f"{layer}.weight"].float().mean().item() for layer in _layers(task)
     }
-    largest = max(shares.values(), default=0.0)
+    largest = max(shares.values())
     if not largest:
         raise ValueError("No layer that LoRA can edit is salient; raise density.")
     ranks = {layer: round(config.rank * share / largest) for layer, share in shares.items()}
     return {layer: rank for layer, rank in ranks.items() if rank}
+
+
+def _layers(task: TrainedTask) -> list[str]:
+    """The layers that may change and that LoRA can edit; ValueError if there are none."""
+    weights = task.parameters()
+    layers = [
+        layer
+        for component, module in task.components.items()
+        for layer in projectable_layers(module, component)
+        if f"{layer}.weight" in weights and lora_holds(f"{layer}.weight")
+    ]
+    if not layers:
+        raise ValueError(
+            f"No layer of {', '.join(task.components)} that may change can be edited by LoRA; "
+            "widen the components or the patterns, or take the method salun."
+        )
+    return layers
 
 
 @contextmanager

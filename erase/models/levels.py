@@ -1,7 +1,7 @@
 """How much noise a denoiser's input holds at each step of a draw, found by answering for it."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -37,12 +37,17 @@ class Levels:
 
         Raises ValueError if none of the known kinds is what the pipeline draws by.
         """
+        reasons: dict[str, list[str]] = {}
         with _unclipped(self._listener.pipeline.scheduler):
-            *first, last = (steps,) if steps else STEPS
-            for count in first:
-                with suppress(ValueError):
+            if steps:
+                return self._found(steps)
+            for count in STEPS:
+                try:
                     return self._found(count)
-            return self._found(last)
+                except ValueError as error:
+                    reasons.setdefault(str(error), []).append(str(count))
+        told = (f"in {' and '.join(counts)} steps {why}" for why, counts in reasons.items())
+        raise ValueError("; ".join(told))
 
     def _found(self, steps: int) -> Ladder:
         self._options: dict[str, Any] = {"num_inference_steps": steps}

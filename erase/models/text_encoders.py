@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
@@ -41,12 +42,13 @@ def _is_heard(listener: Listener, encoder: nn.Module, denoisers: Sequence[str]) 
 def speaks_clip(pipeline: DiffusionPipeline, encoder: str) -> bool:
     """Whether a text encoder is CLIP's, and words are spelt for it."""
     clip = type(getattr(pipeline, encoder)).__name__.startswith("CLIPText")
-    return clip and getattr(pipeline, tokenizer_name(encoder), None) is not None
+    return clip and speller_of(pipeline, encoder) is not None
 
 
-def tokenizer_name(encoder: str) -> str:
-    """The component that spells for a text encoder."""
-    return encoder.replace("text_encoder", "tokenizer")
+def speller_of(pipeline: DiffusionPipeline, encoder: str) -> Any:
+    """The tokenizer that spells for a text encoder, by its name; None where there is none."""
+    speller = getattr(pipeline, encoder.replace("text_encoder", "tokenizer"), None)
+    return getattr(speller, "tokenizer", speller)  # a processor's
 
 
 @contextmanager

@@ -70,11 +70,16 @@ class DiffusionTaskConfig(Config):
     relearning_rate: Positive[float] = 1e-3
 
     @property
-    def adversary_kind(self) -> type[Adversary] | None:
+    def adversary_name(self) -> AdversaryName | None:
         """What trains against the model, if anything does."""
         if self.adversary != "none":
-            return ADVERSARIES[self.adversary]
-        return ADVERSARIES["prefix"] if self.adversary_steps else None
+            return self.adversary
+        return "prefix" if self.adversary_steps else None
+
+    @property
+    def adversary_kind(self) -> type[Adversary] | None:
+        """Its class."""
+        return ADVERSARIES[self.adversary_name] if self.adversary_name else None
 
     def of_list(self, count: int) -> "DiffusionTaskConfig":
         """The same of so many concepts."""
@@ -113,6 +118,6 @@ class DiffusionTaskConfig(Config):
             others = [name for name, other in ADVERSARIES.items() if not other.hindrance(family)]
             mend = "".join(f"take --task.adversary {name}, or " for name in others)
             raise ValueError(
-                f"adversary_steps is {self.adversary_steps or USUAL_STEPS}, but a pipeline of "
-                f"family {family.name} {why}; {mend}leave it at 0."
+                f"The adversary {self.adversary_name} cannot serve a pipeline of family "
+                f"{family.name}: {why}; {mend}leave --task.adversary and adversary_steps out."
             )

@@ -31,9 +31,11 @@ class Led:
         self._sampling = sampling
         try:
             self._ladder = self._known.levels(self._plain).found(sampling.steps) if steps else None
-        except ValueError as error:
+        except (ValueError, LookupError) as error:
+            own = isinstance(error, LookupError)  # as of one step with a scheduler of many
+            why = f"its own call fails there ({error})" if own else error
             raise ValueError(
-                f"A {self._known.pipeline} can't be led in {sampling.steps} steps: {error}; take "
+                f"A {self._known.pipeline} can't be led in {sampling.steps} steps: {why}; take "
                 "more of them, another scheduler, or other attacks."
             ) from error
 

@@ -31,9 +31,10 @@ class EditSites:
     def sites(self, target: str) -> dict[str, list[str]]:
         """The places of a target, and which weights read there; ValueError if there are none."""
         if target not in self.targets:
+            others = f", or of the targets {', '.join(self.targets)}" if self.targets else ""
             raise ValueError(
                 f"The components {', '.join(self.components)} have no target {target}; choose "
-                f"other components, or of the targets {', '.join(self.targets)}."
+                f"other components{others}."
             )
         if target != TEXT:
             return {name: [f"{name}.weight"] for name in self.layers(target)}

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from erase.core.activations import hooks_are_heard
 from erase.core.precision import widened
 from erase.core.shards import full_tensor
-from erase.models.text_encoders import tokenizer_name
+from erase.models.text_encoders import speller_of
 from erase.tasks.diffusion.denoiser import PLACEHOLDER, ConditionedDenoiser
 
 Vectors = Mapping[str, Tensor]  # of words, by text encoder: [k, width]
@@ -23,7 +23,7 @@ def placeholders(count: int) -> str:
 
 def tokenizer_of(denoiser: ConditionedDenoiser) -> PreTrainedTokenizerBase:
     """What spells for the first of the text encoders in which words can be searched."""
-    return getattr(denoiser.pipeline, tokenizer_name(next(iter(denoiser.word_encoders))))
+    return speller_of(denoiser.pipeline, next(iter(denoiser.word_encoders)))
 
 
 def vocabularies(denoiser: ConditionedDenoiser) -> Vectors:
@@ -62,7 +62,7 @@ def placeholder_embeddings(
 
     hooks = {}
     for name, wanted in vectors.items():
-        tokenizer = getattr(denoiser.pipeline, tokenizer_name(name))
+        tokenizer = speller_of(denoiser.pipeline, name)
         (number,) = tokenizer(PLACEHOLDER, add_special_tokens=False).input_ids
         hooks[name] = partial(replaced, wanted, number)
     return embeddings_as(denoiser, hooks)

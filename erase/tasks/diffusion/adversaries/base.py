@@ -81,8 +81,8 @@ class Words(Adversary):
 
     @staticmethod
     def hindrance(family: Family) -> str:
-        """There are none that may change."""
-        none = "has no text encoder that may change, in whose words an adversary could speak"
+        """Learned families' are not searched in training, whichever of them may change."""
+        none = "it looks for words in CLIP text encoders that change by default, and there is none"
         return "" if family.encoders else none
 
     def found(self, batch: DiffusionBatch) -> Found:

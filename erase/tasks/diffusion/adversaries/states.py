@@ -25,7 +25,8 @@ class States(Adversary):
     @staticmethod
     def hindrance(family: Family) -> str:
         """Learned families' states are not told apart from what else their denoisers are given."""
-        return "tells of no text states that could be shifted" if family.learned else ""
+        untold = "it shifts text states, which are not told apart in what a learned class is given"
+        return untold if family.learned else ""
 
     def found(self, batch: DiffusionBatch) -> Found:
         """The shift [B, tokens, width]."""
