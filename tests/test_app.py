@@ -114,6 +114,16 @@ def test_options_reach_the_config_within():
     assert config.training.use_ema is True
 
 
+def test_a_number_that_has_a_word_for_none_is_still_a_number():
+    """harden.forget_share is a share, or 0."""
+    config = methods()["harden"].config()
+    (share,) = (option for option in options_of(type(config)) if option.key == "forget_share")
+    assert share.kind is float
+    for value in (0, 0.1):
+        text = f'{{"forget_share": {value}}}'
+        assert with_options(config, text, PUBLIC).forget_share == value
+
+
 def test_a_visitor_has_what_they_made_and_nobody_elses():
     visitors = Visitors({"shared": Made("shared", Erasure({}))}, Limits(erasures=2, visitors=2))
     one, other = visitors.of("one"), visitors.of("../../../etc")

@@ -11,7 +11,7 @@ import pandas as pd
 from erase.app.context import LINE, PRIVATE, Context
 from erase.app.figures import markdown_table, note, protocol_of
 from erase.app.forms import options_form
-from erase.app.jobs import Progress, Tell, followed
+from erase.app.jobs import Tell
 from erase.app.options import with_options
 from erase.app.settings import require_within
 from erase.app.shelf import STORED, stored_attacks
@@ -53,17 +53,14 @@ def attack_tab(context: Context) -> gr.Dropdown:
         run_, output = _prepared(context, name, attack, options, prompts, request)
         studio = context.studio
 
-        def work(tell: Tell) -> AttackReport | None:
+        def work(tell: Tell) -> tuple:
             with studio.lock:
-                return run_attacks(run_, output, studio.model, studio.judge, studio.oracle)
+                report = run_attacks(run_, output, studio.model, studio.judge, studio.oracle)
+            assert report  # the app is one process
+            rows, picture, frame = _shown(report, output, attack, studio.always_screened)
+            return "Done.", rows, picture, _plot(frame)
 
-        limit = context.limits.seconds
-        for event in followed(work, context.visitor(request).job(), limit):
-            if isinstance(event, Progress):
-                yield str(event), gr.skip(), gr.skip(), gr.skip()
-            else:
-                rows, picture, frame = _shown(event, output, attack, studio.always_screened)
-                yield "Done.", rows, picture, _plot(frame)
+        yield from context.carried_out(context.visitor(request), work, 3)
 
     button.click(
         attacked, [chosen, attack, options, prompts], shows, api_name="attack",
@@ -115,10 +112,8 @@ def _prepared(
     request: gr.Request,
 ) -> tuple[AttackRun, Path]:  # fmt: skip
     """The run that was asked for, within the limits, and its folder."""
-    if not name:
-        raise ValueError("No erasure is chosen; choose one, or make one under Erase.")
     visitor = context.visitor(request)
-    (made,) = context.visitors.chosen(visitor, [name])
+    (made,) = context.visitors.some(visitor, name)
     if made.folder is None:
         raise ValueError(f"{name} is being measured; wait until it is.")
     require_within("The number of prompts", prompts, LEAST, context.limits.pictures)

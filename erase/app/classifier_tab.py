@@ -7,9 +7,9 @@ from pathlib import Path
 import gradio as gr
 
 from erase.app.context import LINE, Context
-from erase.app.figures import markdown_table, note, protocol_of
+from erase.app.figures import markdown_table, protocol_of
 from erase.app.forms import options_form
-from erase.app.jobs import Progress, followed
+from erase.app.jobs import Tell
 from erase.app.options import with_options
 from erase.app.settings import require_one_of
 from erase.app.shelf import STORED, stored_digits
@@ -25,7 +25,6 @@ PICTURES = {
     "boundary.png": "Answers on the plane through a forgotten and two other samples",
     "attribution.png": "What the true class' logit rests on (integrated gradients)",
 }
-EMPTY = "Choose a class of digits and a method."
 DIGITS = tuple("0123456789")
 # Small enough that two trainings are worth waiting for.
 MODEL, EPOCHS, WEIGHTS = "shufflenet_v2_x0_5", 20, "digits.safetensors"
@@ -70,12 +69,13 @@ def classifier_tab(context: Context) -> None:
         visitor = context.visitor(request)
         output = visitor.folder / "classifier"
         shutil.rmtree(output, ignore_errors=True)
-        limit = context.limits.seconds
-        for event in followed(lambda tell: classify(run_, output), visitor.job(), limit):
-            if isinstance(event, Progress):
-                yield str(event), gr.skip(), gr.skip()
-            else:
-                yield _shown(event, output)
+
+        def work(tell: Tell) -> tuple:
+            report = classify(run_, output)
+            assert report  # the app is one process
+            return _shown(report, output)
+
+        yield from context.carried_out(visitor, work, 2)
 
     button.click(
         classified, [gone, method, options], [status, table, pictures], api_name="classify",
@@ -85,11 +85,9 @@ def classifier_tab(context: Context) -> None:
 
 def _stored() -> tuple[str, str, list[tuple[str, str]]]:
     """A digit that was forgotten before the package was published."""
-    kept = stored_digits()
-    if kept is None:
-        return "", note(EMPTY), []
-    said, rows, pictures = _shown(*kept)
-    return f"{STORED} {kept[0].request}, by {kept[0].method}. {said}", rows, pictures
+    report, folder = stored_digits()
+    said, rows, pictures = _shown(report, folder)
+    return f"{STORED} {report.request}, by {report.method}. {said}", rows, pictures
 
 
 def _shown(report: GapReport, folder: Path) -> tuple[str, str, list[tuple[str, str]]]:

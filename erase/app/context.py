@@ -9,7 +9,7 @@ from typing import Any, get_type_hints
 
 import gradio as gr
 
-from erase.app.jobs import Cancelled
+from erase.app.jobs import Cancelled, Progress, Tell, followed
 from erase.app.settings import Limits, require_types
 from erase.app.studio import Studio
 from erase.app.visitors import Visitor, Visitors
@@ -48,6 +48,14 @@ class Context:
             return "Cancelling …" if busy else ""
 
         button.click(stop, None, status, queue=False, **PRIVATE)
+
+    def carried_out(
+        self, visitor: Visitor, work: Callable[[Tell], tuple], rest: int
+    ) -> Iterator[tuple]:
+        """How far a visitor's job is, beside so many parts that stay; then all that it shows."""
+        for event in followed(work, visitor.job(), self.limits.seconds):
+            done = not isinstance(event, Progress)
+            yield event if done else (str(event), *[gr.skip()] * rest)
 
 
 def plainly(handler: Callable) -> Callable:

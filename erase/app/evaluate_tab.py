@@ -7,8 +7,8 @@ import gradio as gr
 import pandas as pd
 
 from erase.app.context import LINE, PRIVATE, Context
-from erase.app.figures import figure, note
-from erase.app.jobs import Progress, Tell, followed
+from erase.app.figures import note, shares_html
+from erase.app.jobs import Tell
 from erase.app.shelf import READY, STORED, stored_attacks
 from erase.app.visitors import Made
 from erase.evaluate.pictures.matrix import canvas_matrix, save_heat_maps, ua_ira_cra
@@ -90,10 +90,8 @@ def _matrix_part(context: Context, chosen: gr.Dropdown, known: Catalogue) -> Non
 
     def matrix(name: str | None, request: gr.Request) -> Iterator[tuple]:
         """UA, IRA and CRA over every object in every style, one picture a cell."""
-        if not name:
-            raise ValueError("No erasure is chosen; choose one, or make one under Erase.")
         visitor = context.visitor(request)
-        (made,) = context.visitors.chosen(visitor, [name])
+        (made,) = context.visitors.some(visitor, name)
         judge = studio.judge
         if judge is None:
             raise ValueError("There is no judge for this model; start the app with --judge.")
@@ -107,18 +105,9 @@ def _matrix_part(context: Context, chosen: gr.Dropdown, known: Catalogue) -> Non
                 f"one picture a cell, {studio.model.sampling.steps} steps, "
                 f"judge {judge.fingerprint}"
             )
-            return _summary(ua_ira_cra(found, asked), protocol), str(path)
+            return shares_html(ua_ira_cra(found, asked), protocol), str(path)
 
-        for event in followed(work, visitor.job(), context.limits.seconds):
-            if isinstance(event, Progress):
-                yield str(event), gr.skip()
-            else:
-                yield event
+        yield from context.carried_out(visitor, work, 1)
 
     button.click(matrix, chosen, [status, heat], api_name="matrix", show_progress="hidden", **LINE)
     context.cancels(gr.Button("Cancel", variant="stop", size="sm"), status)
-
-
-def _summary(shares: dict[str, float], protocol: str) -> str:
-    parts = [f"{name} {figure(f'{100 * share:.1f} %', protocol)}" for name, share in shares.items()]
-    return ", ".join(parts)

@@ -1,5 +1,6 @@
 """Figures as the page shows them: each says on hover, and to a screen reader, how it was taken."""
 
+from collections.abc import Mapping, Sequence
 from html import escape
 
 from erase.evaluate.reports import AttackReport, GapReport, Report
@@ -25,23 +26,22 @@ def protocol_of(report: Report | AttackReport | GapReport) -> str:
     return "; ".join(f"{key} {value}" for key, value in report.protocol.items())
 
 
+def shares_html(shares: Mapping[str, float], protocol: str) -> str:
+    """Named shares in per cent, in one line."""
+    parts = [f"{name} {figure(f'{100 * share:.1f} %', protocol)}" for name, share in shares.items()]
+    return ", ".join(parts)
+
+
 def report_html(report: Report) -> str:
     """The accuracies of base, erased and oracle as a table, with their intervals."""
     protocol = protocol_of(report)
-    head = "".join(f"<th scope='col'>{escape(name)}</th>" for name in ("", *report.metrics, "n"))
-    body = "".join(
-        f"<tr><th scope='row'>{escape(name)}</th>"
-        + "".join(f"<td>{figure(cell, protocol)}</td>" for cell in cells)
-        + f"<td>{n}</td></tr>"
+    rows = [
+        [escape(name), *(figure(cell, protocol) for cell in cells), n]
         for name, *cells, n in metric_rows(report)
-    )
-    derived = ", ".join(
-        f"{name} {figure(f'{100 * value:.1f} %', protocol)}"
-        for name, value in report.derived.items()
-    )
+    ]
     return (
-        f'<table class="report"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
-        f"<p>{derived}. Suppressed under this protocol, not proved removed.</p>"
+        f"{_table(['', *report.metrics, 'n'], rows)}<p>{shares_html(report.derived, protocol)}. "
+        "Suppressed under this protocol, not proved removed.</p>"
         f"<p>{escape(neighbours_line(report))}</p>"
     )
 
@@ -53,14 +53,18 @@ def markdown_table(text: str, protocol: str = "") -> str:
     """
     lines = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("|")]
     head, _, *rows = [[cell.strip() for cell in cells] for cells in lines]
+    shown = [
+        [escape(first), *(figure(c, protocol) if protocol else escape(c) for c in cells)]
+        for first, *cells in rows
+    ]
+    return f'<div class="scroll">{_table(head, shown)}</div>'
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """An HTML table of a head of texts, and rows of HTML that begin with what each is called."""
     top = "".join(f"<th scope='col'>{escape(name)}</th>" for name in head)
     body = "".join(
-        f"<tr><th scope='row'>{escape(first)}</th>"
-        + "".join(f"<td>{figure(c, protocol) if protocol else escape(c)}</td>" for c in cells)
-        + "</tr>"
+        f"<tr><th scope='row'>{first}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
         for first, *cells in rows
     )
-    return (
-        f'<div class="scroll"><table class="report"><thead><tr>{top}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
-    )
+    return f'<table class="report"><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>'

@@ -8,9 +8,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from docstring_parser import parse_from_object
 
-from erase.app.settings import Limits
+from erase.app.settings import Limits, require_one_of, require_types
 from erase.runs.calibrate import with_setting
-from erase.support.config import LARGEST
 from erase.support.errors import first_line
 from erase.training.config import WATCHING
 
@@ -45,7 +44,7 @@ def _kind_of(hint: Any) -> type | tuple[str, ...] | None:
     """What a form can ask for; unions are taken at the first kind that it can."""
     if hint in (int, float, bool):
         return hint
-    if get_origin(hint) is Literal:
+    if get_origin(hint) is Literal and isinstance(get_args(hint)[0], str):
         return get_args(hint)
     if get_origin(hint) in (Union, types.UnionType):
         kinds = [kind for kind in map(_kind_of, get_args(hint)) if kind]
@@ -75,17 +74,10 @@ def with_options(config: Any, text: str, limits: Limits) -> Any:
 def _checked(option: Option, value: Any, limits: Limits) -> Any:
     kind = option.kind
     if isinstance(kind, tuple):
-        if not any(type(value) is type(one) and value == one for one in kind):
-            known = ", ".join(map(str, kind))
-            raise ValueError(f"{option.key} is {str(value)[:40]!r}; choose of {known}.")
+        require_one_of(option.key, value, kind)
         return value
-    fits = isinstance(value, (int, float)) and (kind is bool) == isinstance(value, bool)
-    fits = fits and abs(value) <= LARGEST  # which NaN is not
-    if not fits or (kind is int and value != int(value)):
-        raise ValueError(
-            f"{option.key} is {str(value)[:40]}; give a value of type {kind.__name__}."
-        )
+    require_types({option.key: value}, {option.key: kind})
     most = max(limits.effort, option.default or 0)
     if kind is int and abs(value) > most:
         raise ValueError(f"{option.key} is {value}; at most {most} is done here.")
-    return kind(value)
+    return int(value) if kind is int else value

@@ -14,8 +14,7 @@ STORED = "Stored: measured before the package was published, under the protocol 
 
 def ready_folders(model: str) -> list[Path]:
     """The folders of the erasures of a bundled model, the first to show first; none of another."""
-    folders = [ERASURES / name for name in READY] if model in BUNDLED else []
-    return [folder for folder in folders if folder.is_dir()]
+    return [ERASURES / name for name in READY] if model in BUNDLED else []
 
 
 def stored_attacks(made: Made) -> tuple[AttackReport, Path] | None:
@@ -27,9 +26,7 @@ def stored_attacks(made: Made) -> tuple[AttackReport, Path] | None:
     return AttackReport.from_json(record), folder
 
 
-def stored_digits() -> tuple[GapReport, Path] | None:
+def stored_digits() -> tuple[GapReport, Path]:
     """The report of a class of digits that was forgotten, and its folder of pictures."""
-    path = DIGITS / "report.json"
-    if not path.is_file():
-        return None
-    return GapReport.from_json(json.loads(path.read_text(encoding="utf-8"))), DIGITS
+    record = json.loads((DIGITS / "report.json").read_text(encoding="utf-8"))
+    return GapReport.from_json(record), DIGITS

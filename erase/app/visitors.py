@@ -158,6 +158,12 @@ class Visitors:
         """What this visitor may choose from: what is offered to all, and their own."""
         return self.offered | visitor.made
 
+    def some(self, visitor: Visitor, *names: str | None) -> list[Made]:
+        """The same of those that are named; ValueError if none is."""
+        if not any(names):
+            raise ValueError("No erasure is chosen; choose one, or make one under Erase.")
+        return self.chosen(visitor, [name for name in names if name])
+
     def chosen(self, visitor: Visitor, names: Sequence[str]) -> list[Made]:
         """The named erasures, each once; ValueError for a name that is not theirs."""
         known = self.choices(visitor)

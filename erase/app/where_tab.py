@@ -40,9 +40,7 @@ def where_tab(context: Context) -> list[gr.Dropdown]:
     def where(one: str | None, other: str | None, request: gr.Request) -> tuple:
         """Charts of an erasure's blocks, and the tensors it shares with another."""
         visitor = context.visitor(request)
-        chosen = context.visitors.chosen(visitor, [name for name in (one, other) if name])
-        if not chosen:
-            raise ValueError("No erasure is chosen; choose one, or make one under Erase.")
+        chosen = context.visitors.some(visitor, one, other)
         changed, masked, blocks = _charts(context, chosen[0], visitor)
         said = _meeting(*chosen) if len(chosen) > 1 else ""
         return changed, gr.update(value=masked, visible=masked is not None), blocks, said

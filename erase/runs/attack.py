@@ -81,7 +81,7 @@ def run_attacks(
         asked, family = erasure.facts.asked(), FAMILIES.get(erasure.facts.base.family)
         if family:  # known before the model is opened
             _require_served(run, family)
-        names = run if model or run.model else of_base(run, erasure)
+        names = run if model else of_base(run, erasure)
         opened = open_all(names, asked, model=model, judge=judge, oracle=oracle)
         _require_served(run, opened.task.family)
         configs.update(_serving(run, opened))

@@ -159,7 +159,7 @@ def run_config(asked: HardenRun) -> RunConfig:
     Raises ValueError for a folder that holds no erasure, or one that says neither.
     """
     erasure = Erasure.from_pretrained(asked.erasure)
-    named = asked if asked.model else of_base(asked, erasure)
+    named = of_base(asked, erasure)
     method = replace(named.harden, folder=asked.erasure)
     if asked.effort:
         method = replace(method, effort=asked.effort)

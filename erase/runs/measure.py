@@ -56,8 +56,7 @@ def measure(
     """
     started = time.perf_counter()
     erasure = Erasure.from_pretrained(run.erasure)
-    if not run.model:
-        run = of_base(run, erasure)
+    run = of_base(run, erasure)
 
     def open_() -> Opened:
         size = erasure.recipe.get("task", {}).get("config", {}).get("size", 0)

@@ -60,14 +60,16 @@ class Measures(Names):
                              f"{min(counts)}; draw more.")  # fmt: skip
 
 
-Asked = TypeVar("Asked", bound=OpeningConfig)
+Asked = TypeVar("Asked", bound=Named)
 
 
 def of_base(asked: Asked, erasure: Erasure) -> Asked:
-    """The same, of the erasure's base as its recipe notes it; what is asked of its files wins.
+    """The same, of the erasure's base as its recipe notes it; what is asked wins.
 
-    Raises ValueError if nobody has noted it.
+    Raises ValueError if nobody has noted it, or asks for one.
     """
+    if asked.model:
+        return asked
     noted: dict[str, Any] = {"model": erasure.base_model, **erasure.facts.base.own_files}
     return replace(asked, **noted | asked.own_files)
 
