@@ -16,8 +16,7 @@ from erase.app.shelf import ready_folders
 from erase.app.visitors import Made
 from erase.erasure.algebra import compose, scale
 from erase.erasure.erasure import Erasure
-from erase.evaluate.base import Judge, ReadsCaptions
-from erase.evaluate.pictures.clip import ClipJudge
+from erase.evaluate.base import ReadsCaptions, ReadsNames
 from erase.evaluate.pictures.judges import default_judge, judge_of
 from erase.evaluate.pictures.nudity import EXPOSED, NudityDetector, blurred
 from erase.evaluate.reports import Report
@@ -36,14 +35,11 @@ class Studio:
     def __init__(self, config: AppConfig, limits: Limits):
         self.config, self.limits = config, limits
         self.model = self._opened(config.model, config)
-        self.oracle = None
-        if config.oracle:
-            self.oracle = self._opened(config.oracle, oracle_opening(config))
-        known = self.model.catalogue
-        named = config.judge or default_judge(known)
-        self.judge: Judge | None = None
-        if named:
-            self.judge = judge_of(config.judge, known, self.model.device)
+        oracle = config.oracle
+        self.oracle = self._opened(oracle, oracle_opening(config)) if oracle else None
+        known, device = self.model.catalogue, self.model.device
+        judged = config.judge or default_judge(known)
+        self.judge = judge_of(config.judge, known, device) if judged else None
         self.lock = threading.RLock()
         self._detector: NudityDetector | None = None
         self._drawn: OrderedDict[tuple, Tensor] = OrderedDict()
@@ -142,9 +138,9 @@ class Studio:
         return self.judge.score(self.judge.embed(pictures), [prompt] * len(pictures)).tolist()
 
     def nearest(self, name: str, count: int) -> list[str]:
-        """The objects that a CLIP judge tells least apart from this one; none by another judge."""
+        """The objects that a judge tells least apart from this one; none by one that reads none."""
         objects = self.labels.get("object", [])
-        if not isinstance(self.judge, ClipJudge) or name not in objects:
+        if not isinstance(self.judge, ReadsNames) or name not in objects:
             return []
         return self.judge.nearest("object", name, objects)[:count]
 
