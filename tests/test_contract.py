@@ -106,6 +106,15 @@ PICTURES, SAMPLES = (
 )
 DRAWING = [(m, t) for m in PICTURES for t in (*COMPONENTS, *FAMILIES) if (m, t) not in UNSUPPORTED]
 TABLE = [*DRAWING, *((method, DIGITS) for method in SAMPLES)]
+# Every method on two models that draw, and salun on all; digits are quick.
+SHARED = sorted(
+    {(method, "both") for method in PICTURES}
+    | {(method, FAMILIES[i % len(FAMILIES)]) for i, method in enumerate(PICTURES)}
+    | {("salun", task) for task in (*COMPONENTS, *FAMILIES)}
+    | {(method, DIGITS) for method in SAMPLES}
+)
+OTHERS = sorted({*DRAWING} - {*SHARED})
+RARE = pytest.mark.families
 
 
 @functools.cache
@@ -143,7 +152,7 @@ def test_no_weight_changes_but_those_that_the_method_says_it_trains(erased):
 
 # Two see nothing of the layers: by default on one model of each kind.
 SELECTED = [
-    pytest.param(task, how, marks=pytest.mark.families if rare else ())
+    pytest.param(task, how, marks=RARE if rare else ())
     for task in (*COMPONENTS, *FAMILIES, DIGITS)
     for how in ("top", "random_per_layer", "bottom", "random")
     for rare in [how in ("bottom", "random") and task not in ("both", DIGITS)]
@@ -201,9 +210,11 @@ def test_saved_and_loaded_are_equal(erased, tmp_path):
         assert torch.equal(delta.dense(), back.deltas[name].dense())
 
 
-def test_same_seed_gives_the_same_bytes(erased, tmp_path):
-    erasure, _, method, task = erased
-    again, _ = erase_tiny(method, task)
+@pytest.mark.parametrize(
+    ("method", "task"), [*SHARED, *(pytest.param(*pair, marks=RARE) for pair in OTHERS)]
+)
+def test_same_seed_gives_the_same_bytes(method, task, tmp_path):
+    erasure, again = erased_once(method, task)[0], erase_tiny(method, task)[0]
     for name, one in (("one", erasure), ("two", again)):
         one.save_pretrained(tmp_path / name)
     one, two = (sorted((tmp_path / name).iterdir()) for name in ("one", "two"))
@@ -253,12 +264,12 @@ def more_erasures(pipeline) -> dict[str, Erasure]:
     return {"salun-lora": cut, "projection-layers": everywhere}
 
 
-def exported(family: str, folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, bool]]:
+def exported(pairs, family: str, folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, bool]]:
     """What every erasure of the family draws here, and whether it was left there as a LoRA."""
     ours, loras, pipeline = {}, {}, build_host(family)
     base = draw_ghost(pipeline)
     pipeline.save_pretrained(folder / family / "base")
-    rows = [(m, t) for m, t in DRAWING if t == family or (family == "sd" and t in COMPONENTS)]
+    rows = [(m, t) for m, t in pairs if t == family or (family == "sd" and t in COMPONENTS)]
     erasures = {f"{method}-{task}": erased_once(method, task)[0] for method, task in rows}
     erasures |= more_erasures(pipeline) if family == "sd" else {}
     for row, erasure in erasures.items():
@@ -275,10 +286,11 @@ def exported(family: str, folder: Path) -> tuple[dict[str, torch.Tensor], dict[s
     return ours, loras
 
 
-def test_plain_diffusers_draws_the_same_from_what_was_exported(tmp_path):
+@pytest.mark.parametrize("pairs", ["SHARED", pytest.param("DRAWING", marks=RARE)])
+def test_plain_diffusers_draws_the_same_from_what_was_exported(pairs, tmp_path):
     ours, loras = {}, {}
     for family in ("sd", *FAMILIES):
-        pictures, kinds = exported(family, tmp_path)
+        pictures, kinds = exported(globals()[pairs], family, tmp_path)
         ours, loras = ours | pictures, loras | kinds
     (tmp_path / "exports.json").write_text(json.dumps(loras))
     subprocess.run([sys.executable, "-c", DRAW], check=True, cwd=tmp_path)
@@ -289,14 +301,6 @@ def test_plain_diffusers_draws_the_same_from_what_was_exported(tmp_path):
         assert (picture - theirs[name]).abs().max() <= tolerance, name
 
 
-# Every method on two models that draw, and salun on all; digits are quick.
-SHARED = sorted(
-    {(method, "both") for method in PICTURES}
-    | {(method, FAMILIES[i % len(FAMILIES)]) for i, method in enumerate(PICTURES)}
-    | {("salun", task) for task in (*COMPONENTS, *FAMILIES)}
-    | {(method, DIGITS) for method in SAMPLES}
-)
-OTHERS = sorted({*DRAWING} - {*SHARED})
 PARALLEL = """
 import sys
 import torch
@@ -314,7 +318,7 @@ for method, task in getattr(test_contract, sys.argv[3]):
 """
 
 
-@pytest.mark.parametrize("pairs", ["SHARED", pytest.param("OTHERS", marks=pytest.mark.families)])
+@pytest.mark.parametrize("pairs", ["SHARED", pytest.param("OTHERS", marks=RARE)])
 def test_one_and_two_processes_agree(pairs, tmp_path):
     # In float64: Adam divides by the gradient's size, so that where a gradient is nearly 0 even
     # rounding errors of float32 show.

@@ -22,7 +22,7 @@ from erase.evaluate.classifiers import report as classifier_report
 
 PATHS = os.pathsep.join(path for path in sys.path if path)
 SD, *OTHERS = AT_HAND[1:]
-GROUPS = {"one pipeline": [SD], "families": OTHERS, "commands": ["classifier", "commands"]}
+GROUPS = {"one pipeline": [SD], "the rest": [*OTHERS, "classifier", "commands"]}
 EVERYWHERE = ("method projection", "method uce", "method salun", "attack prefix")
 OF_TIME = {"seconds", "cost"}
 
