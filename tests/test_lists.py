@@ -6,15 +6,16 @@ import torch
 from test_learned import BUILDERS, build_task
 
 from erase.core.delta import LowRankDelta, truncate_delta
+from erase.core.subspace import subspace_of
 from erase.methods.oce import OCEConfig, concept_means, oce, rotation
 from erase.methods.speed import (
     Problem,
     SPEEDConfig,
     cut,
-    edit_alone,
     landmarks,
-    moment_moved,
+    least_axis,
     null_space_edit,
+    rows_moved,
     share_moved,
     speed,
     summed,
@@ -42,6 +43,7 @@ def kept_and_copies(weight, alone, kept):
     generator = torch.Generator().manual_seed(0)
     steps = torch.randn(10, len(kept), generator=generator, dtype=torch.float64).numpy()
     axis = np.linalg.svd(weight, full_matrices=False)[2][-1]
+    axis *= np.sign(axis[np.abs(axis).argmax()])
     copies = (kept + steps[:, :, None] * axis).reshape(-1, D)
     sizes = np.linalg.norm(copies @ alone.T, axis=1)
     return np.concatenate([kept, copies[sizes > sizes.mean()]])
@@ -67,9 +69,13 @@ def problem(tokens: torch.Tensor = TOKENS, wanted: torch.Tensor = WANTED) -> Pro
     return Problem(*summed(tokens, wanted - tokens), KEPT, FIXED)
 
 
+def counting(weight: torch.Tensor, problem: Problem, config: SPEEDConfig) -> torch.Tensor:
+    return rows_moved(weight, weight @ problem.change.T, problem, config, 0)
+
+
 def edited(problem: Problem, config: SPEEDConfig = CONFIG) -> tuple[torch.Tensor, torch.Tensor]:
-    counted = moment_moved(WEIGHT, problem, config, 0)
-    return null_space_edit(WEIGHT, problem, counted, config)
+    counted = subspace_of(counting(WEIGHT, problem, config))
+    return WEIGHT @ problem.change.T, null_space_edit(problem, counted, config)
 
 
 def relative(found, wanted) -> float:
@@ -118,23 +124,25 @@ def test_landmarks_are_centres_of_what_lies_together():
     assert torch.equal(landmarks(empty[:1], 3), empty[:1])
 
 
-def test_oce_is_its_formula_and_orthogonal():
+@pytest.mark.parametrize("outputs", [OUT, D + 5])
+def test_oce_is_its_formula_and_orthogonal(outputs):
     moment = (KEPT.T @ KEPT / len(KEPT) + 0.1 * torch.eye(D)).double()
-    found = rotation(WEIGHT, TOKENS, WANTED, moment, 3.0)
-    weight, moment = WEIGHT.numpy(), moment.numpy()
+    weight = drawn(outputs, D)
+    found = rotation(weight, TOKENS, WANTED, weight @ moment @ weight.T, 3.0)
+    weight, moment, found = weight.numpy(), moment.numpy(), found.numpy()
     bases = [np.linalg.qr(weight @ rows.numpy().T)[0] for rows in (TOKENS, WANTED)]
     erased, guide = (basis @ basis.T for basis in bases)
     retained = weight @ moment @ weight.T
     scale = 3.0 * np.trace(erased @ retained) / len(TOKENS)
-    left, _, right = np.linalg.svd(-scale * erased @ (np.eye(OUT) - guide) + retained)
-    assert relative(found, left @ right) < 1e-6
-    assert relative(found @ found.T, np.eye(OUT)) < 1e-6
+    left, _, right = np.linalg.svd(-scale * erased @ (np.eye(outputs) - guide) + retained)
+    assert relative(found @ weight, left @ right @ weight) < 1e-6
+    assert relative(found @ found.T, np.eye(outputs)) < 1e-6
 
 
 def test_a_lone_concept_apart_from_its_anchor_is_turned_round_by_oce():
     left, _, _ = torch.linalg.svd(WEIGHT)
     forget, anchor = (torch.linalg.pinv(WEIGHT) @ left[:, :2]).T.split(1)
-    turned = rotation(WEIGHT, forget, anchor, torch.eye(D).double(), 1e6) @ left[:, :2]
+    turned = rotation(WEIGHT, forget, anchor, WEIGHT @ WEIGHT.T, 1e6) @ left[:, :2]
     assert relative(turned, left[:, :2] * torch.tensor([-1.0, 1.0])) < 1e-6
 
 
@@ -154,20 +162,53 @@ def test_speed_tells_what_the_filter_lets_count_beside_the_whole_list(tiny_task)
 
 
 def test_the_filter_keeps_those_that_the_edit_alone_moves_most():
-    alone = edit_alone(WEIGHT, problem())
+    alone = WEIGHT @ problem().change.T @ problem().alone
     sizes = (KEPT @ alone.T).norm(dim=1)
     far = KEPT[sizes >= sizes.mean()]
-    found = moment_moved(WEIGHT, problem(), SPEEDConfig(augment=0), 0)
-    assert torch.allclose(found, far.T @ far / len(far))
-    wide = torch.cat([WEIGHT, WEIGHT])  # more outputs than inputs
-    assert torch.allclose(moment_moved(wide, problem(), SPEEDConfig(augment=0), 0), found)
+    for weight in (WEIGHT, torch.cat([WEIGHT, WEIGHT])):  # also of more outputs than inputs
+        found = counting(weight, problem(), SPEEDConfig(augment=0))
+        assert torch.allclose(found.T @ found / len(found), far.T @ far / len(far))
+
+
+@pytest.mark.parametrize("outputs", [OUT, D + 5])
+def test_those_that_count_have_the_moment_of_tokens_and_copies_of_which_none_is_made(outputs):
+    weight, known = drawn(outputs, D), problem()
+    alone = (weight @ known.change.T @ known.alone).numpy()
+    rows = kept_and_copies(weight.numpy(), alone, KEPT.numpy())
+    found = counting(weight, known, CONFIG)
+    assert len(found) <= len(KEPT) + 1
+    assert relative(found.T @ found / len(found), rows.T @ rows / len(rows)) < 1e-6
+
+
+@pytest.mark.parametrize("outputs", [OUT, D, D + 5])
+def test_the_least_axis_is_the_weights_own_also_where_some_of_it_is_dead(outputs):
+    weight = drawn(outputs, D)
+    last = torch.linalg.svd(weight, full_matrices=False)[2][-1]
+    assert abs(float(least_axis(weight) @ last)) == pytest.approx(1, abs=1e-9)
+    weight[-2:] = 0
+    axis = least_axis(weight)
+    assert float(axis.norm()) == pytest.approx(1)
+    if outputs <= D:
+        assert float((weight @ axis).norm()) < 1e-9 * float(weight.norm())
 
 
 def test_how_far_inputs_move_is_told_by_their_moment():
     change = LowRankDelta(drawn(OUT, 2).float(), drawn(2, D).float())
-    moved, whole = ((KEPT @ made.T).norm() for made in (change.dense().double(), WEIGHT))
-    found = share_moved(WEIGHT, change, KEPT.T @ KEPT / len(KEPT))
-    assert found == pytest.approx(float(moved / whole), abs=1e-6)
+    for kept in (KEPT, KEPT[: D - 1]):  # of fewer than dimensions no moment is made
+        moved, whole = ((kept @ made.T).norm() for made in (change.dense().double(), WEIGHT))
+        found = share_moved(WEIGHT, change, subspace_of(kept))
+        assert found == pytest.approx(float(moved / whole), abs=1e-6)
+
+
+def test_how_far_a_rotation_moves_what_is_retained_is_told_without_another_product(tiny_task):
+    erasure = oce(tiny_task, OCEConfig())
+    ((site, names),) = tiny_task.sites(TEXT).items()
+    kept = subspace_of(concept_means(tiny_task, OCEConfig())[site][2])
+    for name in names:
+        found = share_moved(
+            tiny_task.editable()[name].detach().double(), erasure.deltas[name], kept
+        )
+        assert erasure.recipe["retained_moved"][name] == pytest.approx(found, abs=2e-6)
 
 
 def test_oce_takes_the_mean_of_what_differs_also_of_prompts_of_several_lengths():

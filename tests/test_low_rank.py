@@ -5,7 +5,7 @@ from test_erasure import changed, snapshot
 
 from erase.erasure.erasure import Erasure
 from erase.methods.projection import ProjectionConfig, projection
-from erase.methods.uce import UCEConfig, shared_edit, uce
+from erase.methods.uce import UCEConfig, retained, shared_edit, uce
 from erase.models.tokens import paired_positions
 from erase.prompts.request import EraseRequest, expand
 from erase.tasks.diffusion.task import DiffusionTask, DiffusionTaskConfig
@@ -32,7 +32,7 @@ def test_uce_satisfies_its_normal_equations():
         torch.randn(n, 12, generator=generator, dtype=torch.float64) for n in (30, 30, 40)
     )
     config = UCEConfig(rank=12)
-    up, down = shared_edit(tokens, wanted, kept, config)
+    up, down = shared_edit(tokens, wanted, retained(kept, config), config)
     edit = (up @ down).requires_grad_()
     ridge = tokens.T @ tokens / 30 + kept.T @ kept / 40
     penalty = 1e-3 * ridge.diagonal().mean()

@@ -18,8 +18,9 @@ from erase.core.projection import (
     oblique,
     orthogonal,
 )
-from erase.core.subspace import SubspaceFitter
+from erase.core.subspace import SubspaceFitter, gram, subspace_of
 from erase.methods.projection import DEFAULTS
+from erase.methods.speed import strong_basis
 
 
 def activations(count: int, dimension: int, rank: int, seed: int) -> torch.Tensor:
@@ -51,6 +52,22 @@ def test_streamed_moments_give_the_svd_of_the_stacked_activations(count):
     inputs = activations(3, 12, 12, 1).T
     assert torch.allclose(subspace.scale(inputs, 5.0), scaled @ inputs)
     assert torch.allclose(subspace.means[0, 0], samples.mean(0))
+
+
+@pytest.mark.parametrize("count", [2, 7, 200])
+def test_a_subspace_tells_the_energy_of_what_is_made_of_it_and_its_strong_directions(count):
+    samples, matrix = activations(count, 12, 12, 0), activations(5, 12, 12, 1)
+    subspace = subspace_of(samples)
+    assert (subspace.gram is None) == (count < 12)
+    assert torch.allclose(gram(samples), samples.T @ samples)
+    energy = (samples @ matrix.T).square().sum() / count
+    assert torch.allclose(subspace.energy(matrix), energy)
+    basis, energies = subspace.axes
+    for strong in range(len(energies)):
+        found = strong_basis(subspace, float(energies[strong]) * 1.001 / count)
+        assert found.shape == (12, strong)
+        wanted = basis[:, :strong]
+        assert torch.allclose(found @ found.T, wanted @ wanted.T, atol=1e-8)
 
 
 def test_the_scaled_projection_is_kodges():

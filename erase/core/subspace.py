@@ -20,6 +20,12 @@ def eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:
         return values.flip(0), vectors.flip(1)
 
 
+def gram(rows: Tensor) -> Tensor:
+    """X^T X [d, d] of rows X [n, d], on the CPU, in half the products, as it is symmetric."""
+    array = rows.detach().numpy()
+    return torch.from_numpy(array.T @ array)  # of which NumPy has BLAS' syrk make one half
+
+
 @dataclass(frozen=True)
 class Subspace:
     """The second moments of activations: `count` stacked ones X, or X^T X where those are fewer.
@@ -77,8 +83,13 @@ class Subspace:
 
     def moment(self) -> Tensor:
         """The second moments X^T X / n [d, d]."""
-        gram = self.rows.T @ self.rows if self.gram is None else self.gram
-        return gram / self.count
+        return (gram(self.rows) if self.gram is None else self.gram) / self.count
+
+    def energy(self, matrix: Tensor) -> Tensor:
+        """The mean |A x|^2 of the activations x, for a matrix A [o, d]."""
+        if self.gram is None:
+            return (matrix @ self.rows.T).square().sum() / self.count
+        return (matrix @ self.gram * matrix).sum() / self.count
 
     def moment_about(self, centre: Tensor) -> Tensor:
         """The second moments of X - centre [d, d]; groups must be of about one size."""
@@ -90,6 +101,12 @@ class Subspace:
         basis, energies = self.axes
         reached = energies.cumsum(0) / energies.sum()
         return basis[:, : int((reached < share).sum()) + 1]
+
+
+def subspace_of(rows: Tensor) -> Subspace:
+    """The subspace of rows [n, d] that belong to no group."""
+    few, none = len(rows) < rows.shape[1], rows[:0]
+    return Subspace(rows if few else none, None if few else gram(rows), none[:, None], len(rows))
 
 
 def _solve_shifted(matrix: Tensor, right: Tensor) -> Tensor:

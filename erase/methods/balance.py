@@ -22,6 +22,7 @@ from erase.core.subspace import SubspaceFitter
 from erase.erasure.erasure import Erasure
 from erase.methods import register
 from erase.methods.projection import losing
+from erase.methods.rece import sum_of_grams
 from erase.methods.uce import exact
 from erase.prompts.request import Prompt
 from erase.prompts.request import by_group as groups_of
@@ -80,7 +81,7 @@ def balance(task: DiffusionTask, config: BalanceConfig) -> Erasure:
     for site, edited in task.sites(TEXT).items():
         (forget, forget_held), (retain, retain_held) = (of_set[site] for of_set in read.values())
         fit, held = Heard(forget.fit(), retain.fit()), Heard(forget_held.fit(), retain_held.fit())
-        gram = _gram([weights[name] for name in edited])
+        gram = sum_of_grams(weights[name] for name in edited)
         found = searched(fit, Trial(held, fit.gaps, gram, config.left))
         whole = Heard(forget.merge(forget_held).fit(), retain.merge(retain_held).fit())
         trial = Trial(held, whole.gaps, gram, config.left)
@@ -137,11 +138,6 @@ def _readings(task: DiffusionTask, texts: Sequence[str]) -> Iterator[tuple[str, 
     for start in range(0, len(texts), AT_ONCE):
         for site, rows in task.readings(texts[start : start + AT_ONCE]).items():
             yield site, exact(task.denoiser.placed(site, rows))
-
-
-def _gram(weights: Sequence[Tensor]) -> Tensor:
-    """The sum of W^T W [d, d], by which what all these weights make of an input is measured."""
-    return sum((exact(w.detach()).T @ exact(w.detach()) for w in weights), torch.zeros(()))
 
 
 def _of_fitting_rank(

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from erase.core.delta import DenseDelta
+from erase.core.subspace import gram, subspace_of
 from erase.erasure.erasure import Erasure
 from erase.methods import register
-from erase.methods.speed import cut, moment, share_moved
+from erase.methods.speed import cut, share, share_moved
 from erase.methods.uce import exact, retained_tokens, sampled
 from erase.prompts.request import by_group
 from erase.support.config import Config, NotNegative, Positive
@@ -58,15 +59,21 @@ def oce(task: DiffusionTask, config: OCEConfig) -> Erasure:
     """
     weights, deltas, moved, lost = task.editable(), {}, {}, {}
     for site, (forget, anchors, kept) in concept_means(task, config).items():
-        retained = moment(kept)
-        ridge = config.ridge * retained.diagonal().mean() * torch.eye(len(retained)).double()
+        retained = subspace_of(kept)
+        moment = retained.moment()
+        ridge = config.ridge * moment.diagonal().mean()
         for name in task.sites(TEXT)[site]:
             weight = exact(weights[name].detach())
-            turn = rotation(weight, forget, anchors, retained + ridge, config.erase)
-            change = turn @ weight - weight
-            whole = DenseDelta(change.float())
-            deltas[name], lost[name] = cut(whole, config.rank) if config.rank else (whole, 0.0)
-            moved[name] = share_moved(weight, deltas[name], retained)
+            outputs = weight @ moment @ weight.T
+            known = outputs + ridge * gram(weight.T)
+            turn = rotation(weight, forget, anchors, known, config.erase)
+            whole = DenseDelta((turn @ weight - weight).float())
+            if config.rank:
+                deltas[name], lost[name] = cut(whole, config.rank)
+                moved[name] = share_moved(weight, deltas[name], retained)
+            else:  # |P y - y|^2 = 2 (|y|^2 - y P y) for outputs y, as P is orthogonal
+                deltas[name], lost[name], energy = whole, 0.0, outputs.trace()
+                moved[name] = share(2 * (energy - (turn * outputs).sum()), energy)
     return Erasure(deltas, {"retained_moved": moved, "left_out": lost})
 
 
@@ -88,14 +95,18 @@ def concept_means(task: DiffusionTask, config: OCEConfig) -> dict[str, tuple[Ten
 
 
 def rotation(
-    weight: Tensor, forget: Tensor, anchors: Tensor, moment: Tensor, erase: float
+    weight: Tensor, forget: Tensor, anchors: Tensor, retained: Tensor, erase: float
 ) -> Tensor:
-    """The orthogonal P [o, o] nearest to W K W^T - erase R (I - R*), for W [o, d] and K [d, d].
+    """The orthogonal P [o, o] nearest to W K W^T - erase R (I - R*), for W [o, d].
 
-    R and R* project onto what W makes of the rows of forget and anchors [n, d]; erase is in units
-    of the mean energy of W K W^T along R.
+    retained is W K W^T [o, o]. R and R* project onto what W makes of the rows of forget and anchors
+    [n, d]; erase is in units of the mean energy of W K W^T along R.
     """
-    retained = weight @ moment @ weight.T
+    outputs, inputs = weight.shape
+    if outputs > inputs:  # P leaves alone what W never says
+        basis, weight = torch.linalg.qr(weight)
+        turn = rotation(weight, forget, anchors, basis.T @ retained @ basis, erase)
+        return torch.eye(outputs).double() + basis @ (turn - torch.eye(inputs).double()) @ basis.T
     erased, guide = (span(weight @ rows.T) for rows in (forget, anchors))
     scale = erase * torch.trace(erased.T @ retained @ erased) / erased.shape[1]
     away = erased @ (erased.T - erased.T @ guide @ guide.T)

@@ -1,12 +1,13 @@
 """RECE: UCE in rounds, each against the embeddings that would bring the concept back."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from erase.core.subspace import gram
 from erase.erasure.erasure import Erasure
 from erase.methods import register
 from erase.methods.uce import PUBLISHED as PUBLISHED_UCE
@@ -16,6 +17,7 @@ from erase.methods.uce import (
     editing_tokens,
     exact,
     factors,
+    retained,
     shared_edit,
 )
 from erase.prompts.request import sample
@@ -66,25 +68,31 @@ def rece(task: DiffusionTask, config: RECEConfig) -> Erasure:
     """
     parameters, edits = task.editable(), {}
     positions = _by_position(task, config.later) if config.start == "edited" else {}
-    for site, tokens in editing_tokens(task, config.uce).items():
-        weights = [parameters[name].detach().cpu().double() for name in task.sites(TEXT)[site]]
+    for site, (tokens, wanted, kept) in editing_tokens(task, config.uce).items():
+        read_by = sum_of_grams(parameters[name] for name in task.sites(TEXT)[site])
+        problem = tokens, wanted, retained(kept, config.uce)
         if config.start == "edited":
-            first = shared_edit(*tokens, config.uce)
-            edits[site] = _edit_onwards(weights, first, *positions[site], config)
+            first = shared_edit(*problem, config.uce)
+            edits[site] = _edit_onwards(read_by, first, *positions[site], config)
         else:
-            edits[site] = _edit_in_rounds(weights, *tokens, config)
+            edits[site] = _edit_in_rounds(read_by, *problem, config)
     rank = max(len(down) for _, down in edits.values())
     return Erasure(edit_deltas(task, edits), {"rank": rank, "rounds": config.rounds})
 
 
+def sum_of_grams(weights: Iterable[Tensor]) -> Tensor:
+    """The sum of W^T W [d, d], by which what all these weights make of an input is measured."""
+    return sum((gram(exact(weight.detach())) for weight in weights), torch.zeros(()))
+
+
 def _edit_in_rounds(
-    weights: Sequence[Tensor], tokens: Tensor, wanted: Tensor, kept: Tensor, config: RECEConfig
+    read_by: Tensor, tokens: Tensor, wanted: Tensor, kept: Tensor, config: RECEConfig
 ) -> tuple[Tensor, Tensor]:
     """The factors of the last round's edit at one place."""
     sources, targets = tokens, wanted
     for _ in range(config.rounds):
         up, down = shared_edit(sources, targets, kept, config.uce)
-        derived = adversarial_tokens(weights, up @ down, tokens, config)
+        derived = adversarial_tokens(read_by, up @ down, tokens, config)
         sources, targets = torch.cat([sources, derived]), torch.cat([targets, wanted])
     return shared_edit(sources, targets, kept, config.uce)
 
@@ -105,7 +113,7 @@ def _by_position(
 
 
 def _edit_onwards(
-    weights: Sequence[Tensor],
+    read_by: Tensor,
     first: tuple[Tensor, Tensor],
     tokens: Tensor,
     wanted: Tensor,
@@ -113,25 +121,24 @@ def _edit_onwards(
     config: RECEConfig,
 ) -> tuple[Tensor, Tensor]:
     """The factors of all edits at one place together: W (I + M) (I + M') ... - W."""
+    added = retained(kept, config.later)
     identity = torch.eye(tokens.shape[1], dtype=tokens.dtype)
     edited, (up, down) = identity, first
     for _ in range(config.rounds):
         edited = edited + edited @ up @ down
-        derived = adversarial_tokens(weights, edited - identity, tokens, config)
-        up, down = shared_edit(derived, wanted, kept, config.later)
+        derived = adversarial_tokens(read_by, edited - identity, tokens, config)
+        up, down = shared_edit(derived, wanted, added, config.later)
     return factors(edited + edited @ up @ down - identity, config.later.rank)
 
 
-def adversarial_tokens(
-    weights: Sequence[Tensor], edit: Tensor, tokens: Tensor, config: RECEConfig
-) -> Tensor:
+def adversarial_tokens(read_by: Tensor, edit: Tensor, tokens: Tensor, config: RECEConfig) -> Tensor:
     """The x [n, d] that minimise sum |W (I + M) x - W c|^2 + weight |x|^2 for tokens c.
 
-    The weight is in units of the mean energy of the weights, unless it is absolute.
+    read_by [d, d] is `sum_of_grams` of the W. The weight is in units of their mean energy, unless
+    it is absolute.
     """
-    gram = sum(weight.T @ weight for weight in weights)
     edited = torch.eye(len(edit), dtype=edit.dtype) + edit
-    normal = edited.T @ gram @ edited
+    normal = edited.T @ read_by @ edited
     scale = normal.diagonal().mean() if config.ridge == "relative" else 1.0
     normal = normal + config.embedding_weight * scale * torch.eye(len(edit), dtype=edit.dtype)
-    return torch.linalg.solve(normal, edited.T @ gram @ tokens.T).T
+    return torch.linalg.solve(normal, edited.T @ read_by @ tokens.T).T

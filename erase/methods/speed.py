@@ -1,14 +1,17 @@
 """SPEED: an edit of what reads the text in the null space of the retained that it would move."""
 
 from dataclasses import dataclass
+from functools import cached_property
+from math import inf
 from typing import Literal
 
 import torch
+from scipy.linalg import eigh
 from torch import Tensor
 
 from erase.core.delta import Delta, LowRankDelta, truncate_delta
 from erase.core.seeds import seeded
-from erase.core.subspace import eigen
+from erase.core.subspace import Subspace, gram, subspace_of
 from erase.erasure.erasure import Erasure
 from erase.methods import register
 from erase.methods.uce import UCEConfig, editing_tokens, exact
@@ -58,6 +61,17 @@ class Problem:
     kept: Tensor
     fixed: Tensor
 
+    @cached_property
+    def alone(self) -> Tensor:
+        """X [*, d] of the edit W (A - T) (I + T)^-1 = W change^T X, which spares nothing."""
+        inner = self.tokens @ self.tokens.T + torch.eye(len(self.tokens)).double()
+        return torch.linalg.solve(inner, self.tokens)
+
+    @cached_property
+    def kept_alone(self) -> Tensor:
+        """X r of all retained tokens r, as rows."""
+        return self.kept.float() @ self.alone.float().T  # float32 tells far from near
+
 
 @register("speed", SPEEDConfig, DiffusionTask, text_alone=lambda _: True)
 def speed(task: DiffusionTask, config: SPEEDConfig) -> Erasure:
@@ -94,11 +108,12 @@ def speed(task: DiffusionTask, config: SPEEDConfig) -> Erasure:
         problem = Problem(
             *summed(tokens / unit, (wanted - tokens) / unit), kept / unit, fixed / unit
         )
-        retained = moment(kept)
+        retained = subspace_of(problem.kept)
         for name in task.sites(TEXT)[site]:
             weight = exact(weights[name].detach())
-            counted = moment_moved(weight, problem, config, task.seed)
-            up, down = null_space_edit(weight, problem, counted, config)
+            up = weight @ problem.change.T
+            counted = subspace_of(rows_moved(weight, up, problem, config, task.seed))
+            down = null_space_edit(problem, counted, config)
             whole = LowRankDelta(up.float(), down.float())
             deltas[name], lost[name] = cut(whole, config.rank)
             moved[name] = share_moved(weight, deltas[name], retained)
@@ -125,24 +140,20 @@ def landmarks(empty: Tensor, centres: int) -> Tensor:
     return torch.cat([first, means])
 
 
-def null_space_edit(
-    weight: Tensor, problem: Problem, counted: Tensor, config: SPEEDConfig
-) -> tuple[Tensor, Tensor]:
-    """Factors up [o, n] and down [n, d] of SPEED's change of a weight [o, d].
+def null_space_edit(problem: Problem, counted: Subspace, config: SPEEDConfig) -> Tensor:
+    """The factor down [n, d] of SPEED's change W change^T down of any weight W [o, d].
 
-    counted is the mean c c^T [d, d] of what is to stay. Raises ValueError if the threshold, or what
-    stays of the empty prompt, lets nothing change.
+    counted is what is to stay. Raises ValueError if the threshold, or what stays of the empty
+    prompt, lets nothing change.
     """
-    tokens, scale = problem.tokens, config.retain_scale
-    identity = torch.eye(len(tokens)).double()
-    energies, axes = eigen(counted)
-    free = axes[:, energies < config.threshold]
-    if not free.shape[1]:
+    scale, held = config.retain_scale, strong_basis(counted, config.threshold)
+    if held.shape[1] == len(held):
         raise ValueError(f"threshold {config.threshold} leaves no direction in which a weight may "
                          "change; raise it.")  # fmt: skip
-    # In the free coordinates, with N = (T + s I)^-1: rows @ N, then N @ fixed.
-    rows, fixed = tokens @ free, free.T @ problem.fixed.T
-    down = torch.linalg.solve(rows @ rows.T + scale * identity, rows)
+    # Within the free directions, with N = (T + s I)^-1: rows @ N, then N @ fixed.
+    rows, fixed = (part - part @ held @ held.T for part in (problem.tokens, problem.fixed))
+    inner = rows @ rows.T + scale * torch.eye(len(rows)).double()
+    down, fixed = torch.cholesky_solve(rows, torch.linalg.cholesky(inner)), fixed.T
     moved = (fixed - rows.T @ (down @ fixed)) / scale
     noise = NOISE * float(problem.fixed.pow(2).sum()) / scale
     gap = torch.linalg.pinv(fixed.T @ moved, atol=noise, rtol=1e-12, hermitian=True)
@@ -150,38 +161,59 @@ def null_space_edit(
     if left.norm() <= NOTHING * down.norm():
         raise ValueError(f"centres {config.centres} hold all of the empty prompt, and with it all "
                          "of the edit; lower it, or raise threshold.")  # fmt: skip
-    return weight @ problem.change.T, left @ free.T
+    return left
 
 
-def edit_alone(weight: Tensor, problem: Problem) -> Tensor:
-    """W (A - T) (I + T)^-1 [o, d], which spares nothing."""
-    tokens = problem.tokens
-    inner = tokens @ tokens.T + torch.eye(len(tokens)).double()
-    return weight @ problem.change.T @ torch.linalg.solve(inner, tokens)
+def strong_basis(seen: Subspace, energy: float) -> Tensor:
+    """Orthonormal directions [d, k], all those in which the mean energy of inputs is greater."""
+    moment = (gram(seen.rows.T) if seen.gram is None else seen.gram) / seen.count
+    energies, axes = map(torch.from_numpy, eigh(moment.numpy(), subset_by_value=(energy, inf)))
+    return axes if seen.gram is not None else seen.rows.T @ axes / (seen.count * energies).sqrt()
 
 
-def moment_moved(weight: Tensor, problem: Problem, config: SPEEDConfig, seed: int) -> Tensor:
-    """The mean c c^T [d, d] of those retained tokens, and copies, that the edit alone moves most.
+def rows_moved(
+    weight: Tensor, up: Tensor, problem: Problem, config: SPEEDConfig, seed: int
+) -> Tensor:
+    """Rows [*, d] with the mean c c^T of those retained tokens c, and copies, that count.
 
-    Those are moved at least as far as the tokens, or the copies, are on average.
+    Those are moved by the edit alone, up @ problem.alone, at least as far as the tokens, or the
+    copies, are on average.
     """
-    alone, kept = edit_alone(weight, problem), problem.kept
-    # As long as what alone makes of a token, in fewer numbers; float32 tells far from near.
-    shorter = torch.linalg.qr(alone).R if len(alone) > alone.shape[1] else alone
-    read = kept.float() @ shorter.float().T
+    # As long as what up makes of a token, in fewer numbers.
+    shorter = torch.linalg.qr(up).R if len(up) > up.shape[1] else up
+    kept, read = problem.kept, problem.kept_alone @ shorter.float().T
     if config.filter:
         far = at_least_mean(read.norm(dim=1))
         kept, read = kept[far], read[far]
-    direction = torch.linalg.svd(weight, full_matrices=False)[2][-1]
+    direction = least_axis(weight)
     steps = torch.randn(config.augment, len(kept), generator=seeded(seed), dtype=torch.float64)
-    along = (shorter @ direction).float()
+    along = (shorter @ (problem.alone @ direction)).float()
     # The lengths of every copy, read + step along, without making any.
     squares = read.square().sum(1) + 2 * steps * (read @ along) + steps**2 * (along @ along)
     strong = at_least_mean(squares.clamp_min(0).sqrt())
-    times, steps = 1 + strong.sum(0), steps * strong
-    across = torch.outer(kept.T @ steps.sum(0), direction)
-    copied = steps.square().sum() * torch.outer(direction, direction)
-    return (kept.T @ (kept * times[:, None]) + across + across.T + copied) / times.sum()
+    steps = steps * strong
+    # With its copies a token c counts as times c c^T + c a^T + a c^T + b, with a and b along the
+    # direction alone, which is the product of one row with itself, but for some of b.
+    roots, sums = (1 + strong.sum(0)).double().sqrt(), steps.sum(0)
+    rest = (steps.square().sum() - (sums / roots).square().sum()).clamp_min(0).sqrt()
+    rows = torch.cat([kept * roots[:, None], rest * direction[None]])
+    rows[:-1].addr_(sums / roots, direction)
+    return rows.mul_((len(rows) / roots.square().sum()).sqrt())
+
+
+def least_axis(weight: Tensor) -> Tensor:
+    """The right singular vector [d] of the least of a weight's [o, d] min(o, d) singular values.
+
+    Of its two signs it has the one in which its largest number is positive.
+    """
+    wide = len(weight) < weight.shape[1]
+    square = gram(weight.T if wide else weight).numpy()
+    axis = torch.from_numpy(eigh(square, subset_by_index=(0, 0))[1][:, 0])
+    if wide:
+        axis = weight.T @ axis
+    if axis.norm() <= NOTHING * weight.norm():  # any of those that its rows span
+        axis = torch.linalg.svd(weight, full_matrices=False)[2][-1]
+    return axis / (axis.norm() * axis[axis.abs().argmax()].sign())
 
 
 def at_least_mean(sizes: Tensor) -> Tensor:
@@ -196,12 +228,14 @@ def cut(whole: Delta, rank: int) -> tuple[Delta, float]:
     return nearest, round(float(lost), 6)
 
 
-def moment(rows: Tensor) -> Tensor:
-    """The mean r r^T [d, d] of rows [m, d]."""
-    return rows.T @ rows / len(rows)
+def share_moved(weight: Tensor, change: Delta, kept: Subspace) -> float:
+    """|dW r| over |W r|, root mean squares over the inputs r of a subspace."""
+    made = change.dense().double()
+    if isinstance(change, LowRankDelta):  # as long, in fewer rows
+        made = torch.linalg.qr(change.up.double()).R @ change.down.double()
+    return share(kept.energy(made), kept.energy(weight))
 
 
-def share_moved(weight: Tensor, change: Delta, kept: Tensor) -> float:
-    """|dW r| over |W r|, root mean squares over inputs r whose mean r r^T is kept [d, d]."""
-    moved, whole = (torch.trace(made @ kept @ made.T) for made in (change.dense().double(), weight))
+def share(moved: Tensor, whole: Tensor) -> float:
+    """The root of one energy [] over another."""
     return round(float((moved / whole).clamp_min(0).sqrt()), 6)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from erase.core.delta import LowRankDelta
+from erase.core.subspace import gram
 from erase.erasure.erasure import Erasure
 from erase.methods import register
 from erase.prompts.request import Prompt, sample
@@ -59,7 +60,8 @@ def uce(task: DiffusionTask, config: UCEConfig) -> Erasure:
     ours templates led to the anchor; they edit cross-attention's keys and values alone.
     """
     edits = {
-        site: shared_edit(*tokens, config) for site, tokens in editing_tokens(task, config).items()
+        site: shared_edit(tokens, wanted, retained(kept, config), config)
+        for site, (tokens, wanted, kept) in editing_tokens(task, config).items()
     }
     return Erasure(edit_deltas(task, edits), {"rank": max(len(down) for _, down in edits.values())})
 
@@ -121,18 +123,22 @@ def edit_deltas(
     }
 
 
+def retained(kept: Tensor, config: UCEConfig) -> Tensor:
+    """What retained tokens K [m, d] add to UCE's normal equations: preserve K^T K / m [d, d]."""
+    return config.preserve_weight * gram(kept) / (len(kept) if config.normalise == "means" else 1)
+
+
 def shared_edit(
     tokens: Tensor, wanted: Tensor, kept: Tensor, config: UCEConfig
 ) -> tuple[Tensor, Tensor]:
     """Factors (up [d, k], down [k, d]) of the matrix M that solves UCE's normal equations.
 
-    M (C^T C / n + preserve K^T K / m + ridge I) = (C* - C)^T C / n, with rows as samples and the
-    ridge `regularisation` thousandths of the mean diagonal of what it is added to, unless it is
-    absolute; of sums n and m are 1.
+    M (C^T C / n + kept + ridge I) = (C* - C)^T C / n, with rows as samples, what `retained` tokens
+    add [d, d], and the ridge `regularisation` thousandths of the mean diagonal of what it is added
+    to, unless it is absolute; of sums n is 1.
     """
-    means = config.normalise == "means"
-    forgotten, retained = (len(tokens), len(kept)) if means else (1, 1)
-    normal = tokens.T @ tokens / forgotten + config.preserve_weight * (kept.T @ kept / retained)
+    forgotten = len(tokens) if config.normalise == "means" else 1
+    normal = gram(tokens) / forgotten + kept
     ridge = torch.tensor(config.regularisation, dtype=tokens.dtype)
     if config.ridge == "relative":
         ridge = ridge * normal.diagonal().mean() * 1e-3
