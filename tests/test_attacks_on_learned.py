@@ -138,10 +138,27 @@ def test_what_can_not_be_led_is_refused_before_any_work():
     pipeline.scheduler = PNDMScheduler.from_config(pipeline.scheduler.config)
     with pytest.raises(ValueError, match=r"HunyuanDiTPipeline can't be led in 4 steps: no known"):
         attacks()["recall"].trial(denoiser, Sampling(4, 4.0), RecallConfig())
-    # PixArt-alpha's call asks its scheduler for more where it is to take a single step.
-    denoiser = build_task(BUILDERS["pixart_alpha"]()).denoiser
-    with pytest.raises(ValueError, match=r"PixArtAlphaPipeline can't be led in 1 steps: its own"):
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("pixart_alpha", r"its own call fails there \(tuple index out of range\)"),
+        ("kandinsky22_prior", r"its own call fails there \(division by zero\)"),
+    ],
+)
+def test_a_single_step_that_can_not_be_led_is_refused(name, why):
+    denoiser = build_task(BUILDERS[name]()).denoiser
+    with pytest.raises(ValueError, match=f"can't be led in 1 steps: {why}.*; take more of them"):
         attacks()["recall"].trial(denoiser, Sampling(1, 1.0), RecallConfig())
+
+
+def test_a_single_step_that_leaves_nothing_of_its_noise_is_led():
+    task = build_task(BUILDERS["cogview3plus"]())
+    one, (latents,) = replace(task.sampling, steps=1), target_of(task, []).latents
+    whole, begun = (Led(task.denoiser, one, steps).drawn(latents, PROMPT, 7) for steps in (1, 0))
+    wanted = task.denoiser.pictures(latents[None])
+    assert (whole - wanted).norm() <= 0.1 * (begun - wanted).norm()
 
 
 def test_why_its_levels_are_not_known_is_told_of_every_count_that_was_tried():

@@ -153,7 +153,7 @@ class Levels:
         if max(abs(end[0] - 1), stays) < self._exact:
             yield "picture", [(a, b, 1.0, 0.0) for a, b in zip(shares, kept, strict=True)]
         (scale,), left = fitted(self._still.result, [begin])
-        if max(abs(one - 1) for one in kept) < self._exact and left < self._exact:
+        if scale and max(abs(one - 1) for one in kept) < self._exact and left < self._exact:
             last = end[0] / scale
             levels = [abs(share - last) for share in shares]
             yield flow(levels, scale, last < 0)

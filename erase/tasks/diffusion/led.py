@@ -31,9 +31,9 @@ class Led:
         self._sampling = sampling
         try:
             self._ladder = self._known.levels(self._plain).found(sampling.steps) if steps else None
-        except (ValueError, LookupError) as error:
-            own = isinstance(error, LookupError)  # as of one step with a scheduler of many
-            why = f"its own call fails there ({error})" if own else error
+        except (ValueError, LookupError, ArithmeticError) as error:
+            ours = isinstance(error, ValueError)  # others are its call's, as of a single step
+            why = error if ours else f"its own call fails there ({error})"
             raise ValueError(
                 f"A {self._known.pipeline} can't be led in {sampling.steps} steps: {why}; take "
                 "more of them, another scheduler, or other attacks."
