@@ -1,37 +1,43 @@
 """UA, IRA and CRA as lists grow, at once and one request after another, on the bundled model.
 
-Run: `python benchmarks/lists.py [--counts 1 2 5 10 20] [--rows ...] [--turns 5 12] [--seeds 0]`;
-goes on where results/lists.json ends, then prints the tables. At once: methods at their defaults on
-the first so many of OBJECTS. In turn: an erasure of each object alone by --method, joined in that
-order by `compose`, the other way round, as a sum, by TIES and DARE; and of five the third taken out
-again, by composing the other four. Six DDIM steps, float32, guidance 4; all 8 cells of each object
-and one in eight of the others, or all of them, one picture each. No row is tuned on OBJECTS.
+Run: `python benchmarks/lists.py [--counts 1 2 5 10 20] [--rows ...] [--turns 5 12] [--methods ...]
+[--seeds 0]`; goes on where results/lists.json ends, then prints the tables. At once: methods at
+their defaults on the first so many of OBJECTS, and `hardened`, a student of `balance`. In turn: an
+erasure of each object alone, made once and kept in runs/lists (move it away when a method has
+changed), joined in that order by `compose`, the other way round, as a sum, by TIES and DARE; and of
+five the third taken out again, by joining the other four. Six DDIM steps, float32, guidance 4; all
+8 cells of each object and one in eight of the others, or all of them, one picture each. No row is
+tuned on OBJECTS.
 """
 
 import argparse
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
+from itertools import product
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 import torch
 from canvas_bench import opened
+from hardening import hardening
 from ledger import Ledger
 
 from erase.core.fingerprint import module_fingerprint
 from erase.erasure.algebra import compose, dare_merge, merge, ties_merge
-from erase.erasure.erasure import Erasure
+from erase.erasure.erasure import RECIPE, Erasure
 from erase.evaluate.base import Judge
 from erase.evaluate.pictures.judges import judge_of
 from erase.evaluate.pictures.matrix import canvas_matrix, ua_ira_cra
 from erase.methods import methods
 from erase.models.opening import Model
 from erase.prompts.request import EraseRequest, expand, find_concept
+from erase.tasks.diffusion.config import DiffusionTaskConfig
 from erase.tasks.diffusion.task import DiffusionTask
 
 RESULTS = Path(__file__).parent / "results" / "lists.json"
+KEPT = Path(__file__).parent.parent / "runs" / "lists"
 OBJECTS = (
     "honeybee", "camera", "turtle", "bell", "automobile", "bus", "beer mug", "strawberry", "crown",
     "airplane", "penguin", "mushroom", "lemon", "hamburger", "sailboat", "house", "star",
@@ -50,6 +56,8 @@ OTHERS = (
     "skull",
 )
 ROWS = ("projection", "uce", "rece", "speed", "oce", "balance", "hirm")
+TRAINED, HARDENED = ("salun", "esd"), "hardened"
+HARDENING, TEACHER = hardening(noise=0.25, steps=200, forget_share=0.06), "balance"
 JOINED: dict[str, Callable[[Sequence[Erasure]], Erasure]] = {
     "compose": compose,
     "compose, other way round": lambda erasures: compose(erasures[::-1]),
@@ -57,19 +65,42 @@ JOINED: dict[str, Callable[[Sequence[Erasure]], Erasure]] = {
     "ties": ties_merge,
     "dare": dare_merge,
 }
-TAKEN_OUT, EVERY = 2, 8
+OUT, TAKEN_OUT, OF, EVERY = ", one taken out", 2, 5, 8
+WAYS = (*JOINED, "compose" + OUT, "sum" + OUT)
 SHARES = ("UA", "IRA", "CRA")
 
 
-def erased(
-    model: Model, names: Sequence[str], method: str, seed: int, **options: Any
-) -> tuple[Erasure, float]:
-    """The method's erasure of these objects at once, and its seconds of processor time."""
+def task_of(
+    model: Model, names: Sequence[str], seed: int, config: DiffusionTaskConfig | None = None
+) -> DiffusionTask:
+    """Erasing these objects at once."""
     prompts = expand(EraseRequest(names, seed=seed), model.catalogue)
     finetuning = model.finetuning(prompts)
-    task = DiffusionTask(model.pipeline, prompts, model.sampling, seed=seed, finetuning=finetuning)
+    return DiffusionTask(
+        model.pipeline, prompts, model.sampling, config, seed, finetuning=finetuning
+    )
+
+
+def erased(task: DiffusionTask, method: str, **options: Any) -> tuple[Erasure, float]:
+    """The method's erasure, and its seconds of processor time."""
     chosen, started = methods()[method], time.process_time()
     return chosen(task, chosen.config(**options)), time.process_time() - started
+
+
+def hardened(names: Sequence[str], seed: int) -> tuple[Erasure, float]:
+    """What learns anew what TEACHER's erasure of these objects answers, in bfloat16 autocast."""
+    task = task_of(opened("emoji", "bf16"), names, seed, DiffusionTaskConfig(batch_size=32))
+    folder, started = KEPT / HARDENED / str(seed) / str(len(names)), time.process_time()
+    erased(task, TEACHER)[0].save_pretrained(folder)
+    options = vars(HARDENING) | {"folder": str(folder)}
+    return erased(task, "harden", **options)[0], time.process_time() - started
+
+
+def kept(folder: Path, task: Callable[[], DiffusionTask], method: str, **options: Any) -> Erasure:
+    """The folder's erasure, made by the method if none is there."""
+    if not (folder / RECIPE).exists():
+        erased(task(), method, **options)[0].save_pretrained(folder)
+    return Erasure.from_pretrained(folder)
 
 
 def figures(
@@ -96,7 +127,8 @@ def at_once(
     """One row of the first table."""
     if row == "base":
         return figures(model, judge, names, None, every)
-    erasure, seconds = erased(model, names, row, seed)
+    made = hardened(names, seed) if row == HARDENED else erased(task_of(model, names, seed), row)
+    erasure, seconds = made
     return figures(model, judge, names, erasure, every) | {
         "seconds": seconds,
         "bytes": erasure.nbytes,
@@ -104,39 +136,89 @@ def at_once(
 
 
 def in_turn(model: Model, judge: Judge, parts: Sequence[Erasure], how: str) -> dict[str, Any]:
-    """One row of the second table; what was taken out is judged with the others."""
-    names = OBJECTS[: len(parts)]
-    if how == "one taken out":
-        rest = [part for place, part in enumerate(parts) if place != TAKEN_OUT]
-        return figures(model, judge, names, compose(rest))
-    return figures(model, judge, names, JOINED[how](parts))
+    """One row of those in turn; what was taken out is judged with the others."""
+    rest = [part for place, part in enumerate(parts) if place != TAKEN_OUT or OUT not in how]
+    return figures(model, judge, OBJECTS[: len(parts)], JOINED[how.removesuffix(OUT)](rest))
 
 
-def table(ledger: Ledger, kind: str) -> str:
-    """UA / IRA / CRA in per cent, a line a row and a column a length; means over the seeds."""
-    keys = [key for key in ledger if key[0] == kind]
-    counts = sorted({int(key[1]) for key in keys})
-    lines = [
-        f"| {kind} | seeds | {' | '.join(map(str, counts))} |",
-        "| --- " * (len(counts) + 2) + "|",
-    ]
-    for row in dict.fromkeys(key[2] for key in keys):
-        found = {n: [ledger[key] for key in keys if key[1:3] == (str(n), row)] for n in counts}
-        seeds = sorted({len(runs) for runs in found.values() if runs})
-        cells = [" / ".join(f"{100 * mean(run[name] for run in runs):.1f}" for name in SHARES)
-                 if (runs := found[n]) else "" for n in counts]  # fmt: skip
-        lines.append(f"| {row} | {', '.join(map(str, seeds))} | {' | '.join(cells)} |")
+def runs_of(ledger: Ledger, kind: str, count: int, row: str) -> dict[str, dict[str, Any]]:
+    """The figures of a row by seed; one object in turn is one at once."""
+    if kind == "in turn" and count == 1:
+        kind, row = "at once", row.removesuffix(", sum")
+    return {key[3]: ledger[key] for key in ledger if key[:3] == (kind, str(count), row)}
+
+
+def shares(runs: Mapping[str, Mapping[str, float]]) -> str:
+    """UA / IRA / CRA in per cent, means over the seeds."""
+    means = (100 * mean(run[name] for run in runs.values()) for name in SHARES)
+    return " / ".join(f"{share:.1f}" for share in means)
+
+
+def table(ledger: Ledger, rows: Mapping[str, tuple[str, str]], counts: Sequence[int]) -> str:
+    """A line a row, by what it is called its kind and name in the ledger, and a column a length."""
+    lines = [f"| | seeds | {' | '.join(map(str, counts))} |", "| --- " * (len(counts) + 2) + "|"]
+    for label, (kind, row) in rows.items():
+        found = [runs_of(ledger, kind, count, row) for count in counts]
+        seeds = sorted({len(runs) for runs in found if runs})
+        cells = [shares(runs) if runs else "" for runs in found]
+        lines.append(f"| {label} | {', '.join(map(str, seeds))} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
+def out_again(ledger: Ledger) -> str:
+    """What is seen of four and of the fifth, with all five erased and with the fifth taken out."""
+    fifth, base = OBJECTS[TAKEN_OUT], runs_of(ledger, "at once", OF, "base")["0"]["seen"]
+    four = [name for name in OBJECTS[:OF] if name != fifth]
+    lines = [
+        "| | seeds | four, of five | four alone | fifth, of five | fifth, taken out | its base |",
+        "| --- " * 7 + "|",
+    ]
+    for row in dict.fromkeys(key[2] for key in ledger if key[0] == "in turn" and OUT in key[2]):
+        whole, without = (runs_of(ledger, "in turn", OF, r) for r in (row.removesuffix(OUT), row))
+        both = [
+            [runs[seed] for seed in sorted(whole.keys() & without)] for runs in (whole, without)
+        ]
+        if both[0]:
+            seen = [seen_of(runs, names) for names in (four, [fifth]) for runs in both]
+            said = " | ".join(f"{100 * share:.1f}" for share in [*seen, base[fifth]])
+            lines.append(f"| {row.removesuffix(OUT)} | {len(both[0])} | {said} |")
+    return "\n".join(lines) + "\n"
+
+
+def seen_of(runs: Sequence[Mapping[str, Any]], names: Sequence[str]) -> float:
+    """The share of these objects' cells that show them, over all seeds."""
+    return mean(run["seen"][name] for run in runs for name in names)
+
+
+def tables(ledger: Ledger) -> list[str]:
+    """At once and in turn; ways to join what was made in turn; every cell; one taken out again."""
+    main = {"base": ("at once", "base")}
+    for method in (*ROWS, *TRAINED, HARDENED):
+        main |= {method: ("at once", method), f"{method}, in turn": ("in turn", f"{method}, sum")}
+    known = {key[::2] for key in ledger}
+    main = {label: row for label, row in main.items() if row in known}
+    names = sorted({key[2] for key in ledger if key[0] == "in turn" and OUT not in key[2]})
+    ways = {row: ("in turn", row) for row in names if row.startswith(TEACHER)}
+    whole = {row: ("at once, every cell", row) for row in ("base", TEACHER, "salun")}
+    others = {
+        f"the others: {row}": ("at once, others, every cell", row) for row in ("base", TEACHER)
+    }
+    return [
+        table(ledger, main, [1, 2, 5, 10, 20]),
+        table(ledger, whole | others, [10]),
+        table(ledger, ways, [5, 12]),
+        out_again(ledger),
+    ]
+
+
 def main() -> None:
-    """Run what is missing, then print both tables."""
+    """Run what is missing, then print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--counts", nargs="*", type=int, default=[1, 2, 5, 10, 20])
     parser.add_argument("--rows", nargs="*", default=["base", *ROWS])
     parser.add_argument("--turns", nargs="*", type=int, default=[5, 12])
-    parser.add_argument("--joined", nargs="*", default=[*JOINED])
-    parser.add_argument("--method", default="balance")
+    parser.add_argument("--joined", nargs="*", choices=WAYS, default=WAYS)
+    parser.add_argument("--methods", nargs="*", default=[TEACHER])
     parser.add_argument("--left", type=float, help="balance's, of each request in turn")
     parser.add_argument("--strength", type=float, help="balance's, of each request in turn")
     parser.add_argument("--every_cell", action="store_true", help="at once, all of the others'")
@@ -157,26 +239,26 @@ def main() -> None:
             ledger[key] = work()
             print(*key, ledger[key], flush=True)
 
+    given = {"left": args.left, "strength": args.strength}
+    options = {name: value for name, value in given.items() if value}
+    # All methods share its pictures.
+    single = cache(lambda name, seed: task_of(model, [name], seed))
     for seed in args.seeds:
-        parts: list[Erasure] = []
-        for count in sorted(args.turns):
-            hows = [*args.joined, *(["one taken out"] if count == args.turns[0] else [])]
-            given = {"left": args.left, "strength": args.strength}
-            options = {name: value for name, value in given.items() if value}
-            name = " ".join([args.method, *(f"{name} {value}" for name, value in options.items())])
+        for method, count in product(args.methods, sorted(args.turns)):
+            hows = [how for how in args.joined if OUT not in how or count == OF]
+            name = " ".join([method, *(f"{name} {value}" for name, value in options.items())])
             keys = {how: ("in turn", count, f"{name}, {how}", seed) for how in hows}
             if all(key in ledger for key in keys.values()):
                 continue
-            for one in OBJECTS[len(parts) : count]:
-                parts.append(erased(model, [one], args.method, seed, **options)[0])
+            folder = KEPT / name / str(seed)
+            parts = [kept(folder / one, partial(single, one, seed), method, **options)
+                     for one in OBJECTS[:count]]  # fmt: skip
             for how, key in keys.items():
-                keep(key, partial(in_turn, model, judge, parts[:count], how))
-        for count in args.counts:
-            for row in args.rows:
-                work = partial(at_once, model, judge, objects[:count], row, seed, every)
-                keep((kind, count, row, seed), work)
-    for one in dict.fromkeys(["at once", "in turn", kind]):
-        print(table(ledger, one))
+                keep(key, partial(in_turn, model, judge, parts, how))
+        for count, row in product(args.counts, args.rows):
+            work = partial(at_once, model, judge, objects[:count], row, seed, every)
+            keep((kind, count, row, seed), work)
+    print("\n".join(tables(ledger)))
 
 
 if __name__ == "__main__":

@@ -176,6 +176,15 @@ def test_all_that_was_measured_of_classifiers_is_printed(model, capsys):
     assert "salun, bottom mask minus salun's" in printed
 
 
+def test_the_page_on_lists_holds_what_the_results_hold():
+    from ledger import Ledger
+    from lists import RESULTS, tables
+
+    page = (BENCHMARKS / "README.md").read_text()
+    for table in tables(Ledger(RESULTS)):
+        assert table in page
+
+
 @pytest.mark.parametrize(
     ("file", "titles"),
     [("emoji_canvas", ["ghost"]), ("emoji_canvas_20_steps", ["ink style", "dagger and bomb"])],
