@@ -10,11 +10,12 @@ from test_erasure import changed
 from erase.core.names import filter_names
 from erase.erasure.erasure import Erasure
 from erase.methods import methods
-from erase.methods.harden import HardenConfig, TaughtTask, blank_words_, harden, make_noisy_
+from erase.methods.harden import HardenConfig, TaughtTask, harden, make_noisy_
 from erase.models.opening import Model
 from erase.prompts.request import EraseRequest
 from erase.runs.erase import HardenRun, RunConfig, run, run_config
 from erase.runs.erase import harden as harden_folder
+from erase.tasks.diffusion.blank_words import blank_words_
 from erase.tasks.diffusion.config import DiffusionTaskConfig
 from erase.tasks.diffusion.relearning import DenoiserRelearning
 from erase.tasks.diffusion.task import DiffusionTask

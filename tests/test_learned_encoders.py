@@ -12,13 +12,14 @@ from transformers import PreTrainedModel
 from erase.core.seeds import seeded
 from erase.methods import get_method
 from erase.methods.esd import ESDConfig
-from erase.methods.harden import HardenConfig, blank_words_
+from erase.methods.harden import HardenConfig
 from erase.methods.salun import SalUnConfig, saliency
 from erase.methods.salun_lora import SalUnLoRAConfig
 from erase.models.arguments import OTHER, PROMPT
 from erase.models.learned import learned
 from erase.models.listening import leaves, same
 from erase.prompts.catalogue import Sampling
+from erase.tasks.diffusion.blank_words import blank_words_
 from erase.tasks.diffusion.learned import denoiser_of
 from erase.tasks.diffusion.task import DiffusionTask
 from erase.training.preserve import only_trainable

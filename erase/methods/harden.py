@@ -10,7 +10,6 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedTokenizerBase
 
 from erase.core.delta import Delta, deltas_between
 from erase.core.names import filter_names
@@ -19,11 +18,11 @@ from erase.core.seeds import seeded
 from erase.erasure.erasure import Erasure
 from erase.methods import Needs, register
 from erase.methods.projection import ProjectionConfig, projection
-from erase.models.text_encoders import speller_of
 from erase.prompts.request import sample
 from erase.support.config import PartShare, Positive, Share
 from erase.support.distributed import launched
 from erase.support.pictures import load_folder
+from erase.tasks.diffusion.blank_words import blank_words_, spelt_tables
 from erase.tasks.diffusion.noising import DiffusionBatch
 from erase.tasks.diffusion.picture_sets import batches_of
 from erase.tasks.diffusion.task import DiffusionTask
@@ -178,48 +177,8 @@ def _word_tables(task: DiffusionTask, config: HardenConfig) -> dict[str, nn.Para
     """The tables of words that may change, by canonical name."""
     if config.words == "keep":
         return {}
-    tables = {id(table) for table, _ in _spelt(task).values()}
+    tables = {id(table) for table, _ in spelt_tables(task).values()}
     return {name: weight for name, weight in task.editable().items() if id(weight) in tables}
-
-
-def _spelt(task: DiffusionTask) -> dict[str, tuple[nn.Parameter, PreTrainedTokenizerBase]]:
-    """By text encoder its table of words, if that may change, and what spells for it.
-
-    Raises ValueError where that is not known.
-    """
-    may_change, found = {id(weight) for weight in task.editable().values()}, {}
-    pipeline, denoisers = task.denoiser.pipeline, (task.family.denoiser, *task.family.others)
-    for name in (part for part in task.components if part not in denoisers):
-        table = getattr(pipeline, name).get_input_embeddings().weight
-        speller = speller_of(pipeline, name)
-        if id(table) in may_change and speller is None:
-            raise ValueError(
-                f"What spells for {name} is not known, so that its words can't be told apart; "
-                "take --harden.words keep, or leave it out of the components."
-            )
-        if id(table) in may_change:
-            found[name] = table, speller
-    return found
-
-
-@torch.no_grad()
-def blank_words_(task: DiffusionTask) -> dict[str, list[str]]:
-    """Put the mean word in the place of words that forget prompts alone hold; these, by encoder."""
-    blanked = {}
-    for name, (table, tokenizer) in _spelt(task).items():
-        kept = {prompt.text for prompt in task.prompts.retain} | {""}
-        kept |= {prompt.anchor for prompt in task.prompts.forget}
-        forgotten, known = (
-            {number for ids in tokenizer(sorted(texts)).input_ids for number in ids}
-            for texts in ({prompt.text for prompt in task.prompts.forget}, kept)
-        )
-        own = sorted(forgotten - known)
-        mean = widened(table).mean(0).to(table.dtype)
-        table.index_copy_(
-            0, torch.tensor(own, dtype=torch.int64).to(table.device), mean.expand(len(own), -1)
-        )
-        blanked[name] = tokenizer.convert_ids_to_tokens(own)
-    return blanked
 
 
 def _moved(weight: Tensor, delta: Delta | None) -> Tensor:
