@@ -9,7 +9,6 @@ retained cells); with "+ projection" that is composed on top.
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,17 +40,20 @@ def training(steps: int) -> TrainingConfig:
     return TrainingConfig(steps, lr_warmup_steps=50, mixed_precision="bf16")
 
 
-def hardening(noise: float, steps: int, forget_share: float, pictures: int = 256) -> HardenConfig:
-    """With so much noise and so many steps."""
+def hardening(
+    noise: float, steps: int, forget_share: float, pictures: int = 256, size: float = 1.0
+) -> HardenConfig:
+    """With so much noise, of so many deviations, and so many steps."""
     return HardenConfig(
-        noise=noise, pictures=pictures, uses=64, forget_share=forget_share, training=training(steps)
-    )
+        noise=noise, size=size, pictures=pictures, uses=64, forget_share=forget_share,
+        training=training(steps),
+    )  # fmt: skip
 
 
 ROWS = {
     "noise .5, 500 steps, no forget prompts": hardening(0.5, 500, 0, 384),
     "noise .25, 400 steps": hardening(0.25, 400, 0.06),
-    "noise .7 of size .25, 1600 steps": replace(hardening(0.7, 1600, 0.06, 768), size=0.25),
+    "noise .7 of size .25, 1600 steps": hardening(0.7, 1600, 0.06, 768, 0.25),
 }
 NAMES = (*ROWS, *(name + ON_TOP for name in ROWS))
 

@@ -57,7 +57,7 @@ OTHERS = (
 )
 ROWS = ("projection", "uce", "rece", "speed", "oce", "balance", "hirm")
 TRAINED, HARDENED = ("salun", "esd"), "hardened"
-HARDENING, TEACHER = hardening(noise=0.25, steps=200, forget_share=0.06), "balance"
+HARDENING, TEACHER = hardening(0.25, 200, forget_share=0.06, size=0.25), "balance"
 JOINED: dict[str, Callable[[Sequence[Erasure]], Erasure]] = {
     "compose": compose,
     "compose, other way round": lambda erasures: compose(erasures[::-1]),
