@@ -14,7 +14,12 @@ BOTH = (
 UNTRAINED = (
     "bias_suppression", "influence", "lfssd", "projection", "rece", "retrain", "ssd", "uce",
 )  # fmt: skip
-QUICK = {"influence": "--influence.curvature_batches=4", "retrain": "--retrain.epochs=1"}
+SAID = {
+    "influence": ["--influence.curvature_batches=4"], "retrain": ["--retrain.epochs=1"],
+    "ssd": ["--ssd.selection=10"],
+}  # fmt: skip
+RELABELLING = ("random_label", "salun", "salun_lora", "salun_soft")
+SUGGESTED = ("retain_weight=5", "training.learning_rate=0.001")  # to these, by each model its own
 FAMILIES = ("sd1", "sd2", "sdxl", "sd3", "flux", "pixart")
 
 WHOLE = "weights, mask, recipe, report, card, pictures"
@@ -62,7 +67,13 @@ def run_of(method: str, output: str, *words: str, pictures: int = 3, steps: int 
     """`erase run`."""
     counts = [f"--evaluation.{kind}_pictures={pictures}" for kind in ("forget", "retain")]
     trained = [] if method in UNTRAINED else [f"--{method}.training.max_train_steps={steps}"]
+    trained += suggested(method)
     return ("run", f"--method={method}", f"--output={output}", *RUN, *counts, *trained, *words)
+
+
+def suggested(method: str) -> list[str]:
+    """What a model would suggest to a method that relabels."""
+    return [f"--{method}.{one}" for one in SUGGESTED] if method in RELABELLING else []
 
 
 def tiny(method: str, output: str, *words: str, concept: str = "ghost", steps: int = 2) -> Step:
@@ -74,8 +85,8 @@ def tiny(method: str, output: str, *words: str, concept: str = "ghost", steps: i
 def classifier(command: str, method: str, *words: str) -> Step:
     """A command about a small classifier of digits."""
     trained = [] if method in UNTRAINED else [f"--{method}.training.max_train_steps=2"]
-    quick = [QUICK[method]] if method in QUICK else []
-    return (command, f"--method={method}", *CLASSIFY, *trained, *quick, *words)
+    said = [*SAID.get(method, []), *suggested(method)]
+    return (command, f"--method={method}", *CLASSIFY, *trained, *said, *words)
 
 
 def cases() -> dict[str, tuple[str, list[Step]]]:
@@ -86,7 +97,7 @@ def cases() -> dict[str, tuple[str, list[Step]]]:
 def _of_methods() -> dict[str, tuple[str, list[Step]]]:
     found = {}
     for method in (*PICTURES, *BOTH):
-        words = ["--concept=ghost", "--model=emoji"]
+        words = ["--concept=ghost", "--anchor=pizza", "--model=emoji"]
         words += ["--salun.mask_file=mask"] if method == "salun" else []
         found[f"emoji-{method}"] = WHOLE, [run_of(method, "out", *words, pictures=8)]
     for family in FAMILIES:
