@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from erase.attacks import register
 from erase.attacks.base import Outcome, Target
-from erase.core.activations import hooks_are_heard
+from erase.core.activations import hooked
 from erase.core.precision import widened
 from erase.core.seeds import seeded
 from erase.models.family import Condition, Family
@@ -154,9 +154,5 @@ def read_instead(module: nn.Module, places: Tensor, own: Tensor, learnt: Tensor)
         mine = (away < NEAR * own.norm())[:, None, None]
         return inputs, {**named, STATES: torch.where(mine, changed, states)}
 
-    with hooks_are_heard():
-        handle = module.register_forward_pre_hook(given, with_kwargs=True)
-        try:
-            yield
-        finally:
-            handle.remove()
+    with hooked([module.register_forward_pre_hook(given, with_kwargs=True)]):
+        yield

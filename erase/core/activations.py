@@ -1,12 +1,13 @@
 """Hearing what layers read while a model runs: their inputs, as rows."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.hooks import RemovableHandle
 
 from erase.core.names import canonical, own_modules
 from erase.core.seeds import seeded
@@ -21,16 +22,25 @@ def hooks_are_heard() -> AbstractContextManager[object]:
 
 
 @contextmanager
-def capture_inputs(layers: Mapping[str, nn.Module], callback: InputCallback) -> Iterator[None]:
+def hooked(handles: Iterable[RemovableHandle]) -> Iterator[None]:
+    """While in force, the hooks are heard that are registered when `handles` are asked for."""
+    with ExitStack() as hooks, hooks_are_heard():
+        for handle in handles:
+            hooks.enter_context(handle)
+        yield
+
+
+def capture_inputs(
+    layers: Mapping[str, nn.Module], callback: InputCallback
+) -> AbstractContextManager[None]:
     """While in force, `callback(name, rows [n, d])` is called with every input of every layer."""
 
     def report(name: str, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         callback(name, as_rows(layer, inputs[0]))
 
-    with ExitStack() as hooks, hooks_are_heard():
-        for name, layer in layers.items():
-            hooks.callback(layer.register_forward_pre_hook(partial(report, name)).remove)
-        yield
+    return hooked(
+        layer.register_forward_pre_hook(partial(report, name)) for name, layer in layers.items()
+    )
 
 
 def as_rows(layer: nn.Module, inputs: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from diffusers import DiffusionPipeline
 from diffusers.guiders import BaseGuidance
 from diffusers.utils import BaseOutput
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from erase.core.activations import hooks_are_heard
 
@@ -276,23 +277,17 @@ def _ended(found: Any, shape: torch.Size, ending: Tensor) -> Any:
     return type(found)(*put) if isinstance(found, BaseOutput) else tuple(put)
 
 
-@contextmanager
-def _reading(name: str, layer: nn.Module, heard: Draw) -> Iterator[None]:
+def _reading(name: str, layer: nn.Module, heard: Draw) -> RemovableHandle:
     def hear(_: nn.Module, args: Any, given: Any) -> None:
         lists = heard.read.setdefault(name, [])
         lists += [[] for _ in range(len(heard.of(name.partition(".")[0])) - len(lists))]
         if lists:
             lists[-1].append(digest([args, given]))
 
-    handle = layer.register_forward_pre_hook(hear, with_kwargs=True)
-    try:
-        yield
-    finally:
-        handle.remove()
+    return layer.register_forward_pre_hook(hear, with_kwargs=True)
 
 
-@contextmanager
-def _saying(name: str, layer: nn.Module, heard: Draw, instead: list[Any] | None) -> Iterator[None]:
+def _saying(name: str, layer: nn.Module, heard: Draw, instead: list[Any] | None) -> RemovableHandle:
     def hear(_: nn.Module, args: Any, said: Any) -> Any:
         kept = heard.said.setdefault(name, [])
         kept.append(cloned(said))
@@ -300,8 +295,4 @@ def _saying(name: str, layer: nn.Module, heard: Draw, instead: list[Any] | None)
             return None
         return cloned(instead[len(kept) - 1]) if len(kept) <= len(instead) else None
 
-    handle = layer.register_forward_hook(hear)
-    try:
-        yield
-    finally:
-        handle.remove()
+    return layer.register_forward_hook(hear)

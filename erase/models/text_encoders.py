@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from transformers import PreTrainedModel
 
-from erase.core.activations import hooks_are_heard
+from erase.core.activations import hooked
 from erase.models.calling import PROMPT
 from erase.models.listening import Listener, leaves
 
@@ -60,11 +60,11 @@ def _with_gradients(pipeline: DiffusionPipeline, encoder: nn.Module) -> Iterator
     parts = [part for part in pipeline.components.values() if isinstance(part, nn.Module)]
     asked = [weight for part in parts for weight in part.parameters() if weight.requires_grad]
     tables = [part for part in encoder.modules() if isinstance(part, nn.Embedding)]
-    with ExitStack() as hooks, hooks_are_heard(), saved_tensors_hooks(lambda _: None, lambda _: _):
+    lookups = (
+        t.register_forward_hook(lambda _, __, vectors: vectors.requires_grad_()) for t in tables
+    )
+    with ExitStack() as after, hooked(lookups), saved_tensors_hooks(lambda _: None, lambda _: _):
         for weight in asked:
-            hooks.callback(weight.requires_grad_)
+            after.callback(weight.requires_grad_)
             weight.requires_grad_(False)
-        for table in tables:
-            handle = table.register_forward_hook(lambda _, __, vectors: vectors.requires_grad_())
-            hooks.callback(handle.remove)
         yield

@@ -1,7 +1,7 @@
 """States of words among what a pipeline that told of itself hands to its denoisers."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from erase.core.activations import hooks_are_heard
+from erase.core.activations import hooked
 from erase.core.precision import widened
 from erase.models.listening import Leaves, leaves, replaced, same
 from erase.tasks.diffusion.heard import HeardCondition
@@ -47,20 +47,15 @@ class HeardStates:
         (calls,) = self.condition.calls
         return HeardCondition([{who: replaced(dict(c), new) for who, c in calls.items()}] * count)
 
-    @contextmanager
-    def put(self, denoiser: LearnedDenoiser, rows: Rows) -> Iterator[None]:
+    def put(self, denoiser: LearnedDenoiser, rows: Rows) -> AbstractContextManager[None]:
         """While in force, denoisers that are given the words' own states read these rows."""
         changes = [(self.rows[name], self.apart[name], rows[name]) for name in rows]
 
         def given(_: Any, *inputs: Any) -> Any:
             return replaced(inputs, lambda _, leaf: _exchanged(leaf, changes))
 
-        with ExitStack() as hooks, hooks_are_heard():
-            for name in denoiser.known.names:
-                module = denoiser.modules[name]
-                handle = module.register_forward_pre_hook(given, with_kwargs=True)
-                hooks.callback(handle.remove)
-            yield
+        modules = [denoiser.modules[name] for name in denoiser.known.names]
+        return hooked(m.register_forward_pre_hook(given, with_kwargs=True) for m in modules)
 
 
 def _exchanged(leaf: Any, changes: list[tuple[Tensor, Tensor, Tensor]]) -> Any:

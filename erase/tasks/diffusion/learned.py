@@ -1,9 +1,8 @@
 """The denoisers of a pipeline that told of itself: prompts, noise and predictions as it draws."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from PIL.Image import Image
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from erase.core.activations import hooked
 from erase.core.names import way_to
 from erase.core.precision import at_least_float32
 from erase.models.arguments import LONGER
@@ -221,17 +221,13 @@ class LearnedDenoiser(ConditionedDenoiser):
         read: dict[str, list[Tensor]] = {}
         count, row = self.known.rows
 
-        def hear(site: str, inputs: Tensor) -> None:
+        def hear(site: str, _: nn.Module, given: tuple[Tensor, ...]) -> None:
+            inputs = given[0]
             mine = inputs[row : row + 1] if inputs.ndim > 2 and len(inputs) == count else inputs
             read.setdefault(site, []).append(mine.detach().flatten(0, -2).clone())
 
-        with ExitStack() as hooks:
-            for site in self.known.enters:
-                layer = way_to(self.modules, f"{site}.weight")[-1]
-                handle = layer.register_forward_pre_hook(
-                    lambda _, args, site=site: hear(site, args[0])
-                )
-                hooks.callback(handle.remove)
+        layers = {site: way_to(self.modules, f"{site}.weight")[-1] for site in self.known.enters}
+        with hooked(m.register_forward_pre_hook(partial(hear, n)) for n, m in layers.items()):
             # A module is called but once where its answer is made up.
             self.listener().draw(prompt, answer=None if self.known.call else nothing)
         return {site: parts[self.known.call] for site, parts in read.items()}

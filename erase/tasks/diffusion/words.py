@@ -1,13 +1,13 @@
 """Words without a spelling: vectors that text encoders read in place of some of a prompt's."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from functools import partial
 
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from erase.core.activations import hooks_are_heard
+from erase.core.activations import hooked
 from erase.core.precision import widened
 from erase.core.shards import full_tensor
 from erase.models.text_encoders import speller_of
@@ -32,17 +32,12 @@ def vocabularies(denoiser: ConditionedDenoiser) -> Vectors:
     return {name: widened(full_tensor(table.weight.detach())) for name, table in tables.items()}
 
 
-@contextmanager
 def embeddings_as(
     denoiser: ConditionedDenoiser, hooks: Mapping[str, Callable[..., Tensor]]
-) -> Iterator[None]:
+) -> AbstractContextManager[None]:
     """While in force, these hooks say what each of their text encoders reads words as."""
-    with ExitStack() as stack:
-        stack.enter_context(hooks_are_heard())
-        for name, hook in hooks.items():
-            embedding = denoiser.word_encoders[name].get_input_embeddings()
-            stack.callback(embedding.register_forward_hook(hook).remove)
-        yield
+    tables = {name: denoiser.word_encoders[name].get_input_embeddings() for name in hooks}
+    return hooked(tables[name].register_forward_hook(hook) for name, hook in hooks.items())
 
 
 def placeholder_embeddings(
