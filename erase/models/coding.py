@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from erase.core.precision import computed_in_float32
 from erase.models.calling import PROMPT, nothing
 from erase.models.cuts import numbers_of
-from erase.models.listening import HeardEnoughError, Listener, raw_of
+from erase.models.listening import HeardEnoughError, Listener, overridden, raw_of
 
 CODED, SHOWN = 1e-3, 2e-2  # how far what is put in may be from what comes out, in shares of it
 
@@ -218,8 +218,5 @@ def _decoding(coder: Any, enough: int) -> Iterator[_Heard]:
         heard.said.append(raw_of(said).detach().clone())
         return said
 
-    coder.decode = listening
-    try:
+    with overridden(coder, "decode", listening):
         yield heard
-    finally:
-        del coder.decode

@@ -1,8 +1,7 @@
 """What denoisers are given of prompts, size and guidance: what their pipeline's call hands them."""
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +10,7 @@ from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
 from erase.models.calling import STEPS
-from erase.models.listening import replaced, silent
+from erase.models.listening import overridden, replaced, silent
 
 STATES_OF, POOLED_OF, MASK_OF = (
     "encoder_hidden_states", "pooled_projections", "encoder_attention_mask",
@@ -64,17 +63,6 @@ class _Ear:
         raise _HeardError(dict(arguments))
 
 
-@contextmanager
-def _standing_in(pipeline: DiffusionPipeline, name: str) -> Iterator[None]:
-    parts = vars(pipeline)  # past what notes a component's class in the pipeline's config
-    own = parts[name]
-    parts[name] = _Ear(own)
-    try:
-        yield
-    finally:
-        parts[name] = own
-
-
 def condition_of(
     pipeline: DiffusionPipeline,
     kind: type[DiffusionPipeline],
@@ -88,9 +76,9 @@ def condition_of(
     kind wraps to compute no gradients, so that a trained text encoder has some.
     """
     call = inspect.unwrap(kind.__call__)
-    noise = torch.Generator().manual_seed(0)
+    noise, ear = torch.Generator().manual_seed(0), _Ear(getattr(pipeline, denoiser))
     try:
-        with silent(pipeline), _standing_in(pipeline, denoiser):
+        with silent(pipeline), overridden(pipeline, denoiser, ear):
             call(pipeline, list(prompts), generator=noise, num_inference_steps=STEPS, **options)
     except _HeardError as heard:
         return _read_of(pipeline, prompts, heard.given)

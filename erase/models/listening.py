@@ -4,7 +4,7 @@ import functools
 import hashlib
 import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from types import MethodType
 from typing import Any
@@ -183,12 +183,11 @@ class Listener:
                 pass
         return heard
 
-    @contextmanager
     def _calls_heard(
         self, who: str, heard: Draw, answer: Answer | None, forms: dict[str, Any], until: set[str]
-    ) -> Iterator[None]:
+    ) -> AbstractContextManager[None]:
         module: nn.Module = getattr(self.pipeline, who)
-        forward, own = module.forward, module.__dict__.get("forward")
+        forward = module.forward
         signature = inspect.signature(forward)
 
         @functools.wraps(forward)
@@ -205,13 +204,25 @@ class Listener:
             call.raw = raw_of(said).detach().clone()
             return said
 
-        module.forward = listening
-        try:
-            yield
-        finally:
-            del module.forward
-            if own is not None:
-                module.forward = own
+        return overridden(module, "forward", listening)
+
+
+@contextmanager
+def overridden(holder: object, name: str, other: Any) -> Iterator[None]:
+    """While in force, an object has another attribute of that name.
+
+    It is put past what else setting it does, such as to note a component's class in a pipeline's
+    config.
+    """
+    own = vars(holder)
+    before, had = own.get(name), name in own
+    own[name] = other
+    try:
+        yield
+    finally:
+        own[name] = before
+        if not had:
+            del own[name]
 
 
 def _bound(signature: inspect.Signature, args: Any, given: Any) -> dict[str, Any]:
@@ -242,8 +253,9 @@ def silent(pipeline: DiffusionPipeline, guided: bool = False) -> Iterator[None]:
             guider.enable()
 
 
-@contextmanager
-def _steps_heard(scheduler: Any, heard: Draw, ending: Tensor | None) -> Iterator[None]:
+def _steps_heard(
+    scheduler: Any, heard: Draw, ending: Tensor | None
+) -> AbstractContextManager[None]:
     step = type(scheduler).step
     signature = inspect.signature(step)
 
@@ -260,11 +272,7 @@ def _steps_heard(scheduler: Any, heard: Draw, ending: Tensor | None) -> Iterator
         heard.result = cloned(after if ending is None else ending.view(after.shape))
         return found if ending is None else _ended(found, after.shape, heard.result)
 
-    scheduler.step = MethodType(listening, scheduler)
-    try:
-        yield
-    finally:
-        del scheduler.step
+    return overridden(scheduler, "step", MethodType(listening, scheduler))
 
 
 def _ended(found: Any, shape: torch.Size, ending: Tensor) -> Any:
