@@ -2,7 +2,7 @@
 
 import copy
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal
 
@@ -17,13 +17,14 @@ from erase.models.coding import one_frame
 from erase.models.conditions import shifted
 from erase.models.family import family_of
 from erase.models.lazy import require_read
-from erase.models.listening import Listener
 from erase.models.stock import with_components
 from erase.prompts.catalogue import Sampling
 from erase.support.distributed import shared_map
 from erase.support.progress import Bar
 
 OutputType = Literal["pt", "latent"]
+# Of prompts and as many seeds, whose steps a bar may be told.
+Drawer = Callable[[Sequence[str], Sequence[int], Bar], Tensor]
 MOST_AT_ONCE, LATENTS_AT_ONCE = 32, 8192
 
 
@@ -44,33 +45,14 @@ def draw(
     no part: what is drawn is to be measured, not shown. `shared` batches are drawn by all processes
     in turn, which then all have every picture; each must call it.
     """
-    family = family_of(pipeline)
-    if known := family.learned:
-        output = "np" if output_type == "pt" else ""  # the only one that is in 0..1 in all classes
-        listener = known.calling.drawer(pipeline, sampling, output)
-        return _drawn_one_by_one(listener, prompts, seeds, sampling, output, description, shared)
-    unfiltered = without_filter(pipeline)
-    require_read(getattr(pipeline, family.denoiser))
-    side = family.side(pipeline, sampling.size)
-    count = at_once(pipeline, sampling.size)
-    heard = "callback_on_step_end" in inspect.signature(pipeline.__call__).parameters
+    alone = family_of(pipeline).learned
+    drawer = (_one_alone if alone else _some_together)(pipeline, sampling, output_type)
+    count = 1 if alone else at_once(pipeline, sampling.size)
     with Bar(total=sampling.steps * len(prompts), desc=description, unit="step") as bar:
 
         def some(start: int) -> Tensor:
             part = slice(start, start + count)
-            pictures = unfiltered(
-                list(prompts[part]),
-                generator=[seeded(seed) for seed in seeds[part]],
-                num_inference_steps=sampling.steps,
-                guidance_scale=sampling.guidance_scale,
-                output_type=output_type,
-                height=side,
-                width=side,
-                **family.drawing,
-                **({"callback_on_step_end": partial(_tick, bar)} if heard else {}),
-            ).images
-            if output_type == "latent":
-                pictures = family.unpacked(pipeline, pictures, side)
+            pictures = drawer(prompts[part], seeds[part], bar)
             # Schedulers of higher order take more steps than they are asked for, some no callback.
             bar.update(sampling.steps * min(start + count, len(prompts)) - bar.n)
             return widened(pictures).cpu()
@@ -80,35 +62,49 @@ def draw(
     return torch.cat(drawn) if drawn else torch.zeros(0)
 
 
-def _drawn_one_by_one(
-    listener: Listener,
-    prompts: Sequence[str],
-    seeds: Sequence[int],
-    sampling: Sampling,
-    output: str,
-    description: str,
-    shared: bool,
-) -> Tensor:
-    """What is drawn of each prompt alone: what it is given may hang on its neighbours' lengths."""
-    with Bar(total=sampling.steps * len(prompts), desc=description, unit="step") as bar:
+def _some_together(
+    pipeline: DiffusionPipeline, sampling: Sampling, output_type: OutputType
+) -> Drawer:
+    """What draws pictures of a known family, or their latents, as many as there are prompts."""
+    family, unfiltered = family_of(pipeline), without_filter(pipeline)
+    require_read(getattr(pipeline, family.denoiser))
+    side = family.side(pipeline, sampling.size)
+    heard = "callback_on_step_end" in inspect.signature(pipeline.__call__).parameters
 
-        def one(place: int) -> Tensor:
-            picture = _drawn_alone(listener, prompts[place], seeds[place], output)
-            bar.update(sampling.steps)
-            return widened(picture).cpu()
+    def drawn(prompts: Sequence[str], seeds: Sequence[int], bar: Bar) -> Tensor:
+        pictures = unfiltered(
+            list(prompts),
+            generator=[seeded(seed) for seed in seeds],
+            num_inference_steps=sampling.steps,
+            guidance_scale=sampling.guidance_scale,
+            output_type=output_type,
+            height=side,
+            width=side,
+            **family.drawing,
+            **({"callback_on_step_end": partial(_tick, bar)} if heard else {}),
+        ).images
+        return family.unpacked(pipeline, pictures, side) if output_type == "latent" else pictures
 
-        places = range(len(prompts))
-        drawn = shared_map(one, places) if shared else [one(place) for place in places]
-    return torch.cat(drawn) if drawn else torch.zeros(0)
+    return drawn
 
 
-@torch.no_grad()
-def _drawn_alone(listener: Listener, prompt: str, seed: int, output: str) -> Tensor:
-    """One picture [1, 3, H, W], of a film the frame in its middle; its latents if no output is."""
-    draw = listener.draw(prompt, seed)
-    if not output:
-        return draw.result
-    return one_frame(draw.output)
+def _one_alone(pipeline: DiffusionPipeline, sampling: Sampling, output_type: OutputType) -> Drawer:
+    """What draws one picture of a learned family, of a film the frame in its middle, or its latents.
+
+    Each is drawn alone, for what a prompt is given may hang on its neighbours' lengths.
+    """
+    known = family_of(pipeline).learned
+    assert known
+    output = "np" if output_type == "pt" else ""  # the only one that is in 0..1 in all classes
+    listener = known.calling.drawer(pipeline, sampling, output)
+
+    @torch.no_grad()
+    def drawn(prompts: Sequence[str], seeds: Sequence[int], _: Bar) -> Tensor:
+        (prompt,), (seed,) = prompts, seeds
+        draw = listener.draw(prompt, seed)
+        return one_frame(draw.output) if output else draw.result
+
+    return drawn
 
 
 def _tick(
