@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from erase.models.ladder import Ladder
-from erase.tasks.diffusion.noising import DiffusionBatch
+from erase.tasks.diffusion.noising import DiffusionBatch, Noising, Shares
 
 
-class LearnedNoising:
+class LearnedNoising(Noising):
     """The levels of noise that the pipeline itself draws by; time steps are their places."""
 
     def __init__(self, find: Callable[[], Ladder]):
@@ -25,23 +25,14 @@ class LearnedNoising:
         """Uniform places [count]."""
         return torch.randint(len(self.ladder.levels), (count,), generator=generator)
 
-    def _mixed(self, batch: DiffusionBatch, picture: str, noise: str) -> Tensor:
+    def shares(self, batch: DiffusionBatch) -> Shares:
+        """How much the levels have of both, the noise with the deviation that draws begin with."""
         levels = [self.ladder.levels[place] for place in batch.timesteps.tolist()]
-        shape = (-1, *[1] * (batch.latents.ndim - 1))
-        shares = (
-            batch.latents.new_tensor([getattr(level, name) for level in levels]).view(shape)
-            for name in (picture, noise)
-        )
-        of_picture, of_noise = shares
-        return of_picture * batch.latents + of_noise * self.ladder.deviation * batch.noise
-
-    def noisy(self, batch: DiffusionBatch) -> Tensor:
-        """The latents at their levels, as the denoiser is given them."""
-        return self._mixed(batch, "clean", "noise")
-
-    def target(self, batch: DiffusionBatch) -> Tensor:
-        """What the denoiser is to say of them."""
-        return self._mixed(batch, "picture", "unit")
+        mixes = [(one.clean, one.noise, one.picture, one.unit) for one in levels]
+        shape = (4, -1, *[1] * (batch.latents.ndim - 1))
+        clean, noise, picture, unit = batch.latents.new_tensor(mixes).T.view(shape)
+        deviation = self.ladder.deviation
+        return clean, noise * deviation, picture, unit * deviation
 
     def places(self, count: int) -> list[int]:
         """At most so many places, evenly from the noisiest to the cleanest level."""

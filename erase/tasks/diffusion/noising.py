@@ -1,7 +1,8 @@
 """Noised latents, and what a model of either family is trained to predict of them."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from diffusers import SchedulerMixin
@@ -45,7 +46,33 @@ def seed_of(batch: DiffusionBatch) -> int:
     return int(all_gather(batch.noise.flatten()[0].float().view(torch.int32).item())[0])
 
 
-class DiscreteNoising:
+# Of the latents and of the noise in the noised ones, then in what is predicted: [B, 1, ...] each.
+Shares = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+class Noising(ABC):
+    """How latents are noised, and what a model is to predict of them."""
+
+    @abstractmethod
+    def draw_timesteps(self, count: int, generator: torch.Generator) -> Tensor:
+        """Time steps [count] to train at."""
+
+    @abstractmethod
+    def shares(self, batch: DiffusionBatch) -> Shares:
+        """How much of latents and noise there is at the batch's time steps."""
+
+    def noisy(self, batch: DiffusionBatch) -> Tensor:
+        """The latents at their time steps."""
+        picture, noise, _, _ = self.shares(batch)
+        return picture * batch.latents + noise * batch.noise
+
+    def target(self, batch: DiffusionBatch) -> Tensor:
+        """What the model is to predict of them."""
+        _, _, picture, noise = self.shares(batch)
+        return picture * batch.latents + noise * batch.noise
+
+
+class DiscreteNoising(Noising):
     """Variance-preserving noise at whole time steps; predicts the noise, or the velocity.
 
     How much noise a step has is the scheduler's own `alphas_cumprod`, which no other scheduler
@@ -60,25 +87,16 @@ class DiscreteNoising:
         """Uniform time steps [count]."""
         return torch.randint(len(self._kept), (count,), generator=generator)
 
-    def _shares(self, batch: DiffusionBatch) -> tuple[Tensor, Tensor]:
-        """How much of the latents is in the noised ones, and how much of the noise."""
+    def shares(self, batch: DiffusionBatch) -> Shares:
+        """The roots of what is kept and of the rest."""
         kept = self._kept.to(batch.latents.device)[batch.timesteps.long(), None, None, None]
-        return (kept**0.5).to(batch.latents.dtype), ((1 - kept) ** 0.5).to(batch.latents.dtype)
-
-    def noisy(self, batch: DiffusionBatch) -> Tensor:
-        """The latents at their time steps."""
-        clean, noise = self._shares(batch)
-        return clean * batch.latents + noise * batch.noise
-
-    def target(self, batch: DiffusionBatch) -> Tensor:
-        """What the model is to predict of them."""
-        if not self._velocity:
-            return batch.noise
-        clean, noise = self._shares(batch)
-        return clean * batch.noise - noise * batch.latents
+        clean, noise = ((part**0.5).to(batch.latents.dtype) for part in (kept, 1 - kept))
+        nothing, one = torch.zeros_like(clean), torch.ones_like(clean)
+        predicted = (-noise, clean) if self._velocity else (nothing, one)
+        return clean, noise, *predicted
 
 
-class FlowNoising:
+class FlowNoising(Noising):
     """Straight lines from picture to noise; predicts noise - latents (Lipman et al., ICLR 2023).
 
     A time step is 1000 times the noise's share, shifted as the scheduler's `shift` says (Esser et
@@ -94,27 +112,11 @@ class FlowNoising:
         share = torch.rand(count, generator=generator)
         return self._steps * self._shift * share / (1 + (self._shift - 1) * share)
 
-    def noisy(self, batch: DiffusionBatch) -> Tensor:
-        """The latents at their time steps."""
+    def shares(self, batch: DiffusionBatch) -> Shares:
+        """The time step's share of noise, and the rest."""
         share = (batch.timesteps / self._steps).to(batch.latents.dtype)[:, None, None, None]
-        return (1 - share) * batch.latents + share * batch.noise
-
-    def target(self, batch: DiffusionBatch) -> Tensor:
-        """What the model is to predict of them."""
-        return batch.noise - batch.latents
-
-
-class Noising(Protocol):
-    """How latents are noised, and what a model is to predict of them."""
-
-    def draw_timesteps(self, count: int, generator: torch.Generator) -> Tensor:
-        """Time steps [count] to train at."""
-
-    def noisy(self, batch: DiffusionBatch) -> Tensor:
-        """The latents at their time steps."""
-
-    def target(self, batch: DiffusionBatch) -> Tensor:
-        """What the model is to predict of them."""
+        one = torch.ones_like(share)
+        return 1 - share, share, -one, one
 
 
 def noising_of(scheduler: SchedulerMixin) -> Noising:
