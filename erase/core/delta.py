@@ -119,13 +119,12 @@ def deltas_between(
     before: Mapping[str, Tensor],
     after: Mapping[str, Tensor],
     mask: Mask | None = None,
-    dtype: torch.dtype = torch.float16,
 ) -> dict[str, Delta]:
-    """What turns tensors `before` into `after`, alike in names and shapes, to `dtype` precision.
+    """What turns tensors `before` into `after`, alike in names and shapes, in float16.
 
-    Each change is sparse where that is smaller, and left out if it is nothing in `dtype`. The mask
+    Each change is sparse where that is smaller, and left out if it is nothing in float16. The mask
     is of the same shapes [...]. Raises RuntimeError if a masked-out weight changed, NotFiniteError
-    if a change is not finite in `dtype`.
+    if a change is not finite in float16.
     """
     deltas: dict[str, Delta] = {}
     for name, old in before.items():
@@ -133,14 +132,15 @@ def deltas_between(
         kept = change != 0 if mask is None else mask.tensors[name].cpu()
         if change[~kept].any():
             raise RuntimeError(f"Masked-out weights of {name} changed; train them under the mask.")
-        require_finite(name, change.to(dtype))
-        if not change.to(dtype).any():
+        change = change.half()
+        require_finite(name, change)
+        if not change.any():
             continue
         sparse = kept.double().mean() < DENSE_FROM if mask is None else not kept.all()
         if sparse:
-            deltas[name] = SparseDelta(kept, change[kept].to(dtype))
+            deltas[name] = SparseDelta(kept, change[kept])
         else:
-            deltas[name] = DenseDelta(change.to(dtype))
+            deltas[name] = DenseDelta(change)
     return deltas
 
 

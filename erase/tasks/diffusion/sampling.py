@@ -89,7 +89,7 @@ def _some_together(
 
 
 def _one_alone(pipeline: DiffusionPipeline, sampling: Sampling, output_type: OutputType) -> Drawer:
-    """What draws one picture of a learned family, of a film the frame in its middle, or its latents.
+    """What draws one picture of a learned family, of a film its middle frame, or its latents.
 
     Each is drawn alone, for what a prompt is given may hang on its neighbours' lengths.
     """
