@@ -30,7 +30,7 @@ from erase.support.config import require_kind
 from erase.support.errors import cut, first_line
 from erase.support.files import read_tensors, replaced_file
 from erase.tasks.classification.forget_sets import worst_classes
-from erase.tasks.diffusion.denoiser import ConditionedDenoiser, latents_of
+from erase.tasks.diffusion.denoiser import ConditionedDenoiser
 from erase.tasks.diffusion.noising import DiffusionBatch
 from erase.tasks.diffusion.task import DiffusionTask
 from erase.training.loop import step_seed
@@ -133,7 +133,7 @@ def predictions(pipeline: DiffusionPipeline, real: CaptionedPictures) -> Tensor:
     generator, found = torch.Generator().manual_seed(NOISE_SEED), []
     for start in range(0, len(real.captions), CHUNK):
         captions = list(real.captions[start : start + CHUNK])
-        latents = latents_of(pipeline, real.pictures[start : start + CHUNK])
+        latents = model.latents(real.pictures[start : start + CHUNK])
         noise = torch.randn(latents.shape, generator=generator).to(latents)
         timesteps = model.noising.draw_timesteps(len(captions), generator).to(latents.device)
         batch = DiffusionBatch(latents, noise, timesteps, captions, [])

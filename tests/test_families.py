@@ -5,7 +5,6 @@ from PIL import Image
 from tiny_families import BUILDERS, SIDE, build_family
 
 from erase.models.family import family_of
-from erase.tasks.diffusion.denoiser import latents_of, pictures_of
 from erase.tasks.diffusion.sampling import draw
 from erase.tasks.diffusion.task import DiffusionTask
 
@@ -71,10 +70,10 @@ def test_a_vae_that_names_no_shift_has_none(family):
     task = build_tiny_task(build_family(family), (), SIDE)
     drawn = {}
     for shift in (None, 0.0):
-        pipeline = task.denoiser.pipeline
+        denoiser, pipeline = task.denoiser, task.denoiser.pipeline
         pipeline.vae.register_to_config(shift_factor=shift)
         pictures = draw(pipeline, ["a ghost"], [3], task.sampling)
-        drawn[shift] = torch.cat([pictures, pictures_of(pipeline, latents_of(pipeline, pictures))])
+        drawn[shift] = torch.cat([pictures, denoiser.pictures(denoiser.latents(pictures))])
         assert pipeline.vae.config.shift_factor == shift
     assert torch.equal(drawn[None], drawn[0.0])
 

@@ -18,7 +18,7 @@ from erase.models.lazy import one_by_one
 from erase.models.opening import OpeningConfig, find_model, load_model
 from erase.prompts.request import EraseRequest
 from erase.runs.erase import RunConfig, run
-from erase.tasks.diffusion.denoiser import pictures_of
+from erase.tasks.diffusion.denoiser import ConditionedDenoiser
 from erase.tasks.diffusion.sampling import draw
 
 FAMILIES = ["sd1", "sdxl", "sd3", "flux", "pixart"]
@@ -91,7 +91,8 @@ def test_what_would_draw_without_its_denoiser_is_refused(tmp_path):
     with refused:
         model.pipeline.unet(None, None, None)
     with refused:
-        pictures_of(model.pipeline, model.pipeline.unet.conv_in.weight[:, :, :2, :2])
+        latents = model.pipeline.unet.conv_in.weight[:, :, :2, :2]
+        ConditionedDenoiser(model.pipeline).pictures(latents)
 
 
 def test_a_method_that_passes_through_the_denoiser_opens_it(tmp_path):

@@ -12,7 +12,7 @@ from erase.models.family import family_of
 from erase.models.tokens import pairing
 from erase.prompts.catalogue import Sampling
 from erase.prompts.request import EraseRequest, expand
-from erase.tasks.diffusion.denoiser import ConditionedDenoiser, latents_of, pictures_of
+from erase.tasks.diffusion.denoiser import ConditionedDenoiser
 from erase.tasks.diffusion.noising import DiffusionBatch
 from erase.tasks.diffusion.sampling import draw
 from erase.tasks.diffusion.task import DiffusionTask, DiffusionTaskConfig
@@ -238,12 +238,13 @@ VAES = {name: lambda name=name: build_family(name) for name in BUILDERS} | {
 def test_latents_are_those_that_the_pipeline_decodes(name):
     pipeline = VAES[name]()
     latents, shown = (draw(pipeline, ["a ghost"], [3], SAMPLING, kind) for kind in ("latent", "pt"))
-    assert torch.allclose(pictures_of(pipeline, latents), shown, atol=1e-5)
+    denoiser = ConditionedDenoiser(pipeline)
+    assert torch.allclose(denoiser.pictures(latents), shown, atol=1e-5)
     with torch.no_grad():
         found = pipeline.vae.encode(2 * shown - 1)
         code = found.latent_dist.mode() if hasattr(found, "latent_dist") else found.latents
         again = (pipeline.vae.decode(code).sample / 2 + 0.5).clamp(0, 1)
-    assert torch.allclose(pictures_of(pipeline, latents_of(pipeline, shown)), again, atol=1e-5)
+    assert torch.allclose(denoiser.pictures(denoiser.latents(shown)), again, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", BUILDERS)

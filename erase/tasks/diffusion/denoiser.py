@@ -22,25 +22,6 @@ PROMPTS_AT_ONCE = 64  # in a text encoder
 PLACEHOLDER = "~"  # of a word that is to be found
 
 
-@torch.no_grad()
-def latents_of(pipeline: DiffusionPipeline, pictures: Tensor) -> Tensor:
-    """Latents [n, C, h, w], scaled and shifted as the denoiser knows them, of pictures in 0..1."""
-    vae, (mean, deviation) = pipeline.vae, family_of(pipeline).unscaled(pipeline)
-    with computed_in_float32([vae]):  # some autoencoders overflow in float16
-        found = vae.encode((2 * pictures - 1).to(vae.device, vae.dtype))
-        latents = found.latent_dist.mode() if "latent_dist" in found else found.latents
-        return (latents - mean) / deviation
-
-
-@torch.no_grad()
-def pictures_of(pipeline: DiffusionPipeline, latents: Tensor) -> Tensor:
-    """Pictures [n, 3, H, W] in 0..1 of latents as the denoiser knows them."""
-    vae, (mean, deviation) = pipeline.vae, family_of(pipeline).unscaled(pipeline)
-    latents = latents * deviation + mean
-    with computed_in_float32([vae]):
-        return (vae.decode(latents.to(vae.device, vae.dtype)).sample / 2 + 0.5).clamp(0, 1)
-
-
 class ConditionedDenoiser:
     """What the family of a pipeline makes of prompts, for pictures `size` pixels wide.
 
@@ -98,13 +79,22 @@ class ConditionedDenoiser:
         side, ready = self.side, self.pipeline.image_processor.preprocess
         return ready(picture.convert("RGB"), side, side) / 2 + 0.5
 
+    @torch.no_grad()
     def latents(self, pictures: Tensor) -> Tensor:
-        """Latents [n, C, h, w] of pictures in 0..1, where the denoiser is."""
-        return latents_of(self.pipeline, pictures).to(self.device, at_least_float32(self.dtype))
+        """Latents [n, C, h, w] of pictures in 0..1, scaled, shifted and where the denoiser is."""
+        vae, (mean, deviation) = self.pipeline.vae, self.family.unscaled(self.pipeline)
+        with computed_in_float32([vae]):  # some autoencoders overflow in float16
+            found = vae.encode((2 * pictures - 1).to(vae.device, vae.dtype))
+            latents = found.latent_dist.mode() if "latent_dist" in found else found.latents
+        return ((latents - mean) / deviation).to(self.device, at_least_float32(self.dtype))
 
+    @torch.no_grad()
     def pictures(self, latents: Tensor) -> Tensor:
         """Pictures [n, 3, H, W] in 0..1 of latents."""
-        return pictures_of(self.pipeline, latents)
+        vae, (mean, deviation) = self.pipeline.vae, self.family.unscaled(self.pipeline)
+        latents = latents * deviation + mean
+        with computed_in_float32([vae]):
+            return (vae.decode(latents.to(vae.device, vae.dtype)).sample / 2 + 0.5).clamp(0, 1)
 
     @property
     def reading(self) -> dict[str, nn.Module]:
