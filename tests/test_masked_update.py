@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from erase.core.mask import build_mask
-from erase.core.masked_update import MaskedUpdate
+from erase.core.masked_update import masked_update
 from erase.core.snapshot import Snapshot, copy_of
 from erase.training.preserve import restored_parameters
 
@@ -34,7 +34,7 @@ def test_masked_out_weights_stay_bit_equal(name):
     one_step(model, optimizer, 0)
     before = {name: p.detach().clone() for name, p in parameters.items()}
     mask = build_mask({name: torch.rand(p.shape) for name, p in parameters.items()}, 0.5)
-    with MaskedUpdate(optimizer, parameters, mask, before):
+    with masked_update(optimizer, parameters, mask, before):
         for seed in range(4):
             one_step(model, optimizer, seed)
     for name, parameter in parameters.items():
@@ -47,7 +47,7 @@ def test_the_optimizer_is_free_again_afterwards():
     weight = nn.Parameter(torch.ones(2))
     optimizer = torch.optim.SGD([weight], lr=1.0)
     mask = build_mask({"w": torch.tensor([0.0, 1.0])}, 0.5)
-    with MaskedUpdate(optimizer, {"w": weight}, mask, {"w": torch.ones(2)}):
+    with masked_update(optimizer, {"w": weight}, mask, {"w": torch.ones(2)}):
         pass
     weight.sum().backward()
     optimizer.step()

@@ -1,9 +1,8 @@
 """Training under a mask: masked-out weights stay bit-equal under any optimizer."""
 
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +12,14 @@ from erase.core.mask import Mask
 from erase.core.shards import distributed_like
 
 
-class MaskedUpdate(ExitStack):
-    """A context in which `optimizer` moves only the weights a mask keeps.
+@contextmanager
+def masked_update(
+    optimizer: Optimizer,
+    parameters: Mapping[str, nn.Parameter],
+    mask: Mask,
+    originals: Mapping[str, Tensor],
+) -> Iterator[None]:
+    """While in force, `optimizer` moves only the weights a mask keeps.
 
     Masking gradients alone is not enough: weight decay and momentum move weights whose gradient is
     0. So gradients are masked as they are made (clipping then sees only what counts) and
@@ -23,31 +28,22 @@ class MaskedUpdate(ExitStack):
     invariant.
     """
 
-    def __init__(
-        self,
-        optimizer: Optimizer,
-        parameters: Mapping[str, nn.Parameter],
-        mask: Mask,
-        originals: Mapping[str, Tensor],
-    ):
-        super().__init__()
-        self._optimizer = optimizer
-        self._entries = [
-            (parameter, distributed_like(mask.tensors[name], parameter), originals[name])
-            for name, parameter in parameters.items()
-        ]
-
-    def __enter__(self) -> Self:
-        for parameter, kept, _ in self._entries:
-            hook = parameter.register_post_accumulate_grad_hook(partial(_mask_gradient, kept))
-            self.callback(hook.remove)
-        self.callback(self._optimizer.register_step_post_hook(self._restore).remove)
-        return super().__enter__()
+    entries = [
+        (parameter, distributed_like(mask.tensors[name], parameter), originals[name])
+        for name, parameter in parameters.items()
+    ]
 
     @torch.no_grad()
-    def _restore(self, *_: object) -> None:
-        for parameter, kept, original in self._entries:
+    def restore(*_: object) -> None:
+        for parameter, kept, original in entries:
             parameter.copy_(torch.where(kept, parameter, original))
+
+    with ExitStack() as hooks:
+        for parameter, kept, _ in entries:
+            masking = partial(_mask_gradient, kept)
+            hooks.enter_context(parameter.register_post_accumulate_grad_hook(masking))
+        hooks.enter_context(optimizer.register_step_post_hook(restore))
+        yield
 
 
 def _mask_gradient(kept: Tensor, parameter: nn.Parameter) -> None:

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from erase.core.delta import Delta, NotFiniteError, deltas_between
 from erase.core.fingerprint import combined, fingerprint
 from erase.core.mask import Mask
-from erase.core.masked_update import MaskedUpdate, shrink_changes_
+from erase.core.masked_update import masked_update, shrink_changes_
 from erase.core.precision import MasterWeights
 from erase.core.process import own_settings
 from erase.core.shards import full_tensor, in_shards
@@ -96,7 +96,7 @@ def train(
     average = EMAModel(parameters.values(), config.ema_decay) if config.use_ema else None
     kept = Checkpoints(config, made_for, masters.state, optimizer, average)
     masters.write_back()
-    masked = MaskedUpdate(optimizer, masters.whole, mask, originals) if mask else nullcontext()
+    masked = masked_update(optimizer, masters.whole, mask, originals) if mask else nullcontext()
     stepper = _Stepper(task, step_loss, config, watch.accelerator, optimizer, masters)
     able = checkpointed_activations(task, config.gradient_checkpointing)
     with masked, able, _stop_requested() as stop:
