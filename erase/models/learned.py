@@ -56,7 +56,7 @@ class LearnedFamily:
 
     def levels(self, listener: Listener) -> Levels:
         """What finds the levels of noise in a listener's draws."""
-        return _levels_of(listener, self.denoisers, self.call)
+        return Levels(listener, self.denoisers, self.call)
 
     def as_json(self) -> dict[str, Any]:
         """All of it but the seconds, which differ each time, for a file."""
@@ -187,7 +187,7 @@ def _learned_of(pipeline: DiffusionPipeline, calling: Calling, begun: float) -> 
     _require_replayed(pipeline, text.drawn, denoisers)
     enters, encoders = text.entries(), heard_encoders(listener, [one.name for one in denoisers])
     words = [name for name in encoders if speaks_clip(pipeline, name)]
-    ladder = _levels_of(listener, denoisers, arguments.call).found()
+    ladder = Levels(listener, denoisers, arguments.call).found()
     pairs = [(_number(level.told), level.noise) for level in ladder.levels]
     return LearnedFamily(
         stock_class(pipeline).__name__, calling, denoisers,
@@ -195,12 +195,6 @@ def _learned_of(pipeline: DiffusionPipeline, calling: Calling, begun: float) -> 
         text.heard(timed=True), enters, encoders, words, ladder.kind, pairs, ladder.error,
         time.perf_counter() - begun,
     )  # fmt: skip
-
-
-def _levels_of(listener: Listener, denoisers: Sequence[Denoiser], call: int) -> Levels:
-    first, names = denoisers[0], [one.name for one in denoisers]
-    latents, told = first.given("latents")[0], first.given("time")
-    return Levels(listener, names, latents, told, call, PROMPT)
 
 
 def _require_replayed(

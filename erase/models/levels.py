@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from erase.models.arguments import Denoiser
+from erase.models.calling import PROMPT
 from erase.models.cuts import Cut, cut_out, cuts, fitted, numbers_of, places_of
 from erase.models.ladder import Ladder, Level, Mix, flow, leading, of_noise
 from erase.models.listening import Answer, Call, Draw, Listener, leaves
@@ -18,18 +20,17 @@ EXACT, LAST, SPREAD = 2e-3, 0.06, 0.3
 
 
 class Levels:
-    """Finds the ladder of a listener's draws; `hears` are the modules that hear the prompt.
+    """Finds the ladder of a listener's draws; the `denoisers` hear the prompt.
 
-    call: which of several calls in a step. latents: the argument that holds them. told: those
-    that change from step to step.
+    call: which of several calls in a step does. The first denoiser's latents and times are the
+    others' too.
     """
 
-    def __init__(
-        self, listener: Listener, hears: Sequence[str], latents: str, told: Sequence[str],
-        call: int = 0, prompt: str = "a ghost",
-    ):  # fmt: skip
-        self._listener, self._hears, self._latents = listener, hears, latents
-        self._told, self._call, self._prompt = told, call, prompt
+    def __init__(self, listener: Listener, denoisers: Sequence[Denoiser], call: int):
+        self._listener, self._call = listener, call
+        self._hears = [one.name for one in denoisers]
+        self._latents = denoisers[0].given("latents")[0]
+        self._told = denoisers[0].given("time")
         self._forms: dict[str, Any] = {}
 
     def found(self, steps: int = 0) -> Ladder:
@@ -89,7 +90,7 @@ class Levels:
         def said(call: Call, raw: Tensor) -> Tensor | None:
             return answer(call, raw) if call.who in self._hears else torch.zeros_like(raw)
 
-        return self._listener.draw(self._prompt, answer=said, forms=self._forms, **self._options)
+        return self._listener.draw(PROMPT, answer=said, forms=self._forms, **self._options)
 
     def _prompted(self, draw: Draw) -> list[Call]:
         """One call a step: that which hears the prompt."""

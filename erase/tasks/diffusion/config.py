@@ -11,7 +11,6 @@ from erase.support.config import Config, NotNegative, Positive
 from erase.tasks.diffusion.adversaries import ADVERSARIES, AdversaryName
 from erase.tasks.diffusion.adversaries.base import Adversary, Asked
 from erase.tasks.diffusion.denoiser import ConditionedDenoiser
-from erase.tasks.diffusion.relearning import DenoiserRelearning
 
 MOST_TRAJECTORIES = 64
 USUAL_FORGET = 32
@@ -94,12 +93,6 @@ class DiffusionTaskConfig(Config):
             return None
         steps, reach = self.adversary_steps or USUAL_STEPS, self.adversary_reach
         return kind(denoiser, steps, reach or kind.usual_reach, asked)
-
-    def relearning_of(self, denoiser: ConditionedDenoiser) -> DenoiserRelearning | None:
-        """The finetuning of a model that is to be withstood, if any is."""
-        if not self.relearning:
-            return None
-        return DenoiserRelearning(denoiser, self.relearning, self.relearning_rate)
 
     def sampling(self, known: Sampling) -> Sampling:
         """How these pictures are drawn of a model that is sampled as is known."""

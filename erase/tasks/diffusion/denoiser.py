@@ -1,6 +1,5 @@
 """A pipeline's denoiser and text encoders as one function of latents, time and prompts."""
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -13,7 +12,7 @@ from transformers import PreTrainedModel
 from erase.core.precision import at_least_float32, computed_in_float32
 from erase.models.conditions import Condition, condition_of
 from erase.models.family import POOLED, STATES, family_of
-from erase.models.stock import plain_pipeline, text_to_image, with_components
+from erase.models.stock import plain_pipeline, text_to_image
 from erase.models.tokens import last_positions, pairing, require_read
 from erase.support.progress import Bar
 from erase.tasks.diffusion.noising import DiffusionBatch, Noising, noising_of
@@ -106,11 +105,6 @@ class ConditionedDenoiser:
     def around(self, pipeline: DiffusionPipeline) -> "ConditionedDenoiser":
         """The same of another pipeline."""
         return ConditionedDenoiser(pipeline, self.side, self.guidance)
-
-    def with_copies(self, modules: Mapping[str, nn.Module]) -> DiffusionPipeline:
-        """A pipeline around copies of these of its modules, as they are now, without gradients."""
-        copies = {n: copy.deepcopy(module).requires_grad_(False) for n, module in modules.items()}
-        return with_components(self.pipeline, copies)
 
     @contextmanager
     def replaced_modules(self, modules: Mapping[str, nn.Module]) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from copy import deepcopy
 from dataclasses import asdict
 from typing import Any
 
@@ -18,6 +19,7 @@ from erase.core.precision import computed_in_float32
 from erase.core.snapshot import Snapshot
 from erase.models.family import Condition, Family, require_supported
 from erase.models.lazy import is_left, one_by_one
+from erase.models.stock import with_components
 from erase.prompts.catalogue import Finetuning, Sampling
 from erase.prompts.request import Prompt, PromptSet, by_group
 from erase.support.distributed import shard_of, shards_asked
@@ -202,9 +204,11 @@ class DiffusionTask:
 
     def frozen_copy(self, trained: Mapping[str, nn.Parameter] | None = None) -> "DiffusionTask":
         """The same task around the model as it is now, whatever becomes of what is `trained`."""
+        pipeline = self.denoiser.pipeline
         if shards_asked():
-            return self._rebuilt(self.denoiser.with_copies(self._modules), self._shown)
-        teacher = self._rebuilt(self.denoiser.pipeline, self._shown)
+            copies = {n: deepcopy(m).requires_grad_(False) for n, m in self._modules.items()}
+            return self._rebuilt(with_components(pipeline, copies), self._shown)
+        teacher = self._rebuilt(pipeline, self._shown)
         own = self.parameters() if trained is None else trained
         moved = self.relearning.weights() if self.relearning else {}
         teacher._held = Snapshot(self._modules.values(), (*own.values(), *moved.values()))
@@ -301,7 +305,8 @@ class DiffusionTask:
     @property
     def relearning(self) -> DenoiserRelearning | None:
         """The finetuning that training withstands, if the config asks for it."""
-        return self.config.relearning_of(self.denoiser)
+        steps, rate = self.config.relearning, self.config.relearning_rate
+        return DenoiserRelearning(self.denoiser, steps, rate) if steps else None
 
     @contextmanager
     def _own_weights(self) -> Iterator[ConditionedDenoiser]:
