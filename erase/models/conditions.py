@@ -9,6 +9,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
+from erase.core.seeds import seeded
 from erase.models.calling import STEPS
 from erase.models.listening import overridden, replaced, silent
 
@@ -41,11 +42,7 @@ class Condition:
 
 
 class _HeardError(Exception):
-    """Breaks a pipeline's call off, with what its denoiser was given."""
-
-    def __init__(self, given: dict[str, Any]):
-        super().__init__()
-        self.given = given
+    """Breaks a pipeline's call off, with what its denoiser was given as its one argument."""
 
 
 class _Ear:
@@ -76,12 +73,13 @@ def condition_of(
     kind wraps to compute no gradients, so that a trained text encoder has some.
     """
     call = inspect.unwrap(kind.__call__)
-    noise, ear = torch.Generator().manual_seed(0), _Ear(getattr(pipeline, denoiser))
+    noise, ear = seeded(0), _Ear(getattr(pipeline, denoiser))
     try:
         with silent(pipeline), overridden(pipeline, denoiser, ear):
             call(pipeline, list(prompts), generator=noise, num_inference_steps=STEPS, **options)
     except _HeardError as heard:
-        return _read_of(pipeline, prompts, heard.given)
+        (given,) = heard.args
+        return _read_of(pipeline, prompts, given)
     raise ValueError(f"A {kind.__name__} drew without its {denoiser}; open a stock pipeline.")
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from erase.core.seeds import seeded
 from erase.models.arguments import Denoiser
 from erase.models.calling import PROMPT
 from erase.models.cuts import Cut, cut_out, cuts, fitted, numbers_of, places_of
@@ -61,7 +62,7 @@ class Levels:
             raise ValueError(
                 f"its latents are no part of what {asked[0].who} is given as {self._latents}"
             )
-        whole = torch.randn(asked[0].raw.shape, generator=torch.Generator().manual_seed(1))
+        whole = torch.randn(asked[0].raw.shape, generator=seeded(1))
         self._answer = whole
         self._moved = self._answered(_always(whole))
         self._cut = self._prediction()
@@ -223,7 +224,7 @@ class Levels:
         if min(noise for _, noise, _, _ in mixes) <= 0:
             return float("inf")
         count = self._still.result.numel()
-        pictures = torch.randn(2, count, generator=torch.Generator().manual_seed(2)).double()
+        pictures = torch.randn(2, count, generator=seeded(2)).double()
         ladder = self._ladder("", mixes, 0.0)
         draws = [self._answered(leading(ladder, picture)) for picture in pictures]
         apart = pictures[0] - pictures[1]

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from erase.core.activations import hooks_are_heard
+from erase.core.seeds import seeded
 
 Leaves = dict[str, Any]
 # Of a call, and what was said in the first one; None where the module is to say what it does.
@@ -162,7 +163,7 @@ class Listener:
         """
         heard, forms = Draw(), {} if forms is None else forms
         count = 1 if isinstance(prompt, str) else len(prompt)
-        seeds = [torch.Generator().manual_seed(seed + i) for i in range(count)]
+        seeds = [seeded(seed + i) for i in range(count)]
         given = {**self.options, **options}
         call = type(self.pipeline).__call__
         call = inspect.unwrap(call) if self.grads else call  # past what computes no gradients
