@@ -44,11 +44,13 @@ def attack(folder: Path, output: str) -> int:
 
 
 def erasing(folder: Path, output: str) -> int:
-    """Train a little and measure."""
+    """Train a little, told to a tracker, and measure."""
     command = ["run", f"--model={folder / 'tiny'}", "--concept=ghost", "--method=salun"]
     command += ["--task.forget_pictures=2", "--task.retain_pictures=2", "--task.generation_steps=2"]
     command += ["--evaluation.forget_pictures=2", "--evaluation.retain_pictures=3"]
-    return main([*command, "--salun.training.max_train_steps=2", f"--output={folder / output}"])
+    command += ["--salun.training.max_train_steps=2", "--salun.training.report_to=tensorboard"]
+    command += [f"--salun.training.logging_dir={folder / 'logs'}"]
+    return main([*command, f"--output={folder / output}"])
 
 
 def files(output: Path) -> dict[str, bytes]:

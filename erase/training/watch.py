@@ -79,9 +79,9 @@ class TrainingLog:
             save_grid(pictures, folder / f"validation-{done}.png", len(pictures) // 2)
 
     def end(self) -> None:
-        """Close the tracker."""
-        if self._config.report_to:
-            self.accelerator.end_training()
+        """Close the tracker; `end_training` would part the processes too."""
+        for tracker in self.accelerator.trackers:
+            tracker.finish()
 
 
 @contextmanager
