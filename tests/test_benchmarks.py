@@ -5,17 +5,21 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import CATALOGUE, build_tiny_pipeline
 from observation import Observation
 from tiny_classes import z_image
 
 from erase.bundled import JUDGE
+from erase.core.delta import DenseDelta, truncate_delta
 from erase.evaluate.pictures.clip import ClipJudge
 from erase.evaluate.reports import AttackReport
+from erase.models.family import STATES
 from erase.models.opening import load_model
 from erase.prompts.catalogue import Concept, Sampling
 from erase.prompts.request import EraseRequest
 from erase.runs.erase import RunConfig, run
+from erase.tasks.diffusion.places import TEXT
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
@@ -253,3 +257,23 @@ def test_the_yardstick_tells_wanted_differences_from_others(monkeypatch):
     text, clean = yardstick.table(before, after)
     assert clean
     assert "Changed on purpose." in text
+
+
+def test_how_far_outputs_move_and_what_a_cut_costs_is_told_of_every_form(tiny_task, monkeypatch):
+    import list_shapes
+
+    weights = {name: tiny_task.editable()[name].detach() for name in tiny_task.sites(TEXT)[STATES]}
+    dense = {name: DenseDelta(0.5 * weight) for name, weight in weights.items()}
+    low = {name: truncate_delta(delta, len(delta.values)) for name, delta in dense.items()}
+    for deltas in (dense, low):
+        found = list_shapes.moved(tiny_task, deltas, list_shapes.captions())
+        assert found.shape == (-(-len(deltas) // list_shapes.THIRD), list_shapes.FIFTY)
+        assert torch.allclose(found, torch.tensor(0.5), atol=1e-5)
+        assert 0 < list_shapes.error_in_half(deltas) < 2**-10
+    monkeypatch.setattr(list_shapes, "CUT_RANK", 1)
+    short, error = list_shapes.cut(dense)
+    singular = [torch.linalg.svdvals(delta.values) for delta in dense.values()]
+    lost = [float(part[1:].norm() / part.norm()) for part in singular[:: list_shapes.THIRD]]
+    assert {delta.rank for delta in short.values()} == {1}
+    assert error == pytest.approx(sum(lost) / len(lost), abs=1e-5)
+    assert len(set(list_shapes.captions())) > list_shapes.FIFTY // 2
