@@ -200,6 +200,7 @@ def table(ledger: Ledger) -> str:
         if "half_error" in found:
             cells += [f"{found['half_error']:.1e}"]
             cells += [f"{found[w]:.3f} ({found[f'{w}_worst']:.3f})" for w in SETS]
+        cells += [""] * (len(titles) - 3 - len(cells))  # of rows that are older than these figures
         lines.append(f"| {model} | {method} | {concepts} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
