@@ -119,12 +119,13 @@ def deltas_between(
     before: Mapping[str, Tensor],
     after: Mapping[str, Tensor],
     mask: Mask | None = None,
+    dtype: torch.dtype = torch.float16,
 ) -> dict[str, Delta]:
-    """What turns tensors `before` into `after`, alike in names and shapes, in float16.
+    """What turns tensors `before` into `after`, alike in names and shapes, to `dtype` precision.
 
-    Each change is sparse where that is smaller, and left out if it is nothing in float16. The mask
+    Each change is sparse where that is smaller, and left out if it is nothing in `dtype`. The mask
     is of the same shapes [...]. Raises RuntimeError if a masked-out weight changed, NotFiniteError
-    if a change is not finite in float16.
+    if a change is not finite in `dtype`.
     """
     deltas: dict[str, Delta] = {}
     for name, old in before.items():
@@ -132,7 +133,7 @@ def deltas_between(
         kept = change != 0 if mask is None else mask.tensors[name].cpu()
         if change[~kept].any():
             raise RuntimeError(f"Masked-out weights of {name} changed; train them under the mask.")
-        change = change.half()
+        change = change.to(dtype)
         require_finite(name, change)
         if not change.any():
             continue
