@@ -14,7 +14,7 @@ from collections.abc import Mapping
 
 import torch
 from canvas_bench import opened
-from lists import erased
+from lists import erased, task_of
 from torch import Tensor, nn
 
 CLOSED = ("projection", "uce", "rece", "speed", "oce", "balance")
@@ -34,7 +34,8 @@ def changes(bits: int | None, method: str, concepts: list[str]) -> Mapping[str, 
     if bits:
         round_to(model.pipeline.unet, bits)
         round_to(model.pipeline.text_encoder, bits)
-    erasure, _ = erased(model, concepts, method, 0, **({"heard": 0} if method == "balance" else {}))
+    options = {"heard": 0} if method == "balance" else {}
+    erasure, _ = erased(task_of(model, concepts, 0), method, **options)
     return {name: delta.dense() for name, delta in erasure.deltas.items()}
 
 

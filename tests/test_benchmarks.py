@@ -277,3 +277,18 @@ def test_how_far_outputs_move_and_what_a_cut_costs_is_told_of_every_form(tiny_ta
     assert {delta.rank for delta in short.values()} == {1}
     assert error == pytest.approx(sum(lost) / len(lost), abs=1e-5)
     assert len(set(list_shapes.captions())) > list_shapes.FIFTY // 2
+
+
+def test_a_base_of_eight_bits_is_one_in_bfloat16_and_moves_a_closed_form(monkeypatch, capsys):
+    import rounding
+
+    weights = torch.nn.Linear(9, 7)
+    wanted = weights.weight.detach().bfloat16().float()
+    rounding.round_to(weights, 8)
+    assert torch.equal(weights.weight, wanted)
+    monkeypatch.setattr(sys, "argv", ["rounding.py", "--bits", "8", "14", "--methods", "uce"])
+    rounding.main()
+    row = capsys.readouterr().out.splitlines()[-1]
+    near, exact = (cell.split(",") for cell in row.strip("| ").split(" | ")[1:])
+    assert 0 < float(near[0]) <= float(near[1])
+    assert [float(share) for share in exact] == [0, 0]  # it ships in float16

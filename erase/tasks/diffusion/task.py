@@ -204,11 +204,10 @@ class DiffusionTask:
 
     def frozen_copy(self, trained: Mapping[str, nn.Parameter] | None = None) -> "DiffusionTask":
         """The same task around the model as it is now, whatever becomes of what is `trained`."""
-        pipeline = self.denoiser.pipeline
         if shards_asked():
             copies = {n: deepcopy(m).requires_grad_(False) for n, m in self._modules.items()}
-            return self._rebuilt(with_components(pipeline, copies), self._shown)
-        teacher = self._rebuilt(pipeline, self._shown)
+            return self._rebuilt(with_components(self.denoiser.pipeline, copies), self._shown)
+        teacher = self._rebuilt(self.denoiser.pipeline, self._shown)
         own = self.parameters() if trained is None else trained
         moved = self.relearning.weights() if self.relearning else {}
         teacher._held = Snapshot(self._modules.values(), (*own.values(), *moved.values()))
@@ -236,16 +235,12 @@ class DiffusionTask:
 
     def fingerprints(self) -> dict[str, str]:
         """What tells this "base", this "forget set" and this "retain set" from others."""
-        parts = one_by_one(self._modules.values())
-        weights = (weight for part in parts for weight in part.parameters())
+        weights = (w for part in one_by_one(self._modules.values()) for w in part.parameters())
         base = combined(fingerprint(weight) for weight in weights if not weight.is_meta)
         return {"base": base} | self._sets.fingerprints()
 
     def architecture(self) -> dict[str, Any]:
-        """The family, what was learned of it, and whether its stock pipeline loads LoRA files.
-
-        These are files of all components that may change.
-        """
+        """The family, what was learned of it, and whether LoRA files of all components load."""
         loads = self.family.loads_lora and {*self.components} <= {*self.family.lora_components}
         return self.family.facts | {"loads_lora": loads}
 
