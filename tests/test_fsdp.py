@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import weakref
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -49,14 +50,15 @@ VARIANTS = {
     "robust against a word": {"adversary": "word"},
     "robust against states": {"adversary": "states"},
     "robust against a target": {"adversary": "target"},
+    "keeping": {"keep": ("a skull", "a pizza")},
 }
 
 
-def salun(adversary: str = "none", **training) -> Erasure:
+def salun(adversary: str = "none", keep: Sequence[str] = (), **training) -> Erasure:
     """SalUn of a tiny pipeline in float64 with these options of task and training."""
-    task = task_around(build_host("both", torch.float64), "both")
+    task = task_around(build_host("both", torch.float64), "unet" if keep else "both")
     task.config = dataclasses.replace(
-        task.config, adversary=adversary, adversary_steps=int(adversary != "none")
+        task.config, adversary=adversary, adversary_steps=int(adversary != "none"), keep=keep
     )
     config = brisk(methods()["salun"].config())
     training = dataclasses.replace(config.training, **training)

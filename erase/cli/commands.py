@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -109,6 +109,7 @@ def _chosen(indices: Sequence[int], options: "Namespace") -> str:
 def _run(options: "Namespace") -> str:
     from erase.prompts.request import PLAIN_TEMPLATES, EraseRequest
     from erase.runs.erase import RunConfig, open_run, run
+    from erase.runs.opening import kept_prompts
     from erase.runs.plan import plan
 
     request = EraseRequest.from_lists(
@@ -116,7 +117,10 @@ def _run(options: "Namespace") -> str:
         templates=tuple(options.template) or PLAIN_TEMPLATES,
         redirect=options.redirect, seed=options.seed,
     )  # fmt: skip
-    config = _made(RunConfig, options, request=request, evaluate=not options.no_evaluation)
+    task = replace(options.task, keep=kept_prompts(options.task.keep))
+    config = _made(
+        RunConfig, options, request=request, task=task, evaluate=not options.no_evaluation
+    )
     if options.dry_run:
         opened = open_run(config)
         return plan(config, opened.model, opened.task)

@@ -18,6 +18,11 @@ def full_tensor(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if in_shards(tensor) else tensor
 
 
+def own_part(tensor: Tensor) -> Tensor:
+    """This process' part of a tensor [...] that lies in shards; all of any other."""
+    return tensor.to_local() if in_shards(tensor) else tensor
+
+
 def distributed_like(tensor: Tensor, reference: Tensor) -> Tensor:
     """The whole `tensor` on the device of `reference` [...], and in shards if that is."""
     tensor = tensor.to(reference.device)

@@ -60,6 +60,7 @@ class HardenConfig(TrainedConfig):
             learning_rate of 0 is four times what the task suggests.
     """
 
+    keeps = False
     folder: str = ""
     effort: Share = 0.1
     retraining_pictures: Positive[int] = 256_000

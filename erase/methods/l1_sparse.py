@@ -25,6 +25,7 @@ class L1SparseConfig(TrainedConfig):
         applied: the penalty is a "step" of its own, or the l1 norm's weight in the "loss".
     """
 
+    keeps = False
     penalty: float = 0.1
     applied: Literal["step", "loss"] = "step"
 

@@ -16,6 +16,7 @@ from erase.support.config import Config
 from erase.support.registry import Registry
 from erase.tasks.base import Task, TrainedTask
 from erase.training.config import TrainedConfig, TrainingConfig, with_defaults
+from erase.training.keeping import require_keeps
 from erase.training.watch import require_runnable
 
 logger = logging.getLogger(__name__)
@@ -92,9 +93,11 @@ class Method:
                 raise ValueError("The model was made under torch.inference_mode, so nothing of it "
                                  "can be trained; open it outside.")  # fmt: skip
         config = config or self.config()
+        trains = isinstance(config, TrainedConfig)
+        trained = self.needs(task, config).trained if trains else {}
+        require_keeps(task, self.name, config, trained)
         if isinstance(config, TrainedConfig):
             require_runnable(config.training, type(task))
-            trained = self.needs(task, config).trained
             if risk := training_risk(task.architecture(), [*trained]):
                 logger.warning(risk)
         erasure = self.function(task, config)

@@ -43,6 +43,7 @@ class SalUnLoRAConfig(RelabellingConfig):
         density: share of all weights that count as salient.
     """
 
+    keeps = False
     rank: Positive[int] = 16
     density: Density = 0.1
 

@@ -24,6 +24,7 @@ class SalUnSoftConfig(RelabellingConfig):
             falls to 0 at the last one.
     """
 
+    keeps = False
     sparsity: NotNegative[float] = 0.5
 
 

@@ -1,6 +1,8 @@
 """What a run on a pipeline works with, resolved once, before any work."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 from erase.erasure.erasure import Erasure
@@ -16,6 +18,7 @@ from erase.models.opening import (
     oracle_opening,
 )
 from erase.prompts.catalogue import Sampling
+from erase.prompts.names import SIGN, listed
 from erase.prompts.request import EraseRequest, PromptSet, expand
 from erase.tasks.diffusion.task import DiffusionTask, DiffusionTaskConfig
 
@@ -35,7 +38,7 @@ class Names(Named):
     Args:
         judge: an open_clip name or local-dir:FOLDER; by default the bundled judge, for models that
             draw what it knows.
-        oracle: a pipeline trained without the concept, which shows what comes of none of it.
+        oracle: a pipeline trained without the concept. It shows what comes of none of it.
     """
 
     judge: str = ""
@@ -123,3 +126,23 @@ def open_all(
     if oracle is None and names.oracle:
         oracle = open_model(names.oracle, oracle_opening(names))
     return Opened(model, prompts, sets, sampling, judge, oracle)
+
+
+def kept_prompts(words: Sequence[str]) -> list[str]:
+    """The prompts, in place of `@FILE` those in a file, in place of `@FOLDER` an erasure's.
+
+    Those are what it was to change, the anchors, and what it kept. Raises ValueError for files as
+    `listed` does, and for an erasure that does not say.
+    """
+    found: list[str] = []
+    for word in words:
+        folder = Path(word.removeprefix(SIGN)).expanduser()
+        if not (word.startswith(SIGN) and folder.is_dir()):
+            found += listed([word])
+            continue
+        task = Erasure.from_pretrained(folder).recipe.get("task", {})
+        if not (asked := task.get("redirected")):
+            raise ValueError(f"The erasure in {folder} does not say which prompts it was to change "
+                             "(one that was joined has parts); name others.")  # fmt: skip
+        found += [*asked, *asked.values(), *task["config"].get("keep", [])]
+    return list(dict.fromkeys(found))

@@ -28,6 +28,10 @@ class Task(Protocol):
     seed: int
 
     @property
+    def kept(self) -> Mapping[str, Tensor]:
+        """By tensor a basis [d, k] of the inputs of which it is to make what it does; or none."""
+
+    @property
     def components(self) -> Mapping[str, nn.Module]:
         """The modules that hold what may change."""
 

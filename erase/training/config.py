@@ -1,7 +1,7 @@
 """What every trained method lets one choose, in the words of diffusers' training scripts."""
 
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from erase.support.config import Config, NotNegative, Positive, Within
 
@@ -80,6 +80,8 @@ class TrainedConfig(Config):
     Args:
         training: the optimizer's settings.
     """
+
+    keeps: ClassVar[bool] = True  # whether each step is one from the base, which can be held back
 
     training: TrainingConfig = field(default_factory=TrainingConfig, kw_only=True)
 

@@ -25,6 +25,7 @@ from erase.support.progress import Bar
 from erase.tasks.base import SomeBatch, StepLoss, Task, TrainedTask
 from erase.training.checkpoint import Checkpoints, checkpoint_folder
 from erase.training.config import TrainingConfig, with_defaults, without_run_state
+from erase.training.keeping import holding
 from erase.training.preserve import only_trainable, restored_parameters, sharded
 from erase.training.relearning import withstanding
 from erase.training.watch import TrainingLog, checkpointed_activations
@@ -50,15 +51,18 @@ def finetune(
     for that reads weights by itself and not through the task.
     """
     chosen = _chosen(task, parameters)
+    # Rounded to float16, a change would move again what no step was to move.
+    stored = {"dtype": torch.float32} if task.kept else {}
     if shards_asked() and not replicas:
         task.prepare()
         with sharded(task, chosen) as shards:
             trained = train(task, step_loss, config, mask, shards, sparsity)
             after = {name: full_tensor(one.detach()).cpu() for name, one in trained.items()}
-        return deltas_between({name: p.detach() for name, p in chosen.items()}, after, mask)
+        before = {name: parameter.detach() for name, parameter in chosen.items()}
+        return deltas_between(before, after, mask, **stored)
     with restored_parameters(chosen) as before, only_trainable(task, chosen):
         trained = train(task, step_loss, config, mask, chosen, sparsity, before)
-        return deltas_between(before, trained, mask)
+        return deltas_between(before, trained, mask, **stored)
 
 
 @own_settings()
@@ -88,10 +92,12 @@ def train(
     watch, chosen = TrainingLog(task, config), _chosen(task, parameters)
     made_for = _made_for(task, step_loss, config, mask, chosen, sparsity)
     step_loss = withstanding(task, step_loss, chosen)
-    compared = chosen if mask or sparsity else {}
+    compared = chosen if mask or sparsity or task.kept else {}
     originals = originals or {name: p.detach().clone() for name, p in compared.items()}
-    masters = MasterWeights(chosen, mask.tensors if mask else None)
+    # Rows are solved for whole.
+    masters = MasterWeights(chosen, mask.tensors if mask and not task.kept else None)
     parameters, steps = masters.tensors, config.max_train_steps
+    hold = holding(task.kept, parameters, originals, mask)
     optimizer = _optimizer(parameters, config)
     average = EMAModel(parameters.values(), config.ema_decay) if config.use_ema else None
     kept = Checkpoints(config, made_for, masters.state, optimizer, average)
@@ -106,6 +112,7 @@ def train(
             if sparsity:
                 amount = rate * sparsity * (1 - step / steps)
                 shrink_changes_(parameters, masters.cut(originals), amount)
+            hold()
             masters.write_back()
             if average:
                 average.step(parameters.values())
@@ -119,6 +126,7 @@ def train(
     watch.end()
     if average:
         average.copy_to(parameters.values())
+        hold()
         masters.write_back()
     optimizer.zero_grad(set_to_none=True)
     return masters.values()

@@ -121,6 +121,7 @@ class ClassificationTask:
         return F.cross_entropy(self.predict(batch.inputs), batch.labels)
 
     relearning = None  # is not offered
+    kept: Mapping[str, Tensor] = {}  # nor is this
     saliency_loss = loss
 
     def redirected_loss(

@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 from math import ceil, sqrt
 from typing import Literal
 
-from erase.models.family import Family
+from erase.models.family import CROSS_ATTENTION, STATES, Family
 from erase.prompts.catalogue import Sampling
-from erase.support.config import Config, NotNegative, Positive
+from erase.prompts.names import SIGN
+from erase.support.config import Config, NotNegative, Positive, Share
 from erase.tasks.diffusion.adversaries import ADVERSARIES, AdversaryName
 from erase.tasks.diffusion.adversaries.base import Adversary, Asked
 from erase.tasks.diffusion.denoiser import ConditionedDenoiser
@@ -44,13 +45,17 @@ class DiffusionTaskConfig(Config):
             learnt off what a word in the concept's place draws.
         adversary_steps: so many gradient steps look for it. Each costs as much as a training step.
             0 for 4, or for no adversary if none is named; given alone, it is "prefix" that looks.
-        adversary_reach: how far all of them move what is found; 0 for the adversary's own. In
-            standard deviations of the vocabulary's numbers, or the states'.
+        adversary_reach: how far they move what is found; 0 for the adversary's own. In standard
+            deviations of the vocabulary's numbers, or the states'.
         relearning: robust training against finetuning. What is learnt of a step is learnt of the
             model too that 1 to so many steps of relearning make of it. Each costs a pass forward
             and back, and the second learning as much as the first.
         relearning_rate: how far each of these steps moves every tensor. Root mean square; ten steps
             of an attacker's AdamW at 1e-4 move it 1e-3 at most.
+        keep: prompts of which no training step may change what is read. Such as those of earlier
+            requests; on the command line `@FILE` too, a prompt a line, and `@FOLDER` for all that
+            an erasure was asked to change and to keep.
+        keep_energy: the share that is held of what is read of them. In as few directions as can be.
     """
 
     components: Sequence[str] = ()
@@ -67,6 +72,8 @@ class DiffusionTaskConfig(Config):
     adversary_reach: NotNegative[float] = 0.0
     relearning: NotNegative[int] = 0
     relearning_rate: Positive[float] = 1e-3
+    keep: Sequence[str] = ()
+    keep_energy: Share = 0.99
 
     @property
     def adversary_name(self) -> AdversaryName | None:
@@ -114,3 +121,11 @@ class DiffusionTaskConfig(Config):
                 f"The adversary {self.adversary_name} cannot serve a pipeline of family "
                 f"{family.name}: {why}; {mend}leave --task.adversary and adversary_steps out."
             )
+        if self.keep and family.enters.get(STATES) != CROSS_ATTENTION:
+            raise ValueError(
+                f"Pipelines of family {family.name} read text by more than keys and values of "
+                "cross-attention, so that holding these keeps nothing; leave --task.keep out."
+            )
+        if files := [text for text in self.keep if text.startswith(SIGN)]:
+            raise ValueError(f"{files[0]:.80} would be prompts in a file, which only the command "
+                             "line and kept_prompts read; give the prompts.")  # fmt: skip
