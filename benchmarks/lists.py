@@ -5,14 +5,16 @@ Run: `python benchmarks/lists.py [--counts 1 2 5 10 20] [--rows ...] [--turns 5 
 their defaults on the first so many of OBJECTS, and `hardened`, a student of `balance`. In turn: an
 erasure of each object alone, made once and kept in runs/lists (move it away when a method has
 changed), joined in that order by `compose`, the other way round, as a sum, by TIES and DARE; and of
-five the third taken out again, by joining the other four. Six DDIM steps, float32, guidance 4; all
-8 cells of each object and one in eight of the others, or all of them, one picture each. No row is
-tuned on OBJECTS.
+five the third taken out again, by joining the other four. One on another (`--on_another`): an
+erasure of the denoiser alone, of the model that all before it have erased; and the same with their
+prompts and anchors kept. Six DDIM steps, float32, guidance 4; all 8 cells of each object and one in
+eight of the others, or all of them, one picture each. No row is tuned on OBJECTS.
 """
 
 import argparse
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from functools import cache, partial
 from itertools import product
 from pathlib import Path
@@ -33,6 +35,7 @@ from erase.evaluate.pictures.matrix import canvas_matrix, ua_ira_cra
 from erase.methods import methods
 from erase.models.opening import Model
 from erase.prompts.request import EraseRequest, expand, find_concept
+from erase.runs.opening import kept_prompts
 from erase.tasks.diffusion.config import DiffusionTaskConfig
 from erase.tasks.diffusion.task import DiffusionTask
 
@@ -65,6 +68,8 @@ JOINED: dict[str, Callable[[Sequence[Erasure]], Erasure]] = {
     "ties": ties_merge,
     "dare": dare_merge,
 }
+ON_ANOTHER = {f"{method}, one on another{kept}": (method, bool(kept))
+              for method in TRAINED for kept in ("", ", kept")}  # fmt: skip
 OUT, TAKEN_OUT, OF, EVERY = ", one taken out", 2, 5, 8
 WAYS = (*JOINED, "compose" + OUT, "sum" + OUT)
 SHARES = ("UA", "IRA", "CRA")
@@ -141,9 +146,28 @@ def in_turn(model: Model, judge: Judge, parts: Sequence[Erasure], how: str) -> d
     return figures(model, judge, OBJECTS[: len(parts)], JOINED[how.removesuffix(OUT)](rest))
 
 
+def on_another(
+    model: Model, judge: Judge, row: str, seed: int, counts: Sequence[int]
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The figures after so many objects, each erased from the model that all before it changed."""
+    method, keeps = ON_ANOTHER[row]
+    with ExitStack() as applied:
+        before: list[Path] = []
+        for place, name in enumerate(OBJECTS[: max(counts)]):
+            # The first has nothing to keep.
+            folder = KEPT / (row if place else row.removesuffix(", kept")) / str(seed) / name
+            keep = kept_prompts([f"@{one}" for one in before]) if keeps else ()
+            config = DiffusionTaskConfig(("unet",), keep=keep)
+            part = kept(folder, partial(task_of, model, [name], seed, config), method)
+            applied.callback(part.apply(model.pipeline.components).revert)
+            before.append(folder)
+            if place + 1 in counts:
+                yield place + 1, figures(model, judge, OBJECTS[: place + 1], None)
+
+
 def runs_of(ledger: Ledger, kind: str, count: int, row: str) -> dict[str, dict[str, Any]]:
     """The figures of a row by seed; one object in turn is one at once."""
-    if kind == "in turn" and count == 1:
+    if kind == "in turn" and count == 1 and row.endswith(", sum"):
         kind, row = "at once", row.removesuffix(", sum")
     return {key[3]: ledger[key] for key in ledger if key[:3] == (kind, str(count), row)}
 
@@ -195,6 +219,7 @@ def tables(ledger: Ledger) -> list[str]:
     main = {"base": ("at once", "base")}
     for method in (*ROWS, *TRAINED, HARDENED):
         main |= {method: ("at once", method), f"{method}, in turn": ("in turn", f"{method}, sum")}
+    main |= {row: ("in turn", row) for row in ON_ANOTHER}
     known = {key[::2] for key in ledger}
     main = {label: row for label, row in main.items() if row in known}
     names = sorted({key[2] for key in ledger if key[0] == "in turn" and OUT not in key[2]})
@@ -219,6 +244,7 @@ def main() -> None:
     parser.add_argument("--turns", nargs="*", type=int, default=[5, 12])
     parser.add_argument("--joined", nargs="*", choices=WAYS, default=WAYS)
     parser.add_argument("--methods", nargs="*", default=[TEACHER])
+    parser.add_argument("--on_another", nargs="*", choices=ON_ANOTHER, default=[])
     parser.add_argument("--left", type=float, help="balance's, of each request in turn")
     parser.add_argument("--strength", type=float, help="balance's, of each request in turn")
     parser.add_argument("--every_cell", action="store_true", help="at once, all of the others'")
@@ -255,6 +281,10 @@ def main() -> None:
                      for one in OBJECTS[:count]]  # fmt: skip
             for how, key in keys.items():
                 keep(key, partial(in_turn, model, judge, parts, how))
+        for row in args.on_another:
+            if any(("in turn", count, row, seed) not in ledger for count in args.turns):
+                for count, found in on_another(model, judge, row, seed, args.turns):
+                    keep(("in turn", count, row, seed), partial(dict, found))
         for count, row in product(args.counts, args.rows):
             work = partial(at_once, model, judge, objects[:count], row, seed, every)
             keep((kind, count, row, seed), work)
