@@ -2,7 +2,7 @@
 
 import copy
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -86,21 +86,26 @@ class OnPipeline:
         family = family_of(self.model.pipeline)
         for adversary in [n for n, kind in ADVERSARIES.items() if not kind.hindrance(family)]:
             yield f"method salun against {adversary}", partial(self.erased, "salun", adversary)
+        if family.name in ("sd", "sdxl"):
+            yield "method salun that keeps", partial(self.erased, "salun", keep=("a rocket",))
         for name in attacks_on(family):
             yield f"attack {name}", partial(self.attacked, name)
 
     def erased(
-        self, method: str, adversary: AdversaryName | Literal["none"] = "none"
+        self,
+        method: str,
+        adversary: AdversaryName | Literal["none"] = "none",
+        keep: Sequence[str] = (),
     ) -> tuple[Erasure, Tensor]:
         """Made, written, read and applied; and a picture of the erased model."""
         sets = DiffusionTaskConfig(
             forget_pictures=4, retain_pictures=4, generation_steps=STEPS, batch_size=2,
-            size=self.size, adversary=adversary,
+            size=self.size, adversary=adversary, keep=keep, components=("unet",) if keep else (),
         )  # fmt: skip
         config = RunConfig(
             REQUEST, method=method, method_config=quick(method), task=sets, evaluate=False
         )
-        folder = self.folder / f"{method} {adversary}"
+        folder = self.folder / " ".join([method, adversary, *keep])
         run(config, folder, model=self.model)
         erasure = Erasure.from_pretrained(folder)
         with erasure.apply(self.model.pipeline.components):
