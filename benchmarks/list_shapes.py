@@ -6,8 +6,9 @@ cross-attention have random weights of the published shapes, in float32 (SDXL's 
 rest of the UNet none; text encoders have their widths and two layers. Every name is read in one
 prompt of 77 tokens, and all of them count, but for speed-last, which takes each name's last, as
 SPEED's authors do, and cuts no rank; oce-cut and projection-cut are LoRAs of rank 100, whatever
-the list. Every case runs in a process of its own, on one thread; seconds are of processor time,
-peaks of the whole process, of which Python and the libraries take about .7 GB.
+the list. Every case runs in a process of its own, on as many threads as OMP_NUM_THREADS says, or
+all cores; seconds are of processor time, those of reading prompts apart, and by the clock, peaks of
+the whole process, of which Python and the libraries take about .7 GB.
 
 How far outputs move is |dW x| over |W x| of all tokens x of a prompt, of every third weight: the
 mean and the worst over weights and FIFTY retained prompts, and over as many CAPTIONS, made of
@@ -21,8 +22,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 from accelerate import init_empty_weights
@@ -39,13 +43,20 @@ from emoji.tokenizer import build_tokenizer
 from family_memory import SDXL
 from ledger import Ledger
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+)
 
 from erase.core.delta import Delta, LowRankDelta, truncate_delta
 from erase.erasure.erasure import Erasure
 from erase.methods import methods
+from erase.models.conditions import Condition
 from erase.prompts.catalogue import Sampling
 from erase.prompts.request import EraseRequest, expand
+from erase.tasks.diffusion.denoiser import ConditionedDenoiser
 from erase.tasks.diffusion.task import DiffusionTask, DiffusionTaskConfig
 
 RESULTS = Path(__file__).parent / "results" / "list_shapes.json"
@@ -57,6 +68,7 @@ METHODS = (
 TOO_LONG = {("sdxl", "speed")}  # each of 140 weights weighs all 77,077 retained tokens anew
 RETAINED, ALL, FIFTY, THIRD = 1000, 4096, 50, 3
 SETS = ("retained", "captions")
+TOKENS, ONCE = 77, 32  # of a prompt; of rows measured before they were told
 CAPTIONS = (
     ("a man", "a woman", "two dogs", "a cat", "a child", "a group of people", "an old bus",
      "a brown horse", "a small bird", "a red truck"),
@@ -68,9 +80,16 @@ CAPTIONS = (
 READS_TEXT = ("*attn2.to_k*", "*attn2.to_v*")
 
 
+def words() -> CLIPTokenizer:
+    """The bundled model's tokenizer, of prompts as long as Stable Diffusion's."""
+    tokenizer = build_tokenizer()
+    tokenizer.model_max_length = TOKENS
+    return tokenizer
+
+
 def encoder(kind: type, width: int) -> CLIPTextModel:
     """A text encoder of two layers of this width."""
-    tokenizer = build_tokenizer()
+    tokenizer = words()
     return kind(CLIPTextConfig(
         vocab_size=len(tokenizer), hidden_size=width, num_hidden_layers=2, projection_dim=width,
         num_attention_heads=width // 64, bos_token_id=tokenizer.bos_token_id,
@@ -86,8 +105,8 @@ def build(model: str) -> DiffusionPipeline:
     for name, module in unet.named_modules():
         if name.endswith(("attn2.to_k", "attn2.to_v")):
             values = torch.randn(module.weight.shape) / module.in_features**0.5
-            module.weight = nn.Parameter(values)
-    tokenizer, scheduler = build_tokenizer(), DDIMScheduler(clip_sample=False)
+            module.weight = nn.Parameter(values.bfloat16() if model == "sdxl" else values)
+    tokenizer, scheduler = words(), DDIMScheduler(clip_sample=False)
     vae = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
         block_out_channels=(32,) * 4,
@@ -156,9 +175,23 @@ def cut(deltas: dict[str, Delta]) -> tuple[dict[str, Delta], float]:
     return short, float(torch.stack(lost).mean())
 
 
+@contextmanager
+def timed(denoiser: ConditionedDenoiser) -> Iterator[list[float]]:
+    """While in force, the seconds of processor time that each reading of prompts takes are kept."""
+    read, spent = denoiser.condition, list[float]()
+
+    def condition(prompts: Sequence[str]) -> Condition:
+        started = time.process_time()
+        found = read(prompts)
+        spent.append(time.process_time() - started)
+        return found
+
+    with patch.object(denoiser, "condition", condition):
+        yield spent
+
+
 def run_case(model: str, method: str, concepts: int) -> dict[str, float]:
     """Erase and write; what that took."""
-    torch.set_num_threads(1)
     kept = [f"other {i}" for i in range(RETAINED)]
     names = [f"name {i}" for i in range(concepts)]
     anchors = kept[: len(names)]
@@ -168,15 +201,17 @@ def run_case(model: str, method: str, concepts: int) -> dict[str, float]:
     if model == "sdxl":
         pipeline.to(torch.bfloat16)
     task = DiffusionTask(pipeline, expand(request, None), Sampling(1, 7.5), config)
-    before, started = resident("VmRSS"), time.process_time()
-    erasure: Erasure = methods()[method.partition("-")[0]](task, config_of(method))
-    found = {}
+    before, started, clock = resident("VmRSS"), time.process_time(), time.perf_counter()
+    with timed(task.denoiser) as spent:
+        erasure: Erasure = methods()[method.partition("-")[0]](task, config_of(method))
+    found = {"tokens": TOKENS, "threads": torch.get_num_threads(), "reading": sum(spent)}
     if method == "projection-cut":
         deltas, found["error"] = cut(erasure.deltas)
         erasure = replace(erasure, deltas=deltas)
     if lost := erasure.recipe.get("left_out"):
         found["error"] = sum(lost.values()) / len(lost)
     seconds, peak = time.process_time() - started, resident("VmHWM")
+    found["clock"] = time.perf_counter() - clock
     with tempfile.TemporaryDirectory() as folder:
         erasure.save_pretrained(folder)
         size = sum(path.stat().st_size for path in Path(folder).glob("*.safetensors"))
@@ -190,12 +225,16 @@ def run_case(model: str, method: str, concepts: int) -> dict[str, float]:
 
 def table(ledger: Ledger) -> str:
     """One line a case."""
-    titles = ("model", "method", "concepts", "seconds", "peak GB", "artefact MB", "cut's error",
+    titles = ("model", "method", "concepts", "tokens", "seconds", "of reading",
+              "by the clock (threads)", "peak GB", "artefact MB", "cut's error",
               "float16's", "retained moved, mean (worst)", "captions")  # fmt: skip
     lines = [f"| {' | '.join(titles)} |", "| --- " * len(titles) + "|"]
     for model, method, concepts in sorted(ledger, key=lambda key: (*key[:2], int(key[2]))):
         found = ledger[model, method, concepts]
-        cells = [f"{found['seconds']:.1f}", f"{found['peak_gb']:.1f}", f"{found['mb']:.1f}"]
+        cells = [str(found.get("tokens", ONCE)), f"{found['seconds']:.1f}", "", ""]
+        if "clock" in found:
+            cells[2:] = [f"{found['reading']:.1f}", f"{found['clock']:.0f} ({found['threads']})"]
+        cells += [f"{found['peak_gb']:.1f}", f"{found['mb']:.1f}"]
         cells += [f"{found['error']:.3f}" if "error" in found else ""]
         if "half_error" in found:
             cells += [f"{found['half_error']:.1e}"]

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from conftest import build_tiny_pipeline, build_tiny_task
@@ -133,6 +135,18 @@ def test_a_truncated_lora_reports_its_measured_error():
 def test_truncation_at_full_rank_is_exact(shape):
     change = torch.randn(shape)
     assert torch.allclose(truncate_delta(DenseDelta(change), 6).dense(), change, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(9, 5), (5, 9), (4, 3, 3, 3)])
+@pytest.mark.parametrize("true", [0, 2])
+def test_a_change_cut_to_more_than_its_rank_is_itself(shape, true):
+    generator = torch.Generator().manual_seed(0)
+    left, right = (
+        torch.randn(n, true, generator=generator) for n in (shape[0], math.prod(shape[1:]))
+    )
+    change = (left @ right.T).view(shape)
+    for rank in (true + 1, 4):
+        assert torch.allclose(truncate_delta(DenseDelta(change), rank).dense(), change, atol=1e-6)
 
 
 def test_interference_names_what_two_erasures_share():

@@ -259,6 +259,13 @@ def test_the_yardstick_tells_wanted_differences_from_others(monkeypatch):
     assert "Changed on purpose." in text
 
 
+def test_the_page_on_shapes_holds_what_the_results_hold():
+    from ledger import Ledger
+    from list_shapes import RESULTS, table
+
+    assert table(Ledger(RESULTS)) in (BENCHMARKS / "README.md").read_text()
+
+
 def test_how_far_outputs_move_and_what_a_cut_costs_is_told_of_every_form(tiny_task, monkeypatch):
     import list_shapes
 

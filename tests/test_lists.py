@@ -7,7 +7,7 @@ from test_learned import BUILDERS, build_task
 
 from erase.core.delta import LowRankDelta, truncate_delta
 from erase.core.subspace import subspace_of
-from erase.methods.oce import OCEConfig, concept_means, oce, rotation
+from erase.methods.oce import OCEConfig, concept_means, nearest_orthogonal, oce, rotation
 from erase.methods.speed import (
     Problem,
     SPEEDConfig,
@@ -139,6 +139,17 @@ def test_oce_is_its_formula_and_orthogonal(outputs):
     assert relative(found @ found.T, np.eye(outputs)) < 1e-6
 
 
+@pytest.mark.parametrize("least", [1.0, 1e-4, 1e-8, 0.0])
+def test_the_nearest_orthogonal_matrix_is_of_the_singular_vectors(least):
+    left, _, right = torch.linalg.svd(drawn(OUT, OUT))
+    sizes = torch.linspace(9, 1, OUT).double()
+    sizes[-1] = least
+    found = nearest_orthogonal(left * sizes @ right)
+    assert relative(found @ found.T, torch.eye(OUT)) < 1e-6
+    assert relative(found @ right[:-1].T, left[:, :-1]) < 1e-6
+    assert not least or relative(found, left @ right) < 1e-6
+
+
 def test_a_lone_concept_apart_from_its_anchor_is_turned_round_by_oce():
     left, _, _ = torch.linalg.svd(WEIGHT)
     forget, anchor = (torch.linalg.pinv(WEIGHT) @ left[:, :2]).T.split(1)
@@ -203,7 +214,7 @@ def test_how_far_inputs_move_is_told_by_their_moment():
 def test_how_far_a_rotation_moves_what_is_retained_is_told_without_another_product(tiny_task):
     erasure = oce(tiny_task, OCEConfig())
     ((site, names),) = tiny_task.sites(TEXT).items()
-    kept = subspace_of(concept_means(tiny_task, OCEConfig())[site][2])
+    kept = concept_means(tiny_task, OCEConfig())[site][2]
     for name in names:
         found = share_moved(
             tiny_task.editable()[name].detach().double(), erasure.deltas[name], kept

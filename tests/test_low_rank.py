@@ -1,8 +1,11 @@
+import sys
+
 import pytest
 import torch
 from conftest import CATALOGUE, build_tiny_pipeline, build_tiny_task, draw_ghost
 from test_erasure import changed, snapshot
 
+from erase.core.subspace import subspace_of
 from erase.erasure.erasure import Erasure
 from erase.methods.projection import ProjectionConfig, projection
 from erase.methods.uce import UCEConfig, retained, shared_edit, uce
@@ -32,7 +35,7 @@ def test_uce_satisfies_its_normal_equations():
         torch.randn(n, 12, generator=generator, dtype=torch.float64) for n in (30, 30, 40)
     )
     config = UCEConfig(rank=12)
-    up, down = shared_edit(tokens, wanted, retained(kept, config), config)
+    up, down = shared_edit(tokens, wanted, retained(subspace_of(kept), config), config)
     edit = (up @ down).requires_grad_()
     ridge = tokens.T @ tokens / 30 + kept.T @ kept / 40
     penalty = 1e-3 * ridge.diagonal().mean()
@@ -40,6 +43,13 @@ def test_uce_satisfies_its_normal_equations():
     loss = loss + (kept @ edit.T).pow(2).sum() / 40 + penalty * edit.pow(2).sum()
     (gradient,) = torch.autograd.grad(loss, edit)
     assert gradient.abs().max() < 1e-9
+
+
+def test_what_is_retained_is_read_a_few_prompts_at_once_to_the_same_edit(tiny_task, monkeypatch):
+    whole = uce(tiny_task, UCEConfig()).deltas
+    monkeypatch.setattr(sys.modules["erase.methods.uce"], "AT_ONCE", 2)
+    for name, delta in uce(tiny_task, UCEConfig()).deltas.items():
+        assert torch.allclose(delta.dense(), whole[name].dense(), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from erase.core.mask import Mask, pack_bits, unpack_bits
 from erase.core.names import holds_numbers
+from erase.core.subspace import TINY, eigen, gram
 
 
 class NotFiniteError(ValueError):
@@ -16,6 +17,7 @@ class NotFiniteError(ValueError):
 
 # A sparse float16 value takes its 16 bits, and every weight one more for the mask.
 DENSE_FROM = 15 / 16
+ROUNDING = 1e-16  # of the greatest squared singular value
 LARGEST_CHANGE = 1e15  # of a weight, so that the squares of all of them add up in float32
 MOST_WEIGHTS = 1 << 31  # of a tensor
 
@@ -239,10 +241,14 @@ def truncate_delta(delta: Delta, rank: int) -> LowRankDelta:
     """The nearest change of at most this rank (Eckart and Young), as two factors of equal size."""
     if isinstance(delta, LowRankDelta) and delta.rank <= rank:
         return delta
-    shape = delta.shape
-    left, singular, right = torch.linalg.svd(delta.dense().flatten(1), full_matrices=False)
-    root = singular[:rank].sqrt()
-    up, down = left[:, :rank] * root, root[:, None] * right[:rank]
+    shape, change = delta.shape, delta.dense().flatten(1).double()
+    tall = len(change) > change.shape[1]
+    rows = change.T if tall else change
+    energies, axes = eigen(gram(rows.T))  # of the shorter side, in a fraction of an SVD's time
+    axes, least = axes[:, -rank:].flip(1), max(TINY, ROUNDING * float(energies[-1]))
+    root = energies[-rank:].flip(0).clamp_min(least) ** 0.25
+    up, down = axes * root, axes.T @ rows / root[:, None]
+    up, down = (part.float() for part in ((down.T, up.T) if tall else (up, down)))
     return LowRankDelta(
         up.reshape(len(up), -1, *[1] * (len(shape) - 2)), down.reshape(-1, *shape[1:])
     )

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 NUMERICAL_RANK, TINY = 1e-10, 1e-300
+AT_ONCE = 8192  # rows in float64
 
 
 def eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:
@@ -88,8 +89,8 @@ class Subspace:
     def energy(self, matrix: Tensor) -> Tensor:
         """The mean |A x|^2 of the activations x, for a matrix A [o, d]."""
         if self.gram is None:
-            return (matrix @ self.rows.T).square().sum() / self.count
-        return (matrix @ self.gram * matrix).sum() / self.count
+            return (matrix @ self.rows.T.to(matrix)).square().sum() / self.count
+        return (matrix @ self.gram.to(matrix) * matrix).sum() / self.count
 
     def moment_about(self, centre: Tensor) -> Tensor:
         """The second moments of X - centre [d, d]; groups must be of about one size."""
@@ -116,10 +117,11 @@ def _solve_shifted(matrix: Tensor, right: Tensor) -> Tensor:
 
 
 class SubspaceFitter:
-    """Sees activations batch by batch and keeps at most d x d numbers of them.
+    """Sees activations batch by batch and keeps not much more than d x d numbers of them.
 
     While samples are fewer than dimensions they are kept themselves, since their own n x n problem
-    is then the smaller one; from there on the second moments X^T X are.
+    is then the smaller one; from there on the second moments X^T X are, to which as many are added
+    at a time.
     """
 
     def __init__(self, dimension: int):
@@ -134,12 +136,12 @@ class SubspaceFitter:
         placed = activations.detach().cpu()
         placed = placed[:, None] if placed.ndim == 2 else placed
         total, count = self._groups.get(group, (torch.zeros_like(placed[0]).double(), 0))
-        self._groups[group] = total + placed.sum(0, dtype=torch.float64), count + len(placed)
-        rows = placed.flatten(0, 1)
-        self.count += len(rows)
-        self._rows.append(rows)
-        if self._gram is not None or self.count >= self.dimension:
-            self._fold()
+        for part in placed.split(max(1, AT_ONCE // placed.shape[1])):
+            total = total + part.sum(0, dtype=torch.float64)
+            self._rows.append(part.flatten(0, 1).clone())  # a view would hold all of them
+            self._fold_many()
+        self._groups[group] = total, count + len(placed)
+        self.count += placed.shape[:2].numel()
         return self
 
     def merge(self, other: "SubspaceFitter") -> "SubspaceFitter":
@@ -151,8 +153,7 @@ class SubspaceFitter:
         self._rows += other._rows
         if other._gram is not None:
             self._fold().add_(other._gram)
-        elif self._gram is not None or self.count >= self.dimension:
-            self._fold()
+        self._fold_many()
         return self
 
     def fit(self) -> Subspace:
@@ -160,15 +161,21 @@ class SubspaceFitter:
         if self.count == 0:
             raise ValueError("No activations were seen; give the set at least one sample.")
         means = torch.stack([total / count for total, count in self._groups.values()])
+        if self._gram is not None:
+            self._fold()
         empty = torch.empty(0, self.dimension)
         rows = torch.cat([empty, *self._rows]).double()
         return Subspace(rows, self._gram, means, self.count)
+
+    def _fold_many(self) -> None:
+        if sum(map(len, self._rows)) >= self.dimension:
+            self._fold()
 
     def _fold(self) -> Tensor:
         """The second moments, all samples taken into them."""
         if self._gram is None:
             self._gram = torch.zeros(self.dimension, self.dimension).double()
-        for rows in map(Tensor.double, self._rows):
-            self._gram.addmm_(rows.T, rows)
+        if self._rows:
+            self._gram += gram(torch.cat(self._rows).double())
         self._rows = []
         return self._gram

@@ -17,13 +17,14 @@ from erase.core.balance import (
     searched,
 )
 from erase.core.delta import LowRankDelta
+from erase.core.precision import widened
 from erase.core.projection import Projection
 from erase.core.subspace import SubspaceFitter
 from erase.erasure.erasure import Erasure
 from erase.methods import register
 from erase.methods.projection import losing
 from erase.methods.rece import sum_of_grams
-from erase.methods.uce import exact
+from erase.methods.uce import exact, in_parts
 from erase.prompts.request import Prompt
 from erase.prompts.request import by_group as groups_of
 from erase.support.config import Config, NotNegative, PartShare, Positive
@@ -31,7 +32,7 @@ from erase.tasks.diffusion.hearing import hearing
 from erase.tasks.diffusion.places import TEXT
 from erase.tasks.diffusion.task import DiffusionTask
 
-AT_ONCE, HELD = 64, 3  # prompts; one in so many is held out
+HELD = 3  # one prompt in so many is held out
 EACH, SLACK = 4, 1.05  # directions of a concept to begin with; times what all of P costs
 
 
@@ -81,7 +82,7 @@ def balance(task: DiffusionTask, config: BalanceConfig) -> Erasure:
     for site, edited in task.sites(TEXT).items():
         (forget, forget_held), (retain, retain_held) = (of_set[site] for of_set in read.values())
         fit, held = Heard(forget.fit(), retain.fit()), Heard(forget_held.fit(), retain_held.fit())
-        gram = sum_of_grams(weights[name] for name in edited)
+        gram = sum_of_grams(widened(weights[name].cpu()) for name in edited)  # lengths alone
         found = searched(fit, Trial(held, fit.gaps, gram, config.left))
         whole = Heard(forget.merge(forget_held).fit(), retain.merge(retain_held).fit())
         trial = Trial(held, whole.gaps, gram, config.left)
@@ -135,8 +136,8 @@ def _read(
 
 def _readings(task: DiffusionTask, texts: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
     """What is read of the texts at each place, so many at once: [n, p, d], or [n, d]."""
-    for start in range(0, len(texts), AT_ONCE):
-        for site, rows in task.readings(texts[start : start + AT_ONCE]).items():
+    for part in in_parts(texts):
+        for site, rows in task.readings(part).items():
             yield site, exact(task.denoiser.placed(site, rows))
 
 

@@ -6,17 +6,18 @@ import torch
 from torch import Tensor
 
 from erase.core.delta import DenseDelta
-from erase.core.subspace import gram, subspace_of
+from erase.core.subspace import Subspace, gram
 from erase.erasure.erasure import Erasure
 from erase.methods import register
 from erase.methods.speed import cut, share, share_moved
-from erase.methods.uce import exact, retained_tokens, sampled
+from erase.methods.uce import UCEConfig, at_most, eigen_fast, exact, retained_tokens, spaces_of
 from erase.prompts.request import by_group
 from erase.support.config import Config, NotNegative, Positive
 from erase.tasks.diffusion.places import TEXT
 from erase.tasks.diffusion.task import DiffusionTask
 
 ROUNDING = 1e-5
+SQUARED = 1e-11  # below this share of the greatest, squares of singular values are noise
 
 
 @dataclass(frozen=True)
@@ -59,31 +60,36 @@ def oce(task: DiffusionTask, config: OCEConfig) -> Erasure:
     """
     weights, deltas, moved, lost = task.editable(), {}, {}, {}
     for site, (forget, anchors, kept) in concept_means(task, config).items():
-        retained = subspace_of(kept)
-        moment = retained.moment()
+        moment = kept.moment()
         ridge = config.ridge * moment.diagonal().mean()
+        energies, axes = eigen_fast(moment)
+        root = axes * (energies.clamp_min(0) + ridge).sqrt()
         for name in task.sites(TEXT)[site]:
             weight = exact(weights[name].detach())
-            outputs = weight @ moment @ weight.T
-            known = outputs + ridge * gram(weight.T)
+            known = gram((weight @ root).T)
             turn = rotation(weight, forget, anchors, known, config.erase)
-            whole = DenseDelta((turn @ weight - weight).float())
+            # float32 rounds the change no more than the file does.
+            change = (turn - torch.eye(len(turn))).float() @ weight.float()
             if config.rank:
-                deltas[name], lost[name] = cut(whole, config.rank)
-                moved[name] = share_moved(weight, deltas[name], retained)
+                deltas[name], lost[name] = cut(DenseDelta(change), config.rank)
+                moved[name] = share_moved(weight, deltas[name], kept)
             else:  # |P y - y|^2 = 2 (|y|^2 - y P y) for outputs y, as P is orthogonal
-                deltas[name], lost[name], energy = whole, 0.0, outputs.trace()
-                moved[name] = share(2 * (energy - (turn * outputs).sum()), energy)
+                deltas[name], lost[name] = DenseDelta(change), 0.0
+                still = (turn * known).sum() - ridge * (change * weight).sum()
+                energy = known.trace() - ridge * weight.square().sum()
+                moved[name] = share(2 * (known.trace() - still), energy)
     return Erasure(deltas, {"retained_moved": moved, "left_out": lost})
 
 
-def concept_means(task: DiffusionTask, config: OCEConfig) -> dict[str, tuple[Tensor, ...]]:
-    """At each place: concepts' means and their anchors' [n, d], and retained tokens [m, d].
+def concept_means(
+    task: DiffusionTask, config: OCEConfig
+) -> dict[str, tuple[Tensor, Tensor, Subspace]]:
+    """At each place: concepts' means and their anchors' [n, d], and the space of retained tokens.
 
     A mean is over those tokens of a concept's prompts that differ from the anchors'.
     """
-    forget, retain = sampled(task, config.prompts)
-    kept = retained_tokens(task, retain)
+    forget = at_most(task.prompts.forget, config.prompts, task.seed)
+    kept = spaces_of(retained_tokens(task, UCEConfig(prompts=config.prompts)))
     pairs: dict[str, list[Tensor]] = {site: [] for site in kept}
     for group in by_group(forget).values():
         for site, (tokens, wanted) in task.redirected_readings(group).items():
@@ -110,7 +116,15 @@ def rotation(
     erased, guide = (span(weight @ rows.T) for rows in (forget, anchors))
     scale = erase * torch.trace(erased.T @ retained @ erased) / erased.shape[1]
     away = erased @ (erased.T - erased.T @ guide @ guide.T)
-    left, _, right = torch.linalg.svd(retained - scale * away)
+    return nearest_orthogonal(retained - scale * away)
+
+
+def nearest_orthogonal(matrix: Tensor) -> Tensor:
+    """U V^T [o, o] of the singular vectors of a matrix [o, o]."""
+    energies, axes = eigen_fast(gram(matrix))
+    if energies[0] > SQUARED * energies[-1]:  # A (A^T A)^-1/2, in a third of the time
+        return matrix @ gram((axes / energies**0.25).T)
+    left, _, right = torch.linalg.svd(matrix)
     return left @ right
 
 

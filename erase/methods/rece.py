@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from erase.core.subspace import gram
+from erase.core.subspace import gram, subspace_of
 from erase.erasure.erasure import Erasure
 from erase.methods import register
 from erase.methods.uce import PUBLISHED as PUBLISHED_UCE
@@ -18,7 +18,9 @@ from erase.methods.uce import (
     exact,
     factors,
     retained,
+    retained_tokens,
     shared_edit,
+    spaces_of,
 )
 from erase.prompts.request import sample
 from erase.support.config import Config, Positive
@@ -68,9 +70,11 @@ def rece(task: DiffusionTask, config: RECEConfig) -> Erasure:
     """
     parameters, edits = task.editable(), {}
     positions = _by_position(task, config.later) if config.start == "edited" else {}
-    for site, (tokens, wanted, kept) in editing_tokens(task, config.uce).items():
-        read_by = sum_of_grams(parameters[name] for name in task.sites(TEXT)[site])
-        problem = tokens, wanted, retained(kept, config.uce)
+    kept = spaces_of(retained_tokens(task, config.uce))
+    for site, pair in editing_tokens(task, config.uce).items():
+        reading = (exact(parameters[name].detach()) for name in task.sites(TEXT)[site])
+        read_by = sum_of_grams(reading)
+        problem = *pair, retained(kept[site], config.uce)
         if config.start == "edited":
             first = shared_edit(*problem, config.uce)
             edits[site] = _edit_onwards(read_by, first, *positions[site], config)
@@ -81,8 +85,14 @@ def rece(task: DiffusionTask, config: RECEConfig) -> Erasure:
 
 
 def sum_of_grams(weights: Iterable[Tensor]) -> Tensor:
-    """The sum of W^T W [d, d], by which what all these weights make of an input is measured."""
-    return sum((gram(exact(weight.detach())) for weight in weights), torch.zeros(()))
+    """The sum of W^T W [d, d], by which what all these weights make of an input is measured.
+
+    Each is made in the precision of its W, and all are summed in float64.
+    """
+    total = torch.zeros(()).double()
+    for weight in weights:
+        total = gram(weight).double().add_(total)
+    return total
 
 
 def _edit_in_rounds(
@@ -121,7 +131,7 @@ def _edit_onwards(
     config: RECEConfig,
 ) -> tuple[Tensor, Tensor]:
     """The factors of all edits at one place together: W (I + M) (I + M') ... - W."""
-    added = retained(kept, config.later)
+    added = retained(subspace_of(kept), config.later)
     identity = torch.eye(tokens.shape[1], dtype=tokens.dtype)
     edited, (up, down) = identity, first
     for _ in range(config.rounds):

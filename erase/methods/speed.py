@@ -1,5 +1,6 @@
 """SPEED: an edit of what reads the text in the null space of the retained that it would move."""
 
+from collections import defaultdict
 from dataclasses import dataclass
 from functools import cached_property
 from math import inf
@@ -14,7 +15,7 @@ from erase.core.seeds import seeded
 from erase.core.subspace import Subspace, gram, subspace_of
 from erase.erasure.erasure import Erasure
 from erase.methods import register
-from erase.methods.uce import UCEConfig, editing_tokens, exact
+from erase.methods.uce import UCEConfig, editing_tokens, exact, retained_tokens
 from erase.support.config import Config, NotNegative, Positive
 from erase.tasks.diffusion.places import TEXT
 from erase.tasks.diffusion.task import DiffusionTask
@@ -101,12 +102,16 @@ def speed(task: DiffusionTask, config: SPEEDConfig) -> Erasure:
     weights, deltas, moved, filtered, lost = task.editable(), {}, {}, {}, {}
     with torch.no_grad():
         empty = task.readings([""])
-    read = editing_tokens(task, UCEConfig(prompts=config.prompts, tokens=config.tokens))
-    for site, (tokens, wanted, kept) in read.items():
+    counting, kept = UCEConfig(prompts=config.prompts, tokens=config.tokens), defaultdict(list)
+    for site, rows in retained_tokens(task, counting):
+        kept[site].append(rows)
+    for site, (tokens, wanted) in editing_tokens(task, counting).items():
         unit = tokens.pow(2).mean().sqrt()
         fixed = landmarks(exact(empty[site][0]), config.centres)
         problem = Problem(
-            *summed(tokens / unit, (wanted - tokens) / unit), kept / unit, fixed / unit
+            *summed(tokens / unit, (wanted - tokens) / unit),
+            exact(torch.cat(kept.pop(site))).div_(unit),
+            fixed / unit,
         )
         retained = subspace_of(problem.kept)
         for name in task.sites(TEXT)[site]:
@@ -233,7 +238,8 @@ def share_moved(weight: Tensor, change: Delta, kept: Subspace) -> float:
     made = change.dense().double()
     if isinstance(change, LowRankDelta):  # as long, in fewer rows
         made = torch.linalg.qr(change.up.double()).R @ change.down.double()
-    return share(kept.energy(made), kept.energy(weight))
+    # What a weight makes of inputs does not cancel out, so float32 will do.
+    return share(kept.energy(made), kept.energy(weight.float()))
 
 
 def share(moved: Tensor, whole: Tensor) -> float:
