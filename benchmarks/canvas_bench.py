@@ -13,12 +13,13 @@ import torch
 from diffusers import StableDiffusionPipeline
 from diffusers.models.attention_processor import AttnProcessor
 from emoji.canvas import EmojiCanvas, Placement
+from fair_settings import tuned
 from observation import CaptionedPictures, Observation
 
 from erase.attacks.base import Target
 from erase.erasure.erasure import Erasure
 from erase.evaluate.base import Judge
-from erase.methods import methods
+from erase.methods import methods, preset_of
 from erase.models.opening import Model, load_model
 from erase.prompts.catalogue import Catalogue, Concept
 from erase.prompts.request import EraseRequest, PromptSet, expand
@@ -26,6 +27,7 @@ from erase.runs.attack import build_target
 from erase.tasks.diffusion.task import DiffusionTask
 
 REAL_SEED, REAL_PICTURES, ATTACKED = 0, 64, 16
+TUNED = "tuned"
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,13 +109,16 @@ def in_force(
         yield
 
 
-def erased(bench: Bench, method: str, adversary: int, seed: int) -> tuple[list[Erasure], float]:
+def erased(
+    bench: Bench, method: str, adversary: int, seed: int, preset: str = "ours"
+) -> tuple[list[Erasure], float]:
     """The method's erasure of every part of what is asked, and the seconds of the method alone."""
-    erasures, seconds, config = [], 0.0, config_of(bench, method)
+    erasures, seconds = [], 0.0
     for asked in bench.asked:
         with in_force(erasures, bench.model.pipeline):
             task = copy.copy((task_of if erasures else first_task)(bench, tuple(asked), seed))
             task.config = dataclasses.replace(task.config, adversary_steps=adversary)
+            config = config_of(bench, task, method, preset)
             if hasattr(config, "training"):
                 with bench.precision():
                     task.with_redirection_pictures().prepare()
@@ -124,9 +129,9 @@ def erased(bench: Bench, method: str, adversary: int, seed: int) -> tuple[list[E
     return erasures, seconds
 
 
-def config_of(bench: Bench, method: str) -> Any:
-    """The method's defaults, trained in the bench's precision."""
-    config = methods()[method].config()
+def config_of(bench: Bench, task: DiffusionTask, method: str, preset: str) -> Any:
+    """A preset, or what fair.py found to be best for the method, in the bench's precision."""
+    config = tuned(method, task) if preset == TUNED else preset_of(method, preset)
     if not hasattr(config, "training"):
         return config
     training = dataclasses.replace(config.training, mixed_precision=bench.mixed_precision)

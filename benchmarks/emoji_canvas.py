@@ -27,6 +27,7 @@ from typing import Any
 import torch
 from canvas_bench import (
     ATTACKED,
+    TUNED,
     Bench,
     erased,
     in_force,
@@ -43,10 +44,12 @@ from erase.attacks import attacks
 from erase.attacks.latent_inversion import LatentInversionConfig
 from erase.attacks.prefix import PrefixConfig
 from erase.core.fingerprint import module_fingerprint
+from erase.erasure.erasure import Erasure
 from erase.evaluate.pictures.generation import EvaluationConfig
 from erase.evaluate.pictures.judges import judge_of
 from erase.evaluate.pictures.matrix import canvas_matrix, save_heat_maps, ua_ira_cra
 from erase.evaluate.reports import wilson_share
+from erase.methods import methods
 from erase.models.opening import Model
 from erase.prompts.request import EraseRequest, expand, find_concept
 from erase.tasks.diffusion.config import DiffusionTaskConfig
@@ -56,6 +59,7 @@ OTHER_WORDS = json.loads((Path(__file__).parent / "indirect.json").read_text(enc
 OTHER_WORDS_SEEDS = range(9_500_000, 9_500_004)
 RESULTS = Path(__file__).parent / "results" / "emoji_canvas.json"
 EVALUATION, LEAK = EvaluationConfig(forget_pictures=32, retain_pictures=32), 0.5
+PUBLISHED = "published"
 Key = tuple[str, str, int]
 WORKER: list[Callable[[Key], None]] = []
 
@@ -64,10 +68,14 @@ USUAL_METHODS = (
     "salun", "esd", "neggrad_plus", "concept_ablation", "gradient_ascent", "uce", "rece",
     "projection",
 )  # fmt: skip
-# A method, and how many adversary steps its task takes.
-ROWS = {name: (name, 0) for name in (*USUAL_METHODS, "salun_soft", "salun_lora", "speed", "oce",
-                                    "balance")}  # fmt: skip
-ROWS["salun, robust"] = ("salun", 4)
+METHODS = (*USUAL_METHODS, "salun_soft", "salun_lora", "speed", "oce", "balance", "scrub")
+# A method, how many adversary steps its task takes, and how its settings were chosen.
+ROWS = {name: (name, 0, "ours") for name in METHODS}
+ROWS |= {
+    f"{name}, {PUBLISHED}": (name, 0, PUBLISHED) for name in METHODS if methods()[name].published
+}
+ROWS |= {f"{name}, {TUNED}": (name, 0, TUNED) for name in METHODS}
+ROWS["salun, robust"] = ("salun", 4, "ours")
 USUAL_ATTACKS = (
     "concept_inversion", "prefix", "ring_a_bell", "recall", "relearning", "latent_inversion",
 )  # fmt: skip
@@ -147,7 +155,7 @@ def run_row(bench: Bench, name: str, oracle: Model, seed: int, maps: Path | None
     attack = bool(bench.attacks) and seed in bench.attack_seeds
     if attack:
         target_of(bench, seed)  # while the base is as it was
-    erasures, seconds = ([], 0.0) if name in REFERENCES else erased(bench, *ROWS[name], seed)
+    erasures, seconds = ([], 0.0) if name in REFERENCES else erased_by(bench, name, seed)
     row = {"seconds": seconds, "bytes": sum(erasure.nbytes for erasure in erasures)}
     with in_force(erasures, pipeline):
         row |= measured(victim, bench, seen, maps)
@@ -157,6 +165,12 @@ def run_row(bench: Bench, name: str, oracle: Model, seed: int, maps: Path | None
             target = target_of(bench, seed).with_pipeline(pipeline)
             row["leak"] = wilson_share(target.plain_hits).to_json()
     return row | {"took": time.perf_counter() - started}
+
+
+def erased_by(bench: Bench, row: str, seed: int) -> tuple[list[Erasure], float]:
+    """The row's erasures, and the seconds of its method."""
+    method, adversary, preset = ROWS[row]
+    return erased(bench, method, adversary, seed, preset)
 
 
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -54,6 +54,7 @@ ROWS = {
     "noise .5, 500 steps, no forget prompts": hardening(0.5, 500, 0, 384),
     "noise .25, 400 steps": hardening(0.25, 400, 0.06),
     "noise .7 of size .25, 1600 steps": hardening(0.7, 1600, 0.06, 768, 0.25),
+    "noise .6 of size .7, 1600 steps": hardening(0.6, 1600, 0.06, 768, 0.7),
 }
 NAMES = (*ROWS, *(name + ON_TOP for name in ROWS))
 

@@ -177,7 +177,7 @@ def results_of(checkout: Path, args: argparse.Namespace, names: list[str]) -> di
     if not (args.cache / "inputs").exists():
         _spawn(checkout, args.cache)
     libraries = [version(name).encode() for name in LIBRARIES]
-    files = _files(checkout, "erase", "configs", "tests/conftest.py")
+    files = _files(checkout, "erase", "configs", "tests/conftest.py", "tests/hosts.py")
     files += _files(args.cache, "inputs")
     results = args.cache / _digest([*libraries, *files])
     missing = [name for name in names if not _is_whole(_result(results, name))]

@@ -95,7 +95,7 @@ def tiny(family: str) -> int:
 
     import erase
 
-    build_task = find("conftest:build_tiny_task")
+    build_task = find("hosts:build_tiny_task", "conftest:build_tiny_task")
     for name in (*PICTURES, *BOTH):
         method = erase.methods()[name]
         config = method.config(**({"mask_file": "mask"} if name == "salun" else {}))

@@ -1,11 +1,7 @@
-import copy
-import functools
 import os
 import signal
-import socket
-import subprocess
-import sys
-from collections.abc import Sequence
+
+import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Two workers of two threads each would wait for one another.
@@ -14,173 +10,25 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-import pytest
-import torch
-from diffusers import (
-    AutoencoderKL,
-    DDIMScheduler,
-    DiffusionPipeline,
-    StableDiffusionPipeline,
-    UNet2DConditionModel,
-)
-from torch import nn
-from torch.utils.data import TensorDataset
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
-
-from erase.bundled import EMOJI
-from erase.prompts.catalogue import Catalogue, Finetuning, Sampling
-from erase.prompts.request import EraseRequest, expand
-from erase.tasks.classification.datasets import load_data
-from erase.tasks.classification.task import ClassificationTask
-from erase.tasks.diffusion.task import DiffusionTask, DiffusionTaskConfig
-
-CATALOGUE = Catalogue(
-    objects=["ghost", "skull", "pizza", "rocket"],
-    styles=["ink", "noto"],
-    templates=["{a} {object} in {style} style"],
-    synonyms={"ghost": ["boo"]},
-    sampling=Sampling(steps=2, guidance_scale=2.0),
-)
-TUNING = Finetuning(1e-3, anchored_rate=1e-3)
-
-
-def load_tokenizer() -> CLIPTokenizer:
-    """The bundled model's."""
-    return CLIPTokenizer.from_pretrained(EMOJI, subfolder="tokenizer")
-
-
-def build_tiny_pipeline(prediction_type: str = "v_prediction") -> StableDiffusionPipeline:
-    """A StableDiffusionPipeline of the real classes with random weights, always the same ones."""
-    torch.manual_seed(0)
-    tokenizer = load_tokenizer()
-    text_encoder = CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=16,
-            intermediate_size=32,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            max_position_embeddings=32,
-            projection_dim=16,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-        )
-    )
-    unet = UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=(8, 16),
-        layers_per_block=1,
-        norm_num_groups=4,
-        cross_attention_dim=16,
-        attention_head_dim=2,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-    )
-    vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        block_out_channels=(8, 8),
-        norm_num_groups=4,
-    )
-    return StableDiffusionPipeline(
-        vae=vae.eval(),
-        text_encoder=text_encoder.eval(),
-        tokenizer=tokenizer,
-        unet=unet.eval(),
-        scheduler=DDIMScheduler(prediction_type=prediction_type, clip_sample=False, steps_offset=1),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
+# The process that only hands out tests reads this file too, so nothing heavy is imported here.
 
 
 @pytest.fixture
-def tiny_pipeline() -> StableDiffusionPipeline:
+def tiny_pipeline():
+    from hosts import build_tiny_pipeline
+
     return build_tiny_pipeline()
 
 
 @pytest.fixture
-def tiny_task(tiny_pipeline) -> DiffusionTask:
+def tiny_task(tiny_pipeline):
+    from hosts import build_tiny_task
+
     return build_tiny_task(tiny_pipeline)
 
 
-def build_tiny_task(pipeline: DiffusionPipeline, components=("unet",), size=0) -> DiffusionTask:
-    prompts = expand(EraseRequest(["ghost"]), CATALOGUE)
-    config = DiffusionTaskConfig(
-        components, forget_pictures=4, retain_pictures=4, generation_steps=2, batch_size=2,
-        size=size,
-    )  # fmt: skip
-    return DiffusionTask(pipeline, prompts, CATALOGUE.sampling, config, finetuning=TUNING)
-
-
-def draw_ghost(pipeline: DiffusionPipeline) -> torch.Tensor:
-    options = {"use_resolution_binning": False} if "PixArt" in type(pipeline).__name__ else {}
-    return pipeline(
-        "a ghost", num_inference_steps=2, generator=torch.Generator().manual_seed(5),
-        output_type="pt", height=16, width=16, **options,
-    ).images  # fmt: skip
-
-
-def digits() -> TensorDataset:
-    return load_data("digits").train
-
-
-def build_digits_model() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Flatten(), nn.Linear(128, 32), nn.ReLU(), nn.Linear(32, 10),
-    )  # fmt: skip
-
-
 @pytest.fixture(scope="session")
-def trained() -> nn.Module:
+def trained():
+    from hosts import trained_digits_model
+
     return trained_digits_model()
-
-
-@functools.cache
-@torch.enable_grad()
-def trained_digits_model() -> nn.Module:
-    """Always the same weights; tasks are built around copies."""
-    model, (pictures, labels) = build_digits_model(), digits().tensors
-    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
-    for _ in range(60):
-        loss = nn.functional.cross_entropy(model(pictures), labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    return model.eval()
-
-
-def class_indices(label: int) -> list[int]:
-    return (digits().tensors[1] == label).nonzero().flatten().tolist()
-
-
-def build_digits_task(model: nn.Module, **changes) -> ClassificationTask:
-    arguments = {"dataset": digits(), "forget": class_indices(3), "classes": 10}
-    return ClassificationTask(copy.deepcopy(model), **arguments | changes)
-
-
-def accuracies(task: ClassificationTask) -> tuple[float, float]:
-    pictures, labels = digits().tensors
-    with torch.no_grad():
-        right = task.predict(pictures).argmax(1) == labels
-    return tuple(float(right[indices].float().mean()) for indices in (task.forget, task.retain))
-
-
-def launch_two(
-    *command: str, options: Sequence[str] = ("--multi_gpu", "--num_processes", "2"), **how
-) -> subprocess.CompletedProcess:
-    """Run a script, or `-m` and a module, in two processes that talk over gloo."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    launch = [sys.executable, "-m", "accelerate.commands.launch", *options]
-    launch += ["--main_process_port", str(port), *command]
-    environment = os.environ | {
-        "ACCELERATE_USE_CPU": "yes",
-        "GLOO_SOCKET_IFNAME": "lo",
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join(sys.path),  # pytest adds folders of its own
-    }
-    return subprocess.run(launch, check=True, env=environment, **how)

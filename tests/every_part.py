@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import timm
 import torch
-from conftest import build_digits_task, digits, trained_digits_model
+from hosts import build_digits_task, digits, trained_digits_model
 from tiny_families import SIDE, build_family
 from torch import Tensor
 from torch.utils.data import TensorDataset

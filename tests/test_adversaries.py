@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import build_tiny_task
+from hosts import build_tiny_task
 from test_diffusion_task import build_task
 from tiny_families import SIDE, build_family
 

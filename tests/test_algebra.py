@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from conftest import build_tiny_pipeline, build_tiny_task
+from hosts import build_tiny_pipeline, build_tiny_task
 from test_erasure import make_erasure
 
 from erase.core.delta import DenseDelta, LowRankDelta, compose_deltas, truncate_delta

@@ -10,10 +10,10 @@ from pathlib import Path
 import gradio as gr
 import pytest
 import torch
-from conftest import build_tiny_pipeline
 from diffusers import DiffusionPipeline
 from gradio_client import Client
 from gradio_client.exceptions import AppError
+from hosts import build_tiny_pipeline
 from PIL import Image, ImageChops
 from test_app_in_public import small_model
 from tiny_families import build_family

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import httpx
 import pytest
-from conftest import CATALOGUE, build_tiny_pipeline
+from hosts import CATALOGUE, build_tiny_pipeline
 
 from erase.app import build, door
 from erase.app.jobs import Cancelled, until

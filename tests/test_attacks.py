@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import CATALOGUE
+from hosts import CATALOGUE
 from tiny_families import SIDE, build_family
 from torch import nn
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import CATALOGUE, build_tiny_pipeline
+from hosts import CATALOGUE, build_tiny_pipeline
 from observation import Observation
 from tiny_classes import z_image
 

@@ -3,7 +3,7 @@ import gzip
 import numpy as np
 import pytest
 import torch
-from conftest import accuracies, build_digits_task, digits
+from hosts import accuracies, build_digits_task, digits
 from torch.utils.data import TensorDataset
 
 from erase.methods import methods

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from conftest import accuracies, build_digits_model, build_digits_task, class_indices, digits
+from hosts import accuracies, build_digits_model, build_digits_task, class_indices, digits
 from torch import nn
 from torch.nn.utils import parameters_to_vector
 from torch.utils.data import Subset, TensorDataset

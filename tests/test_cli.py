@@ -7,7 +7,7 @@ import sys
 from dataclasses import asdict
 
 import pytest
-from conftest import CATALOGUE, build_tiny_pipeline
+from hosts import CATALOGUE, build_tiny_pipeline
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from erase.bundled import JUDGE

@@ -12,14 +12,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import (
+from accelerate import Accelerator
+from hosts import (
     build_digits_task,
     build_tiny_pipeline,
     build_tiny_task,
     draw_ghost,
-    launch_two,
     trained_digits_model,
 )
+from processes import said_by_two
 from safetensors.torch import load_file, save_file
 from test_erasure import changed
 from tiny_families import SIDE, build_family
@@ -301,31 +302,22 @@ def test_plain_diffusers_draws_the_same_from_what_was_exported(pairs, tmp_path):
         assert (picture - theirs[name]).abs().max() <= tolerance, name
 
 
-PARALLEL = """
-import sys
-import torch
-sys.path.insert(0, sys.argv[1])
-from accelerate import Accelerator
-from safetensors.torch import load_file
-import test_contract
-from test_contract import erase_tiny, trained_digits_model
-# Other numbers of threads train another model, so the digits' is handed over.
-trained_digits_model().load_state_dict(load_file(f"{sys.argv[2]}/digits.safetensors"))
-for method, task in getattr(test_contract, sys.argv[3]):
-    erasure, _ = erase_tiny(method, task, torch.float64)
-    if Accelerator().is_main_process:
-        erasure.save_pretrained(f"{sys.argv[2]}/{method}-{task}")
-"""
+def erase_together(folder: Path, pairs: str):
+    """What each of two processes does."""
+    # Other numbers of threads train another model, so the digits' is handed over.
+    trained_digits_model().load_state_dict(load_file(folder / "digits.safetensors"))
+    for method, task in globals()[pairs]:
+        erasure, _ = erase_tiny(method, task, torch.float64)
+        if Accelerator().is_main_process:
+            erasure.save_pretrained(folder / f"{method}-{task}")
 
 
 @pytest.mark.parametrize("pairs", ["SHARED", pytest.param("OTHERS", marks=RARE)])
 def test_one_and_two_processes_agree(pairs, tmp_path):
     # In float64: Adam divides by the gradient's size, so that where a gradient is nearly 0 even
     # rounding errors of float32 show.
-    script = tmp_path / "parallel.py"
-    script.write_text(PARALLEL)
     save_file(trained_digits_model().state_dict(), tmp_path / "digits.safetensors")
-    launch_two(str(script), str(Path(__file__).parent), str(tmp_path), pairs)
+    said_by_two(erase_together, tmp_path, pairs)
     for method, task in globals()[pairs]:
         one = erased_once(method, task, torch.float64)[0]
         two = Erasure.from_pretrained(tmp_path / f"{method}-{task}")

@@ -3,12 +3,12 @@ import dataclasses
 
 import pytest
 import torch
-from conftest import CATALOGUE, build_tiny_pipeline, build_tiny_task
 from diffusers import (
     DPMSolverMultistepScheduler,
     FlowMatchEulerDiscreteScheduler,
     StableDiffusionLatentUpscalePipeline,
 )
+from hosts import CATALOGUE, build_tiny_pipeline, build_tiny_task
 from PIL import Image
 from tiny_families import SIDE, build_family
 

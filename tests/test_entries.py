@@ -9,7 +9,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from conftest import TUNING
+from hosts import TUNING
 from tiny_families import BUILDERS, SIDE, build_family
 
 from erase.core.names import filter_names, named_parameters

@@ -1,7 +1,7 @@
 import pytest
 import torch
-from conftest import build_tiny_pipeline, draw_ghost
 from diffusers import StableDiffusionPipeline
+from hosts import build_tiny_pipeline, draw_ghost
 from safetensors.torch import save_file
 
 from erase.core.delta import DenseDelta, SparseDelta, deltas_between

@@ -2,7 +2,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from conftest import build_digits_model, digits
+from hosts import build_digits_model, digits
 from PIL import Image
 from second_device import SecondDevice
 from skimage.data import astronaut

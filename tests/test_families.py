@@ -1,6 +1,6 @@
 import pytest
 import torch
-from conftest import build_tiny_task
+from hosts import build_tiny_task
 from PIL import Image
 from tiny_families import BUILDERS, SIDE, build_family
 

@@ -2,7 +2,7 @@ import copy
 
 import pytest
 import torch
-from conftest import CATALOGUE, build_digits_task, digits
+from hosts import CATALOGUE, build_digits_task, digits
 from observation import prompt_losses, worst_concepts
 from PIL import Image
 

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import os
 import signal
+import subprocess
 import sys
 import weakref
 from collections.abc import Sequence
@@ -12,7 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
-from conftest import launch_two, trained_digits_model
+from hosts import trained_digits_model
+from processes import free_port
 from safetensors.torch import load_file, save_file
 from test_contract import (
     PICTURES,
@@ -134,7 +136,14 @@ def apart(one: Erasure, other: Erasure) -> float:
 
 def test_two_processes_with_shards_agree_with_one(tmp_path):
     save_file(trained_digits_model().state_dict(), tmp_path / "digits.safetensors")
-    launch_two(__file__, str(tmp_path), options=["--config_file", str(FSDP)])
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(FSDP)]
+    launch += ["--main_process_port", str(free_port()), __file__, str(tmp_path)]
+    environment = os.environ | {
+        "ACCELERATE_USE_CPU": "yes",
+        "GLOO_SOCKET_IFNAME": "lo",
+        "PYTHONPATH": os.pathsep.join(sys.path),  # pytest adds folders of its own
+    }
+    subprocess.run(launch, check=True, env=environment)
     folders = [path.parent for path in tmp_path.glob("*/erasure.json")]
     made = {folder.name: Erasure.from_pretrained(folder) for folder in folders}
     for method, task in TABLE:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from conftest import build_digits_task, digits
+from hosts import build_digits_task, digits
 from intervals import mean_interval
 from torch import nn
 

@@ -4,8 +4,8 @@ import copy
 
 import pytest
 import torch
-from conftest import build_tiny_pipeline, build_tiny_task, digits, trained_digits_model
 from diffusers.models.autoencoders.vq_model import VectorQuantizer
+from hosts import build_tiny_pipeline, build_tiny_task, digits, trained_digits_model
 from test_erasure import changed
 from tiny_families import SIDE, build_family
 from torch import nn

@@ -3,7 +3,7 @@ import shutil
 
 import pytest
 import torch
-from conftest import CATALOGUE, build_tiny_pipeline, build_tiny_task
+from hosts import CATALOGUE, build_tiny_pipeline, build_tiny_task
 from PIL import Image
 from test_erasure import changed
 

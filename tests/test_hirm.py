@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import CATALOGUE, TUNING, build_tiny_pipeline, build_tiny_task
+from hosts import CATALOGUE, TUNING, build_tiny_pipeline, build_tiny_task
 from tiny_families import build_family
 
 from erase.methods.hirm import HiRMConfig, first_layers, hirm, said_of

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from conftest import build_digits_model, build_digits_task, build_tiny_pipeline, build_tiny_task
 from diffusers import FirstBlockCacheConfig, UNet2DConditionModel
 from diffusers.models.attention_processor import CustomDiffusionAttnProcessor
+from hosts import build_digits_model, build_digits_task, build_tiny_pipeline, build_tiny_task
 from peft import LoraConfig, get_peft_model
 from test_contract import SIDE, brisk, draw_ghost, erase_tiny, tensors
 from test_erasure import changed

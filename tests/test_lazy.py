@@ -5,8 +5,8 @@ from dataclasses import asdict
 
 import pytest
 import torch
-from conftest import CATALOGUE
 from diffusers import DiffusionPipeline
+from hosts import CATALOGUE
 from safetensors.torch import load_file, save_file
 from tiny_families import build_family
 

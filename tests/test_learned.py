@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import TUNING
 from diffusers import (
     AutoencoderKL,
     ChromaPipeline,
@@ -20,6 +19,7 @@ from diffusers import (
     LMSDiscreteScheduler,
     PNDMScheduler,
 )
+from hosts import TUNING
 from PIL import Image, ImageDraw
 from tiny_classes import BUILDERS, glm_image, unclip
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import TUNING
+from hosts import TUNING
 from test_learned import SHORT, build_task, require_kept
 from tiny_classes import BUILDERS
 from transformers import PreTrainedModel

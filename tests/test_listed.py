@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import CATALOGUE, build_tiny_pipeline
+from hosts import CATALOGUE, build_tiny_pipeline
 
 from erase.cli import main
 from erase.erasure.erasure import Erasure

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import cpu_offload
-from conftest import build_tiny_pipeline
 from diffusers import DiffusionPipeline, StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
+from hosts import build_tiny_pipeline
 from PIL import Image
 from safetensors.torch import load_file
 from test_contract import draw_ghost, erase_tiny, tensors

@@ -2,7 +2,7 @@ import sys
 
 import pytest
 import torch
-from conftest import CATALOGUE, build_tiny_pipeline, build_tiny_task, draw_ghost
+from hosts import CATALOGUE, build_tiny_pipeline, build_tiny_task, draw_ghost
 from test_erasure import changed, snapshot
 
 from erase.core.subspace import subspace_of

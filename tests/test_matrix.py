@@ -1,6 +1,6 @@
 import pytest
 import torch
-from conftest import CATALOGUE
+from hosts import CATALOGUE
 
 from erase.bundled import JUDGE
 from erase.evaluate.pictures.clip import ClipJudge

@@ -1,5 +1,5 @@
 import pytest
-from conftest import build_tiny_pipeline
+from hosts import build_tiny_pipeline
 from torch import nn
 
 from erase.core.activations import projectable_layers

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import CATALOGUE, build_tiny_pipeline
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
+from hosts import CATALOGUE, build_tiny_pipeline
 from safetensors.torch import save_file
 from tiny_families import build_family
 from torch import Tensor

@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 import torch
-from conftest import CATALOGUE, build_tiny_pipeline
+from hosts import CATALOGUE, build_tiny_pipeline
 from observation import CaptionedPictures, Observation, distance_to_oracle, observe
 
 from erase.bundled import JUDGE

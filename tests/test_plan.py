@@ -2,7 +2,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import CATALOGUE, build_tiny_pipeline, build_tiny_task
+from hosts import CATALOGUE, build_tiny_pipeline, build_tiny_task
 from tiny_families import SIDE, build_family
 
 from erase.cli import build_parser, main

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import build_digits_task
+from hosts import build_digits_task
 from PIL import Image
 
 import erase

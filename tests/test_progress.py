@@ -1,7 +1,7 @@
 import itertools
 
 import pytest
-from conftest import build_tiny_pipeline
+from hosts import build_tiny_pipeline
 from tiny_families import build_family
 
 from erase.prompts.catalogue import Sampling

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import open_clip
 import pytest
-from conftest import CATALOGUE, build_tiny_pipeline
 from diffusers import DiffusionPipeline
+from hosts import CATALOGUE, build_tiny_pipeline
 from PIL import Image
 
 from erase.bundled import JUDGE

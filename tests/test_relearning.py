@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import build_digits_model, build_digits_task
+from hosts import build_digits_model, build_digits_task
 from test_adversaries import mixed_batch
 from test_diffusion_task import build_task
 from torch import nn

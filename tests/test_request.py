@@ -1,7 +1,7 @@
 from dataclasses import replace
 
 import pytest
-from conftest import CATALOGUE
+from hosts import CATALOGUE
 
 from erase.prompts.request import EraseRequest, expand, find_concept, sample
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import build_tiny_pipeline, build_tiny_task
+from hosts import build_tiny_pipeline, build_tiny_task
 
 from erase.app.figures import report_html
 from erase.core.delta import DenseDelta, scale_delta

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import build_digits_task, digits
+from hosts import build_digits_task, digits
 from PIL import Image
 from torch.utils.data import Dataset
 

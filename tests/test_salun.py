@@ -4,7 +4,7 @@ import signal
 
 import pytest
 import torch
-from conftest import build_digits_task, build_tiny_pipeline, build_tiny_task
+from hosts import build_digits_task, build_tiny_pipeline, build_tiny_task
 from test_erasure import changed, snapshot
 from torch import nn
 

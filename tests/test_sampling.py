@@ -1,5 +1,5 @@
 import torch
-from conftest import build_tiny_pipeline
+from hosts import build_tiny_pipeline
 from transformers import CLIPImageProcessor
 
 from erase.prompts.catalogue import Sampling

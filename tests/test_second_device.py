@@ -1,7 +1,6 @@
 """All that computes, on a device that refuses to meet the CPU: it finds the same there as here."""
 
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from every_part import AT_HAND, OnClassifier, OtherCommands, Work, on_pipeline
+from processes import said_by
 from test_half_precision import CLOSED
 from test_perceptual import keep_backbone
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -20,7 +20,6 @@ from erase.erasure.erasure import Erasure
 from erase.evaluate.classifiers import gaps
 from erase.evaluate.classifiers import report as classifier_report
 
-PATHS = os.pathsep.join(path for path in sys.path if path)
 SD, *OTHERS = AT_HAND[1:]
 GROUPS = {"one pipeline": [SD], "the rest": [*OTHERS, "classifier", "commands"]}
 EVERYWHERE = ("method projection", "method uce", "method salun", "attack prefix")
@@ -104,6 +103,16 @@ def report(device: str, group: str) -> None:
                     print(host, what, dtype, type(error).__name__, str(error)[:300])
 
 
+def work_there(device: str, group: str):
+    # Autograd has to know a device before its first step: a process of its own. Its thread there
+    # need not be done when Python is.
+    if device == "second":
+        import second_device  # noqa: F401
+    report(device, group)
+    sys.stdout.flush()
+    os._exit(0)
+
+
 CUDA = pytest.param(
     "cuda",
     marks=[
@@ -116,15 +125,4 @@ CUDA = pytest.param(
 @pytest.mark.parametrize("group", GROUPS)
 @pytest.mark.parametrize("device", ["second", CUDA])
 def test_everything_works_where_the_model_is(device, group):
-    # Autograd has to know a device before its first step: a process of its own. Its thread there
-    # need not be done when Python is.
-    before = "import second_device; " if device == "second" else ""
-    script = (
-        f"{before}import os, test_second_device as t; t.report({device!r}, {group!r}); "
-        "os.sys.stdout.flush(); os._exit(0)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", script], check=True, text=True,
-        stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": PATHS},
-    )  # fmt: skip
-    assert not done.stdout
+    assert not said_by(work_there, device, group)

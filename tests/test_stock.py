@@ -5,13 +5,13 @@ import json
 import diffusers
 import pytest
 import torch
-from conftest import CATALOGUE, build_tiny_pipeline
 from diffusers import (
     DiffusionPipeline,
     PixArtSigmaPAGPipeline,
     StableDiffusionInpaintPipeline,
     UNet2DConditionModel,
 )
+from hosts import CATALOGUE, build_tiny_pipeline
 from tiny_classes import BUILDERS
 from tiny_families import build_family
 

@@ -5,13 +5,12 @@ import gc
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import CATALOGUE, build_tiny_pipeline, launch_two
+from hosts import CATALOGUE, build_tiny_pipeline
+from processes import said_by, said_by_two
 from torch import Tensor
 
 from erase.bundled import JUDGE
@@ -72,6 +71,18 @@ def folder(tmp_path_factory):
     return folder
 
 
+def all_parts(folder: Path, killed: bool) -> bool:
+    """A protocol, an attack and an erasure in turn; whether any was refused."""
+
+    def kill(what: str, done: int, total: int):
+        if killed and (what, done) == ("pictures of the protocol", 1):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    parts = ((protocol, "shared"), (attack, "attacked by two"), (erasing, "erased by two"))
+    with on_progress(kill):
+        return any(part(folder, output) for part, output in parts)
+
+
 class Stopped(BaseException):
     """What nothing catches."""
 
@@ -123,18 +134,15 @@ def test_a_protocol_stopped_anywhere_ends_at_the_same_bytes(folder):
 
 
 def test_two_processes_go_on_from_a_killed_one_erase_and_attack(folder):
-    script = [sys.executable, __file__, str(folder), "kill"]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    killed = subprocess.run(script, env=environment)
-    assert killed.returncode == -signal.SIGKILL
+    said_by(all_parts, folder, True, exits=-signal.SIGKILL)
     assert len(list(folder.glob(".shared.*/pictures/*.png"))) == EACH
     assert erasing(folder, "erasure") == attack(folder, "attacked") == 0
-    done = launch_two(__file__, str(folder), "go on", capture_output=True, text=True)
+    said = said_by_two(all_parts, folder, False)
     assert files(folder / "shared") == files(folder / "undisturbed")
     assert files(folder / "attacked by two") == files(folder / "attacked")
     assert files(folder / "erased by two").keys() == files(folder / "erasure").keys()
     assert Erasure.from_pretrained(folder / "erased by two").deltas
-    assert done.stdout.count("forget accuracy") == 1
+    assert said.count("forget accuracy") == 1
     assert not list(folder.glob(".*"))
 
 
@@ -155,14 +163,3 @@ def test_few_pictures_are_held_at_once(tmp_path):
     assert len(embedded(judge, load_folder(tmp_path))) == 5 * TOGETHER
     assert len(held) == 5
     assert max(held) <= 2 * TOGETHER
-
-
-if __name__ == "__main__":
-
-    def kill(what: str, done: int, total: int) -> None:
-        if sys.argv[2] == "kill" and (what, done) == ("pictures of the protocol", 1):
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    with on_progress(kill):
-        parts = ((protocol, "shared"), (attack, "attacked by two"), (erasing, "erased by two"))
-        sys.exit(any(part(Path(sys.argv[1]), output) for part, output in parts))

@@ -4,7 +4,7 @@ import os
 
 import pytest
 import torch
-from conftest import build_digits_task, build_tiny_pipeline, build_tiny_task
+from hosts import build_digits_task, build_tiny_pipeline, build_tiny_task
 from PIL import Image
 from safetensors.torch import load_file
 from test_salun import BRISK, same_bytes

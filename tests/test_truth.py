@@ -5,7 +5,7 @@ import copy
 import diffusers
 import pytest
 import torch
-from conftest import CATALOGUE
+from hosts import CATALOGUE
 from tiny_families import BUILDERS, SIDE, T5_WIDTH, WIDTH, build_family
 
 from erase.models.family import family_of

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from functools import cache
 
 import torch
-from conftest import build_tiny_pipeline, load_tokenizer
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
@@ -20,6 +19,7 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from hosts import build_tiny_pipeline, load_tokenizer
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,

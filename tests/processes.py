@@ -1,0 +1,55 @@
+"""New processes for tests, forked from one that has imported what they need and done no work."""
+
+import multiprocessing
+import os
+import socket
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+FORKED = multiprocessing.get_context("forkserver")
+FORKED.set_forkserver_preload(["erase.app.build", "erase.evaluate.classifiers.report", "hosts"])
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def said_by(work: Callable, *arguments, exits: int = 0) -> str:
+    """What the work prints in a process of its own, which must end so."""
+    return _said_by(work, arguments, [{}], exits)
+
+
+def said_by_two(work: Callable, *arguments) -> str:
+    """What the work prints in two processes that talk over gloo."""
+    shared = {
+        "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()), "ACCELERATE_USE_CPU": "yes", "GLOO_SOCKET_IFNAME": "lo",
+    }  # fmt: skip
+    ranks = [shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
+    return _said_by(work, arguments, ranks)
+
+
+def _said_by(work: Callable, arguments: tuple, environments: list[dict], exits: int = 0) -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        said = Path(folder) / "said"
+        processes = [
+            FORKED.Process(target=_work, args=(environment, said, work, arguments))
+            for environment in environments
+        ]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join()
+        assert [process.exitcode for process in processes] == [exits] * len(processes)
+        return said.read_text()
+
+
+def _work(environment: dict, said: Path, work: Callable, arguments: tuple):
+    os.environ |= environment
+    with said.open("a") as stream:
+        os.dup2(stream.fileno(), sys.stdout.fileno())
+    sys.exit(work(*arguments))
