@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import CATALOGUE, TUNING, build_tiny_pipeline, build_tiny_task
+from hosts import CATALOGUE, TUNING, build_tiny_pipeline, build_tiny_task
 from test_fsdp import apart
 from tiny_families import SIDE, build_family
 
