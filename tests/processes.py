@@ -6,10 +6,12 @@ import socket
 import sys
 import tempfile
 from collections.abc import Callable
+from multiprocessing.connection import wait
 from pathlib import Path
 
 FORKED = multiprocessing.get_context("forkserver")
-FORKED.set_forkserver_preload(["erase.app.build", "erase.evaluate.classifiers.report", "hosts"])
+# Of what is installed alone: the warm process does not look in this folder.
+FORKED.set_forkserver_preload(["erase.app.build", "erase.evaluate.classifiers.report"])
 
 
 def free_port() -> int:
@@ -42,8 +44,12 @@ def _said_by(work: Callable, arguments: tuple, environments: list[dict], exits: 
         ]
         for process in processes:
             process.start()
-        for process in processes:
-            process.join()
+        ended = {process.sentinel: process for process in processes}
+        while ended:
+            for sentinel in wait([*ended]):
+                if ended.pop(sentinel).exitcode != exits:  # the other would wait for it in vain
+                    for process in ended.values():
+                        process.terminate()
         assert [process.exitcode for process in processes] == [exits] * len(processes)
         return said.read_text()
 

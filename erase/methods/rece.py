@@ -68,10 +68,10 @@ def rece(task: DiffusionTask, config: RECEConfig) -> Erasure:
     last token on), where the preset starts from UCE's present one; validation on drawn pictures,
     which picks the best of its 3 rounds, is left out.
     """
-    parameters, edits = task.editable(), {}
+    parameters, edits, read = task.editable(), {}, editing_tokens(task, config.uce)
     positions = _by_position(task, config.later) if config.start == "edited" else {}
     kept = spaces_of(retained_tokens(task, config.uce))
-    for site, pair in editing_tokens(task, config.uce).items():
+    for site, pair in read.items():
         reading = (exact(parameters[name].detach()) for name in task.sites(TEXT)[site])
         read_by = sum_of_grams(reading)
         problem = *pair, retained(kept[site], config.uce)
