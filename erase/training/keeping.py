@@ -47,7 +47,8 @@ def holding(
 ) -> Callable[[], None]:
     """What brings tensors [...] to the nearest values that make of what is kept what originals do.
 
-    kept: by name an orthonormal basis [d, k] of inputs. Masked-out weights stay bit equal. Source:
+    kept: by name an orthonormal basis [d, k] of inputs. Masked-out weights stay bit equal; rows are
+    solved for whole, so tensors are not to be cut to the mask. Source:
     gradient projection (Saha et al., ICLR 2021; after it CUIG, ICLR 2026), of the step and not of
     the gradient, since AdamW rescales each weight's own step, which leaves the plane.
     """

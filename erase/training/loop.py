@@ -77,15 +77,13 @@ def train(
 ) -> dict[str, nn.Parameter]:
     """Minimise `step_loss(forget batch, retain batch, progress)` in place over the parameters.
 
-    What comes back is the parameters, or the float32 values that half-precision ones end as.
-    Progress is the share of the steps done. `parameters` names some of the task's modules' own, if
-    not all are to change. `sparsity` is the weight, falling to 0, of an l1 penalty on how far they
-    are from `originals`, in steps of the learning rate; these are copies of the parameters as they
-    were (which a mask needs them to be), if the caller gives no others.
-    Each step's batches depend on the task's seed and the step alone; processes take shards of them
-    and average gradients, so that one and two processes agree. Raises NotFiniteError when loss or
-    gradients are not finite, ValueError if no parameter is named and if the checkpoints are another
-    training's, TrainingStopped after SIGINT or SIGTERM.
+    What comes back is the parameters, or the float32 values of half-precision ones. Progress is the
+    share of the steps done. `parameters` names some of the task's modules' own, if not all are to
+    change. `sparsity` is the weight, falling to 0, of an l1 penalty on how far they are from
+    `originals`, in steps of the learning rate; by default copies of them, as a mask needs. Each
+    step's batches depend on the task's seed and the step alone; processes take shards of them and
+    average gradients. Raises NotFiniteError when loss or gradients are not finite, ValueError for
+    no parameters and for checkpoints of another training, TrainingStopped after SIGINT or SIGTERM.
     """
     task.prepare()
     config = with_defaults(config, task.finetuning.learning_rate, task.finetuning.steps)
@@ -94,7 +92,6 @@ def train(
     step_loss = withstanding(task, step_loss, chosen)
     compared = chosen if mask or sparsity or task.kept else {}
     originals = originals or {name: p.detach().clone() for name, p in compared.items()}
-    # Rows are solved for whole.
     masters = MasterWeights(chosen, mask.tensors if mask and not task.kept else None)
     parameters, steps = masters.tensors, config.max_train_steps
     hold = holding(task.kept, parameters, originals, mask)
@@ -105,9 +102,9 @@ def train(
     masked = masked_update(optimizer, masters.whole, mask, originals) if mask else nullcontext()
     stepper = _Stepper(task, step_loss, config, watch.accelerator, optimizer, masters)
     able = checkpointed_activations(task, config.gradient_checkpointing)
+    left = range(kept.first, steps)
     with masked, able, _stop_requested() as stop:
-        left_over = range(kept.first, steps)
-        for step in Bar(left_over, initial=kept.first, total=steps, desc="erasing", unit="step"):
+        for step in Bar(left, initial=kept.first, total=steps, desc="erasing", unit="step"):
             rate, loss = stepper.rate(step), stepper.take(step)
             if sparsity:
                 amount = rate * sparsity * (1 - step / steps)
@@ -118,8 +115,7 @@ def train(
                 average.step(parameters.values())
             watch.step(step + 1, {"loss": loss, "learning_rate": rate})
             stopping = stepper.anywhere(stop.is_set())
-            due = (step + 1) % config.checkpointing_steps == 0 or step + 1 == steps
-            if due or stopping:
+            if stopping or (step + 1) % config.checkpointing_steps == 0 or step + 1 == steps:
                 kept.save(step + 1, watch.accelerator.is_main_process)
             if stopping:
                 raise TrainingStopped(_stop_message(step + 1, steps))

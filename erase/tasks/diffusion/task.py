@@ -27,7 +27,7 @@ from erase.support.distributed import shard_of, shards_asked
 from erase.tasks.base import InputCallback, SetName
 from erase.tasks.diffusion.config import DiffusionTaskConfig
 from erase.tasks.diffusion.denoiser import ConditionedDenoiser
-from erase.tasks.diffusion.kept import kept_directions
+from erase.tasks.diffusion.kept import by_tensor, kept_directions
 from erase.tasks.diffusion.learned import denoiser_of
 from erase.tasks.diffusion.noising import DiffusionBatch
 from erase.tasks.diffusion.picture_sets import ForgetSet, PictureSets, batches_of, new_sets
@@ -306,22 +306,14 @@ class DiffusionTask:
         steps, rate = self.config.relearning, self.config.relearning_rate
         return DenoiserRelearning(self.denoiser, steps, rate) if steps else None
 
+    @cached_property
+    def _kept(self) -> dict[str, Tensor]:
+        return kept_directions(self) if self.config.keep else {}
+
     @property
     def kept(self) -> dict[str, Tensor]:
         """By tensor that reads the text, a basis [d, k] of what it is to read as ever."""
-        sites, editable = self.sites(TEXT) if self._kept else {}, self.editable()
-        found = {name: self._kept[site] for site, names in sites.items() for name in names}
-        biases = {name.removesuffix("weight") + "bias" for name in found} & editable.keys()
-        return found | {name: torch.ones(1, 1).double() for name in biases}  # which read a 1
-
-    @cached_property
-    def _kept(self) -> dict[str, Tensor]:
-        if not self.config.keep:
-            return {}
-        forgotten = [prompt.text for prompt in self.prompts.forget]
-        # Guidance reads the empty prompt beside every other.
-        kept, lost = (self.readings(texts) for texts in (["", *self.config.keep], forgotten))
-        return kept_directions(kept, lost, self.config.keep_energy)
+        return by_tensor(self, self._kept) if self._kept else {}
 
     @contextmanager
     def _own_weights(self) -> Iterator[ConditionedDenoiser]:
