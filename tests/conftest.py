@@ -1,3 +1,4 @@
+import gc
 import os
 import signal
 
@@ -11,6 +12,17 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The process that only hands out tests reads this file too, so nothing heavy is imported here.
+
+LONGEST = ("test_contract", "test_fsdp", "test_second_device", "test_app", "test_cli")
+
+
+def pytest_collection_modifyitems(items):
+    # Begun last, a long test runs alone while the other worker has nothing left to do.
+    items.sort(key=lambda item: not item.path.stem.startswith(LONGEST))
+
+
+def pytest_collection_finish():
+    gc.freeze()  # what is imported stays; to look through it over and over takes its time
 
 
 @pytest.fixture

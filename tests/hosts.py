@@ -99,6 +99,7 @@ def draw_ghost(pipeline: DiffusionPipeline) -> torch.Tensor:
     ).images  # fmt: skip
 
 
+@functools.cache
 def digits() -> TensorDataset:
     return load_data("digits").train
 

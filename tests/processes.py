@@ -5,7 +5,7 @@ import os
 import socket
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from multiprocessing.connection import wait
 from pathlib import Path
 
@@ -25,9 +25,10 @@ def said_by(work: Callable, *arguments, exits: int = 0) -> str:
     return _said_by(work, arguments, [{}], exits)
 
 
-def said_by_two(work: Callable, *arguments) -> str:
+def said_by_two(work: Callable, *arguments, environment: Mapping[str, str] | None = None) -> str:
     """What the work prints in two processes that talk over gloo."""
     shared = {
+        **(environment or {}),
         "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(free_port()), "ACCELERATE_USE_CPU": "yes", "GLOO_SOCKET_IFNAME": "lo",
     }  # fmt: skip

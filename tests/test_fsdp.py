@@ -4,8 +4,6 @@ import copy
 import dataclasses
 import os
 import signal
-import subprocess
-import sys
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,8 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.utils.launch import prepare_multi_gpu_env
 from hosts import trained_digits_model
-from processes import free_port
+from processes import said_by_two
 from safetensors.torch import load_file, save_file
 from test_contract import (
     PICTURES,
@@ -134,16 +134,17 @@ def apart(one: Erasure, other: Erasure) -> float:
     return max((d.dense() - other.deltas[n].dense()).abs().max() for n, d in one.deltas.items())
 
 
+def launched_with(config: Path) -> dict[str, str]:
+    """What `accelerate launch` tells processes of the settings in this file."""
+    options = ["--config_file", str(config), "--main_process_port", "0", "script.py"]
+    args, *_ = _validate_launch_command(launch_command_parser().parse_args(options))
+    told = prepare_multi_gpu_env(args)
+    return {name: value for name, value in told.items() if name not in os.environ}
+
+
 def test_two_processes_with_shards_agree_with_one(tmp_path):
     save_file(trained_digits_model().state_dict(), tmp_path / "digits.safetensors")
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(FSDP)]
-    launch += ["--main_process_port", str(free_port()), __file__, str(tmp_path)]
-    environment = os.environ | {
-        "ACCELERATE_USE_CPU": "yes",
-        "GLOO_SOCKET_IFNAME": "lo",
-        "PYTHONPATH": os.pathsep.join(sys.path),  # pytest adds folders of its own
-    }
-    subprocess.run(launch, check=True, env=environment)
+    said_by_two(work, tmp_path, environment=launched_with(FSDP))
     folders = [path.parent for path in tmp_path.glob("*/erasure.json")]
     made = {folder.name: Erasure.from_pretrained(folder) for folder in folders}
     for method, task in TABLE:
@@ -152,7 +153,3 @@ def test_two_processes_with_shards_agree_with_one(tmp_path):
     for name, options in VARIANTS.items():
         assert apart(salun(**options), made[name]) < 1e-6, name
     assert apart(made["averaged"], made["resumed"]) == 0
-
-
-if __name__ == "__main__":
-    work(Path(sys.argv[1]))

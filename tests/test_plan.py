@@ -84,8 +84,9 @@ CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("[esf][mdl]*/*.
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_ready_configs_are_whole(path):
     """All but the weights, which are nobody's to bundle, is read and checked."""
-    parser = build_parser("run")
-    options = parser.parse_args(["--config", str(path)])
+    words = ["--config", str(path)]
+    parser = build_parser("run", words)
+    options = parser.parse_args(words)
     made = parser.instantiate(options)
     request = EraseRequest(
         options.concept, options.anchor, retain=options.retain,

@@ -57,7 +57,7 @@ def _made(config: type, options: "Namespace", **chosen: Any) -> Any:
     if "method" in options:
         chosen["method_config"] = options[get_method(options.method).name]
     if "attacks" in options:
-        chosen["configs"] = {name: options[name] for name in attacks()}
+        chosen["configs"] = {name: options[name] for name in attacks() if name in options}
     return made(config, options, **chosen)
 
 

@@ -36,19 +36,20 @@ def _layers(module: nn.Module) -> list[nn.Module]:
 
 
 def _wrapped(module: nn.Module) -> nn.Module | None:
-    if isinstance(module, DataParallel | DistributedDataParallel):
+    # Classes are asked and not modules, which look through all they hold for what they lack.
+    if isinstance(module, (DataParallel, DistributedDataParallel)):
         return module.module
     if "_orig_mod" in module._modules:  # compiled
         return module._modules["_orig_mod"]
-    if callable(adapted := getattr(module, "get_base_model", None)):  # a model of PEFT's
-        return adapted()
+    if callable(adapted := getattr(type(module), "get_base_model", None)):  # a model of PEFT's
+        return adapted(module)
     adapted_layer = is_adapted(module) and "base_layer" in module._modules
     return module._modules["base_layer"] if adapted_layer else None
 
 
 def is_adapted(module: nn.Module) -> bool:
     """Whether it is a layer with an adapter of PEFT's, as LoRAs are loaded."""
-    return hasattr(module, "adapter_layer_names")
+    return hasattr(type(module), "adapter_layer_names")
 
 
 def own_modules(
@@ -63,7 +64,7 @@ def own_modules(
         return
     seen.add(module)
     yield path, module
-    added = ("processor", *FUSED) if hasattr(module, "set_processor") else ()
+    added = ("processor", *FUSED) if hasattr(type(module), "set_processor") else ()
     for name, child in module.named_children():
         if name not in added:
             yield from own_modules(child, f"{path}.{name}" if path else name, seen)

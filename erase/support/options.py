@@ -142,15 +142,19 @@ def brief_parser(name: str, text: str, config_file: bool = False) -> ArgumentPar
 def with_entries(
     parser: ArgumentParser, words: Sequence[str], kind: str, entries: Mapping[str, Any]
 ) -> ArgumentParser:
-    """The parser with the options of all entries, which carry their names: --salun.density.
+    """The parser with the options of entries, which carry their names: --salun.density.
 
-    entries: what has a config of its own, by name, such as methods. Where the words ask for help it
-    tells the common options, or an entry's own where `--kind` names it.
+    entries: what has a config of its own, by name, such as methods. Those that the words name are
+    added, for all would take as long as opening a model; and all, where a file may name any. Where
+    the words ask for help it tells the common options, or an entry's own where `--kind` names it.
     """
     if HELP & set(words):
         return _helping(parser, words, kind, entries)
+    chosen = [str(action.default) for action in parser._actions if action.dest == kind]
+    of_file = any(word.startswith("--config") for word in words)
     for name, entry in entries.items():
-        parser.add_class_arguments(entry.config, name)
+        if of_file or any(name in word for word in (*words, *chosen)):
+            parser.add_class_arguments(entry.config, name)
     return parser
 
 
