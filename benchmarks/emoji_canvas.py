@@ -261,7 +261,7 @@ def record_side_by_side(
 ) -> None:
     """Share the rows among processes, the next one to whichever is free."""
     known = (args, observation)
-    with ProcessPoolExecutor(args.jobs, get_context("spawn"), start_worker, known) as pool:
+    with ProcessPoolExecutor(args.jobs, get_context("forkserver"), start_worker, known) as pool:
         list(pool.map(work, keys))
 
 

@@ -73,11 +73,7 @@ def uce(task: DiffusionTask, config: UCEConfig) -> Erasure:
 
 
 def editing_tokens(task: DiffusionTask, config: UCEConfig) -> dict[str, tuple[Tensor, Tensor]]:
-    """At each place: forget tokens and the anchors' for each [n, d], in float64.
-
-    Raises ValueError if no weight that reads the text itself may change.
-    """
-    task.sites(TEXT)
+    """At each place: forget tokens and the anchors' for each [n, d], in float64."""
     forget = at_most(task.prompts.forget, config.prompts, task.seed)
     if config.tokens == "last":
         texts = [p.text for p in forget], [p.anchor for p in forget]

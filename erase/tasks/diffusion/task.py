@@ -1,6 +1,6 @@
 """Forgetting in a text-to-image pipeline: forget and retain sets that it draws itself."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import asdict
@@ -201,8 +201,12 @@ class DiffusionTask:
             places = list(shard_of(range(len(texts))))
             self._sets.draw(self.denoiser, texts, 4, f"listening to the {which} set", places=places)
             return {}
-        read = self.denoiser.readings(mine) if (mine := list(shard_of(texts))) else {}
-        return self._entering(read) if read and target == TEXT else {}
+        mine = list(shard_of(texts))
+        if mine and target == TEXT:
+            return self.readings(mine)
+        if mine:
+            self.denoiser.readings(mine)
+        return {}
 
     def frozen_copy(self, trained: Mapping[str, nn.Parameter] | None = None) -> "DiffusionTask":
         """The same task around the model as it is now, whatever becomes of what is `trained`."""
@@ -285,20 +289,18 @@ class DiffusionTask:
 
     def readings(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """What is read of the prompts at each place where text enters: [N, tokens, width]."""
-        with self._read_widely():
-            return self._entering(self.denoiser.readings(prompts))
+        return self._entering(lambda: self.denoiser.readings(prompts))
 
     @torch.no_grad()
     def last_readings(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """What is read of each prompt's last word at each place: [n, width]."""
-        return self._entering(self.denoiser.last_readings(prompts))
+        return self._entering(lambda: self.denoiser.last_readings(prompts))
 
     @torch.no_grad()
     def redirected_readings(self, prompts: Sequence[Prompt]) -> dict[str, tuple[Tensor, Tensor]]:
         """What is read of forget prompts at each place, and of the anchor prompts: [n, width]."""
         texts, anchors = [p.text for p in prompts], [p.anchor for p in prompts]
-        with self._read_widely():
-            return self._entering(self.denoiser.redirected_readings(texts, anchors))
+        return self._entering(lambda: self.denoiser.redirected_readings(texts, anchors))
 
     @property
     def relearning(self) -> DenoiserRelearning | None:
@@ -327,6 +329,9 @@ class DiffusionTask:
         with self._own_weights(), computed_in_float32(self.denoiser.reading.values()):
             yield
 
-    def _entering(self, read: Mapping[str, Any]) -> dict[str, Any]:
-        """What is read at the places whose weights may change."""
-        return {site: read[site] for site in self.sites(TEXT)}
+    def _entering(self, read: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+        """What is read at the places whose weights may change; nothing is read if none may."""
+        sites = self.sites(TEXT)
+        with self._read_widely():
+            found = read()
+        return {site: found[site] for site in sites}
