@@ -35,18 +35,23 @@ ATTACKS = (
 )  # fmt: skip
 
 
-def training(steps: int) -> TrainingConfig:
-    """So many steps at the method's own rate."""
-    return TrainingConfig(steps, lr_warmup_steps=50, mixed_precision="bf16")
+def training(steps: int, rate: float = 0) -> TrainingConfig:
+    """So many steps, by default at the method's own rate."""
+    return TrainingConfig(steps, learning_rate=rate, lr_warmup_steps=50, mixed_precision="bf16")
 
 
 def hardening(
-    noise: float, steps: int, forget_share: float, pictures: int = 256, size: float = 1.0
+    noise: float,
+    steps: int,
+    forget_share: float,
+    pictures: int = 256,
+    size: float = 1.0,
+    rate: float = 0,
 ) -> HardenConfig:
     """With so much noise, of so many deviations, and so many steps."""
     return HardenConfig(
         noise=noise, size=size, pictures=pictures, uses=64, forget_share=forget_share,
-        training=training(steps),
+        training=training(steps, rate),
     )  # fmt: skip
 
 
@@ -55,7 +60,11 @@ ROWS = {
     "noise .25, 400 steps": hardening(0.25, 400, 0.06),
     "noise .7 of size .25, 1600 steps": hardening(0.7, 1600, 0.06, 768, 0.25),
     "noise .6 of size .7, 1600 steps": hardening(0.6, 1600, 0.06, 768, 0.7),
+    "noise .25 of size 1.75, rate .001, 1600 steps": hardening(0.25, 1600, 0.06, 768, 1.75, 1e-3),
 }
+# What is trained against relearning too.
+RELEARNING = ("noise .25 of size .25, 250 steps against relearning",)
+ROWS |= {name: hardening(0.25, 250, 0.06, 768, 0.25) for name in RELEARNING}
 NAMES = (*ROWS, *(name + ON_TOP for name in ROWS))
 
 
@@ -66,7 +75,7 @@ def erasure_of(name: str, folder: Path) -> Erasure:
     rows[plain] = ("harden", ROWS[plain])
     for row, (method, config) in rows.items():
         if not (folder / row / RECIPE).exists():
-            task = DiffusionTaskConfig(batch_size=32)
+            task = DiffusionTaskConfig(batch_size=32, relearning=4 * (row in RELEARNING))
             asked = RunConfig(EraseRequest([TITLE]), "emoji", method, config, task, evaluate=False)
             run(asked, folder / row, opened("emoji", "bf16"))
     projection, hardened = (Erasure.from_pretrained(folder / row) for row in rows)

@@ -126,7 +126,7 @@ def _run(func, args, kwargs):
         met.append(tensor)
         return tensor.raw if isinstance(tensor, There) else tensor
 
-    raw_args = _mapped(raw, args)
+    raw_args = [_mapped(raw, value) for value in args]
     raw_kwargs = {key: _mapped(raw, value) for key, value in kwargs.items()}
     known = {id(tensor.raw): tensor for tensor in met if isinstance(tensor, There)}
     ours = [tensor for tensor in met if not isinstance(tensor, There) and tensor.ndim]

@@ -158,6 +158,8 @@ def computed_in_float32(modules: Iterable[nn.Module]) -> Iterator[None]:
     """
     with ExitStack() as stack:
         for module in modules:
+            if not any(map(is_half, _tensors(module))):
+                continue
             blocks, tables = list(_blocks(module)), _tables(module)
             for part, table in tables:
                 stack.callback(part.register_forward_hook(partial(_looked_up, table)).remove)

@@ -11,7 +11,6 @@ import torch
 from diffusers import DiffusionPipeline
 from PIL.Image import Image
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from erase.core.activations import capture_inputs
 from erase.core.fingerprint import combined, fingerprint
@@ -29,13 +28,14 @@ from erase.tasks.diffusion.config import DiffusionTaskConfig
 from erase.tasks.diffusion.denoiser import ConditionedDenoiser
 from erase.tasks.diffusion.kept import by_tensor, kept_directions
 from erase.tasks.diffusion.learned import denoiser_of
+from erase.tasks.diffusion.losses import DenoisingLosses
 from erase.tasks.diffusion.noising import DiffusionBatch
 from erase.tasks.diffusion.picture_sets import ForgetSet, PictureSets, batches_of, new_sets
 from erase.tasks.diffusion.places import TEXT, EditSites
 from erase.tasks.diffusion.relearning import DenoiserRelearning
 
 
-class DiffusionTask:
+class DiffusionTask(DenoisingLosses):
     """The Task of one pipeline, of any family, and one set of prompts.
 
     Both sets are drawn by the pipeline itself, once, when first asked for or by `prepare`, unless
@@ -127,37 +127,6 @@ class DiffusionTask:
     def retain_batches(self, step_seed: int) -> Iterator[DiffusionBatch]:
         """One shuffled pass through the retain set."""
         return batches_of(self.denoiser, self.config.batch_size, step_seed, *self._sets.retain)
-
-    def saliency_loss(self, batch: DiffusionBatch) -> Tensor:
-        """Noise-prediction MSE of the guided prediction, as SalUn's generation code takes it.
-
-        Of families that are not guided it is of the plain one. No adversary takes part.
-        """
-        predicted, target = self.predict(batch, batch.prompts), self.denoiser.noising.target(batch)
-        if self.denoiser.guided:
-            scale, unprompted = self.sampling.guidance_scale, self.predict(batch, [""] * len(batch))
-            predicted = (1 + scale) * predicted - scale * unprompted
-        return F.mse_loss(predicted, target)
-
-    def loss(self, batch: DiffusionBatch) -> Tensor:
-        """The noise- (or velocity-) prediction MSE the model was trained with."""
-        return F.mse_loss(self.training_prediction(batch), self.denoiser.noising.target(batch))
-
-    def redirected_loss(
-        self, batch: DiffusionBatch, teacher: "DiffusionTask | None" = None
-    ) -> Tensor:
-        """MSE to what the teacher (or the model as it is) predicts for the anchor prompts."""
-        with torch.no_grad():
-            wrong_answer = (teacher or self).predict(batch, batch.anchors)
-        return F.mse_loss(self.training_prediction(batch, teacher or self), wrong_answer)
-
-    def divergence(
-        self, batch: DiffusionBatch, teacher: "DiffusionTask", temperature: float = 1.0
-    ) -> Tensor:
-        """MSE to what the teacher predicts for the same prompts, whatever the temperature."""
-        with torch.no_grad():
-            answer = teacher.predict(batch, batch.prompts)
-        return F.mse_loss(self.training_prediction(batch), answer)
 
     @property
     def _places(self) -> EditSites:
@@ -267,7 +236,7 @@ class DiffusionTask:
             return self.denoiser.denoise(batch, self.condition(prompts))
 
     def training_prediction(
-        self, batch: DiffusionBatch, teacher: "DiffusionTask | None" = None
+        self, batch: DiffusionBatch, teacher: DenoisingLosses | None = None
     ) -> Tensor:
         """The output [B, C, h, w] that training compares: under the batch's own prompts.
 
