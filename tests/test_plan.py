@@ -96,3 +96,18 @@ def test_ready_configs_are_whole(path):
     assert known or expand(request, None).forget
     assert isinstance(made[made.method], methods()[made.method].config)
     assert f"configs/{path.parent.name}/{path.name}" in path.read_text()
+
+
+@pytest.mark.parametrize("flag", ["--config", "--conf"])
+def test_a_config_may_set_any_method(flag, tmp_path):
+    (tmp_path / "some.yaml").write_text("method: uce\nuce: {prompts: 7}\nrece: {rounds: 2}\n")
+    words = [flag, str(tmp_path / "some.yaml"), "--concept=ghost", "--salun.dens=.3"]
+    options = build_parser("run", words).parse_args(words)
+    assert (options.uce.prompts, options.rece.rounds, options.salun.density) == (7, 2, 0.3)
+
+
+def test_options_of_a_method_that_is_not_chosen_are_read():
+    words = ["--concept=ghost", "--uce.prompts=5"]
+    options = build_parser("run", words).parse_args(words)
+    assert (options.method, options.uce.prompts) == ("salun", 5)
+    assert {"uce", "salun"} == {*methods()} & {*vars(options)}
