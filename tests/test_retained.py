@@ -1,5 +1,7 @@
 """How far erasures move what is read of the retained, and who says so."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hosts import build_tiny_pipeline, build_tiny_task
@@ -48,6 +50,13 @@ def test_where_more_changes_than_what_reads_the_text_nothing_is_said():
     assert retained_moved(task, {name: DenseDelta(torch.zeros(1))}) is None
     alone = build_tiny_task(build_tiny_pipeline(), ("text_encoder",))
     assert retained_moved(alone, {name: DenseDelta(torch.zeros(1))}) is None
+
+
+@pytest.mark.parametrize("choice", [{"include": ["*conv_in*"]}, {"exclude": ["*attn2*"]}])
+def test_where_nothing_that_reads_the_text_may_change_nothing_is_said(choice):
+    task = build_tiny_task(build_tiny_pipeline())
+    task.config = replace(task.config, **choice)
+    assert retained_moved(task, dict.fromkeys(task.editable(), DenseDelta(torch.zeros(1)))) is None
 
 
 def test_report_and_app_name_the_neighbours_that_are_moved_most():

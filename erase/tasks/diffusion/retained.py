@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from erase.core.delta import Delta
+from erase.core.names import filter_names
 from erase.prompts.request import Prompt
 from erase.tasks.diffusion.places import TEXT
 from erase.tasks.diffusion.task import DiffusionTask
@@ -57,9 +58,9 @@ def retained_moved(task: DiffusionTask, deltas: Mapping[str, Delta]) -> Moved | 
 
 
 def _reads_text(task: DiffusionTask, deltas: Mapping[str, Delta]) -> bool:
-    if task.family.denoiser not in task.components:
-        return False
-    return {*deltas} <= {name for names in task.sites(TEXT).values() for name in names}
+    patterns = [pattern for place in task.family.enters.values() for pattern in place]
+    reading = filter_names(task.editable(), patterns)
+    return bool(reading) and deltas.keys() <= reading.keys()
 
 
 def _grams(weight: Tensor, change: Delta) -> tuple[Tensor, Tensor]:
