@@ -199,7 +199,7 @@ def test_a_training_goes_on_from_a_checkpoint_to_the_same_bytes(method, task, tm
 
 @pytest.mark.parametrize(("method", "task"), UNSUPPORTED)
 def test_what_a_method_cannot_edit_is_one_sentence_before_it_reads(method, task, monkeypatch):
-    monkeypatch.delattr(ConditionedDenoiser, "readings")
+    monkeypatch.delattr(ConditionedDenoiser, "condition")
     with pytest.raises(ValueError, match=r"text_encoder.*(choose|widen)"):
         erase_tiny(method, task)
 

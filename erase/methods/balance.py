@@ -75,11 +75,12 @@ def balance(task: DiffusionTask, config: BalanceConfig) -> Erasure:
 
     The recipe has by place what was found, and what each concept's means keep, squared.
     """
+    sites = task.sites(TEXT)
     ears = hearing(task, config.heard) if config.heard else {}
     read = {which: _read(task, prompts, ears) for which, prompts in _asked(task, config).items()}
     names = list(groups_of(task.prompts.forget))
     weights, deltas, told = task.editable(), dict[str, LowRankDelta](), {}
-    for site, edited in task.sites(TEXT).items():
+    for site, edited in sites.items():
         (forget, forget_held), (retain, retain_held) = (of_set[site] for of_set in read.values())
         fit, held = Heard(forget.fit(), retain.fit()), Heard(forget_held.fit(), retain_held.fit())
         gram = sum_of_grams(widened(weights[name].cpu()) for name in edited)  # lengths alone
