@@ -1,3 +1,4 @@
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -104,6 +105,20 @@ def test_a_config_may_set_any_method(flag, tmp_path):
     words = [flag, str(tmp_path / "some.yaml"), "--concept=ghost", "--salun.dens=.3"]
     options = build_parser("run", words).parse_args(words)
     assert (options.uce.prompts, options.rece.rounds, options.salun.density) == (7, 2, 0.3)
+
+
+ASKED = {"calibrate": ["--forget=class:3"], "forget-set": ["--count=9", "--output=o"]}
+
+
+@pytest.mark.parametrize("command", ASKED)
+@pytest.mark.parametrize("flag", ["--co", "--con"])
+def test_a_config_flag_cut_short_is_whole_or_ambiguous(flag, command, tmp_path, capsys):
+    (tmp_path / "some.yaml").write_text("method: uce\nuce: {prompts: 7}\n")
+    words = [*ASKED[command], flag, str(tmp_path / "some.yaml")]
+    with suppress(SystemExit):
+        assert build_parser(command, words).parse_args(words).uce.prompts == 7
+        return
+    assert f"ambiguous option: {flag} could" in capsys.readouterr().err
 
 
 def test_options_of_a_method_that_is_not_chosen_are_read():

@@ -151,7 +151,8 @@ def with_entries(
     if HELP & set(words):
         return _helping(parser, words, kind, entries)
     chosen = [str(action.default) for action in parser._actions if action.dest == kind]
-    of_file = any(word.startswith("--conf") for word in words)  # or cut short
+    flags = (word.partition("=")[0] for word in words if word.startswith("--c"))
+    of_file = any("--config".startswith(flag) for flag in flags)  # or cut short
     for name, entry in entries.items():
         if of_file or any(name in word for word in (*words, *chosen)):
             parser.add_class_arguments(entry.config, name)
