@@ -59,7 +59,7 @@ def parsed(words: Sequence[str]) -> dict[str, Any]:
     """What the command line makes of the words; SystemExit if it refuses them."""
     build = find("erase.cli:build_parser", "erase.cli_parsers:build_parser")
     if inspect.signature(build).parameters:
-        return build(words[0]).parse_args(list(words[1:])).as_dict()
+        return build(words[0], words[1:]).parse_args(list(words[1:])).as_dict()
     return build().parse_args(list(words))[words[0]].as_dict()
 
 

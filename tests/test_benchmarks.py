@@ -259,6 +259,13 @@ def test_the_yardstick_tells_wanted_differences_from_others(monkeypatch):
     assert "Changed on purpose." in text
 
 
+def test_the_yardstick_tries_the_flags_of_any_method():
+    from yardstick_steps import accepted
+
+    assert accepted(["run", "--concept=ghost", "--uce.prompts=5", "--esd.guidance=2"])
+    assert not accepted(["run", "--concept=ghost", "--uce.guidance=2"])
+
+
 def test_the_page_on_shapes_holds_what_the_results_hold():
     from ledger import Ledger
     from list_shapes import RESULTS, table
