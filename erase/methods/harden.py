@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -41,7 +41,12 @@ class HardenConfig(TrainedConfig):
     """How much of the weights gives way to noise, and how the rest is learnt anew.
 
     Args:
-        folder: the erasure to harden; by default a projection of what is asked.
+        folder: the erasure to harden; by default a projection of what is asked, or none where
+            answers are those to anchors.
+        answers: what is learnt for forget prompts: what the erased model answers them ("erased"),
+            or what it answers their anchor prompts ("anchor"). Anchors drawn by lot (`redirect` of
+            "random") teach all of them at once, so that what is drawn is like nothing in
+            particular.
         effort: the cost, as a share of training the model anew.
         retraining_pictures: what that takes, steps times batch. The default is of the bundled
             model's oracles.
@@ -62,6 +67,7 @@ class HardenConfig(TrainedConfig):
 
     keeps = False
     folder: str = ""
+    answers: Literal["erased", "anchor"] = "erased"
     effort: Share = 0.1
     retraining_pictures: Positive[int] = 256_000
     noise: Share = 0.5
@@ -119,7 +125,8 @@ def harden(task: DiffusionTask, config: HardenConfig) -> Erasure:
 def _erasure_of(task: DiffusionTask, config: HardenConfig) -> Erasure:
     """What the teacher has forgotten; ValueError if that changes what may not change here."""
     if not config.folder:
-        return projection(task, ProjectionConfig())
+        anchored = config.answers == "anchor"
+        return Erasure({}, {}) if anchored else projection(task, ProjectionConfig())
     erasure = Erasure.from_pretrained(config.folder)
     if strange := sorted(set(erasure.deltas) - set(task.editable())):
         raise ValueError(f"The erasure in {config.folder} changes {strange[0]}, which may not "
@@ -199,7 +206,7 @@ def finetune_student(
     taught: DiffusionTask = TaughtTask(task, teacher, config, training)
 
     def step_loss(forget: DiffusionBatch, shown: DiffusionBatch, progress: float) -> Tensor:
-        loss = taught.divergence(shown, teacher)
+        loss = taught.taught_loss(shown)
         return loss + taught.redirected_loss(forget) if task.config.adversary_kind else loss
 
     return finetune(taught, step_loss, training, parameters=learning)
@@ -228,16 +235,19 @@ class TaughtTask(DiffusionTask):
         batches = training.max_train_steps * training.gradient_accumulation_steps
         self._moves = self.config.batch_size / config.uses
         self._window = min(config.pictures, batches * self.config.batch_size)
-        self.texts = self._chosen(self._window + math.ceil(batches * self._moves))
+        self.texts, self.answered = self._chosen(self._window + math.ceil(batches * self._moves))
         self._drawn: dict[int, Tensor] = {}  # latents, by the place of the first of them
 
-    def _chosen(self, count: int) -> list[str]:
-        """Prompts, the forget set's evenly among the others."""
+    def _chosen(self, count: int) -> tuple[list[str], list[str]]:
+        """Prompts, the forget set's evenly among the others, and what is answered for them."""
         share, seed = self._how.forget_share, self.seed
         forget = iter(sample(self.prompts.forget, count, seed))
         retain = iter(sample(self.prompts.retain, count, seed))
         due = (math.floor((i + 1) * share) > math.floor(i * share) for i in range(count))
-        return [next(forget if one else retain).text for one in due]
+        chosen = [next(forget if one else retain) for one in due]
+        anchored = self._how.answers == "anchor"
+        answered = [one.anchor if anchored and one.group else one.text for one in chosen]
+        return [one.text for one in chosen], answered
 
     def prepare(self) -> None:
         """Read the folder of pictures, if one is given; the teacher's are drawn as they are due."""
@@ -258,20 +268,30 @@ class TaughtTask(DiffusionTask):
         return self._teacher
 
     def redirected_loss(self, batch: DiffusionBatch, teacher: object = None) -> Tensor:
-        """MSE to what the erased teacher predicts for the same prompts, anchors aside."""
+        """MSE to what the teacher answers, whatever the adversary."""
+        anchored = self._how.answers == "anchor"
         with torch.no_grad():
-            answer = self._teacher.predict(batch, batch.prompts)
+            answer = self._teacher.predict(batch, batch.anchors if anchored else batch.prompts)
         return F.mse_loss(self.training_prediction(batch, self._teacher), answer)
 
+    def taught_loss(self, batch: DiffusionBatch) -> Tensor:
+        """MSE to what the teacher answers for a batch of its own pictures."""
+        with torch.no_grad():
+            answer = self._teacher.predict(batch, batch.anchors)
+        return F.mse_loss(self.training_prediction(batch), answer)
+
     def retain_batches(self, step_seed: int) -> Iterator[DiffusionBatch]:
-        """One batch of either set's prompts."""
+        """One batch of either set's prompts; its anchors are the prompts that are answered."""
         generator, count = seeded(step_seed), self.config.batch_size
         first = math.floor(self._moves * step_number(self.seed, step_seed))
         rows = (first + torch.randint(self._window, (count,), generator=generator)).tolist()
         empty = (torch.rand(count, generator=generator) < self._how.empty_share).tolist()
-        texts = ["" if e else self.texts[row] for row, e in zip(rows, empty, strict=True)]
+        texts, answered = (
+            ["" if e else known[row] for row, e in zip(rows, empty, strict=True)]
+            for known in (self.texts, self.answered)
+        )
         latents = self._latents(rows, first).to(self.denoiser.device)
-        yield self.denoiser.noised(latents, texts, generator)
+        yield replace(self.denoiser.noised(latents, texts, generator), anchors=answered)
 
     def _latents(self, rows: Sequence[int], first: int) -> Tensor:
         """The pictures at these places [n, C, h, w], of a window that begins at the first."""
@@ -285,10 +305,10 @@ class TaughtTask(DiffusionTask):
         """The pictures from a place on, drawn unless they are at hand."""
         if start in self._drawn:
             return self._drawn[start]
-        places = range(start, min(start + TOGETHER, len(self.texts)))
+        places = range(start, min(start + TOGETHER, len(self.answered)))
         teacher, said = self._teacher, "the teacher's pictures"
         with teacher._own_weights():
-            return self._sets.draw(teacher.denoiser, self.texts, STREAM, said, places=places)
+            return self._sets.draw(teacher.denoiser, self.answered, STREAM, said, places=places)
 
     @cached_property
     def _given(self) -> Tensor:
