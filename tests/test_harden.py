@@ -157,6 +157,29 @@ def test_forget_prompts_take_their_share_of_the_pictures(tiny_pipeline):
     assert sum(text in forget for text in some) == len(some) // 4
 
 
+def test_a_forget_prompt_learns_the_answer_to_its_anchor_if_asked(tiny_pipeline):
+    task = build_tiny_task(tiny_pipeline)
+    anchors = {prompt.text: prompt.anchor for prompt in task.prompts.forget}
+    teacher = task.frozen_copy(task.editable())
+    for answers in ("anchor", "erased"):
+        student = taught(task, brisk(answers=answers, forget_share=0.5))
+        batch = next(student.retain_batches(step_seed(task.seed, 0)))
+        assert set(anchors) & set(batch.prompts)
+        assert set(batch.prompts) - set(anchors)
+        answered = [anchors.get(text, text) for text in batch.prompts]
+        assert batch.anchors == (answered if answers == "anchor" else batch.prompts)
+        errors = student.predict(batch, batch.prompts) - teacher.predict(batch, batch.anchors)
+        assert torch.allclose(student.divergence(batch, teacher), errors.square().mean())
+
+
+def test_answers_to_anchors_need_no_erasure(tiny_pipeline):
+    still = TrainingConfig(max_train_steps=1, learning_rate=1e-30)
+    config = HardenConfig(answers="anchor", layers=("unet.mid_block*",), training=still)
+    erasure = harden(build_tiny_task(tiny_pipeline), config)
+    assert all(name.startswith("unet.mid_block") for name in erasure.deltas)
+    assert erasure.recipe["teacher"] == {}
+
+
 def test_pictures_of_a_folder_take_the_place_of_the_teachers(tiny_pipeline, tmp_path):
     for number, color in enumerate(["red", "blue"]):
         Image.new("RGB", (16, 16), color).save(tmp_path / f"{number}.png")

@@ -23,6 +23,7 @@ from erase.support.config import PartShare, Positive, Share
 from erase.support.distributed import launched
 from erase.support.pictures import load_folder
 from erase.tasks.diffusion.blank_words import blank_words_, spelt_tables
+from erase.tasks.diffusion.losses import DenoisingLosses
 from erase.tasks.diffusion.noising import DiffusionBatch
 from erase.tasks.diffusion.picture_sets import batches_of
 from erase.tasks.diffusion.task import DiffusionTask
@@ -206,7 +207,7 @@ def finetune_student(
     taught: DiffusionTask = TaughtTask(task, teacher, config, training)
 
     def step_loss(forget: DiffusionBatch, shown: DiffusionBatch, progress: float) -> Tensor:
-        loss = taught.taught_loss(shown)
+        loss = taught.divergence(shown, teacher)
         return loss + taught.redirected_loss(forget) if task.config.adversary_kind else loss
 
     return finetune(taught, step_loss, training, parameters=learning)
@@ -274,10 +275,12 @@ class TaughtTask(DiffusionTask):
             answer = self._teacher.predict(batch, batch.anchors if anchored else batch.prompts)
         return F.mse_loss(self.training_prediction(batch, self._teacher), answer)
 
-    def taught_loss(self, batch: DiffusionBatch) -> Tensor:
-        """MSE to what the teacher answers for a batch of its own pictures."""
+    def divergence(
+        self, batch: DiffusionBatch, teacher: DenoisingLosses, temperature: float = 1.0
+    ) -> Tensor:
+        """MSE to what the teacher answers the prompts in whose place a batch's own are learnt."""
         with torch.no_grad():
-            answer = self._teacher.predict(batch, batch.anchors)
+            answer = teacher.predict(batch, batch.anchors)
         return F.mse_loss(self.training_prediction(batch), answer)
 
     def retain_batches(self, step_seed: int) -> Iterator[DiffusionBatch]:
