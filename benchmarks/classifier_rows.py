@@ -8,6 +8,7 @@ from erase.methods import methods
 from erase.methods.last_layers import LastLayersConfig
 from erase.methods.projection import ProjectionConfig
 from erase.methods.salun import SalUnConfig
+from erase.methods.undo import UndoConfig
 from erase.tasks.classification.task import ALL, HEAD, ClassificationTask, ClassificationTaskConfig
 from erase.training.config import TrainingConfig
 
@@ -15,6 +16,7 @@ STEPS, LAST_BLOCK = 60, 4
 SCALED = "projection, scaled SVD of all layers"
 PILOTED = "projection, contrastive, of the head alone, by five pilot seeds"
 AS_IT_IS = "projection, contrastive, not calibrated"
+NOISES = (0.8, 1.0)
 CONTROLS = ("none", "random", "random_per_layer", "bottom")
 
 
@@ -52,6 +54,7 @@ def candidates() -> dict[str, Row]:
     held_out = ClassificationTaskConfig(redirect="held_out")
     rows["salun, held-out answers"] = Row("salun", SalUnConfig(), held_out)
     rows |= {name: dataclasses.replace(rows[name], classes=True) for name in ("pour_p", "pour_d")}
+    rows |= {f"undo, noise {noise:g}": Row("undo", UndoConfig(noise=noise)) for noise in NOISES}
     longer = SalUnConfig(training=TrainingConfig(2 * STEPS))
     rows[f"salun, held-out answers, {2 * STEPS} steps"] = Row("salun", longer, held_out)
     return {
