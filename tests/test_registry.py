@@ -101,6 +101,14 @@ def test_a_name_is_taken_once():
         registry.get("two")
 
 
+@pytest.mark.parametrize("name", ["toy-method", "toy.method", "toy method", "2nd", ""])
+def test_what_has_options_goes_by_one_word(name):
+    registry, entry = Registry("thing", "erase.things"), methods()["salun"]
+    with pytest.raises(ValueError, match="cannot go by that name"):
+        registry.add(name, entry)
+    assert not registry.all()
+
+
 @pytest.mark.parametrize("name", [*methods()])
 def test_no_method_takes_anothers_name(name):
     before = methods()[name]

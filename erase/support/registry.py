@@ -28,7 +28,15 @@ class Registry(Generic[Entry]):
         self._plugins_asked = False
 
     def add(self, name: str, entry: Entry) -> None:
-        """Let the entry go by this name; ValueError if another one does."""
+        """Let the entry go by this name; ValueError if another one does.
+
+        An entry with a config has options that begin with the name: ValueError if it is no word.
+        """
+        if hasattr(entry, "config") and not name.isidentifier():
+            raise ValueError(
+                f"The {self._kind} {name!r} cannot go by that name, with which its options begin; "
+                "name it by letters, digits and _."
+            )
         if name in self._entries:
             raise ValueError(f"The {self._kind} {name!r} is there already; give another name.")
         self._entries[name] = entry
