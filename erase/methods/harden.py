@@ -44,10 +44,9 @@ class HardenConfig(TrainedConfig):
     Args:
         folder: the erasure to harden; by default a projection of what is asked, or none where
             answers are those to anchors.
-        answers: what is learnt for forget prompts: what the erased model answers them ("erased"),
-            or what it answers their anchor prompts ("anchor"). Anchors drawn by lot (`redirect` of
-            "random") teach all of them at once, so that what is drawn is like nothing in
-            particular.
+        answers: whose answers are learnt: the erased model's ("erased"), or the model's as it was,
+            those to their anchors for forget prompts ("anchor"). Anchors drawn by lot (`redirect`
+            of "random") teach all of them at once, so that what is drawn is nothing in particular.
         effort: the cost, as a share of training the model anew.
         retraining_pictures: what that takes, steps times batch. The default is of the bundled
             model's oracles.
@@ -110,17 +109,19 @@ def harden(task: DiffusionTask, config: HardenConfig) -> Erasure:
     erasure = _erasure_of(task, config)
     if _resists(task):
         next(iter(task.forget_batches(0)))  # what must not come back is drawn by the base
+    of_erasure = filter_names(task.editable(), list(erasure.deltas))
+    base = task.frozen_copy(changing | of_erasure) if config.answers == "anchor" else None
     with erasure.apply(task.components):
-        teacher = task.frozen_copy(changing)
+        teacher = base or task.frozen_copy(changing)
         with restored_parameters(changing):
             make_noisy_(noised, config.noise, config.size, task.seed)
             blanked = blank_words_(task) if config.words == "mean" else {}
             deltas = finetune_student(task, teacher, config, learning)
             student = {name: _moved(weight, deltas.get(name)) for name, weight in changing.items()}
-    base = {name: weight.detach() for name, weight in changing.items()}
+    before = {name: weight.detach() for name, weight in changing.items()}
     facts = {"teacher": {key: erasure.recipe[key] for key in ("method", "config", "run")
                          if key in erasure.recipe}, "blanked_words": blanked}  # fmt: skip
-    return Erasure({**erasure.deltas, **deltas_between(base, student)}, facts)
+    return Erasure({**erasure.deltas, **deltas_between(before, student)}, facts)
 
 
 def _erasure_of(task: DiffusionTask, config: HardenConfig) -> Erasure:
