@@ -7,6 +7,7 @@ from hosts import CATALOGUE, build_tiny_pipeline, build_tiny_task
 from PIL import Image
 from test_erasure import changed
 
+from erase.core.delta import DenseDelta
 from erase.core.names import filter_names
 from erase.erasure.erasure import Erasure
 from erase.methods import methods
@@ -178,6 +179,21 @@ def test_answers_to_anchors_need_no_erasure(tiny_pipeline):
     erasure = harden(build_tiny_task(tiny_pipeline), config)
     assert all(name.startswith("unet.mid_block") for name in erasure.deltas)
     assert erasure.recipe["teacher"] == {}
+
+
+def test_answers_to_anchors_are_the_bases_and_not_the_erased_models(tiny_pipeline, tmp_path):
+    task, name = build_tiny_task(tiny_pipeline, BOTH), "unet.conv_out.weight"
+    weight = task.editable()[name]
+    Erasure({name: DenseDelta(-0.9 * weight.detach())}).save_pretrained(tmp_path)
+    base, batch = task.frozen_copy(task.editable()), next(iter(task.retain_batches(0)))
+
+    def distance(answers: str) -> float:
+        training = TrainingConfig(max_train_steps=60, learning_rate=3e-3)
+        config = HardenConfig(str(tmp_path), answers, noise=0.01, training=training)
+        with harden(task, config).apply(task.components):
+            return task.divergence(batch, base).item()
+
+    assert distance("anchor") < 0.5 * distance("erased")
 
 
 def test_pictures_of_a_folder_take_the_place_of_the_teachers(tiny_pipeline, tmp_path):
