@@ -2,13 +2,15 @@
 
 Run: `python benchmarks/hardening.py --run FOLDER [--rows NAME ...] [--attacks NAME ...]`; goes on
 where FOLDER and results/hardening.json end, then prints the table. Each row is `erase run --method
-harden` with a projection as its teacher, in batches of 32, trained in bfloat16 autocast, kept in
-FOLDER and then measured in float32 as emoji_canvas.py measures (six steps, one in eight of the
-retained cells); with "+ projection" that is composed on top.
+harden` of a projection, in batches of 32, trained in bfloat16 autocast, kept in FOLDER and then
+measured in float32 as emoji_canvas.py measures (six steps, one in eight of the retained cells);
+with "+ projection" that is composed on top. "SalUn, then" begins with SalUn of all weights, 120
+steps against relearning, and learns what the base answers anchors drawn by lot.
 """
 
 import argparse
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +24,10 @@ from erase.erasure.algebra import compose
 from erase.erasure.erasure import RECIPE, Erasure
 from erase.evaluate.reports import wilson_share
 from erase.methods.harden import HardenConfig
-from erase.prompts.request import EraseRequest
+from erase.methods.salun import SalUnConfig
+from erase.prompts.request import EraseRequest, Redirect
 from erase.runs.erase import RunConfig, run
+from erase.support.config import Config
 from erase.tasks.diffusion.config import DiffusionTaskConfig
 from erase.training.config import TrainingConfig
 
@@ -63,23 +67,48 @@ ROWS = {
     "noise .25 of size 1.75, rate .001, 1600 steps": hardening(0.25, 1600, 0.06, 768, 1.75, 1e-3),
 }
 # What is trained against relearning too.
-RELEARNING = ("noise .25 of size .25, 250 steps against relearning",)
-ROWS |= {name: hardening(0.25, 250, 0.06, 768, 0.25) for name in RELEARNING}
-NAMES = (*ROWS, *(name + ON_TOP for name in ROWS))
+RELEARNING = {
+    "noise .25 of size .25, 250 steps against relearning": hardening(0.25, 250, 0.06, 768, 0.25),
+    "SalUn, then 300 steps against relearning": hardening(0.05, 300, 0.06, 768),
+    "SalUn, then 800 steps against relearning, rate .001": hardening(
+        0.05, 800, 0.06, 768, rate=1e-3
+    ),
+}
+ROWS |= RELEARNING
+SALUN = "SalUn of all weights against relearning, 120 steps"
+NAMES = (SALUN, *ROWS, *(name + ON_TOP for name in ROWS))
 
 
 def erasure_of(name: str, folder: Path) -> Erasure:
     """The row's erasure, made unless the folder holds it."""
-    plain = name.removesuffix(ON_TOP)
-    rows: dict[str, tuple[str, Any]] = {"projection": ("projection", None)}
-    rows[plain] = ("harden", ROWS[plain])
-    for row, (method, config) in rows.items():
-        if not (folder / row / RECIPE).exists():
-            task = DiffusionTaskConfig(batch_size=32, relearning=4 * (row in RELEARNING))
-            asked = RunConfig(EraseRequest([TITLE]), "emoji", method, config, task, evaluate=False)
-            run(asked, folder / row, opened("emoji", "bf16"))
-    projection, hardened = (Erasure.from_pretrained(folder / row) for row in rows)
-    return compose([hardened, projection]) if name != plain else hardened
+    if name.endswith(ON_TOP):
+        return compose([erasure_of(name.removesuffix(ON_TOP), folder), projected(folder)])
+    if name == SALUN:
+        all_weights = DiffusionTaskConfig(include=["*"], relearning=4)
+        salun = SalUnConfig(training=TrainingConfig(120))
+        return made(folder / name, "salun", salun, all_weights, "random")
+    config, redirect = ROWS[name], "anchor"
+    if name.startswith("SalUn"):
+        erasure_of(SALUN, folder)
+        config, redirect = replace(config, folder=str(folder / SALUN), answers="anchor"), "random"
+    task = DiffusionTaskConfig(batch_size=32, relearning=4 * (name in RELEARNING))
+    return made(folder / name, "harden", config, task, redirect)
+
+
+def projected(folder: Path) -> Erasure:
+    """A projection of what is hardened."""
+    return made(folder / "projection", "projection", None, DiffusionTaskConfig(), "anchor")
+
+
+def made(
+    folder: Path, method: str, config: Config | None, task: DiffusionTaskConfig, redirect: Redirect
+) -> Erasure:
+    """The erasure in the folder, made unless it is there."""
+    if not (folder / RECIPE).exists():
+        request = EraseRequest([TITLE], redirect=redirect)
+        asked = RunConfig(request, "emoji", method, config, task, evaluate=False)
+        run(asked, folder, opened("emoji", "bf16"))
+    return Erasure.from_pretrained(folder)
 
 
 def attacked(bench: Bench, victim: Any, names: Sequence[str]) -> dict[str, Any]:
