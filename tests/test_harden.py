@@ -196,6 +196,18 @@ def test_answers_to_anchors_are_the_bases_and_not_the_erased_models(tiny_pipelin
     assert distance("anchor") < 0.5 * distance("erased")
 
 
+@pytest.mark.parametrize("other", [{"answers": "anchor"}, {"forget_share": 0.5}, {"uses": 8}])
+def test_another_way_of_teaching_does_not_go_on_from_its_checkpoints(
+    tiny_pipeline, tmp_path, other
+):
+    Erasure({}).save_pretrained(tmp_path / "none")
+    config = brisk(folder=str(tmp_path / "none"))
+    with checkpoints_in(tmp_path / "state"):
+        harden(build_tiny_task(tiny_pipeline), config)
+        with pytest.raises(ValueError, match="another training's"):
+            harden(build_tiny_task(tiny_pipeline), dataclasses.replace(config, **other))
+
+
 def test_pictures_of_a_folder_take_the_place_of_the_teachers(tiny_pipeline, tmp_path):
     for number, color in enumerate(["red", "blue"]):
         Image.new("RGB", (16, 16), color).save(tmp_path / f"{number}.png")

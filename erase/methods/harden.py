@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -250,6 +250,11 @@ class TaughtTask(DiffusionTask):
         anchored = self._how.answers == "anchor"
         answered = [one.anchor if anchored and one.group else one.text for one in chosen]
         return [one.text for one in chosen], answered
+
+    def describe(self) -> dict[str, Any]:
+        """The data of the task, and how it is taught, which tells its checkpoints from others."""
+        how = replace(self._how, training=TrainingConfig())
+        return super().describe() | {"taught": asdict(how)}
 
     def prepare(self) -> None:
         """Read the folder of pictures, if one is given; the teacher's are drawn as they are due."""
