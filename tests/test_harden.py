@@ -161,7 +161,6 @@ def test_forget_prompts_take_their_share_of_the_pictures(tiny_pipeline):
 def test_a_forget_prompt_learns_the_answer_to_its_anchor_if_asked(tiny_pipeline):
     task = build_tiny_task(tiny_pipeline)
     anchors = {prompt.text: prompt.anchor for prompt in task.prompts.forget}
-    teacher = task.frozen_copy(task.editable())
     for answers in ("anchor", "erased"):
         student = taught(task, brisk(answers=answers, forget_share=0.5))
         batch = next(student.retain_batches(step_seed(task.seed, 0)))
@@ -169,8 +168,6 @@ def test_a_forget_prompt_learns_the_answer_to_its_anchor_if_asked(tiny_pipeline)
         assert set(batch.prompts) - set(anchors)
         answered = [anchors.get(text, text) for text in batch.prompts]
         assert batch.anchors == (answered if answers == "anchor" else batch.prompts)
-        errors = student.predict(batch, batch.prompts) - teacher.predict(batch, batch.anchors)
-        assert torch.allclose(student.divergence(batch, teacher), errors.square().mean())
 
 
 def test_answers_to_anchors_need_no_erasure(tiny_pipeline):
@@ -189,7 +186,7 @@ def test_answers_to_anchors_are_the_bases_and_not_the_erased_models(tiny_pipelin
 
     def distance(answers: str) -> float:
         training = TrainingConfig(max_train_steps=60, learning_rate=3e-3)
-        config = HardenConfig(str(tmp_path), answers, noise=0.01, training=training)
+        config = HardenConfig(str(tmp_path), answers=answers, noise=0.01, training=training)
         with harden(task, config).apply(task.components):
             return task.divergence(batch, base).item()
 

@@ -23,7 +23,6 @@ from erase.support.config import PartShare, Positive, Share
 from erase.support.distributed import launched
 from erase.support.pictures import load_folder
 from erase.tasks.diffusion.blank_words import blank_words_, spelt_tables
-from erase.tasks.diffusion.losses import DenoisingLosses
 from erase.tasks.diffusion.noising import DiffusionBatch
 from erase.tasks.diffusion.picture_sets import batches_of
 from erase.tasks.diffusion.task import DiffusionTask
@@ -44,9 +43,6 @@ class HardenConfig(TrainedConfig):
     Args:
         folder: the erasure to harden; by default a projection of what is asked, or none where
             answers are those to anchors.
-        answers: whose answers are learnt: the erased model's ("erased"), or the model's as it was,
-            those to their anchors for forget prompts ("anchor"). Anchors drawn by lot (`redirect`
-            of "random") teach all of them at once, so that what is drawn is nothing in particular.
         effort: the cost, as a share of training the model anew.
         retraining_pictures: what that takes, steps times batch. The default is of the bundled
             model's oracles.
@@ -61,13 +57,15 @@ class HardenConfig(TrainedConfig):
         forget_share: of them, those of forget prompts.
         empty_share: of answers, those to the empty prompt. Guidance needs them.
         retain_folder: pictures to learn from instead. Retain prompts are their captions, in turn.
+        answers: whose answers are learnt: the erased model's ("erased"), or the model's as it was,
+            those to their anchors for forget prompts ("anchor"). Anchors drawn by lot (`redirect`
+            of "random") teach all of them at once, so that what is drawn is nothing in particular.
         training: the optimizer's settings. max_train_steps of 0 are what the effort allows, a
             learning_rate of 0 is four times what the task suggests.
     """
 
     keeps = False
     folder: str = ""
-    answers: Literal["erased", "anchor"] = "erased"
     effort: Share = 0.1
     retraining_pictures: Positive[int] = 256_000
     noise: Share = 0.5
@@ -79,6 +77,7 @@ class HardenConfig(TrainedConfig):
     forget_share: PartShare | Literal[0] = 0.06
     empty_share: PartShare = 0.1
     retain_folder: str = ""
+    answers: Literal["erased", "anchor"] = "erased"
     training: TrainingConfig = field(
         default_factory=lambda: TrainingConfig(lr_warmup_steps=50), kw_only=True
     )
@@ -127,8 +126,7 @@ def harden(task: DiffusionTask, config: HardenConfig) -> Erasure:
 def _erasure_of(task: DiffusionTask, config: HardenConfig) -> Erasure:
     """What the teacher has forgotten; ValueError if that changes what may not change here."""
     if not config.folder:
-        anchored = config.answers == "anchor"
-        return Erasure({}, {}) if anchored else projection(task, ProjectionConfig())
+        return Erasure({}) if config.answers == "anchor" else projection(task, ProjectionConfig())
     erasure = Erasure.from_pretrained(config.folder)
     if strange := sorted(set(erasure.deltas) - set(task.editable())):
         raise ValueError(f"The erasure in {config.folder} changes {strange[0]}, which may not "
@@ -208,7 +206,9 @@ def finetune_student(
     taught: DiffusionTask = TaughtTask(task, teacher, config, training)
 
     def step_loss(forget: DiffusionBatch, shown: DiffusionBatch, progress: float) -> Tensor:
-        loss = taught.divergence(shown, teacher)
+        with torch.no_grad():
+            answer = teacher.predict(shown, shown.anchors)
+        loss = F.mse_loss(taught.training_prediction(shown), answer)
         return loss + taught.redirected_loss(forget) if task.config.adversary_kind else loss
 
     return finetune(taught, step_loss, training, parameters=learning)
@@ -275,19 +275,11 @@ class TaughtTask(DiffusionTask):
         return self._teacher
 
     def redirected_loss(self, batch: DiffusionBatch, teacher: object = None) -> Tensor:
-        """MSE to what the teacher answers, whatever the adversary."""
+        """MSE to what the teacher answers the prompts, or their anchors where those are learnt."""
         anchored = self._how.answers == "anchor"
         with torch.no_grad():
             answer = self._teacher.predict(batch, batch.anchors if anchored else batch.prompts)
         return F.mse_loss(self.training_prediction(batch, self._teacher), answer)
-
-    def divergence(
-        self, batch: DiffusionBatch, teacher: DenoisingLosses, temperature: float = 1.0
-    ) -> Tensor:
-        """MSE to what the teacher answers the prompts in whose place a batch's own are learnt."""
-        with torch.no_grad():
-            answer = teacher.predict(batch, batch.anchors)
-        return F.mse_loss(self.training_prediction(batch), answer)
 
     def retain_batches(self, step_seed: int) -> Iterator[DiffusionBatch]:
         """One batch of either set's prompts; its anchors are the prompts that are answered."""
