@@ -93,9 +93,10 @@ def _needs(task: DiffusionTask, config: HardenConfig) -> Needs:
 def harden(task: DiffusionTask, config: HardenConfig) -> Erasure:
     """Noise and distil (UNDO; Lee et al., NeurIPS 2025, arXiv 2506.06278, of language models).
 
-    The teacher is the model with the erasure in force; it draws pictures as training goes, and the
-    student, W <- (1 - noise) W + noise s N of its every matrix W, with s `size` deviations of W and
-    N standard normal, learns to predict what the teacher predicts of them, noised.
+    The teacher is the model with the erasure in force, or as it was where anchors are answered; it
+    draws pictures as training goes, and the student, W <- (1 - noise) W + noise s N of every matrix
+    W of the erased model, with s `size` deviations of W and N standard normal, learns to predict
+    what the teacher predicts of them, noised.
 
     Differences from the paper: the noise is of each matrix' own size (theirs that of a fresh
     model), vectors have none, the loss is the mean squared error of predictions (theirs the
@@ -271,7 +272,7 @@ class TaughtTask(DiffusionTask):
         return batches_of(self.denoiser, part, step_seed, *samples)
 
     def frozen_copy(self, trained: Mapping[str, nn.Parameter] | None = None) -> DiffusionTask:
-        """The erased teacher, whose answers are learnt here."""
+        """The teacher, whose answers are learnt here."""
         return self._teacher
 
     def redirected_loss(self, batch: DiffusionBatch, teacher: object = None) -> Tensor:
