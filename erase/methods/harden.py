@@ -41,13 +41,13 @@ class HardenConfig(TrainedConfig):
     """How much of the weights gives way to noise, and how the rest is learnt anew.
 
     Args:
-        folder: the erasure to harden; by default a projection of what is asked, or none where
+        folder: the erasure to harden. By default a projection of what is asked, or none where
             answers are those to anchors.
         effort: the cost, as a share of training the model anew.
         retraining_pictures: what that takes, steps times batch. The default is of the bundled
             model's oracles.
         noise: the share of a weight that noise takes.
-        size: of the noise, in standard deviations of the matrix' own weights.
+        size: of the noise, in deviations of the matrix. Standard ones, of its own weights.
         layers: patterns of tensors. By default all of the denoiser's are noised but biases and
             norms, and all of the denoiser learns.
         words: "mean" leaves nothing of words that only forget prompts hold. "keep" leaves them in
@@ -57,9 +57,9 @@ class HardenConfig(TrainedConfig):
         forget_share: of them, those of forget prompts.
         empty_share: of answers, those to the empty prompt. Guidance needs them.
         retain_folder: pictures to learn from instead. Retain prompts are their captions, in turn.
-        answers: whose answers are learnt: the erased model's ("erased"), or the model's as it was,
-            those to their anchors for forget prompts ("anchor"). Anchors drawn by lot (`redirect`
-            of "random") teach all of them at once, so that what is drawn is nothing in particular.
+        answers: whose answers are learnt. Those of the erased model, or of the model as it was to
+            anchors ("anchor"). Anchors drawn by lot (`redirect` of "random") teach all of them at
+            once, so that what is drawn is nothing in particular.
         training: the optimizer's settings. max_train_steps of 0 are what the effort allows, a
             learning_rate of 0 is four times what the task suggests.
     """
