@@ -27,6 +27,7 @@ WRITTEN = {
     "truncation": {"rank": 2, "relative_error": 0.5, "left_out": ["unet.b"]},
     "report": {"table": "| forget |"},
     "run": "0123",
+    "task": {"config": {"size": 64, "keep": ["a dog"]}, "redirected": {"a ghost": "a skull"}},
 }
 
 
@@ -100,6 +101,10 @@ def test_what_a_newer_version_adds_is_kept_and_not_asked_for(path, tmp_path, cap
         ("mask.layers", []),
         ("truncation.rank", "two"),
         ("report", "good"),
+        ("task", "ghost"),
+        ("task.config", None),
+        ("task.config.keep", "a dog"),
+        ("task.redirected", ["a ghost"]),
     ],
 )
 def test_a_part_of_another_type_is_one_sentence_before_anything_else(path, value, tmp_path):

@@ -54,6 +54,18 @@ def test_models_without_a_catalogue_take_the_request_at_its_word():
     assert [p.text for p in prompts.retain] == ["a painting by Monet"]
 
 
+def test_judges_choose_among_names_that_differ():
+    request = EraseRequest(["dog", "cat"], anchors=["Fox", ""], retain=["fox", "car"])
+    prompts = expand(request, None)
+    assert prompts.labels == {"concept": ["dog", "cat", "fox", "car"]}
+    assert {p.anchor for p in prompts.forget} >= {"Fox", ""}
+
+
+def test_braces_that_are_meant_are_kept():
+    request = EraseRequest(["dog"], retain=["car"], templates=["{{{concept}}} drawn"])
+    assert [p.text for p in expand(request, None).forget] == ["{dog} drawn"]
+
+
 @pytest.mark.parametrize(
     ("request_", "message"),
     [
@@ -77,6 +89,15 @@ def test_models_without_a_catalogue_take_the_request_at_its_word():
         (lambda: EraseRequest(["a"], retain=["b", " "]), "retain is empty"),
         (lambda: EraseRequest([True]), "give texts"),
         (lambda: EraseRequest(["a"], templates=["{concept} in {style}"]), "alone"),
+        (lambda: EraseRequest(["a"], templates=["{concept!r:>9}"]), "alone"),
+        (lambda: EraseRequest(["a"], templates=["{concept"]), "'{concept' must hold"),
+        (lambda: EraseRequest(["a"], templates=["{{concept}}"]), "alone"),
+        (lambda: EraseRequest(["a"], templates=[]), "alone"),
+        (lambda: EraseRequest(["a"], retain=None), "retain is None; give"),
+        (lambda: EraseRequest(["a"], anchors={"a": "b"}), "anchors is .*; give"),
+        (lambda: EraseRequest(["a"], seed="1"), "seed is '1'; give"),
+        (lambda: expand(EraseRequest(["ghost"], retain=["boo", "pizza"]), CATALOGUE), "both"),
+        (lambda: expand(EraseRequest(["ink style"], retain=["ink"]), CATALOGUE), "both"),
         (lambda: expand(EraseRequest(["dog"]), None), "--retain"),
         (lambda: expand(EraseRequest(["ink style", "noto style"]), CATALOGUE), "Nothing is left"),
     ],

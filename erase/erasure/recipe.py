@@ -74,14 +74,15 @@ class MaskedLayer(Config):
 class Recipe(Config):
     """How an erasure was made, as far as the library reads it; what is not noted is empty.
 
-    run: what tells the run from others. mask: counts, in all and by layer. report: the figures, and
-    as `table` what a person reads of them.
+    run: what tells the run from others. task: its sets and, as `config`, how they were drawn. mask:
+    counts, in all and by layer. report: the figures, and as `table` what a person reads of them.
     """
 
     base: Base = field(default_factory=Base)
     request: Mapping[str, Any] = field(default_factory=dict)
     method: str = ""
     run: str = ""
+    task: Mapping[str, Any] = field(default_factory=dict)
     mask: Mapping[str, Any] = field(default_factory=dict)
     truncation: Truncation | None = None
     report: Mapping[str, Any] | None = None
@@ -98,6 +99,9 @@ class Recipe(Config):
         recipe = _known(cls, "recipe", {**record, **typed})
         require_kind("concepts", recipe.concepts, Sequence[str])
         require_kind("layers", recipe.layers, Mapping[str, Any])
+        require_kind("config", recipe.drawn, Mapping[str, Any])
+        require_kind("redirected", recipe.task.get("redirected", {}), Mapping[str, str])
+        require_kind("keep", recipe.drawn.get("keep", ()), Sequence[str])
         for name, layer in recipe.layers.items():
             _known(MaskedLayer, name, layer)
             if not {"of", "kept"} <= layer.keys():
@@ -109,6 +113,11 @@ class Recipe(Config):
     def concepts(self) -> Sequence[str]:
         """What it forgets."""
         return self.request.get("concepts", ())
+
+    @property
+    def drawn(self) -> Mapping[str, Any]:
+        """How the sets that it was made with were drawn."""
+        return self.task.get("config", {})
 
     @property
     def layers(self) -> Mapping[str, Any]:

@@ -5,7 +5,6 @@ import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from string import Formatter
 from typing import Any, Literal, get_args
 
 from erase.prompts.catalogue import Catalogue, Concept, fill
@@ -60,8 +59,9 @@ class EraseRequest:
 
     def __post_init__(self) -> None:
         for name in ("concepts", "anchors", "retain", "templates"):
-            if isinstance(texts := getattr(self, name), str):
-                raise ValueError(f"{name} is one text; give a list of names.")
+            if isinstance(texts := getattr(self, name), str) or not isinstance(texts, Sequence):
+                what = "one text" if isinstance(texts, str) else f"{texts!r:.80}"
+                raise ValueError(f"{name} is {what}; give a list of names.")
             if strange := [part for part in texts if not isinstance(part, str)]:
                 raise ValueError(f"{name} holds {strange[0]!r}; give texts.")
             # Requests come from strangers too, with erasures; none may have a file read.
@@ -72,8 +72,11 @@ class EraseRequest:
         if self.redirect not in get_args(Redirect):
             known = " or ".join(map(repr, get_args(Redirect)))
             raise ValueError(f"redirect is {self.redirect!r}; choose {known}.")
-        for text in self.templates:
-            if {field for _, field, *_ in Formatter().parse(text)} - {None} != {"concept"}:
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
+            raise ValueError(f"seed is {self.seed!r:.80}; give a whole number.")
+        for text in self.templates or [""]:
+            before, *after = text.replace("{{", "").replace("}}", "").split("{concept}")
+            if not after or {"{", "}"} & {*"".join([before, *after])}:
                 raise ValueError(f"The template {text!r} must hold {{concept}} alone; mend it.")
         if not self.concepts or not all(name.strip() for name in self.concepts):
             raise ValueError("The concept is empty; name what to forget, e.g. --concept ghost.")
@@ -154,8 +157,9 @@ def _expand_plain(request: EraseRequest) -> PromptSet:
         [prompt(template, concept) for concept in concepts for template in request.templates]
         for concepts in (request.concepts, request.retain)
     )
-    labels = dict.fromkeys([*request.concepts, *request.anchors, *request.retain])
-    return PromptSet(forget, retain, {PLAIN_KIND: list(labels)})
+    named = [*request.concepts, *filter(None, request.anchors), *request.retain]
+    labels = {alike(name): name for name in named}  # an anchor in the spelling that is retained
+    return PromptSet(forget, retain, {PLAIN_KIND: list(labels.values())})
 
 
 class _Expansion:
@@ -166,6 +170,8 @@ class _Expansion:
         self.anchor_of = _anchors_of(request, catalogue)
         self.kinds = tuple(dict.fromkeys(concept.kind for concept in self.anchor_of))
         self.kept = {find_concept(name, catalogue) for name in request.retain}
+        if both := sorted(map(str, self.kept & self.anchor_of.keys())):
+            raise ValueError(f"{both[0]} cannot be both forgotten and retained; drop one.")
         self.redirect, self.rng = request.redirect, random.Random(request.seed)
 
     def prompts(self) -> PromptSet:

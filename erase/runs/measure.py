@@ -59,9 +59,10 @@ def measure(
     run = of_base(run, erasure)
 
     def open_() -> Opened:
-        size = erasure.recipe.get("task", {}).get("config", {}).get("size", 0)
-        task, steps = DiffusionTaskConfig(size=size), run.evaluation.steps
-        return open_all(run, erasure.facts.asked(), task, steps, model, judge, oracle)
+        task = DiffusionTaskConfig(size=erasure.facts.drawn.get("size", 0))
+        return open_all(
+            run, erasure.facts.asked(), task, run.evaluation.steps, model, judge, oracle
+        )
 
     return carry_out(
         run.erasure, OUTPUT_FILES, open_,

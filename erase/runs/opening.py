@@ -140,9 +140,9 @@ def kept_prompts(words: Sequence[str]) -> list[str]:
         if not (word.startswith(SIGN) and folder.is_dir()):
             found += listed([word])
             continue
-        task = Erasure.from_pretrained(folder).recipe.get("task", {})
-        if not (asked := task.get("redirected")):
+        facts = Erasure.from_pretrained(folder).facts
+        if not (asked := facts.task.get("redirected")):
             raise ValueError(f"The erasure in {folder} does not say which prompts it was to change "
                              "(one that was joined has parts); name others.")  # fmt: skip
-        found += [*asked, *asked.values(), *task["config"].get("keep", [])]
+        found += [*asked, *asked.values(), *facts.drawn.get("keep", [])]
     return list(dict.fromkeys(found))
