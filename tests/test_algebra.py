@@ -1,4 +1,5 @@
 import math
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -7,10 +8,20 @@ from test_erasure import make_erasure
 
 from erase.core.delta import DenseDelta, LowRankDelta, compose_deltas, truncate_delta
 from erase.core.projection import orthogonal
-from erase.erasure.algebra import compose, difference, interference, low_rank, merge, scale
+from erase.erasure.algebra import (
+    compose,
+    dare_merge,
+    difference,
+    interference,
+    low_rank,
+    merge,
+    scale,
+    ties_merge,
+)
 from erase.erasure.erasure import Erasure
 from erase.methods import methods
 from erase.methods.projection import ProjectionConfig, projection
+from erase.prompts.request import EraseRequest, expand
 
 
 def project(concepts_seed: int, **config) -> Erasure:
@@ -160,3 +171,31 @@ def test_interference_names_what_two_erasures_share():
     assert all(
         row["principal_cosine"] == pytest.approx(1) for row in interference(project(0), project(0))
     )
+
+
+@pytest.mark.parametrize("join", [compose, merge, ties_merge, dare_merge])
+def test_what_is_joined_can_be_asked_for_as_its_parts_were(join):
+    asked = [
+        EraseRequest(["ghost"], ["skull"], retain=["pizza", "dog"], templates=("{concept}",)),
+        EraseRequest(["Pizza"], ["hat"], retain=["ghost", "cat"], templates=("a {concept}",)),
+    ]
+    parts = [Erasure({"unet.a": DenseDelta(torch.ones(3))}, {"request": asdict(a)}) for a in asked]
+    joint = join(parts).facts.asked()
+    assert (joint.concepts, joint.anchors) == (("ghost", "Pizza"), ("skull", "hat"))
+    assert joint.retain == ("dog", "cat")
+    assert joint.templates == ("{concept}", "a {concept}")
+    assert expand(joint, None).retain
+    for alone in (scale(parts[0], 0.5), difference(*parts), join(parts[:1])):
+        assert alone.facts.asked() == asked[0]
+
+
+def test_anchors_of_parts_that_others_forget_or_have_none_are_left_out():
+    def joint(*asked: EraseRequest) -> EraseRequest:
+        return compose([Erasure({}, {"request": asdict(one)}) for one in asked]).facts.asked()
+
+    ghost, skull = EraseRequest(["ghost"], ["skull"], retain=["dog"]), EraseRequest(["Skull"])
+    both = joint(ghost, replace(skull, anchors=["hat"]))
+    assert (both.concepts, both.anchors, both.retain) == (("ghost", "Skull"), (), ())
+    lot = EraseRequest(["pizza"], redirect="random")
+    assert (joint(ghost, lot).anchors, joint(ghost, lot).redirect) == ((), "anchor")
+    assert joint(lot, replace(lot, concepts=["hat"])).redirect == "random"

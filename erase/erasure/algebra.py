@@ -24,7 +24,7 @@ from erase.core.merging import dare, ties
 from erase.core.names import lora_holds
 from erase.core.seeds import seeded
 from erase.erasure.erasure import Erasure
-from erase.erasure.recipe import coarsest, for_any_base
+from erase.erasure.recipe import coarsest, for_any_base, joint_request
 from erase.erasure.weights import low_rank_of
 
 
@@ -66,7 +66,7 @@ def difference(one: Erasure, other: Erasure) -> Erasure:
     Its base is the model with `other`, whose fingerprints nobody has taken.
     """
     change = _joined([one, scale(other, -1.0)], partial(reduce, add_deltas), "difference")
-    request = {"request": {"concepts": list(one.facts.concepts)}}
+    request = {"request": one.facts.request}
     return Erasure(change.deltas, for_any_base(change.recipe) | request)
 
 
@@ -186,14 +186,13 @@ def _joint_recipe(erasures: Sequence[Erasure], operation: str, **facts: Any) -> 
         base |= erasure.recipe.get("base", {})
         for kind, known in prints.items():
             known |= getattr(erasure.facts.base, kind)
-    concepts = [concept for erasure in erasures for concept in erasure.facts.concepts]
     parts = [
         {key: value for key, value in erasure.recipe.items() if key not in ("base", "report")}
         for erasure in erasures
     ]
     return {
         "base": base | prints | {"dtype": coarsest({e.facts.base.dtype for e in erasures})},
-        "request": {"concepts": list(dict.fromkeys(concepts))},
+        "request": joint_request([erasure.facts.request for erasure in erasures]),
         "method": operation,
         "parts": parts,
         **facts,

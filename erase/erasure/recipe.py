@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from erase.core.fingerprint import fingerprint
+from erase.prompts.names import alike
 from erase.prompts.request import EraseRequest
 from erase.support.config import Config, NotNegative, OwnFiles, Positive, require_kind
 
 logger = logging.getLogger(__name__)
+NAMES = ("concepts", "anchors", "retain", "templates")  # of a request
 COARSE_FIRST = ("bfloat16", "float16")
 Part = TypeVar("Part", bound=Config)
 
@@ -97,7 +99,8 @@ class Recipe(Config):
         parts: dict[str, type[Config]] = {"base": Base, "truncation": Truncation}
         typed = {n: _known(kind, n, record[n]) for n, kind in parts.items() if n in record}
         recipe = _known(cls, "recipe", {**record, **typed})
-        require_kind("concepts", recipe.concepts, Sequence[str])
+        for name in NAMES:
+            require_kind(name, recipe.request.get(name, ()), Sequence[str])
         require_kind("layers", recipe.layers, Mapping[str, Any])
         require_kind("config", recipe.drawn, Mapping[str, Any])
         require_kind("redirected", recipe.task.get("redirected", {}), Mapping[str, str])
@@ -137,6 +140,33 @@ class Recipe(Config):
             if name in known
         }
         return EraseRequest(**asked)
+
+
+def joint_request(requests: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What requests ask together: one alone as it is, of several all concepts and templates.
+
+    Anchors are theirs if each concept has one that is not forgotten itself. If all name what they
+    retain, it is what any does but for the concepts.
+    """
+    if len(requests) == 1:
+        return dict(requests[0])
+    joint: dict[str, Any] = {
+        name: list({alike(one): one for asked in requests for one in asked.get(name, ())}.values())
+        for name in NAMES
+    }
+    forgotten = [alike(concept) for concept in joint["concepts"]]
+    instead = {
+        alike(concept): anchor
+        for asked in requests
+        for concept, anchor in zip(*(asked.get(name, ()) for name in NAMES[:2]), strict=False)
+    }
+    apart = not {*forgotten} & {*map(alike, joint["anchors"])} and {*forgotten} == instead.keys()
+    joint["anchors"] = [instead[concept] for concept in forgotten] if apart else []
+    chosen = joint["retain"] if all(asked.get("retain") for asked in requests) else ()
+    joint["retain"] = [name for name in chosen if alike(name) not in forgotten]
+    lots = {asked.get("redirect") for asked in requests} == {"random"}
+    joint["redirect"] = "random" if lots else ""
+    return {name: said for name, said in joint.items() if said}
 
 
 def _known(kind: type[Part], name: str, record: Any) -> Part:
