@@ -1,11 +1,12 @@
-"""Hardened erasures of the ghost on the EmojiCanvas bench: what noise buys, and what it costs.
+"""Hardened erasures on the EmojiCanvas bench: what noise buys, and what it costs.
 
-Run: `python benchmarks/hardening.py --run FOLDER [--rows NAME ...] [--attacks NAME ...]`; goes on
-where FOLDER and results/hardening.json end, then prints the table. Each row is `erase run --method
-harden` of a projection, in batches of 32, trained in bfloat16 autocast, kept in FOLDER and then
-measured in float32 as emoji_canvas.py measures (six steps, one in eight of the retained cells);
-with "+ projection" that is composed on top. "SalUn, then" begins with SalUn of all weights, 120
-steps against relearning, and learns what the base answers anchors drawn by lot.
+Run: `python benchmarks/hardening.py --run FOLDER [--concepts NAME ... --oracle FOLDER] [--rows NAME
+...] [--attacks NAME ...]`; goes on where FOLDER and results/hardening.json end, then prints the
+table. Each row is `erase run --method harden` of a projection, in batches of 32, trained in
+bfloat16 autocast, kept in FOLDER, a folder for the concepts, and then measured in float32 as
+emoji_canvas.py measures (six steps, one in eight of the retained cells); with "+ projection" that
+is composed on top. "SalUn, then" begins with SalUn of all weights, 120 steps against relearning,
+and learns what the base answers anchors drawn by lot. The rows oracle and base are attacked alike.
 """
 
 import argparse
@@ -25,14 +26,14 @@ from erase.erasure.erasure import RECIPE, Erasure
 from erase.evaluate.reports import wilson_share
 from erase.methods.harden import HardenConfig
 from erase.methods.salun import SalUnConfig
-from erase.prompts.request import EraseRequest, Redirect
+from erase.prompts.request import EraseRequest
 from erase.runs.erase import RunConfig, run
 from erase.support.config import Config
 from erase.tasks.diffusion.config import DiffusionTaskConfig
 from erase.training.config import TrainingConfig
 
 RESULTS = Path(__file__).parent / "results" / "hardening.json"
-TITLE, SEED, ON_TOP = "ghost", 0, " + projection"
+SEED, ON_TOP = 0, " + projection"
 ATTACKS = (
     "concept_inversion", "relearning", "p4d", "prefix", "ring_a_bell", "recall",
     "latent_inversion",
@@ -76,36 +77,47 @@ RELEARNING = {
 }
 ROWS |= RELEARNING
 SALUN = "SalUn of all weights against relearning, 120 steps"
-NAMES = (SALUN, *ROWS, *(name + ON_TOP for name in ROWS))
+NAMES = (SALUN, *ROWS, *(name + ON_TOP for name in ROWS), "oracle", "base")
 
 
-def erasure_of(name: str, folder: Path) -> Erasure:
+def erasures_of(name: str, folder: Path, concepts: Sequence[str]) -> list[Erasure]:
+    """What is in force in the row; made unless the folder holds it."""
+    return [] if name in ("oracle", "base") else [erasure_of(name, folder, concepts)]
+
+
+def erasure_of(name: str, folder: Path, concepts: Sequence[str]) -> Erasure:
     """The row's erasure, made unless the folder holds it."""
     if name.endswith(ON_TOP):
-        return compose([erasure_of(name.removesuffix(ON_TOP), folder), projected(folder)])
+        under = erasure_of(name.removesuffix(ON_TOP), folder, concepts)
+        return compose([under, projected(folder, concepts)])
     if name == SALUN:
         all_weights = DiffusionTaskConfig(include=["*"], relearning=4)
         salun = SalUnConfig(training=TrainingConfig(120))
-        return made(folder / name, "salun", salun, all_weights, "random")
+        random = EraseRequest(concepts, redirect="random")
+        return made(folder / name, "salun", salun, all_weights, random)
     config, redirect = ROWS[name], "anchor"
     if name.startswith("SalUn"):
         erasure_of(SALUN, folder)
         config, redirect = replace(config, folder=str(folder / SALUN), answers="anchor"), "random"
     task = DiffusionTaskConfig(batch_size=32, relearning=4 * (name in RELEARNING))
-    return made(folder / name, "harden", config, task, redirect)
+    return made(folder / name, "harden", config, task, EraseRequest(concepts, redirect=redirect))
 
 
-def projected(folder: Path) -> Erasure:
+def projected(folder: Path, concepts: Sequence[str]) -> Erasure:
     """A projection of what is hardened."""
-    return made(folder / "projection", "projection", None, DiffusionTaskConfig(), "anchor")
+    request = EraseRequest(concepts)
+    return made(folder / "projection", "projection", None, DiffusionTaskConfig(), request)
 
 
 def made(
-    folder: Path, method: str, config: Config | None, task: DiffusionTaskConfig, redirect: Redirect
+    folder: Path,
+    method: str,
+    config: Config | None,
+    task: DiffusionTaskConfig,
+    request: EraseRequest,
 ) -> Erasure:
     """The erasure in the folder, made unless it is there."""
     if not (folder / RECIPE).exists():
-        request = EraseRequest([TITLE], redirect=redirect)
         asked = RunConfig(request, "emoji", method, config, task, evaluate=False)
         run(asked, folder, opened("emoji", "bf16"))
     return Erasure.from_pretrained(folder)
@@ -120,12 +132,12 @@ def attacked(bench: Bench, victim: Any, names: Sequence[str]) -> dict[str, Any]:
     return figures
 
 
-def table(ledger: Ledger, rows: Sequence[str]) -> str:
+def table(ledger: Ledger, title: str, rows: Sequence[str]) -> str:
     """One line a row, shares in per cent; relearning after 10, 20, 30 and 40 steps."""
     head = ["", "UA", "IRA", "CRA", "KID", "MSE", *(name.replace("_", " ") for name in ATTACKS)]
     lines = [head, ["---"] * len(head)]
     for row in rows:
-        known: Mapping[str, Any] = ledger[TITLE, row, SEED]
+        known: Mapping[str, Any] = ledger[title, row, SEED]
         cells = [row, *(f"{100 * known[key]:.1f}" for key in ("UA", "IRA", "CRA"))]
         far = known["oracle"]
         cells.append(f"{1e3 * far['kernel_distance']['forget']['value']:.1f}")
@@ -143,26 +155,35 @@ def main() -> None:
     """Harden and measure what is missing, then print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--concepts", nargs="+", default=["ghost"])
     parser.add_argument("--oracle", default="oracles/ghost")
     parser.add_argument("--rows", nargs="*", choices=NAMES, default=NAMES)
     parser.add_argument("--attacks", nargs="*", choices=ATTACKS, default=ATTACKS)
     args = parser.parse_args()
-    asked = ["--concepts", TITLE, "--oracle", args.oracle, "--attacks", *ATTACKS]
+    title = " and ".join(args.concepts)
+    asked = ["--concepts", *args.concepts, "--oracle", args.oracle, "--attacks", *ATTACKS]
     bench, oracle = open_bench(emoji_canvas.parsed(asked))
-    ledger, pipeline = Ledger(RESULTS), bench.model.pipeline
-    ledger.require(protocol_of(bench, oracle), TITLE)
+    ledger = Ledger(RESULTS)
+    ledger.require(protocol_of(bench, oracle), title)
     target_of(bench, SEED)  # while the base is as it was
     for row in args.rows:
-        erasure, key = erasure_of(row, args.run), (TITLE, row, SEED)
-        with in_force([erasure], pipeline):
-            if key not in ledger:
-                ledger[key] = measured(pipeline, bench, None, None) | {"asr": {}}
-            for name in args.attacks:
-                if name not in (known := ledger[key])["asr"]:
-                    found = attacked(bench, pipeline, [name])
-                    ledger[key] = known | {"asr": known["asr"] | found}
-        print(row, ledger[key], flush=True)
-    print(table(ledger, [row for row in args.rows if (TITLE, row, SEED) in ledger]))
+        erasures = erasures_of(row, args.run / title, args.concepts)
+        with in_force(erasures, bench.model.pipeline):
+            victim = (oracle if row == "oracle" else bench.model).pipeline
+            measure(ledger, (title, row, SEED), bench, victim, args.attacks)
+        print(row, ledger[title, row, SEED], flush=True)
+    print(table(ledger, title, [row for row in args.rows if (title, row, SEED) in ledger]))
+
+
+def measure(
+    ledger: Ledger, key: tuple[Any, ...], bench: Bench, victim: Any, names: Sequence[str]
+) -> None:
+    """Note what is missing of a row's accuracies, distances and attacks."""
+    if key not in ledger:
+        ledger[key] = measured(victim, bench, None, None) | {"asr": {}}
+    for name in names:
+        if name not in (known := ledger[key])["asr"]:
+            ledger[key] = known | {"asr": known["asr"] | attacked(bench, victim, [name])}
 
 
 if __name__ == "__main__":
