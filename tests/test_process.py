@@ -1,13 +1,18 @@
 import copy
 import io
+import logging
 import os
+import random
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hosts import build_digits_task
@@ -71,6 +76,26 @@ def test_what_the_caller_has_set_changes_nothing(
     assert wanted.keys() == found.keys()
     assert all(torch.equal(found[name].dense(), wanted[name].dense()) for name in wanted)
     assert torch.is_grad_enabled()
+
+
+def of_the_process() -> list[object]:
+    drawn = random.getstate(), repr(np.random.get_state()), torch.get_rng_state().tolist()
+    said = logging.root.handlers[:], logging.root.level, warnings.filters[:]
+    return [*drawn, *said, torch.get_num_threads(), dict(os.environ)]
+
+
+def test_a_call_leaves_the_process_as_it_was(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(logging.root, "handlers", [])
+    task, before = build_digits_task(trained), of_the_process()
+    calls: list[Callable[[], object]] = [
+        lambda: open_judge(f"local-dir:{JUDGE}"),
+        lambda: fit(copy.deepcopy(trained), task.dataset, FitConfig(1)),
+        lambda: carry_out(tmp_path / "out", (), lambda: 1, id, lambda *_: torch.randn(2)),
+        *(partial(made, name, task) for name in ("finetune", "projection")),
+    ]
+    for call in calls:
+        call()
+        assert of_the_process() == before
 
 
 def test_a_classifier_learns_with_gradients_off(trained):

@@ -10,10 +10,12 @@ import torch
 def own_settings() -> Iterator[None]:
     """While in force, gradients are on, new tensors are of float32 on the CPU, and nothing is cast.
 
-    A caller may have switched gradients off, or set another default device, dtype or autocast.
+    A caller may have switched gradients off, or set another default device, dtype or autocast, and
+    draws after it from the process' generator what it would have.
     """
     dtype = torch.get_default_dtype()
     with ExitStack() as settings:
+        settings.enter_context(torch.random.fork_rng([]))
         settings.enter_context(torch.inference_mode(False))
         settings.enter_context(torch.enable_grad())
         if torch.get_default_device().type != "cpu":

@@ -1,7 +1,9 @@
 """Zero-shot labels and CLIP scores through any open_clip model."""
 
+import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -140,13 +142,23 @@ def _open(name: str) -> tuple[open_clip.CLIP, Compose, open_clip.SimpleTokenizer
         architecture, _, weights = name.partition("/")
         weights = os.path.expanduser(weights)
     mend = "give local-dir:FOLDER or ARCHITECTURE/WEIGHTS, e.g. ViT-B-32-quickgelu/openai"
-    with refused(f"The judge {name} could not be opened", mend):
+    with refused(f"The judge {name} could not be opened", mend), _callers_log():
         model, preprocess = open_clip.create_model_from_pretrained(
             architecture,
             pretrained=weights or None,
             force_quick_gelu=not whole and _wants_quick_gelu(architecture, weights),
         )
         return model.eval(), preprocess, open_clip.get_tokenizer(architecture)
+
+
+@contextmanager
+def _callers_log() -> Iterator[None]:
+    """Leave no handler at the root of all loggers, to which open_clip says its first word."""
+    handlers = logging.root.handlers[:]
+    try:
+        yield
+    finally:
+        logging.root.handlers[:] = handlers
 
 
 def _wants_quick_gelu(architecture: str, weights: str) -> bool:
