@@ -17,6 +17,7 @@ import pytest
 import torch
 from hosts import build_digits_task
 from PIL import Image
+from torch.utils.data import TensorDataset
 
 import erase
 from erase.attacks import attacks
@@ -28,12 +29,17 @@ from erase.erasure.erasure import Erasure
 from erase.evaluate.pictures.folders import CaptionsConfig, captions
 from erase.evaluate.pictures.judges import open_judge
 from erase.methods import methods
-from erase.runs.classify import ClassifierConfig
+from erase.models.opening import load_model
+from erase.prompts.names import listed
+from erase.runs.classify import ClassifierConfig, data_of
 from erase.runs.forget_set import ForgetSetRun, choose_forget_set
+from erase.runs.opening import kept_prompts
 from erase.runs.state import carry_out
 from erase.support.files import alone
 from erase.support.pictures import load_folder
+from erase.tasks.classification.datasets import Data, load_data
 from erase.tasks.classification.fit import FitConfig, fit
+from erase.tasks.classification.forget_sets import forget_indices
 from erase.tasks.classification.task import ClassificationTask
 from erase.training.config import TrainedConfig, TrainingConfig
 
@@ -133,6 +139,25 @@ def test_the_home_folder_is_meant_by_its_sign(tmp_path, monkeypatch):
     )
     assert (tmp_path / "out" / "a").exists()
     assert not (tmp_path / "~").exists()
+
+
+def test_the_home_of_nobody_is_refused_in_a_sentence(tmp_path):
+    place = "~nobody-of-this-name/file.json"
+    data = Data(TensorDataset(torch.zeros(4, 1), torch.zeros(4)), TensorDataset(), 2)
+    refusals: list[Callable[[], object]] = [
+        lambda: load_model(place),
+        lambda: load_model(place.replace("json", "safetensors")),
+        lambda: listed([f"@{place}"]),
+        lambda: kept_prompts([f"@{place}"]),
+        lambda: load_data("cifar10", place),
+        lambda: data_of(ClassifierConfig(weights=place)),
+        lambda: forget_indices(place, data, 0),
+        lambda: Erasure.from_pretrained(place),
+        lambda: load_folder(Path(place)),
+    ]
+    for refused in refusals:
+        with pytest.raises(ValueError, match="nobody-of-this-name"):
+            refused()
 
 
 @pytest.mark.parametrize("files", [(), None], ids=["a folder", "a file"])

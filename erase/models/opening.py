@@ -30,7 +30,7 @@ from erase.prompts.request import PromptSet, by_group
 from erase.support.config import OwnFiles
 from erase.support.distributed import DeviceConfig, own_device
 from erase.support.errors import refused
-from erase.support.files import LARGEST_TEXT, require_file
+from erase.support.files import LARGEST_TEXT, expanded, require_file
 
 INDEX, BUNDLED = DiffusionPipeline.config_name, {"emoji": EMOJI}
 TEXTS, WEIGHTS = (".json", ".txt", ".model"), (".safetensors", ".bin")
@@ -198,7 +198,7 @@ def _taken(pipeline: DiffusionPipeline, opening: OpeningConfig) -> Model:
 
 def _place(name: str) -> Path:
     """Where a model of this name would lie on disk."""
-    return Path(BUNDLED.get(name, name)).expanduser()
+    return expanded(BUNDLED.get(name, name))
 
 
 def _folder_of(name: str, opening: OpeningConfig) -> Path:
@@ -228,7 +228,7 @@ def _read(source: Path, opening: OpeningConfig, dtype: torch.dtype) -> Diffusion
 
 def _configs_of(path: Path, opening: OpeningConfig) -> tuple[type[DiffusionPipeline], str]:
     """The class that reads a single file, and the folder or hub id of its configs."""
-    tensors, configs = tensors_in(path), os.path.expanduser(opening.model_config)
+    tensors, configs = tensors_in(path), opening.model_config
     if configs and not (Path(configs) / INDEX).is_file():
         raise ValueError(f"{configs} is no pipeline folder; give --model_config one with the "
                          "configs and tokenizers of such a model.")  # fmt: skip

@@ -11,6 +11,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from erase.support.errors import refused
+from erase.support.files import expanded
 
 SINGLE_FILES = (".safetensors", ".ckpt")
 DENOISERS = ("unet", "transformer")
@@ -24,7 +25,7 @@ LOADED_AS = {torch.float64: "float32", torch.float32: "float32", torch.float16: 
 
 def single_file(name: str) -> Path | None:
     """The path of a name that means one file of weights; none for folders and hub ids."""
-    path = Path(name).expanduser()
+    path = expanded(name)
     return path if path.is_file() or path.suffix in SINGLE_FILES else None
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -60,7 +61,7 @@ def _pairs(word: str, columns: int) -> Iterator[tuple[str, str]]:
     if not word.startswith(SIGN):
         yield word, ""
         return
-    path, seen = Path(word[1:]).expanduser(), dict[str, int]()
+    path, seen = Path(os.path.expanduser(word[1:])), dict[str, int]()
     for number, cells in _rows(path):
         name, *others = map(spelt, cells)
         if len(cells) > columns or not name:

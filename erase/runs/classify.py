@@ -223,7 +223,7 @@ def _examples(opened: OpenedClassifier) -> tuple[Tensor, Tensor]:
 
 def data_of(config: ClassifierConfig) -> Data:
     """The data set that a config names; ValueError if the model's weights could not be written."""
-    folder = Path(config.weights).expanduser().parent
+    folder = Path(config.weights).parent
     if not folder.is_dir():
         raise ValueError(f"The folder {folder} of the classifier's weights is not there; make it.")
     return load_data(config.data, config.root, config.download, config.side)
@@ -231,7 +231,7 @@ def data_of(config: ClassifierConfig) -> Data:
 
 def load_or_train(config: ClassifierConfig, data: Data, device: str = "cpu") -> nn.Module:
     """The classifier on a device with its weights, read, or trained and written."""
-    path = Path(config.weights).expanduser() if config.weights else None
+    path = Path(config.weights) if config.weights else None
     with torch.random.fork_rng():
         torch.manual_seed(folded(config.seed))
         model = build_classifier(config.model, data)

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, TypeVar
 
 from erase.erasure.erasure import Erasure
@@ -20,6 +19,7 @@ from erase.models.opening import (
 from erase.prompts.catalogue import Sampling
 from erase.prompts.names import SIGN, listed
 from erase.prompts.request import EraseRequest, PromptSet, expand
+from erase.support.files import expanded
 from erase.tasks.diffusion.task import DiffusionTask, DiffusionTaskConfig
 
 NOBODY: Any = None  # where nothing is judged
@@ -136,7 +136,7 @@ def kept_prompts(words: Sequence[str]) -> list[str]:
     """
     found: list[str] = []
     for word in words:
-        folder = Path(word.removeprefix(SIGN)).expanduser()
+        folder = expanded(word.removeprefix(SIGN))
         if not (word.startswith(SIGN) and folder.is_dir()):
             found += listed([word])
             continue

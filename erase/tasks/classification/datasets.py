@@ -18,7 +18,7 @@ from torchvision import models as vision_models
 from torchvision.transforms import v2
 
 from erase.support.errors import refused
-from erase.support.files import in_order
+from erase.support.files import expanded, in_order
 from erase.support.pictures import is_picture, open_picture
 
 TO_TENSOR = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
@@ -51,7 +51,7 @@ def load_data(name: str, root: str | Path = "data", download: bool = False, side
     """
     if name not in LOADERS:
         raise ValueError(f"There is no data set {name!r}; choose one of {', '.join(LOADERS)}.")
-    root, mend = Path(root).expanduser(), "name another root, or download"
+    root, mend = expanded(root), "name another root, or download"
     with refused(f"The files of {name} are not under {root}", mend, RuntimeError, OSError):
         return LOADERS[name](root, download, side)
 

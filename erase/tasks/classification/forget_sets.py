@@ -17,7 +17,7 @@ from erase.core.seeds import seeded
 from erase.prompts.names import alike, spelt
 from erase.support.config import require_kind
 from erase.support.errors import refused
-from erase.support.files import LARGEST_TEXT, read_json, require_file, write_text
+from erase.support.files import LARGEST_TEXT, expanded, read_json, require_file, write_text
 from erase.tasks.classification.datasets import Data
 from erase.tasks.classification.fit import outputs_of, size_of
 from erase.tasks.classification.rows import as_indices, labels_of
@@ -171,7 +171,7 @@ def _named(forget: str, data: Data, seed: int) -> list[int]:
     if kind == "class":
         return (labels_of(data.train) == class_of(value, data)).nonzero().flatten().tolist()
     if kind != "random":
-        return read_indices(Path(forget).expanduser(), size_of(data.train))
+        return read_indices(expanded(forget), size_of(data.train))
     try:
         share = float(value)
     except ValueError as error:
