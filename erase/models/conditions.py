@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from erase.core.seeds import seeded
 from erase.models.calling import STEPS
-from erase.models.listening import overridden, replaced, silent
+from erase.models.listening import HeardEnoughError, overridden, replaced, silent
 
 STATES_OF, POOLED_OF, MASK_OF = (
     "encoder_hidden_states", "pooled_projections", "encoder_attention_mask",
@@ -41,12 +41,10 @@ class Condition:
         return Condition(self.states[chosen], pooled, replaced(dict(self.others), taken))
 
 
-class _HeardError(Exception):
-    """Breaks a pipeline's call off, with what its denoiser was given as its one argument."""
-
-
 class _Ear:
-    """Stands in for a denoiser: has all that it has, and answers nothing."""
+    """Stands in for a denoiser: has all that it has, keeps what it is given, answers nothing."""
+
+    given: dict[str, Any]
 
     def __init__(self, denoiser: nn.Module):
         self._denoiser = denoiser
@@ -57,7 +55,8 @@ class _Ear:
     def __call__(self, *args: Any, **given: Any) -> None:
         told = inspect.signature(type(self._denoiser).forward)
         _, *arguments = told.bind(self._denoiser, *args, **given).arguments.items()
-        raise _HeardError(dict(arguments))
+        self.given = dict(arguments)
+        raise HeardEnoughError
 
 
 def condition_of(
@@ -77,9 +76,8 @@ def condition_of(
     try:
         with silent(pipeline), overridden(pipeline, denoiser, ear):
             call(pipeline, list(prompts), generator=noise, num_inference_steps=STEPS, **options)
-    except _HeardError as heard:
-        (given,) = heard.args
-        return _read_of(pipeline, prompts, given)
+    except HeardEnoughError:
+        return _read_of(pipeline, prompts, ear.given)
     raise ValueError(f"A {kind.__name__} drew without its {denoiser}; open a stock pipeline.")
 
 
