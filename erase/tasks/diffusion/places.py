@@ -1,35 +1,61 @@
-"""Where the weights of a pipeline read what a projection may take out."""
-
-from collections.abc import Mapping
-from dataclasses import dataclass
+"""What may change in a pipeline, and where it reads what a projection may take out."""
 
 from torch import nn
 
 from erase.core.activations import projectable_layers
-from erase.core.names import filter_names, lora_holds
+from erase.core.names import filter_names, lora_holds, named_parameters
 from erase.models.family import Family
+from erase.models.lazy import is_left
+from erase.tasks.diffusion.config import DiffusionTaskConfig
+from erase.tasks.diffusion.denoiser import ConditionedDenoiser
 
 TEXT = "text"
 TIME_EMBEDDERS = ("time_emb", "timestep_embedder", "guidance_embedder", "resolution_embedder")
 
 
-@dataclass(frozen=True)
-class EditSites:
-    """The places of a family's pipeline where `editable` weights read, by target."""
+class EditedPipeline:
+    """The parts of a family's pipeline that may change as the config says."""
 
     family: Family
-    components: Mapping[str, nn.Module]
-    editable: Mapping[str, nn.Parameter]
+    denoiser: ConditionedDenoiser
+    config: DiffusionTaskConfig
+
+    @property
+    def components(self) -> dict[str, nn.Module]:
+        """The modules that hold what may change."""
+        names = self.config.components or self.family.components
+        return {name: getattr(self.denoiser.pipeline, name) for name in names}
+
+    @property
+    def frozen(self) -> dict[str, nn.Module]:
+        """The pipeline's other modules, which take part unchanged."""
+        named = self.denoiser.pipeline.components.items()
+        return {n: m for n, m in named if isinstance(m, nn.Module) and n not in self.components}
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """The tensors that training changes, by canonical name such as `unet.conv_in.weight`.
+
+        Those are what the config includes, or of all what reads the text.
+        """
+        editable = self.editable()
+        return editable if self.config.include else filter_names(editable, self.family.reads_text)
+
+    def editable(self) -> dict[str, nn.Parameter]:
+        """All tensors that may change."""
+        own = named_parameters(self.components).items()
+        denoiser = self.denoiser.modules[self.family.denoiser]
+        everything = {n: w for n, w in own if not (w.is_meta and is_left(denoiser))}
+        return filter_names(everything, self.config.include or ("*",), self.config.exclude)
 
     @property
     def targets(self) -> list[str]:
-        """What reads the text itself, each text encoder, all of the denoiser."""
+        """Parts a projection may edit: what reads the text itself, text encoders, the denoiser."""
         parts = {TEXT: self.family.denoiser} | {name: name for name in self.family.encoders}
         parts[self.family.denoiser] = self.family.denoiser
         return [target for target, part in parts.items() if part in self.components]
 
     def sites(self, target: str) -> dict[str, list[str]]:
-        """The places of a target, and which weights read there; ValueError if there are none."""
+        """The places of a target, and which editable weights read there; ValueError if none do."""
         if target not in self.targets:
             others = f", or of the targets {', '.join(self.targets)}" if self.targets else ""
             raise ValueError(
@@ -37,9 +63,9 @@ class EditSites:
                 f"other components{others}."
             )
         if target != TEXT:
-            return {name: [f"{name}.weight"] for name in self.layers(target)}
-        enters = self.family.enters.items()  # the denoiser
-        read = {site: [*filter_names(self.editable, patterns)] for site, patterns in enters}
+            return {name: [f"{name}.weight"] for name in self._layers(target)}
+        editable, enters = self.editable(), self.family.enters.items()  # the denoiser
+        read = {site: [*filter_names(editable, patterns)] for site, patterns in enters}
         if not any(read.values()):
             raise ValueError(
                 f"No weight of {', '.join(self.components)} that reads the text itself may "
@@ -47,9 +73,9 @@ class EditSites:
             )
         return {site: names for site, names in read.items() if names}
 
-    def layers(self, component: str) -> dict[str, nn.Module]:
+    def _layers(self, component: str) -> dict[str, nn.Module]:
         """The layers that may change, read something of the prompt, and fit a LoRA."""
-        weights = {name for name in self.editable if lora_holds(name)}
+        weights = {name for name in self.editable() if lora_holds(name)}
         return {
             name: layer
             for name, layer in projectable_layers(self.components[component], component).items()

@@ -1,7 +1,7 @@
 """Forgetting in a text-to-image pipeline: forget and retain sets that it draws itself."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from copy import deepcopy
 from dataclasses import asdict
 from functools import cached_property
@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from erase.core.activations import capture_inputs
 from erase.core.fingerprint import combined, fingerprint
-from erase.core.names import filter_names, named_parameters, require_in_force
+from erase.core.names import require_in_force
 from erase.core.precision import computed_in_float32
 from erase.core.snapshot import Snapshot
-from erase.models.family import Condition, Family, require_supported
-from erase.models.lazy import is_left, one_by_one
+from erase.models.family import require_supported
+from erase.models.lazy import one_by_one
 from erase.models.stock import with_components
 from erase.prompts.catalogue import Finetuning, Sampling
 from erase.prompts.request import Prompt, PromptSet, by_group
@@ -31,7 +31,7 @@ from erase.tasks.diffusion.learned import denoiser_of
 from erase.tasks.diffusion.losses import DenoisingLosses
 from erase.tasks.diffusion.noising import DiffusionBatch
 from erase.tasks.diffusion.picture_sets import ForgetSet, PictureSets, batches_of, new_sets
-from erase.tasks.diffusion.places import TEXT, EditSites
+from erase.tasks.diffusion.places import TEXT
 from erase.tasks.diffusion.relearning import DenoiserRelearning
 
 
@@ -43,8 +43,6 @@ class DiffusionTask(DenoisingLosses):
     of another task on the same prompts. Forget batches are made of the sets in `shown`. Raises
     ValueError for a pipeline or components that are not served, and if no tensor may change.
     """
-
-    _held: Snapshot | None = None
 
     def __init__(
         self,
@@ -59,7 +57,7 @@ class DiffusionTask(DenoisingLosses):
         shown: Sequence[ForgetSet] = ("forget",),
         like: ConditionedDenoiser | None = None,
     ):
-        self.family: Family = require_supported(pipeline)
+        self.family = require_supported(pipeline)
         config = config or DiffusionTaskConfig()
         self.config = config.of_list(len(by_group(prompts.forget)))
         self.config.require_serves(self.family)
@@ -84,36 +82,9 @@ class DiffusionTask(DenoisingLosses):
         )  # fmt: skip
 
     @property
-    def components(self) -> dict[str, nn.Module]:
-        """The modules that hold what may change."""
-        names = self.config.components or self.family.components
-        return {name: getattr(self.denoiser.pipeline, name) for name in names}
-
-    @property
     def _modules(self) -> dict[str, nn.Module]:
         """Denoisers and text encoders, as far as they may change here or by default."""
         return self.denoiser.modules | self.components
-
-    @property
-    def frozen(self) -> dict[str, nn.Module]:
-        """The pipeline's other modules, which take part unchanged."""
-        named = self.denoiser.pipeline.components.items()
-        return {n: m for n, m in named if isinstance(m, nn.Module) and n not in self.components}
-
-    def parameters(self) -> dict[str, nn.Parameter]:
-        """The tensors that training changes, by canonical name such as `unet.conv_in.weight`.
-
-        Those are what the config includes, or of all what reads the text.
-        """
-        editable = self.editable()
-        return editable if self.config.include else filter_names(editable, self.family.reads_text)
-
-    def editable(self) -> dict[str, nn.Parameter]:
-        """All tensors that may change."""
-        own = named_parameters(self.components).items()
-        denoiser = self.denoiser.modules[self.family.denoiser]
-        everything = {n: w for n, w in own if not (w.is_meta and is_left(denoiser))}
-        return filter_names(everything, self.config.include or ("*",), self.config.exclude)
 
     def prepare(self) -> None:
         """Draw all sets, unless they have been drawn."""
@@ -128,19 +99,6 @@ class DiffusionTask(DenoisingLosses):
         """One shuffled pass through the retain set."""
         return batches_of(self.denoiser, self.config.batch_size, step_seed, *self._sets.retain)
 
-    @property
-    def _places(self) -> EditSites:
-        return EditSites(self.family, self.components, self.editable())
-
-    @property
-    def targets(self) -> list[str]:
-        """Parts a projection may edit: what reads the text itself, text encoders, the denoiser."""
-        return self._places.targets
-
-    def sites(self, target: str) -> dict[str, list[str]]:
-        """The places where a target's weights read, and which editable weights read there."""
-        return self._places.sites(target)
-
     @torch.no_grad()
     def record_inputs(
         self, which: SetName, target: str, callback: InputCallback, samples: int
@@ -152,7 +110,7 @@ class DiffusionTask(DenoisingLosses):
         """
         drawn = target == self.family.denoiser
         for group, texts in self._sets.heard(which, samples, drawn).items():
-            layers = {} if target == TEXT else self._places.layers(target)
+            layers = {} if target == TEXT else self._layers(target)
 
             def told(site: str, rows: Tensor, group: str = group) -> None:
                 callback(site, rows, group)
@@ -230,32 +188,6 @@ class DiffusionTask(DenoisingLosses):
             "kept_directions": {site: basis.shape[1] for site, basis in self._kept.items()},
         }
 
-    def predict(self, batch: DiffusionBatch, prompts: Sequence[str]) -> Tensor:
-        """The denoiser's output [B, C, h, w] for the noised latents under these prompts."""
-        with self._own_weights():
-            return self.denoiser.denoise(batch, self.condition(prompts))
-
-    def training_prediction(
-        self, batch: DiffusionBatch, teacher: DenoisingLosses | None = None
-    ) -> Tensor:
-        """The output [B, C, h, w] that training compares: under the batch's own prompts.
-
-        Where the config asks for an adversary, forget batches' prompts are read as it has them.
-        It may ask the teacher whose answers for them are learnt.
-        """
-        asked = teacher._own_weights if teacher else None
-        adversary = self.config.adversary_of(self.denoiser, asked)
-        if not adversary or batch.shows is None:
-            return self.predict(batch, batch.prompts)
-        with self._own_weights():
-            return adversary.prediction(batch)
-
-    def condition(self, prompts: Sequence[str]) -> Condition:
-        """What the denoiser reads of the prompts; has gradients if a text encoder may change."""
-        trained = bool({*self.components} - {self.family.denoiser, *self.family.others})
-        with torch.set_grad_enabled(torch.is_grad_enabled() and trained):
-            return self.denoiser.condition(prompts)
-
     def readings(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """What is read of the prompts at each place where text enters: [N, tokens, width]."""
         return self._entering(lambda: self.denoiser.readings(prompts))
@@ -285,12 +217,6 @@ class DiffusionTask(DenoisingLosses):
     def kept(self) -> dict[str, Tensor]:
         """By tensor that reads the text, a basis [d, k] of what it is to read as ever."""
         return by_tensor(self, self._kept) if self._kept else {}
-
-    @contextmanager
-    def _own_weights(self) -> Iterator[ConditionedDenoiser]:
-        """While in force, the model has the weights that it had when this task was made."""
-        with self._held.in_place() if self._held else nullcontext():
-            yield self.denoiser
 
     @contextmanager
     def _read_widely(self) -> Iterator[None]:
