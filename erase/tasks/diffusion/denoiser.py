@@ -1,7 +1,7 @@
 """A pipeline's denoiser and text encoders as one function of latents, time and prompts."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from diffusers import DiffusionPipeline
@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from erase.core.precision import at_least_float32, computed_in_float32
 from erase.models.conditions import Condition, condition_of
 from erase.models.family import POOLED, STATES, family_of
+from erase.models.listening import overridden
 from erase.models.stock import plain_pipeline, text_to_image
 from erase.models.tokens import last_positions, pairing, require_read
 from erase.support.progress import Bar
@@ -109,14 +110,10 @@ class ConditionedDenoiser:
     @contextmanager
     def replaced_modules(self, modules: Mapping[str, nn.Module]) -> Iterator[None]:
         """While in force, the pipeline works with these modules in place of its own."""
-        own = {name: getattr(self.pipeline, name) for name in modules}
-        try:
+        with ExitStack() as replaced:
             for name, module in modules.items():
-                setattr(self.pipeline, name, module)
+                replaced.enter_context(overridden(self.pipeline, name, module))
             yield
-        finally:
-            for name, module in own.items():
-                setattr(self.pipeline, name, module)
 
     def condition(self, prompts: Sequence[str]) -> Condition:
         """What the denoiser reads of the prompts."""
