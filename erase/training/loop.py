@@ -20,7 +20,7 @@ from erase.core.masked_update import masked_update, shrink_changes_
 from erase.core.precision import MasterWeights
 from erase.core.process import own_settings
 from erase.core.shards import full_tensor, in_shards
-from erase.support.distributed import shards_asked
+from erase.support.distributed import all_reduce_sum, shards_asked
 from erase.support.progress import Bar
 from erase.tasks.base import SomeBatch, StepLoss, Task, TrainedTask
 from erase.training.checkpoint import Checkpoints, checkpoint_folder
@@ -234,10 +234,7 @@ class _Stepper(Generic[SomeBatch]):
 
     def anywhere(self, flag: bool) -> bool:
         """The flag of all processes together, so that they stop at the same step."""
-        if self.accelerator.num_processes == 1:
-            return flag
-        raised = torch.tensor(float(flag), device=self.accelerator.device)
-        return self.accelerator.reduce(raised).item() > 0
+        return bool(all_reduce_sum(torch.tensor(float(flag))) > 0)
 
 
 def step_seed(seed: int, step: int) -> int:
