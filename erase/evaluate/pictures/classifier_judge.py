@@ -26,13 +26,8 @@ OTHER = "another class"
 HOLDERS = ("model_state_dict", "state_dict", "model")
 
 
-@dataclass(frozen=True)
-class PictureClassifier:
-    """A classifier, what makes an input [3, H, W] of a picture, and its classes in order."""
-
-    model: nn.Module
-    prepare: Callable[[Image], Tensor]
-    classes: Sequence[str]
+# A classifier, what makes an input [3, H, W] of a picture, and its classes in order.
+Opened = tuple[nn.Module, Callable[[Image], Tensor], Sequence[str]]
 
 
 class ClassifierJudge:
@@ -54,10 +49,9 @@ class ClassifierJudge:
             )
         mend = "give timm/NAME, torchvision/NAME, either with /FILE, or transformers/FOLDER-or-id"
         with refused(f"The judge {name} could not be opened", mend):
-            opened = LIBRARIES[library](source, list(classes))
+            model, self._prepare, self._classes = LIBRARIES[library](source, list(classes))
         self.name, self._device = name, torch.device(device)
-        self.model = opened.model.to(self._device).eval()
-        self._prepare, self._classes = opened.prepare, list(opened.classes)
+        self.model = model.to(self._device).eval()
 
     @property
     def computes(self) -> str:
@@ -92,24 +86,24 @@ class ClassifierJudge:
             raise ValueError(f"{self.name} knows no class {unknown[0]}; use its own names.")
 
 
-def _open_timm(source: str, classes: list[str]) -> PictureClassifier:
+def _open_timm(source: str, classes: list[str]) -> Opened:
     architecture, _, weights = source.partition("/")
     given = {"num_classes": len(classes)} if classes else {}
     model = timm.create_model(architecture, pretrained=not weights, **given)
     if weights:
         model.load_state_dict(_read(expanded(weights)))
     prepare = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
-    return PictureClassifier(model, prepare, classes or _imagenet_names(model.num_classes))
+    return model, prepare, classes or _imagenet_names(model.num_classes)
 
 
-def _open_torchvision(source: str, classes: list[str]) -> PictureClassifier:
+def _open_torchvision(source: str, classes: list[str]) -> Opened:
     architecture, _, weights = source.partition("/")
     known = vision_models.get_model_weights(architecture).DEFAULT
     given = {"num_classes": len(classes)} if classes else {}
     model = vision_models.get_model(architecture, weights=None if weights else known, **given)
     if weights:
         model.load_state_dict(_read(expanded(weights)))
-    return PictureClassifier(model, known.transforms(), classes or known.meta["categories"])
+    return model, known.transforms(), classes or known.meta["categories"]
 
 
 @dataclass(frozen=True)
@@ -126,13 +120,12 @@ class _Processed:
         return " ".join(f"{name} {value}" for name, value in sorted(told.items()))
 
 
-def _open_transformers(source: str, classes: list[str]) -> PictureClassifier:
+def _open_transformers(source: str, classes: list[str]) -> Opened:
     source = str(expanded(source))
     model = AutoModelForImageClassification.from_pretrained(source, dtype=torch.float32)
     processor = AutoImageProcessor.from_pretrained(source)
-
     names = [model.config.id2label[i] for i in range(model.config.num_labels)]
-    return PictureClassifier(model, _Processed(processor), [name.split(",")[0] for name in names])
+    return model, _Processed(processor), [name.split(",")[0] for name in names]
 
 
 LIBRARIES = {
