@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
-from itertools import pairwise
 from types import NoneType, UnionType
 from typing import Any, Self, get_args, get_origin, get_type_hints
 
+from scipy.integrate import trapezoid
 from scipy.stats import binomtest
 from torch import Tensor
 
@@ -278,6 +278,5 @@ def mean_with_error(values: Tensor) -> dict[str, Any]:
 
 def area_under(curve: Mapping[int, float]) -> float:
     """The mean height of the line through the values at rising steps, two or more, to 4 places."""
-    points = [(int(step), value) for step, value in curve.items()]  # JSON's are texts
-    area = sum((b - a) * (low + high) / 2 for (a, low), (b, high) in pairwise(points))
-    return round(area / (points[-1][0] - points[0][0]), 4)
+    steps = [int(step) for step in curve]  # JSON's are texts
+    return round(float(trapezoid([*curve.values()], steps)) / (steps[-1] - steps[0]), 4)
