@@ -104,12 +104,6 @@ class Family:
         """The components of which the stock pipeline names LoRA files."""
         return getattr(self.pipeline, "_lora_loadable_modules", ())
 
-    @property
-    def facts(self) -> dict[str, Any]:
-        """What an erasure's recipe notes of it."""
-        learned = {"learned": self.learned.as_json()} if self.learned else {}
-        return {"family": self.name, "loads_lora": self.loads_lora, **learned}
-
     def side(self, pipeline: DiffusionPipeline, size: int = 0) -> int:
         """How many pixels wide a picture is: `size`, or 0 for what the pipeline draws by itself."""
         if size or self.learned:

@@ -174,8 +174,10 @@ class DiffusionTask(DenoisingLosses):
 
     def architecture(self) -> dict[str, Any]:
         """The family, what was learned of it, and whether LoRA files of all components load."""
-        loads = self.family.loads_lora and {*self.components} <= {*self.family.lora_components}
-        return self.family.facts | {"loads_lora": loads}
+        family, learned = self.family, self.family.learned
+        loads = family.loads_lora and {*self.components} <= {*family.lora_components}
+        noted = {"learned": learned.as_json()} if learned else {}
+        return {"family": family.name, "loads_lora": loads, **noted}
 
     def describe(self) -> dict[str, Any]:
         """The data of the task as JSON, for the recipe."""
