@@ -128,8 +128,8 @@ def evaluator(name: str, config: type[Config]) -> Callable[[Function], Function]
     return EVALUATORS.adding(name, made=lambda function: EvaluatorKind(config, function))
 
 
-def protocol_hash(protocol: Mapping[str, Any]) -> str:
-    """16 hex digits that are equal for equal protocols and hardly for others."""
+def protocol_hash(protocol: Any) -> str:
+    """16 hex digits that are equal for equal protocols, as JSON, and hardly for others."""
     return hashlib.sha256(json.dumps(protocol, sort_keys=True).encode()).hexdigest()[:16]
 
 

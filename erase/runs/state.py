@@ -1,7 +1,5 @@
 """The one life of a run, what tells it from another, and where its training state lies."""
 
-import hashlib
-import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,6 +12,7 @@ from typing import Any, TypeVar
 from erase.core.delta import NotFiniteError
 from erase.core.process import own_settings
 from erase.erasure.erasure import RECIPE, Erasure
+from erase.evaluate.base import protocol_hash
 from erase.methods import get_method
 from erase.support.distributed import launched
 from erase.support.files import (
@@ -106,8 +105,7 @@ def run_digest(config: Any, task: Task) -> str:
     if isinstance(options, TrainedConfig):
         options = replace(options, training=without_run_state(options.training))
     same = asdict(replace(config, method_config=options))
-    record = [same, task.fingerprints(), version("diffusers-erase")]
-    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:12]
+    return protocol_hash([same, task.fingerprints(), version("diffusers-erase")])[:12]
 
 
 def note_run(
