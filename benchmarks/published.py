@@ -20,7 +20,7 @@ from erase.core.saliency import accumulate
 from erase.methods import get_method, preset_of
 from erase.methods.esd import target
 from erase.methods.salun import relabelling_loss
-from erase.models.opening import OpeningConfig, open_model
+from erase.models.opening import load_model
 from erase.prompts.catalogue import Sampling
 from erase.prompts.request import EraseRequest, expand
 from erase.tasks.diffusion.config import DiffusionTaskConfig
@@ -39,7 +39,7 @@ def task() -> DiffusionTask:
     config = DiffusionTaskConfig(
         components=("unet",), forget_pictures=4, retain_pictures=4, generation_steps=2, batch_size=4
     )
-    pipeline = open_model("emoji", OpeningConfig(device="cpu")).pipeline
+    pipeline = load_model("emoji", "cpu").pipeline
     return DiffusionTask(pipeline, expand(request, None), Sampling(2, GUIDANCE), config)
 
 

@@ -20,7 +20,7 @@ from erase.evaluate.base import ReadsCaptions, ReadsNames
 from erase.evaluate.pictures.judges import default_judge, judge_of
 from erase.evaluate.pictures.nudity import EXPOSED, NudityDetector, blurred
 from erase.evaluate.reports import Report
-from erase.models.opening import Model, OpeningConfig, open_model, oracle_opening
+from erase.models.opening import Model, OpeningConfig, find_model, oracle_opening
 from erase.prompts.catalogue import Sampling
 from erase.tasks.diffusion.sampling import draw
 
@@ -46,7 +46,7 @@ class Studio:
 
     def _opened(self, name: str, opening: OpeningConfig) -> Model:
         """A model by a name that may be told: strangers need not know where a folder lies."""
-        model = open_model(name, opening)
+        model = find_model(name, opening).open()
         hidden = self.config.public and Path(name).exists()
         return replace(model, name=Path(name).name) if hidden else model
 

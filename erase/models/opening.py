@@ -139,17 +139,13 @@ class Found:
             return Model(name, pipeline.to(device), self.catalogue)
 
 
+@own_settings()
 def load_model(name: str | DiffusionPipeline, device: str = "auto", **others: Any) -> Model:
     """Open "emoji", a pipeline folder, a hub id or one file; take an open pipeline as it is.
 
     others: the other fields of OpeningConfig. Raises ValueError if it cannot be opened so.
     """
-    return open_model(name, OpeningConfig(device=device, **others))
-
-
-@own_settings()
-def open_model(name: str | DiffusionPipeline, opening: OpeningConfig) -> Model:
-    """What `load_model` returns."""
+    opening = OpeningConfig(device=device, **others)
     return find_model(name, opening).open() if isinstance(name, str) else _taken(name, opening)
 
 

@@ -13,7 +13,6 @@ from erase.models.opening import (
     Model,
     OpeningConfig,
     find_model,
-    open_model,
     oracle_opening,
 )
 from erase.prompts.catalogue import Sampling
@@ -124,7 +123,7 @@ def open_all(
     sampling = replace(model.sampling, size=sets.sampling.size)
     sampling = replace(sampling, steps=steps) if steps else sampling
     if oracle is None and names.oracle:
-        oracle = open_model(names.oracle, oracle_opening(names))
+        oracle = find_model(names.oracle, oracle_opening(names)).open()
     return Opened(model, prompts, sets, sampling, judge, oracle)
 
 
