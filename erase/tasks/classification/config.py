@@ -43,5 +43,4 @@ class ClassificationBatch:
 
     def shard(self, rank: int, world: int) -> "ClassificationBatch":
         """Every `world`-th sample, from `rank` on."""
-        rows = slice(rank, None, world)
-        return ClassificationBatch(self.inputs[rows], self.labels[rows], self.answers[rows])
+        return ClassificationBatch(*(part[rank::world] for part in vars(self).values()))

@@ -30,15 +30,8 @@ class DiffusionBatch:
 
     def shard(self, rank: int, world: int) -> "DiffusionBatch":
         """Every `world`-th sample, from `rank` on."""
-        mine = slice(rank, None, world)
-        return DiffusionBatch(
-            self.latents[mine],
-            self.noise[mine],
-            self.timesteps[mine],
-            self.prompts[mine],
-            self.anchors[mine],
-            None if self.shows is None else self.shows[mine],
-        )
+        parts: list[Any] = [p if p is None else p[rank::world] for p in vars(self).values()]
+        return DiffusionBatch(*parts)
 
 
 def seed_of(batch: DiffusionBatch) -> int:
