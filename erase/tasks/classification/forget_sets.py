@@ -172,13 +172,9 @@ def _named(forget: str, data: Data, seed: int) -> list[int]:
         return (labels_of(data.train) == class_of(value, data)).nonzero().flatten().tolist()
     if kind != "random":
         return read_indices(expanded(forget), size_of(data.train))
-    try:
+    with refused(f"The forget set {forget!r} is no share", "write one such as random:0.1"):
         share = float(value)
-    except ValueError as error:
-        raise ValueError(
-            f"The forget set {forget!r} has no number; write one such as random:0.1."
-        ) from error
-    if not 0 < share < 1:
-        raise ValueError(f"The forget set {forget!r} is no share; write one such as random:0.1.")
+        if not 0 < share < 1:
+            raise ValueError("it is not between 0 and 1")
     order = torch.randperm(size_of(data.train), generator=seeded(seed))
     return sorted(order[: int(share * size_of(data.train))].tolist())
