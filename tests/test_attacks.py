@@ -63,7 +63,7 @@ def test_an_attack_leaves_the_model_alone(family, name, dtype):
     one = attacked(name, target)
     assert all(map(torch.equal, weights, before))
     assert all(weight.requires_grad and weight.grad is None for weight in weights)
-    for encoder in target.denoiser.encoders.values():
+    for encoder in target.denoiser.word_encoders.values():
         assert not encoder.get_input_embeddings()._forward_hooks
     assert len(one.hits) == len(one.plain_hits) == len(target.prompts)
     assert one.forward_passes > 0

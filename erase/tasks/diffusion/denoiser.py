@@ -46,14 +46,9 @@ class ConditionedDenoiser:
         return {name: getattr(self.pipeline, name) for name in self.family.components}
 
     @property
-    def encoders(self) -> dict[str, PreTrainedModel]:
-        """The text encoders among them."""
-        return {name: getattr(self.pipeline, name) for name in self.family.encoders}
-
-    @property
     def word_encoders(self) -> dict[str, PreTrainedModel]:
         """The CLIP text encoders in which words can be searched."""
-        return self.encoders
+        return {name: getattr(self.pipeline, name) for name in self.family.encoders}
 
     @property
     def guided(self) -> bool:
