@@ -96,7 +96,7 @@ def measured(run: Measures, opened: Opened, erasure: Erasure, started: float) ->
             artefact_bytes=erasure.nbytes,
             edited_parameters=sum(delta.count for delta in deltas),
         ),
-        retained_moved=moved.concepts if moved else None,
+        retained_moved=moved,
     )
     erasure.recipe["report"] = report.to_json() | {"table": measured_lines(report)}
     return Measured(erasure, drawn, report)
