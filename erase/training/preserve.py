@@ -16,16 +16,17 @@ from erase.tasks.base import Task, TrainedTask
 def restored_parameters(parameters: Mapping[str, nn.Parameter]) -> Iterator[dict[str, Tensor]]:
     """Yield copies of the parameters and put them back, bit for bit, on the way out.
 
-    They are for reading, for a frozen teacher may hold them too.
+    So are their gradients. The copies are for reading, for a frozen teacher may hold them too.
     """
     originals = {name: copy_of(parameter) for name, parameter in parameters.items()}
+    slopes = {name: parameter.grad for name, parameter in parameters.items()}
     try:
         yield originals
     finally:
         with torch.no_grad():
             for name, parameter in parameters.items():
                 parameter.copy_(originals[name])
-                parameter.grad = None
+                parameter.grad = slopes[name]
 
 
 def only_trainable(

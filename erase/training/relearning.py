@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from erase.core.precision import gradients, widened
 from erase.support.distributed import all_reduce_sum, shards_asked
 from erase.tasks.base import Relearning, SomeBatch, StepLoss, TrainedTask
-from erase.training.preserve import only_trainable
+from erase.training.preserve import only_trainable, restored_parameters
 
 
 def withstanding(
@@ -57,17 +57,12 @@ def relearned(
     On the way out they are as they were, bit for bit.
     """
     weights = relearning.weights()
-    before = {name: weight.detach().clone() for name, weight in weights.items()}
     moved = list(weights.values())
-    try:
+    with restored_parameters(weights):
         with only_trainable(task, weights), torch.enable_grad():
             for loss in relearning.losses(batch):
                 _step(moved, gradients(loss, moved, moved[0].dtype), relearning.rate)
         yield
-    finally:
-        with torch.no_grad():
-            for name, weight in weights.items():
-                weight.copy_(before[name])
 
 
 @torch.no_grad()
