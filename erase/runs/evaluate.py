@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
+from diffusers import SchedulerMixin
 from PIL.Image import Image
 
 from erase.erasure.erasure import Erasure
@@ -192,15 +193,17 @@ def run_protocol(protocol: BenchmarkProtocol, output: str | Path) -> dict[str, A
 
     def open_() -> OpenedProtocol:
         rows = read_prompts(protocol.prompts, protocol.drawing.guidance_scale)
-        if (scheduler := protocol.drawing.scheduler) and not hasattr(diffusers, scheduler):
-            raise ValueError(f"diffusers has no {scheduler}; name one of its schedulers.")
+        name = protocol.drawing.scheduler
+        kind = getattr(diffusers, name, None)
+        if name and not (isinstance(kind, type) and issubclass(kind, SchedulerMixin)):
+            raise ValueError(f"diffusers has no {name} here; name one of its schedulers.")
         found = find_model(protocol.model, protocol)
         evaluators = require_any(_evaluators(protocol, rows, found.device))
         erasure = Erasure.from_pretrained(protocol.erasure) if protocol.erasure else None
         model = found.open()
-        if scheduler:
+        if kind:
             settings = settings_of(model.pipeline.scheduler)
-            model.pipeline.scheduler = getattr(diffusers, scheduler).from_config(settings)
+            model.pipeline.scheduler = kind.from_config(settings)
         return OpenedProtocol(rows, model, erasure, evaluators)
 
     def work(opened: OpenedProtocol) -> list[Path]:

@@ -20,6 +20,7 @@ from torchvision.transforms import v2
 from erase.support.errors import refused
 from erase.support.files import expanded, in_order
 from erase.support.pictures import is_picture, open_picture
+from erase.tasks.classification.fit import head_of
 
 TO_TENSOR = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
 DIGITS_SEED, DIGITS_TEST = 0, 0.25
@@ -161,14 +162,16 @@ LOADERS: dict[str, Callable[[Path, bool, int], Data]] = {
 
 
 def build_classifier(name: str, data: Data) -> nn.Module:
-    """A torchvision model by name, untrained, for the data's classes and channels.
+    """A torchvision classifier by name, untrained, for the data's classes and channels.
 
     For pictures of 32 pixels and less ResNets lose the strides of their first layers. Raises
-    ValueError for an unknown name, and for a model that cannot read pictures of this size.
+    ValueError for an unknown name, for a model without a linear layer at its end, and for one that
+    cannot read pictures of this size.
     """
-    if name not in vision_models.list_models():
+    if name not in vision_models.list_models(vision_models):  # not those that detect
         raise ValueError(
-            f"torchvision has no model {name!r}; see torchvision.models.list_models()."
+            f"torchvision has no model {name!r} that classifies pictures; see "
+            "torchvision.models.list_models(torchvision.models)."
         )
     model = vision_models.get_model(name, num_classes=data.classes)
     channels, *_, side = data.train[0][0].shape
@@ -176,6 +179,7 @@ def build_classifier(name: str, data: Data) -> nn.Module:
         model.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
         model.maxpool = nn.Identity()
     _read_channels(model, channels)
+    head_of(model)  # which is measured
     what = f"A {name} cannot read pictures of {side} pixels"
     with refused(what, "name another model", RuntimeError, AssertionError):
         model.eval()(data.train[0][0][None])
