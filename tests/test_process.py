@@ -15,16 +15,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hosts import build_digits_task
+from diffusers import StableDiffusionPipeline
+from hosts import build_digits_task, build_tiny_pipeline
 from PIL import Image
+from test_erasure import changed, make_erasure, snapshot
 from torch.utils.data import TensorDataset
 
 import erase
 from erase.attacks import attacks
 from erase.bundled import JUDGE
 from erase.cli import main
-from erase.core.delta import Delta
+from erase.core.delta import Delta, DenseDelta, LowRankDelta
 from erase.core.seeds import seeded
+from erase.erasure.algebra import (
+    compose,
+    difference,
+    interference,
+    low_rank,
+    merge,
+    scale,
+    ties_merge,
+)
 from erase.erasure.erasure import Erasure
 from erase.evaluate.pictures.folders import CaptionsConfig, captions
 from erase.evaluate.pictures.judges import open_judge
@@ -82,6 +93,48 @@ def test_what_the_caller_has_set_changes_nothing(
     assert wanted.keys() == found.keys()
     assert all(torch.equal(found[name].dense(), wanted[name].dense()) for name in wanted)
     assert torch.is_grad_enabled()
+
+
+def joined(folder: Path, pipeline: StableDiffusionPipeline) -> list[Erasure]:
+    """What comes of two erasures on the disk, with changes of every kind."""
+    one, two = (Erasure.from_pretrained(folder / name) for name in ("one", "two"))
+    with one.apply(pipeline.components, 0.7):
+        there = {"unet.conv_in.weight": DenseDelta(pipeline.unet.conv_in.weight.detach().clone())}
+    again = [join([one, two]) for join in (compose, merge, ties_merge)]
+    made = [one, two, Erasure(there), low_rank(one, 3), scale(one, 0.3), difference(one, two)]
+    said = interference(one, two), one.nbytes
+    return [*made, *again, Erasure({}, {"said": said})]
+
+
+@pytest.mark.parametrize("setting", SETTINGS.values(), ids=SETTINGS)
+def test_erasures_are_the_same_whatever_the_caller_has_set(setting, tmp_path, caplog):
+    pipeline = build_tiny_pipeline()
+    before, change = snapshot(pipeline), make_erasure(pipeline)
+    change.save_pretrained(tmp_path / "one")
+    factors = torch.randn(8, 2, 1, 1), torch.randn(2, 4, 3, 3)
+    low = LowRankDelta(*factors, factors[1].flatten(1))
+    Erasure({"unet.conv_in.weight": low}).save_pretrained(tmp_path / "two")
+    wanted = joined(tmp_path, pipeline)
+    with setting():
+        found = joined(tmp_path, pipeline)
+        found[-2].save_pretrained(tmp_path / "three")
+        assert all(delta.dense().is_cpu for one in found for delta in one.deltas.values())
+    found.append(Erasure.from_pretrained(tmp_path / "three"))
+    for one, other in zip([*wanted, wanted[-2]], found, strict=True):
+        assert one.recipe == other.recipe
+        assert one.deltas.keys() == other.deltas.keys()
+        for name, delta in one.deltas.items():
+            assert torch.equal(delta.dense(), other.deltas[name].dense())
+    assert not changed(before, snapshot(pipeline))
+    assert not caplog.messages
+
+
+def test_an_erasure_refuses_weights_made_in_inference_mode():
+    change = make_erasure(build_tiny_pipeline())
+    with torch.inference_mode():
+        pipeline = build_tiny_pipeline()
+        with pytest.raises(ValueError, match="inference_mode"):
+            change.apply(pipeline.components)
 
 
 def of_the_process() -> list[object]:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from erase.core.mask import Mask, pack_bits, unpack_bits
 from erase.core.names import holds_numbers
+from erase.core.process import own_settings
 from erase.core.subspace import TINY, eigen, gram
 
 
@@ -39,6 +40,7 @@ class SparseDelta:
         """How many weights change."""
         return self.values.numel()
 
+    @own_settings()
     def dense(self) -> Tensor:
         """The change as a float32 tensor of the weight's shape."""
         change = torch.zeros(self.shape)
@@ -104,6 +106,7 @@ class LowRankDelta:
         """The inner dimension k."""
         return len(self.down)
 
+    @own_settings()
     def dense(self) -> Tensor:
         """The change as a float32 tensor of the weight's shape."""
         return (self.up.float().flatten(1) @ self.down.float().flatten(1)).view(self.shape)

@@ -22,6 +22,7 @@ from erase.core.delta import (
 )
 from erase.core.merging import dare, ties
 from erase.core.names import lora_holds
+from erase.core.process import own_settings
 from erase.core.seeds import seeded
 from erase.erasure.erasure import Erasure
 from erase.erasure.recipe import coarsest, for_any_base, joint_request
@@ -70,6 +71,7 @@ def difference(one: Erasure, other: Erasure) -> Erasure:
     return Erasure(change.deltas, for_any_base(change.recipe) | request)
 
 
+@own_settings()
 def low_rank(erasure: Erasure, rank: int) -> Erasure:
     """The nearest erasure that is a stock LoRA of at most this rank, with its measured error.
 
@@ -116,6 +118,7 @@ def export_lora(erasure: Erasure, folder: str | Path, rank: int) -> float:
     return lora.recipe["truncation"]["relative_error"]
 
 
+@own_settings()
 def interference(one: Erasure, other: Erasure) -> list[dict[str, Any]]:
     """How two erasures meet, tensor by tensor: a row for each that both change.
 
@@ -145,6 +148,7 @@ def _meeting(one: Delta, other: Delta) -> dict[str, float]:
     return {key: round(value, 4) for key, value in facts.items()}
 
 
+@own_settings()
 def _joined(
     erasures: Sequence[Erasure],
     join: Callable[[Sequence[Delta]], Delta],

@@ -83,6 +83,9 @@ class Erasure:
                     f"{name} has shape {list(weight.shape)} in this model and "
                     f"{list(self.deltas[name].shape)} in the erasure; load its own base."
                 )
+            if weight.is_inference():
+                raise ValueError(f"{name} was made under torch.inference_mode and cannot change; "
+                                 "open the model outside of that.")  # fmt: skip
             if not allow_other_base and not base.is_of(name, weight):
                 known_in = " or ".join(dict.fromkeys((base.dtype, "float32")))
                 raise ValueError(
@@ -104,6 +107,7 @@ class Erasure:
         return model
 
     @property
+    @own_settings()
     def nbytes(self) -> int:
         """The size of its tensors, as written."""
         parts = [t for delta in self.deltas.values() for t in delta.tensors().values()]
@@ -114,6 +118,7 @@ class Erasure:
         with replaced_folder(Path(folder), FILES) as partial:
             self.write(partial)
 
+    @own_settings()
     def write(self, folder: Path) -> Path:
         """Write the three files into an existing folder; the path of the weights."""
         path = write_deltas(self.deltas, folder, self.facts.base.loads_lora)
@@ -122,6 +127,7 @@ class Erasure:
         return path
 
     @classmethod
+    @own_settings()
     def from_pretrained(cls, folder: str | Path) -> "Erasure":
         """Read an erasure folder; raises ValueError naming the folder if it is not a whole one."""
         folder = put_back(expanded(folder))
@@ -210,6 +216,7 @@ class AppliedErasure(AbstractContextManager["AppliedErasure"]):
         """ValueError where the change went on into others' weights, as into fused attention."""
         require_in_force(_on_all_ways(self.modules, self._there()), {})
 
+    @own_settings()
     @torch.no_grad()
     def revert(self) -> None:
         """Restore every weight bit for bit.

@@ -15,6 +15,7 @@ from torch import Tensor
 from erase.bundled import ORIGINAL_LAYERS
 from erase.core.delta import LowRankDelta
 from erase.core.names import lora_holds, lora_key
+from erase.core.process import own_settings
 from erase.erasure.algebra import largest_rank
 from erase.erasure.erasure import Erasure
 from erase.erasure.weights import LORA, lora_tensors, low_rank_of
@@ -126,6 +127,7 @@ def _is_whole(layer: str, layers: Iterable[str]) -> bool:
     return all(re.sub(r"\.to_[qkv]$", f".to_{part}", layer) in layers for part in "qkv")
 
 
+@own_settings()
 def export_kohya(erasure: Erasure, folder: str | Path, program: Program = "comfyui") -> Path:
     """Write a folder with one LoRA file in the names that `program` reads; the file's path.
 
