@@ -26,6 +26,7 @@ def test_help_of_one_tells_its_own_options_and_nobody_elses(name, kind):
     entries = methods() if kind == "method" else attacks()
     for entry in entries:
         said = build_parser(name, [f"--{kind}", entry, "--help"]).format_help()
+        assert build_parser(name, [f"--{kind[:3]}={entry}", "-h"]).format_help() == said
         assert len(said.splitlines()) <= MOST_LINES
         assert f"--{entry}." in said
         assert not [other for other in entries if other != entry and f"--{other}." in said]

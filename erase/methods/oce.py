@@ -89,14 +89,14 @@ def concept_means(
     A mean is over those tokens of a concept's prompts that differ from the anchors'.
     """
     forget = at_most(task.prompts.forget, config.prompts, task.seed)
-    kept = spaces_of(retained_tokens(task, UCEConfig(prompts=config.prompts)))
-    pairs: dict[str, list[Tensor]] = {site: [] for site in kept}
+    pairs: dict[str, list[Tensor]] = {}
     for group in by_group(forget).values():
         for site, (tokens, wanted) in task.redirected_readings(group).items():
             differs = (tokens != wanted).any(1)
             chosen = differs if differs.any() else ~differs
             means = [exact(rows[chosen]).mean(0) for rows in (tokens, wanted)]
-            pairs[site].append(torch.stack(means))
+            pairs.setdefault(site, []).append(torch.stack(means))
+    kept = spaces_of(retained_tokens(task, UCEConfig(prompts=config.prompts)))
     return {site: (*torch.stack(pairs[site], 1), rows) for site, rows in kept.items()}
 
 

@@ -163,8 +163,8 @@ def _helping(
     parser: ArgumentParser, words: Sequence[str], kind: str, entries: Mapping[str, Any]
 ) -> ArgumentParser:
     split = [part for word in words for part in word.split("=", 1)]
-    after = split[split.index(f"--{kind}") + 1 :] if f"--{kind}" in split else []
-    known = [name for name in after if name in entries]
+    begun = [len(word) > len("--") and f"--{kind}".startswith(word) for word in split]
+    known = [name for i, name in enumerate(split) if name in entries and any(begun[:i])]
     if not known:
         parser.epilog = f"A method's or attack's own options: {parser.prog} --{kind} NAME --help"
         return parser
