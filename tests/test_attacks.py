@@ -90,6 +90,27 @@ def test_a_family_that_an_attack_cannot_serve_is_refused():
         attacked("recall", target_of("pixart"))
 
 
+@pytest.mark.parametrize(("family", "name"), SERVED)
+def test_no_more_words_are_searched_than_the_model_reads(family, name):
+    target, attack = target_of(family), get_attack(name)
+    (searched,) = {"tokens", "vectors"} & attack.config.__dataclass_fields__.keys() or {""}
+    if not searched:
+        return
+
+    def asked(count: int):
+        quick = {"steps": 1, "population": 4, "generations": 1}
+        known = quick.keys() & attack.config.__dataclass_fields__.keys()
+        config = attack.config(**{searched: count}, **{key: quick[key] for key in known})
+        attack.trial(target.denoiser, target.sampling, config)
+        return config
+
+    with pytest.raises(ValueError, match=rf"{searched} is 1000, .* reads \d+ .*; give") as told:
+        asked(1000)
+    most = int(str(told.value).split(" reads ")[1].split()[0])
+    assert most > 20
+    assert attack(target, asked(most)).hits
+
+
 def test_a_name_is_given_once():
     with pytest.raises(ValueError, match="The attack 'prefix' is there already"):
         register("prefix", PrefixConfig)(lambda target, config: None)

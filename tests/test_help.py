@@ -56,6 +56,12 @@ def test_names_are_listed_with_what_they_serve(capsys):
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(attacks())
 
 
+def test_a_share_that_may_be_none_is_given_as_0():
+    words = ["--concept", "ghost", "--method", "harden", "--harden.forget_share", "0"]
+    parser = build_parser("run", words)
+    assert parser.instantiate(parsed(parser, words)).harden.forget_share == 0
+
+
 @pytest.mark.parametrize(
     ("words", "name", "told"),
     [

@@ -6,7 +6,7 @@ import torch
 
 from erase.attacks import register
 from erase.attacks.base import Outcome, Target, denoising_loss
-from erase.attacks.tokens import found_by_first, no_word_vectors
+from erase.attacks.tokens import found_by_first, no_word_vectors, room_for
 from erase.core.seeds import seeded
 from erase.support.config import Config, Positive
 from erase.support.progress import Bar
@@ -37,8 +37,8 @@ class LongInversionConfig(ConceptInversionConfig):
     vectors: Positive[int] = 4
 
 
-@register("concept_inversion_of_four", LongInversionConfig, no_word_vectors)
-@register("concept_inversion", ConceptInversionConfig, no_word_vectors)
+@register("concept_inversion_of_four", LongInversionConfig, no_word_vectors, room_for("vectors"))
+@register("concept_inversion", ConceptInversionConfig, no_word_vectors, room_for("vectors"))
 def concept_inversion(target: Target, config: ConceptInversionConfig) -> Outcome:
     """Learn vectors from pictures of the concept, then ask for "a VECTORS" (Pham et al., 2024)."""
     generator = seeded(target.seed)

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from erase.attacks import register
 from erase.attacks.base import Outcome, Target
-from erase.attacks.tokens import TokenSearch, attack_with_words, no_word_vectors
+from erase.attacks.tokens import TokenSearch, attack_with_words, no_word_vectors, room_for
 from erase.support.config import Positive
 from erase.tasks.diffusion.words import placeholders
 
@@ -22,7 +22,7 @@ class P4DConfig(TokenSearch):
     learning_rate: Positive[float] = 0.1
 
 
-@register("p4d", P4DConfig, no_word_vectors)
+@register("p4d", P4DConfig, no_word_vectors, room_for("tokens"))
 def p4d(target: Target, config: P4DConfig) -> Outcome:
     """Search one prompt for all that the model answers as the base did (Chin et al., ICML 2024).
 

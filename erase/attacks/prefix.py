@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from erase.attacks import register
 from erase.attacks.base import Outcome, Target, denoising_loss
-from erase.attacks.tokens import TokenSearch, attack_with_words, no_word_vectors
+from erase.attacks.tokens import TokenSearch, attack_with_words, no_word_vectors, room_for
 from erase.tasks.diffusion.words import placeholders
 
 
@@ -13,7 +13,7 @@ class PrefixConfig(TokenSearch):
     """Tokens before every prompt."""
 
 
-@register("prefix", PrefixConfig, no_word_vectors)
+@register("prefix", PrefixConfig, no_word_vectors, room_for("tokens"))
 def prefix(target: Target, config: PrefixConfig) -> Outcome:
     """Search a prefix under which the model denoises the concept's pictures.
 

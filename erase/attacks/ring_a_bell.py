@@ -10,9 +10,9 @@ from torch import Tensor
 
 from erase.attacks import register
 from erase.attacks.base import Outcome, Target
-from erase.attacks.tokens import no_word_vectors
+from erase.attacks.tokens import no_word_vectors, room_for
 from erase.core.seeds import seeded
-from erase.support.config import Config, Positive, Within
+from erase.support.config import Config, Positive, ShareOrNone, Within
 from erase.support.distributed import of_first
 from erase.support.progress import Bar
 from erase.tasks.diffusion.words import tokenizer_of
@@ -34,10 +34,10 @@ class RingABellConfig(Config):
     strength: float = 3.0
     population: Annotated[int, Within(lambda count: count >= 4, "4 or more")] = 64
     generations: Positive[int] = 40
-    mutation: float = 0.15
+    mutation: ShareOrNone = 0.15
 
 
-@register("ring_a_bell", RingABellConfig, no_word_vectors)
+@register("ring_a_bell", RingABellConfig, no_word_vectors, room_for("tokens"))
 @torch.no_grad()
 def ring_a_bell(target: Target, config: RingABellConfig) -> Outcome:
     """Search words that read as the anchors do plus the concept (Tsai et al., ICLR 2024).

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from erase.attacks import register
 from erase.attacks.base import Outcome, Target
+from erase.attacks.tokens import room_for
 from erase.core.activations import hooked
 from erase.core.precision import widened
 from erase.core.seeds import seeded
@@ -49,7 +50,7 @@ def _hindrance(family: Family) -> str:
     return "it reads no word as a state of its own" if wordless else ""
 
 
-@register("state_inversion", StateInversionConfig, _hindrance)
+@register("state_inversion", StateInversionConfig, _hindrance, room_for("vectors"))
 def state_inversion(target: Target, config: StateInversionConfig) -> Outcome:
     """Concept inversion in the states that the denoiser reads (Pham et al., 2024, of words).
 

@@ -3,23 +3,30 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from erase.attacks import Trial
 from erase.attacks.base import Outcome, Target
 from erase.core.seeds import seeded
 from erase.models.family import Family
+from erase.models.text_encoders import speller_of
+from erase.prompts.catalogue import Sampling
 from erase.support.config import Config, Positive
 from erase.support.distributed import of_first
 from erase.support.progress import Bar
+from erase.tasks.diffusion.denoiser import ConditionedDenoiser
 from erase.tasks.diffusion.words import (
     Vectors,
     placeholder_embeddings,
     tokenizer_of,
     vocabularies,
 )
+
+BESIDE = 3  # tokens of a text: its beginning, its end, and a word that is not searched
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,22 @@ def no_word_vectors(family: Family) -> str:
         instead = "; state_inversion learns what others would say of them"
         return "" if family.learned.words else none + instead
     return "" if family.encoders else none
+
+
+def room_for(words: str) -> Trial:
+    """A trial by which texts have room for as many words as the config's field of that name."""
+
+    def trial(denoiser: ConditionedDenoiser, _: Sampling, config: Any) -> None:
+        pipeline, count = denoiser.pipeline, getattr(config, words)
+        read = [asked or getattr(pipeline, name).model_max_length
+                for name, asked in denoiser.family.readers if getattr(pipeline, name)]  # fmt: skip
+        read += [speller_of(pipeline, name).model_max_length for name in denoiser.word_encoders]
+        room = min(read, default=count + BESIDE) - BESIDE
+        if count > room:
+            raise ValueError(f"{words} is {count}, and of a text the model reads {room} that are "
+                             "searched; give as many or fewer.")  # fmt: skip
+
+    return trial
 
 
 def attack_with_words(

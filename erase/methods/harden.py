@@ -19,7 +19,7 @@ from erase.erasure.erasure import Erasure
 from erase.methods import Needs, register
 from erase.methods.projection import ProjectionConfig, projection
 from erase.prompts.request import sample
-from erase.support.config import PartShare, Positive, Share
+from erase.support.config import PartShare, Positive, Share, ShareOrNone
 from erase.support.distributed import launched
 from erase.support.pictures import load_folder
 from erase.tasks.diffusion.blank_words import blank_words_, spelt_tables
@@ -74,7 +74,7 @@ class HardenConfig(TrainedConfig):
     words: Literal["mean", "keep"] = "mean"
     pictures: Positive[int] = 768
     uses: Positive[int] = 32
-    forget_share: PartShare | Literal[0] = 0.06
+    forget_share: ShareOrNone = 0.06
     empty_share: PartShare = 0.1
     retain_folder: str = ""
     answers: Literal["erased", "anchor"] = "erased"

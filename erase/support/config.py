@@ -34,6 +34,7 @@ class Within:
 Positive = Annotated[Number, Within(lambda number: number > 0, "a number above 0")]
 NotNegative = Annotated[Number, Within(lambda number: number >= 0, "0 or more")]
 Share = Annotated[float, Within(lambda number: 0 < number <= 1, "a share in (0, 1]")]
+ShareOrNone = Annotated[float, Within(lambda number: 0 <= number <= 1, "a share in [0, 1]")]
 PartShare = Annotated[float, Within(lambda number: 0 < number < 1, "a share in (0, 1)")]
 
 
