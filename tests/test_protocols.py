@@ -14,6 +14,7 @@ from erase.cli import build_parser, main
 from erase.evaluate.pictures.classifier_judge import OTHER, ClassifierJudge
 from erase.evaluate.pictures.judges import open_judge
 from erase.runs.drawing import PromptFile, read_prompts
+from erase.runs.evaluate import SamplingConfig
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs" / "protocols").glob("*.yaml"))
 QUICK = ["--drawing.steps", "2", "--evaluation.judge", f"local-dir:{JUDGE}"]
@@ -66,6 +67,11 @@ def test_every_prompt_is_drawn_with_every_seed(prompts):
     found = read_prompts(PromptFile(str(prompts), seeds=[188, 288], limit=2), 7.5)
     assert [one.seed for one in found] == [188, 288, 188, 288]
     assert {one.guidance_scale for one in found} == {7.5}
+
+
+def test_distilled_models_are_drawn_without_guidance(prompts):
+    scale = SamplingConfig(guidance_scale=0.0).guidance_scale
+    assert {one.guidance_scale for one in read_prompts(PromptFile(str(prompts)), scale)} == {0.0}
 
 
 def test_a_classifier_is_a_judge(tmp_path):

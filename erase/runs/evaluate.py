@@ -35,7 +35,7 @@ from erase.evaluate.pictures.nudity import DETECTIONS, NudityConfig, count, read
 from erase.models.opening import Model, OpeningConfig, find_model
 from erase.runs.drawing import PromptFile, PromptRow, draw_rows, drawing_digest, read_prompts
 from erase.runs.state import carry_out
-from erase.support.config import Config, Positive
+from erase.support.config import Config, NotNegative, Positive
 from erase.support.distributed import all_gather, launched, own_device
 from erase.support.files import write_json, write_text
 from erase.support.pictures import Pictures, load_folder
@@ -74,7 +74,7 @@ class SamplingConfig(Config):
 
     scheduler: str = ""
     steps: Positive[int] = 50
-    guidance_scale: Positive[float] = 7.5
+    guidance_scale: NotNegative[float] = 7.5
 
 
 @dataclass(frozen=True)
