@@ -20,7 +20,7 @@ from torch import nn
 
 from erase.core.names import named_parameters
 from erase.models.learned import LearnedFamily, learned
-from erase.models.text_layers import shortened
+from erase.models.text_layers import starred
 
 PIXART = {"caption_channels": 4096}
 # The numbers of published models whose class has no whole config of its own, as far as they matter
@@ -91,7 +91,7 @@ def row(known: LearnedFamily, modules: dict[str, nn.Module]) -> str:
 
 def patterns(names: list[str]) -> list[str]:
     """Names with stars for their numbers; a tiny model has fewer blocks."""
-    return shortened(names).split(", ") if names else []
+    return starred(names).split(", ") if names else []
 
 
 def main() -> None:

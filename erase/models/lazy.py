@@ -94,7 +94,7 @@ def is_left(module: nn.Module) -> bool:
     return _refuse in module._forward_pre_hooks.values()
 
 
-def require_read(module: nn.Module) -> None:
+def require_loaded(module: nn.Module) -> None:
     """ValueError if its weights were left in their files."""
     if is_left(module):
         _refuse()

@@ -18,7 +18,7 @@ from erase.models.levels import Levels
 from erase.models.listening import Draw, Listener, raw_of, same
 from erase.models.stock import stock_class
 from erase.models.text_encoders import heard_encoders, speaks_clip
-from erase.models.text_layers import TextLayers, shortened
+from erase.models.text_layers import TextLayers, starred
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,9 @@ class LearnedFamily:
             f"  text encoders in which words can be searched: {words}",
             f"  predicts: {self.predicts}",
             f"  times (and the noise there): {pairs}",
-            f"  layers that hear text alone: {shortened(self.text)}",
-            f"  layers that hear text and time: {shortened(self.timed)}",
-            f"  weights through which all text enters: {shortened(edited)}",
+            f"  layers that hear text alone: {starred(self.text)}",
+            f"  layers that hear text and time: {starred(self.timed)}",
+            f"  weights through which all text enters: {starred(edited)}",
             "  proved: a call made again answers the same; another prompt's text in these layers "
             "draws its picture, bit for bit",
         ])  # fmt: skip
@@ -101,7 +101,7 @@ def training_risk(facts: Mapping[str, Any], names: Sequence[str]) -> str:
     ours = tuple(f"{layer}." for layer in (*known["text"], *known["timed"]))
     if not (shared := [name for name in names if not name.startswith(ours)]):
         return ""
-    some = shortened(shared[:4]) + (", ..." if len(shared) > 4 else "")
+    some = starred(shared[:4]) + (", ..." if len(shared) > 4 else "")
     return (
         f"{len(shared)} of the {len(names)} tensors that train hear pictures too: {some}. Where "
         "text and picture share weights, as in single-stream models, training can collapse all "

@@ -79,7 +79,7 @@ class TextLayers:
             if not text or not same(self._exchanged(text)[1].result, self._other.result):
                 raise ValueError(
                     "another prompt's text, put into all layers that hear text alone "
-                    f"({shortened(text)}), does not draw that prompt's picture"
+                    f"({starred(text)}), does not draw that prompt's picture"
                 )
             return {}
         first = [name for name in layers if draw.read[name] != self._other.read[name]]
@@ -112,7 +112,7 @@ class TextLayers:
         return self._listener.draw(self._prompts[0], layers=layers, keep=layers, put=said)
 
 
-def shortened(names: Sequence[str]) -> str:
+def starred(names: Sequence[str]) -> str:
     """Names with their numbers as stars, each once."""
     patterns = (re.sub(r"\.\d+(?=\.|$)", ".*", name) for name in names)
     return ", ".join(dict.fromkeys(patterns)) or "nothing"

@@ -16,7 +16,7 @@ from erase.core.seeds import seeded
 from erase.models.coding import one_frame
 from erase.models.conditions import shifted
 from erase.models.family import family_of
-from erase.models.lazy import require_read
+from erase.models.lazy import require_loaded
 from erase.models.stock import with_components
 from erase.prompts.catalogue import Sampling
 from erase.support.distributed import shared_map
@@ -67,7 +67,7 @@ def _some_together(
 ) -> Drawer:
     """What draws pictures of a known family, or their latents, as many as there are prompts."""
     family, unfiltered = family_of(pipeline), without_filter(pipeline)
-    require_read(getattr(pipeline, family.denoiser))
+    require_loaded(getattr(pipeline, family.denoiser))
     side = family.side(pipeline, sampling.size)
     heard = "callback_on_step_end" in inspect.signature(pipeline.__call__).parameters
 
