@@ -8,7 +8,7 @@ import torch
 from diffusers import SchedulerMixin
 from torch import Tensor
 
-from erase.support.distributed import all_gather
+from erase.support.distributed import of_first
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class DiffusionBatch:
 
 def seed_of(batch: DiffusionBatch) -> int:
     """A seed that follows from the batch's noise, the first process's for all."""
-    return int(all_gather(batch.noise.flatten()[0].float().view(torch.int32).item())[0])
+    return of_first(int(batch.noise.flatten()[0].float().view(torch.int32)))
 
 
 # Of the latents and of the noise in the noised ones, then in what is predicted: [B, 1, ...] each.
