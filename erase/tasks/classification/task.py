@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import cached_property
 from typing import Any
@@ -55,7 +55,7 @@ class ClassificationTask:
     """
 
     frozen: Mapping[str, nn.Module] = {}
-    _held: Snapshot | None = None
+    _held = Snapshot((), ())  # of what training changes
     targets: Sequence[str] = (LAST, ALL, HEAD)
 
     def __init__(
@@ -113,7 +113,7 @@ class ClassificationTask:
 
     def predict(self, inputs: Tensor) -> Tensor:
         """Logits [B, classes]."""
-        with self._held.in_place() if self._held else nullcontext():
+        with self._held.in_place():
             return logits_of(self.components["model"], inputs)
 
     def loss(self, batch: ClassificationBatch) -> Tensor:

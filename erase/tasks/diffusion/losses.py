@@ -1,7 +1,7 @@
 """What a training of denoisers minimizes: mean squared errors of what they predict."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -19,12 +19,12 @@ class DenoisingLosses(EditedPipeline):
     """The losses of whatever predicts noise or velocity for batches of noised latents."""
 
     sampling: Sampling
-    _held: Snapshot | None = None
+    _held = Snapshot((), ())  # of what training changes
 
     @contextmanager
     def _own_weights(self) -> Iterator[ConditionedDenoiser]:
         """While in force, the model has the weights that are this one's own."""
-        with self._held.in_place() if self._held else nullcontext():
+        with self._held.in_place():
             yield self.denoiser
 
     def condition(self, prompts: Sequence[str]) -> Condition:
