@@ -130,6 +130,8 @@ BAD = [
     (classifying, {"classifier": ClassifierConfig(model="raft_small")}, "no model 'raft_small'"),
     (classifying, {"classifier": ClassifierConfig(model="squeezenet1_0")}, "no linear layer"),
     (classifying, {"classifier": ClassifierConfig(weights="/no/w")}, "is not there"),
+    (classifying, {"classifier": ClassifierConfig(weights="/proc/w")}, "cannot be written"),
+    (classifying, {"classifier": ClassifierConfig(weights="/proc")}, "cannot be written"),
     (classifying, {"output": "/proc/classified"}, "cannot be written"),
     (classifying, {"output": "full"}, "holds other things"),
     (attacking, {"attacks": ["magic"]}, "no attack 'magic'"),

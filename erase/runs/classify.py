@@ -25,7 +25,7 @@ from erase.runs.state import carry_out, note_run, options_of, require_method, ru
 from erase.support.config import Config, NotNegative, Positive
 from erase.support.distributed import DeviceConfig, launched, own_device
 from erase.support.errors import refused
-from erase.support.files import replaced_file
+from erase.support.files import check_file_writable, replaced_file
 from erase.tasks.classification.datasets import Data, build_classifier, load_data
 from erase.tasks.classification.fit import FitConfig, fit, outputs_of
 from erase.tasks.classification.forget_sets import forget_indices, told
@@ -223,9 +223,12 @@ def _examples(opened: OpenedClassifier) -> tuple[Tensor, Tensor]:
 
 def data_of(config: ClassifierConfig) -> Data:
     """The data set that a config names; ValueError if the model's weights could not be written."""
-    folder = Path(config.weights).parent
-    if not folder.is_dir():
-        raise ValueError(f"The folder {folder} of the classifier's weights is not there; make it.")
+    path = Path(config.weights)
+    if not path.parent.is_dir():
+        raise ValueError(f"The folder {path.parent} of the classifier's weights is not there; make "
+                         "it.")  # fmt: skip
+    if config.weights and not path.is_file():
+        check_file_writable(path)
     return load_data(config.data, config.root, config.download, config.side)
 
 
