@@ -43,7 +43,7 @@ class ClassifierConfig(Config):
         root: the folder that holds the data set's files.
         side: what pictures of data "folder" are resized and cropped to, in pixels.
         download: whether torchvision may fetch them.
-        model: a torchvision model's name.
+        model: one of torchvision's classifiers, by name.
         weights: a safetensors file with its weights; if there is none, the model is trained, and
             they are written there.
         fit: how the model was trained; Retrain repeats it.
