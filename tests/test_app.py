@@ -1,3 +1,4 @@
+import socket
 import threading
 import time
 import urllib.error
@@ -122,6 +123,19 @@ def test_a_number_that_has_a_word_for_none_is_still_a_number():
     for value in (0, 0.1):
         text = f'{{"forget_share": {value}}}'
         assert with_options(config, text, PUBLIC).forget_share == value
+
+
+def test_an_address_that_cannot_be_served_is_refused_before_the_model_is_opened():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for config in (
+            AppConfig("no model", port=port),
+            AppConfig("no model", host="host.invalid"),
+        ):
+            with pytest.raises(ValueError, match=r"Nothing can be served at .*; name another"):
+                build.served(config).__enter__()
+    with pytest.raises(ValueError, match="port is 65536; give 0 to 65535"):
+        AppConfig(port=65536)
 
 
 def test_a_visitor_has_what_they_made_and_nobody_elses():

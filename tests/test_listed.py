@@ -37,14 +37,16 @@ def test_a_file_stands_for_its_lines_among_other_names(tmp_path):
 
 @pytest.mark.parametrize(
     "text",
-    ['concept,anchor\nghost,skull\n\n"Gogh, van",Monet\n', "ghost;skull\nGogh, van;Monet\n"],
+    [
+        'concept,anchor\nghost,skull\n\n"Gogh, van",Monet\n',
+        'ghost;skull\n"Gogh, van";Monet\n',
+        "Concept; anchor\r\nghost;skull\r\nGogh, van;Monet\r\n",
+    ],
 )
 def test_a_csv_file_names_anchors_beside_concepts(tmp_path, text):
-    if ";" in text:
-        text = text.replace("Gogh, van", "Gogh van")
     names = written(tmp_path, "names.csv", text)
     concepts, anchors = listed_pairs([names])
-    assert [concepts[0], *anchors] == ["ghost", "skull", "Monet"]
+    assert [*concepts, *anchors] == ["ghost", "Gogh, van", "skull", "Monet"]
     assert EraseRequest.from_lists([names]).anchors == ("skull", "Monet")
 
 
@@ -67,6 +69,9 @@ def test_thousands_of_lines_are_one_request(tmp_path):
         ("wide.csv", "ghost,skull\npizza,lemon,3\n", "Row 2 of"),
         ("lone.csv", "ghost,skull\npizza\n", "1 of 2 concepts have an anchor, and pizza has none"),
         ("blank.csv", ",skull\n", "has no name"),
+        ("both.csv", "ghost;skull\nGogh, van;Monet\n", "commas and semicolons; put names"),
+        ("open.csv", 'ghost,skull\n"Gogh, van,Monet\nhat,cap\n', "no CSV file (unexpected end"),
+        ("long.csv", f"ghost,{'x' * (1 << 18)}", "no CSV file (field larger"),
         ("huge.txt", "x" * (1 << 23), "larger than 4 MB"),
     ],
 )

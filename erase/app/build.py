@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from erase.app.theme import CSS, build_theme
 from erase.app.visitors import Visitors
 from erase.app.where_tab import where_tab
 from erase.bundled import ATTACKS, DIGITS
+from erase.support.errors import refused
 
 TITLE = "erase"
 HEAD = """<div class="masthead"><h1>erase</h1>
@@ -69,6 +71,7 @@ def served(config: AppConfig, quiet: bool = False) -> Iterator[tuple[str, Studio
     What its handlers return and pictures of the package can be fetched alone. ValueError for what
     cannot be opened.
     """
+    _require_free(config.host, config.port)
     limits = limits_of(config)
     studio = Studio(config, limits)
     visitors = Visitors(studio.offered(), limits)
@@ -101,6 +104,14 @@ def served(config: AppConfig, quiet: bool = False) -> Iterator[tuple[str, Studio
         if page:
             page.close(verbose=False)
         visitors.close()  # what was written meanwhile
+
+
+def _require_free(host: str, port: int) -> None:
+    """ValueError for an address at which nothing can be served."""
+    what, mend = f"Nothing can be served at {host}:{port}", "name another --host or --port"
+    place, family = host.strip("[]"), socket.AF_INET6 if ":" in host else socket.AF_INET
+    with refused(what, mend, OSError), socket.create_server((place, port), family=family):
+        pass
 
 
 def serve(config: AppConfig) -> None:

@@ -2,10 +2,10 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args, get_origin
+from typing import Annotated, Any, get_args, get_origin
 
 from erase.models.opening import OpeningConfig
-from erase.support.config import LARGEST, Config, NotNegative, Positive
+from erase.support.config import LARGEST, Config, Positive, Within
 from erase.support.errors import cut
 
 NAMED = 12  # choices that a sentence lists
@@ -31,7 +31,7 @@ class AppConfig(OpeningConfig):
     oracle: str = ""
     public: bool = False
     host: str = "127.0.0.1"
-    port: NotNegative[int] = 0
+    port: Annotated[int, Within(lambda port: 0 <= port < 1 << 16, "0 to 65535")] = 0
 
 
 @dataclass(frozen=True)

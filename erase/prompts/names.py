@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -84,8 +85,11 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     """
     text, first = _text(path), True
     if path.suffix.lower() == ".csv":
-        delimiter = ";" if ";" in text and "," not in text else ","
-        rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
+        lines, delimiter = io.StringIO(text, newline=""), _delimiter(path, text)
+        try:
+            rows = list(csv.reader(lines, delimiter=delimiter, strict=True))
+        except csv.Error as error:
+            raise ValueError(f"{path} is no CSV file ({error}); mend its quotes.") from error
     else:
         rows = [[line] for line in text.splitlines() if not line.lstrip().startswith("#")]
     for number, cells in enumerate(rows, 1):
@@ -94,6 +98,19 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
         if not (first and [cell.strip().lower() for cell in cells] in HEADS):
             yield number, cells
         first = False
+
+
+def _delimiter(path: Path, text: str) -> str:
+    """What parts the cells; of two that may, the one in the head."""
+    bare = re.sub('"[^"]*"', "", text)
+    marks = [mark for mark in (",", ";") if mark in bare]
+    if len(marks) == 2:
+        head = bare.strip().lower().partition("\n")[0]
+        marks = [mark for mark in marks if list(map(str.strip, head.split(mark))) in HEADS]
+        if not marks:
+            raise ValueError(f"{path} has commas and semicolons; put names that hold either in "
+                             "quotes, or begin with a row of concept and anchor.")  # fmt: skip
+    return marks[0] if marks else ","
 
 
 def _text(path: Path) -> str:
