@@ -97,7 +97,7 @@ def erasure_of(name: str, folder: Path, concepts: Sequence[str]) -> Erasure:
         return made(folder / name, "salun", salun, all_weights, random)
     config, redirect = ROWS[name], "anchor"
     if name.startswith("SalUn"):
-        erasure_of(SALUN, folder)
+        erasure_of(SALUN, folder, concepts)
         config, redirect = replace(config, folder=str(folder / SALUN), answers="anchor"), "random"
     task = DiffusionTaskConfig(batch_size=32, relearning=4 * (name in RELEARNING))
     return made(folder / name, "harden", config, task, EraseRequest(concepts, redirect=redirect))
