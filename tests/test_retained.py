@@ -18,14 +18,15 @@ def test_a_change_of_half_the_weight_moves_everything_by_half(tiny_task):
     weights = {n: w for names in tiny_task.sites("text").values() for n in names
                for w in [tiny_task.editable()[n].detach()]}  # fmt: skip
     moved = retained_moved(tiny_task, {name: DenseDelta(-w / 2) for name, w in weights.items()})
-    assert set(moved.values()) == {0.5}
-    assert "ghost" not in moved
+    assert set(moved.concepts.values()) == {0.5} == set(moved.weights.values())
+    assert moved.weights.keys() == weights.keys()
+    assert "ghost" not in moved.concepts
 
 
 def test_it_is_the_ratio_of_norms_over_all_tokens_of_a_concepts_prompts(tiny_task):
     erasure = uce(tiny_task, UCEConfig())
     moved = retained_moved(tiny_task, erasure.deltas)
-    concept = next(iter(moved))
+    concept = next(iter(moved.concepts))
     texts = [p.text for p in tiny_task.prompts.retain if p.labels["object"] == concept]
     rows = tiny_task.readings(texts)["text"].detach().flatten(0, 1)
     energies = torch.zeros(2)
@@ -33,11 +34,19 @@ def test_it_is_the_ratio_of_norms_over_all_tokens_of_a_concepts_prompts(tiny_tas
         weight = tiny_task.editable()[name].detach()
         energies += torch.stack([(rows @ part.T).square().sum()
                                  for part in (delta.dense(), weight)])  # fmt: skip
-    assert moved[concept] == pytest.approx(float((energies[0] / energies[1]).sqrt()), abs=1e-4)
-    shares = list(moved.values())
+    assert moved.concepts[concept] == pytest.approx(
+        float((energies[0] / energies[1]).sqrt()), abs=1e-4
+    )
+    rows = tiny_task.readings([p.text for p in tiny_task.prompts.retain])["text"].flatten(0, 1)
+    for name, delta in erasure.deltas.items():
+        weight = tiny_task.editable()[name].detach()
+        lengths = [(rows.detach() @ part.T).norm() for part in (delta.dense(), weight)]
+        assert moved.weights[name] == pytest.approx(float(lengths[0] / lengths[1]), abs=1e-4)
+    shares = list(moved.concepts.values())
     assert shares == sorted(shares, reverse=True)
     twice = {name: scale_delta(delta, 2.0) for name, delta in erasure.deltas.items()}
-    assert retained_moved(tiny_task, twice)[concept] == pytest.approx(2 * moved[concept], abs=2e-4)
+    found = retained_moved(tiny_task, twice)
+    assert found.concepts[concept] == pytest.approx(2 * moved.concepts[concept], abs=2e-4)
 
 
 def test_where_more_changes_than_what_reads_the_text_nothing_is_said():

@@ -119,7 +119,8 @@ class Report(Record):
 
     metrics: of "base", "erased" and, where there is one, "oracle", in this order. distances: of the
     first two from the oracle, by side. retained_moved: how far the erasure moves what is read of
-    each retained concept, beside what is read of it, where nothing but that changes.
+    each retained concept, beside what is read of it, where nothing but that changes;
+    weights_moved: the same by weight, over all of them.
     """
 
     request: Mapping[str, Any]
@@ -129,6 +130,7 @@ class Report(Record):
     cost: Cost
     distances: Mapping[str, Mapping[str, Distance]] = field(default_factory=dict)
     retained_moved: Mapping[str, float] | None = None
+    weights_moved: Mapping[str, float] | None = None
 
     @property
     def derived(self) -> dict[str, float]:

@@ -96,7 +96,8 @@ def measured(run: Measures, opened: Opened, erasure: Erasure, started: float) ->
             artefact_bytes=erasure.nbytes,
             edited_parameters=sum(delta.count for delta in deltas),
         ),
-        retained_moved=moved,
+        retained_moved=moved.concepts if moved else None,
+        weights_moved=moved.weights if moved else None,
     )
     erasure.recipe["report"] = report.to_json() | {"table": measured_lines(report)}
     return Measured(erasure, drawn, report)
