@@ -103,6 +103,18 @@ def test_scaling_merging_and_subtracting_add_up():
     assert both.deltas.keys() == sparse.deltas.keys() | low.deltas.keys()
 
 
+@pytest.mark.parametrize("factor", [1.0, -1.0, 0.5, 0.0, 0.3, 1e-4, 1e5])
+def test_a_scaled_erasure_is_the_erasure_at_that_scale(factor, tmp_path):
+    pipeline = build_tiny_pipeline()
+    erasure = make_erasure(pipeline)
+    scale(erasure, factor).save_pretrained(tmp_path / "scaled")
+    scaled = Erasure.from_pretrained(tmp_path / "scaled")
+    for name, delta in erasure.deltas.items():
+        assert torch.equal(scaled.deltas[name].dense(), factor * delta.dense())
+        exact = factor in (1.0, -1.0, 0.5, 0.0)
+        assert scaled.deltas[name].values.dtype == (torch.float16 if exact else torch.float32)
+
+
 def test_erasures_of_different_bases_are_not_joined():
     one = make_erasure(build_tiny_pipeline())
     name = next(iter(one.deltas))

@@ -200,11 +200,12 @@ def _require_changes(*factors: Tensor) -> None:
 
 
 def scale_delta(delta: Delta, factor: float) -> Delta:
-    """`factor` times the change."""
+    """`factor` times the change; what half precision would round is of float32."""
     if isinstance(delta, LowRankDelta):
         input_basis = None if delta.input_basis is None else factor * delta.input_basis
         return LowRankDelta(factor * delta.up, delta.down, input_basis)
-    return replace(delta, values=factor * delta.values)
+    scaled, values = factor * delta.values.float(), factor * delta.values
+    return replace(delta, values=values if torch.equal(values.float(), scaled) else scaled)
 
 
 def add_deltas(one: Delta, other: Delta) -> Delta:
