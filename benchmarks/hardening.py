@@ -74,6 +74,9 @@ RELEARNING = {
     "SalUn, then 800 steps against relearning, rate .001": hardening(
         0.05, 800, 0.06, 768, rate=1e-3
     ),
+    "SalUn, then 1480 steps against relearning, rate .001": hardening(
+        0.05, 1480, 0.06, 768, rate=1e-3
+    ),
 }
 ROWS |= RELEARNING
 SALUN = "SalUn of all weights against relearning, 120 steps"
