@@ -162,6 +162,14 @@ def test_what_cannot_be_is_one_sentence():
         method(digits, SalUnConfig(training=dataclasses.replace(PLAIN, validation_steps=1)))
 
 
+@pytest.mark.parametrize("watching", [{"report_to": "tensorboard"}, {"validation_steps": 1}])
+def test_a_folder_that_holds_no_files_is_refused_before_training(watching, tmp_path):
+    (tmp_path / "logs").write_text("a file")
+    inside = str(tmp_path / "logs" / "of-this-run")
+    with pytest.raises(ValueError, match=r"logs.of-this-run cannot be written .*another folder"):
+        require_runnable(dataclasses.replace(PLAIN, logging_dir=inside, **watching), DiffusionTask)
+
+
 def test_a_launch_in_another_precision_is_not_ignored(monkeypatch):
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     with pytest.raises(ValueError, match=r"asks for mixed_precision bf16.*for no, which counts"):

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 from torch import Tensor
-from torchvision.transforms.functional import to_pil_image
 
 from erase.app.settings import AppConfig, Limits, require_short, require_within
 from erase.app.shelf import ready_folders
@@ -22,6 +21,7 @@ from erase.evaluate.pictures.nudity import EXPOSED, NudityDetector, blurred
 from erase.evaluate.reports import Report
 from erase.models.opening import Model, OpeningConfig, find_model, oracle_opening
 from erase.prompts.catalogue import Sampling
+from erase.support.pictures import as_images
 from erase.tasks.diffusion.sampling import draw
 
 MOST_STRENGTH, KEPT_PICTURES, SHOWN_SIDE = 1.5, 64, 384
@@ -161,7 +161,7 @@ class Studio:
 
 def shown(picture: Tensor) -> Image.Image:
     """A picture [3, H, W] large enough to look at."""
-    image = to_pil_image(picture.clamp(0, 1))
+    (image,) = as_images(picture[None])
     if max(image.size) >= SHOWN_SIDE:
         return image
     factor = SHOWN_SIDE / max(image.size)

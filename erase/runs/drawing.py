@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 from huggingface_hub import hf_hub_download
 from torch import Tensor, nn
-from torchvision.transforms.functional import to_pil_image
 
 from erase.core.fingerprint import module_fingerprint
 from erase.evaluate.base import protocol_hash
@@ -21,7 +20,7 @@ from erase.support.config import Config, NotNegative
 from erase.support.distributed import all_gather, shard_of
 from erase.support.errors import cut, refused
 from erase.support.files import expanded, read_text, replaced_file
-from erase.support.pictures import open_picture
+from erase.support.pictures import as_images, open_picture
 from erase.support.progress import Bar
 from erase.tasks.diffusion.noising import settings_of
 from erase.tasks.diffusion.sampling import at_once, draw
@@ -153,7 +152,7 @@ def _lies_whole(path: Path) -> bool:
 def _save(picture: Tensor, path: Path) -> None:
     """Write a PNG, whole or not at all."""
     with replaced_file(path) as partial:
-        to_pil_image(picture).save(partial, format="PNG")
+        as_images(picture[None])[0].save(partial, format="PNG")
 
 
 def _drawn_together(rows: Sequence[PromptRow], count: int) -> list[list[int]]:

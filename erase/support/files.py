@@ -39,27 +39,36 @@ def check_writable(folder: Path, ours: Sequence[str] = ()) -> None:
     One of ours holds the first name in `ours`, and none that is not in it.
     """
     folder = put_back(expanded(folder))
-    try:
+    with _writing(folder, "folder"):
         others = [path.name for path in folder.iterdir()] if folder.exists() else []
         _try(folder)
-    except OSError as error:
-        raise ValueError(
-            f"The output {folder} cannot be written ({error.strerror}); name another folder."
-        ) from error
     if others and (set(others) - set(ours) or ours[0] not in others):
         raise ValueError(f"The output {folder} exists and holds other things; name a new one.")
+
+
+def check_holds_files(folder: Path) -> None:
+    """Raise ValueError if no file can be made in the folder, which need not be there."""
+    with _writing(folder, "folder"):
+        _try(folder / "any")
 
 
 def check_file_writable(path: Path) -> None:
     """Raise ValueError if the file is there, or neither it nor a folder for it can be made."""
     path = expanded(path).absolute()
-    try:
+    with _writing(path, "file"):
         if path.exists():
             raise FileExistsError(0, "it is there already")
         _try(path)
+
+
+@contextmanager
+def _writing(path: Path, kind: str) -> Iterator[None]:
+    """What keeps the output from being written is told in a ValueError."""
+    try:
+        yield
     except OSError as error:
         raise ValueError(
-            f"The output {path} cannot be written ({error.strerror}); name another file."
+            f"The output {path} cannot be written ({error.strerror}); name another {kind}."
         ) from error
 
 

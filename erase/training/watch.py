@@ -11,6 +11,7 @@ from accelerate.utils import parse_flag_from_env
 from diffusers import ModelMixin
 
 from erase.support.distributed import launched, shards_asked
+from erase.support.files import check_holds_files
 from erase.support.pictures import save_grid
 from erase.tasks.base import DrawingTask, Task
 from erase.training.config import TrainingConfig
@@ -51,6 +52,8 @@ def require_runnable(config: TrainingConfig, task: type) -> None:
                              "leave it out.")  # fmt: skip
     if config.validation_steps and not issubclass(task, DrawingTask):
         raise ValueError("A classifier draws nothing to look at; leave validation_steps at 0.")
+    if config.validation_steps or config.report_to == "tensorboard":
+        check_holds_files(Path(config.logging_dir))
 
 
 class TrainingLog:
