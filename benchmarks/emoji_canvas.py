@@ -89,7 +89,7 @@ BUDGETS = {
 def measured(
     victim: StableDiffusionPipeline, bench: Bench, seen: Observation | None, maps: Path | None
 ) -> dict[str, Any]:
-    """UA, IRA, CRA, what other words bring, and the distance to the oracle.
+    """UA, IRA, CRA, what other words bring, and the distance to the oracle, if there is one.
 
     `seen` is the victim's observation, where there is one.
     """
@@ -101,12 +101,11 @@ def measured(
         seen, words = seen or observed(victim, bench), other_words(victim, bench)
     if maps:
         save_heat_maps({maps.stem: matrix}, maps)
-    return {
-        **ua_ira_cra(matrix, bench.concepts),
-        "other_words": words,
-        "metrics": seen.metrics,
-        "oracle": distance_to_oracle(seen, bench.oracle),
-    }
+    figures = {
+        **ua_ira_cra(matrix, bench.concepts), "other_words": words, "metrics": seen.metrics
+    }  # fmt: skip
+    distances = {"oracle": distance_to_oracle(seen, bench.oracle)} if bench.oracle else {}
+    return figures | distances
 
 
 def attacked(victim: StableDiffusionPipeline, bench: Bench, seed: int) -> dict[str, Any]:
@@ -198,9 +197,11 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def open_bench(
     args: argparse.Namespace, observation: Observation | None = None
-) -> tuple[Bench, Model]:
+) -> tuple[Bench, Model | None]:
     """Everything that the rows share, and the oracle, which is observed unless it has been."""
-    model, oracle = (opened(name, args.mixed_precision) for name in (args.model, args.oracle))
+    model, oracle = (
+        opened(name, args.mixed_precision) if name else None for name in (args.model, args.oracle)
+    )
     sampling = dataclasses.replace(model.sampling, steps=args.steps)
     catalogue = dataclasses.replace(model.catalogue, sampling=sampling)
     model = dataclasses.replace(model, catalogue=catalogue)
@@ -212,17 +213,17 @@ def open_bench(
         real_pictures(concepts, model.catalogue), observation, args.attacks, args.attack_seeds,
         args.every, args.mixed_precision,
     )  # fmt: skip
-    if not observation:
+    if oracle and not observation:
         with bench.precision():
             bench = dataclasses.replace(bench, oracle=observed(oracle.pipeline, bench))
     return bench, oracle
 
 
-def protocol_of(bench: Bench, oracle: Model) -> dict[str, Any]:
+def protocol_of(bench: Bench, oracle: Model | None) -> dict[str, Any]:
     """What the figures depend on."""
-    return bench.oracle.protocol | {
+    return (bench.oracle.protocol if bench.oracle else {}) | {
         "model": module_fingerprint(bench.model.pipeline.unet),
-        "oracle": module_fingerprint(oracle.pipeline.unet),
+        "oracle": module_fingerprint(oracle.pipeline.unet) if oracle else None,
         "attacks": {
             name: dataclasses.asdict(BUDGETS.get(name) or attacks()[name].config())
             for name in bench.attacks
