@@ -159,6 +159,14 @@ def test_no_tab_makes_the_page_scroll_sideways(page):
             assert page.evaluate(sideways) <= 1
 
 
+@pytest.mark.parametrize(
+    "page", [(390, "light"), (1280, "light")], indirect=True, ids=["phone", "desk"]
+)
+def test_a_visitor_sees_the_first_pair_without_scrolling(page):
+    box = page.locator("#compared").bounding_box()
+    assert box["y"] + box["height"] <= page.viewport_size["height"]
+
+
 def test_everything_on_the_first_tab_has_a_name_and_can_be_reached_by_keyboard(page):
     nameless = page.evaluate(
         """() => [...document.querySelectorAll('input:not([type=hidden]), textarea, button')]

@@ -28,7 +28,7 @@ def compare_tab(context: Context) -> gr.CheckboxGroup:
         with gr.Column(scale=2, min_width=280):
             prompt, chosen, strength, *_ = inputs = _controls(context)
             button = gr.Button("Generate", variant="primary", elem_id="generate")
-        with gr.Column(scale=3, min_width=300):
+        with gr.Column(scale=3, min_width=300, elem_id="outcome"):
             outputs = [
                 gr.ImageSlider(
                     pictures, label="Base | erased", format="png", elem_id="compared",

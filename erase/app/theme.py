@@ -34,6 +34,7 @@ footer > div { display: none; } /* dots between links, of which there is one */
 @media (max-width: 640px) {
   .masthead h1 { font-size: 1.35rem; }
   .gradio-container { padding: .4rem !important; }
+  #outcome { order: -1; } /* what was drawn comes before what is asked */
   #nearby .grid-container { --grid-cols: 2 !important; }
   #nearby, #nearby .grid-wrap { height: auto !important; }
   table.report th, table.report td { padding: .25rem .3rem; font-size: .85rem; }
