@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import pytest
 import torch
 from every_part import CLIP
 from test_reports import COST, ERASED, SHARES
@@ -37,13 +38,26 @@ def test_the_nearest_retained_concepts_are_those_the_judge_reads_most_alike():
     drawn = EvaluationPictures(torch.rand(len(chosen), 3, 64, 64), chosen, count)
     found = judge_drawn(drawn, judge, prompts.labels)
     names = prompts.labels["object"]
+    there = {prompt.labels["object"] for prompt in chosen[count:]}
+    near = []
     for concept in ("ghost", "skull"):
-        others = [n for n in judge.nearest("object", concept, names) if n not in ("ghost", "skull")]
-        assert set(others[:NEAREST]) <= set(found.nearest)
-    assert len(found.nearest) <= 2 * NEAREST
+        near += [n for n in judge.nearest("object", concept, names) if n in there][:NEAREST]
+    assert found.nearest == list(dict.fromkeys(near))
     named = [prompt.labels["object"] in found.nearest for prompt in chosen[count:]]
     assert found.nearest_retain_accuracy.n == sum(named) > 0
     assert judge_drawn(drawn, Blind(judge), prompts.labels).nearest is None
+
+
+def test_what_is_not_retained_is_not_among_the_nearest():
+    judge, retained = open_judge(CLIP, device="cpu"), ["dog", "car", "pizza"]
+    plain = expand(EraseRequest(["ghost"], anchors=["sheet"], retain=retained), None)
+    of_few = expand(EraseRequest(["ghost"], retain=["skull", "pizza"]), Catalogue.of_model(EMOJI))
+    for prompts, kept in ((plain, retained), (of_few, ["skull", "pizza"])):
+        chosen, count = evaluation_prompts(prompts, EvaluationConfig(2, 40))
+        drawn = EvaluationPictures(torch.rand(len(chosen), 3, 64, 64), chosen, count)
+        found = judge_drawn(drawn, judge, prompts.labels)
+        assert sorted(found.nearest) == sorted(kept)
+        assert found.nearest_retain_accuracy.n == len(chosen) - count
 
 
 class Seeing:
@@ -78,6 +92,26 @@ def test_companions_are_what_else_the_forget_prompts_name_and_no_retained_prompt
     drawn = EvaluationPictures(torch.rand(len(chosen), 3, 8, 8), chosen, count)
     judge = Seeing(object="ghost", style="ink")
     assert judge_drawn(drawn, judge, both.labels).companion_accuracy.n == sum(named) < count
+
+
+@pytest.mark.parametrize("concepts", [["ghost"], ["ink style"], ["ghost", "ink style"]])
+def test_no_figure_counts_more_samples_than_pictures_were_drawn(concepts):
+    prompts = expand(EraseRequest(concepts), Catalogue.of_model(EMOJI))
+    chosen, count = evaluation_prompts(prompts, EvaluationConfig(8, 40))
+    drawn = EvaluationPictures(torch.rand(len(chosen), 3, 64, 64), chosen, count)
+    found = judge_drawn(drawn, open_judge(CLIP, device="cpu"), prompts.labels)
+    kept = found.cross_retain_accuracy, found.clip_score, found.nearest_retain_accuracy
+    for figure in filter(None, (found.retain_accuracy, *kept)):
+        assert figure.n <= len(chosen) - count
+    for figure in filter(None, (found.forget_accuracy, found.companion_accuracy)):
+        assert figure.n <= count
+    kinds = {kind for one in chosen[count:] for kind in one.kinds}
+    seen = {kind: [one.labels[kind] for one in chosen[count:]] for kind in kinds}
+    judge = Seeing(object="alien", style="noto")
+    share = sum(seen[k].count(judge.seen[k]) for k in kinds) / sum(map(len, seen.values()))
+    found = judge_drawn(drawn, judge, prompts.labels).retain_accuracy
+    assert found.value == round(share, 4)
+    assert found.interval[0] <= found.value <= found.interval[1]
 
 
 def test_a_report_names_them_beside_their_figure():

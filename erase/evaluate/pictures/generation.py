@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from diffusers import DiffusionPipeline
 from torch import Tensor
@@ -80,34 +81,31 @@ def judge_drawn(
     Retain accuracy is the share of pictures of retained prompts that show what they name of the
     kind that was erased. Cross-retain accuracy judges the same pictures by the other kind (the
     style of an object's prompt), where their prompts name one, and companion accuracy the pictures
-    of forget prompts. The NEAREST retained concepts of each forgotten one, by the judge's reading
-    of their names, have a retain accuracy of their own.
+    of forget prompts. Where two kinds were erased, a retained picture counts for the share of the
+    two that it shows, so that n is pictures. The NEAREST of the retained concepts that were drawn
+    to each forgotten one, by the judge's reading of their names, have a retain accuracy of their
+    own.
     """
     embeddings = embedded_drawn(judge, drawn.pictures)
     seen = {kind: judge.classify(embeddings, kind, names) for kind, names in labels.items()}
     forget, retain = range(drawn.forget_count), range(drawn.forget_count, len(drawn.prompts))
+    near, score = _nearest(drawn, judge, labels), None
 
-    def hits(i: int, erased_kind: bool) -> list[bool]:
-        return [
-            seen[kind][i] == name
+    def hits(i: int, erased_kind: bool) -> dict[tuple[str, str], bool]:
+        return {
+            (kind, name): seen[kind][i] == name
             for kind, name in drawn.prompts[i].labels.items()
             if (kind in drawn.prompts[i].kinds) == erased_kind
-        ]
+        }
 
     def shown(indices: Iterable[int]) -> Figure:
-        return wilson_share([any(hits(i, True)) for i in indices])
+        return wilson_share([any(hits(i, True).values()) for i in indices])
 
     concepts = dict.fromkeys(drawn.prompts[i].group for i in forget)
     by_concept = {c: shown(i for i in forget if drawn.prompts[i].group == c) for c in concepts}
     sides = (retain, True), (retain, False), (forget, False)
-    kept, cross, companions = ([hit for i in side for hit in hits(i, own)] for side, own in sides)
-    near, score = _nearest(drawn, judge, labels), None
-    beside = [
-        seen[kind][i] == name
-        for i in retain
-        for kind, name in drawn.prompts[i].labels.items()
-        if kind in drawn.prompts[i].kinds and name in near.get(kind, ())
-    ]
+    kept, cross, companions = ([hits(i, own) for i in side] for side, own in sides)
+    beside = [{part: hit for part, hit in found.items() if part in near} for found in kept]
     if isinstance(judge, ReadsCaptions):
         captions = [drawn.prompts[i].text for i in retain]
         scores = judge.score(embeddings[drawn.forget_count :], captions)
@@ -115,29 +113,36 @@ def judge_drawn(
     return Metrics(
         forget_accuracy=shown(forget),
         forget_accuracy_by_concept=by_concept,
-        retain_accuracy=wilson_share(kept),
-        cross_retain_accuracy=wilson_share(cross) if cross else None,
-        companion_accuracy=wilson_share(companions) if companions else None,
+        retain_accuracy=wilson_share([fmean(found.values()) for found in kept]),
+        cross_retain_accuracy=_share(cross),
+        companion_accuracy=_share(companions),
         clip_score=score,
-        nearest_retain_accuracy=wilson_share(beside) if beside else None,
-        nearest=[name for names in near.values() for name in names] if beside else None,
+        nearest_retain_accuracy=_share(beside),
+        nearest=[name for _, name in near] or None,
     )
+
+
+def _share(pictures: Iterable[Mapping[tuple[str, str], bool]]) -> Figure | None:
+    """The mean share of what each picture is asked for that it shows, of those asked for any."""
+    parts = [fmean(found.values()) for found in pictures if found]
+    return wilson_share(parts) if parts else None
 
 
 def _nearest(
     drawn: EvaluationPictures, judge: Judge, labels: Mapping[str, Sequence[str]]
-) -> dict[str, list[str]]:
-    """By kind, the retained concepts that the judge reads most like forgotten ones, if it reads."""
+) -> list[tuple[str, str]]:
+    """By kind and name what is retained and the judge reads most like forgotten, if it reads."""
     if not isinstance(judge, ReadsNames):
-        return {}
-    asked = drawn.prompts[: drawn.forget_count]
-    forgotten = dict.fromkeys((kind, one.labels[kind]) for one in asked for kind in one.kinds)
-    near: dict[str, list[str]] = {}
+        return []
+    forgotten, kept = (
+        dict.fromkeys((kind, one.labels[kind]) for one in prompts for kind in one.kinds)
+        for prompts in (drawn.prompts[: drawn.forget_count], drawn.prompts[drawn.forget_count :])
+    )
+    near: list[tuple[str, str]] = []
     for kind, name in forgotten:
-        others = judge.nearest(kind, name, labels[kind])
-        kept = [one for one in others if (kind, one) not in forgotten][:NEAREST]
-        near[kind] = list(dict.fromkeys([*near.get(kind, ()), *kept]))
-    return near
+        others = [(kind, one) for one in judge.nearest(kind, name, labels[kind])]
+        near += [other for other in others if other in kept][:NEAREST]
+    return list(dict.fromkeys(near))
 
 
 def features_of(drawn: EvaluationPictures, judge: Judge) -> dict[str, Tensor]:
