@@ -361,7 +361,11 @@ def test_an_erasure_is_attacked(tiny_model, tmp_path, capsys):
     assert names == {"attacks.json", "attacks.md", "recall.png", "latent_inversion.png"}
     report = json.loads((output / "attacks.json").read_text())
     assert report["attacks"]["recall"]["asr"]["n"] == report["oracle"]["recall"]["asr"]["n"] == 2
-    assert "| ASR of the oracle |" in (output / "attacks.md").read_text()
+    table = (output / "attacks.md").read_text()
+    assert "| ASR of the oracle |" in table
+    assert f"Protocol: model {tiny_model}; " in table
+    told = {"model", "oracle", "judge", "labels", "scheduler", "steps", "guidance_scale", "prompts"}
+    assert told | {"seed", "seeds", "intervals", "configs"} <= report["protocol"].keys()
     assert set(report["strength"]) == {"0.5"}
     assert main(["attack", folder, "--attack", "magic", f"--output={tmp_path / 'no'}"]) == 2
     assert "no attack 'magic'" in capsys.readouterr().err

@@ -129,6 +129,12 @@ def weights(tmp_path_factory) -> str:
     return str(path)
 
 
+def _counts(part) -> tuple[int, int]:
+    """How many samples are of class 3, and how many are not."""
+    threes = [int(label) == 3 for _, label in part]
+    return sum(threes), len(threes) - sum(threes)
+
+
 def test_a_classifier_forgets_from_the_command_line(weights, tmp_path, capsys):
     command = ["classify", *SMALL, "--classifier.weights", weights]
     command += ["--forget", "class:3", "--method", "bias_suppression"]
@@ -138,6 +144,12 @@ def test_a_classifier_forgets_from_the_command_line(weights, tmp_path, capsys):
     assert {"erasure.json", "deltas.safetensors", "report.json", "gaps.png"} <= written
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["unlearned"]["forget_accuracy"] == 0.0
+    data = load_data("digits")
+    three, others = zip(*(_counts(part) for part in (data.train, data.test)), strict=True)
+    wanted = dict(zip(("forget", "forgotten_class_test"), three, strict=True))
+    assert report["n"] == wanted | dict(zip(("retain", "test"), others, strict=True))
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert card.index("Protocol: model shufflenet") < card.index("the protocol above")
     other = ["--method", "cf_k", "--output", str(tmp_path / "out")]
     assert main([*command, *other]) == 2
     assert "holds another run" in capsys.readouterr().err

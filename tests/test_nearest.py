@@ -16,10 +16,11 @@ from erase.evaluate.pictures.generation import (
     judge_drawn,
 )
 from erase.evaluate.pictures.judges import open_judge
-from erase.evaluate.reports import Report
+from erase.evaluate.reports import Report, wilson_share
 from erase.evaluate.tables import measured_lines
 from erase.prompts.catalogue import Catalogue
 from erase.prompts.request import EraseRequest, expand
+from erase.runs.attack import _judged_by
 
 
 class Blind:
@@ -112,6 +113,19 @@ def test_no_figure_counts_more_samples_than_pictures_were_drawn(concepts):
     found = judge_drawn(drawn, judge, prompts.labels).retain_accuracy
     assert found.value == round(share, 4)
     assert found.interval[0] <= found.value <= found.interval[1]
+
+
+@pytest.mark.parametrize("seen", [("ghost", "noto"), ("alien", "ink"), ("alien", "noto")])
+def test_attacks_count_as_shown_what_reports_count(seen):
+    prompts = expand(EraseRequest(["ghost", "ink style"]), Catalogue.of_model(EMOJI))
+    judge, pictures = (
+        Seeing(object=seen[0], style=seen[1]),
+        torch.rand(len(prompts.forget), 3, 8, 8),
+    )
+    both = [*prompts.forget, *prompts.retain[:1]]
+    drawn = EvaluationPictures(torch.rand(len(both), 3, 8, 8), both, len(prompts.forget))
+    hits = _judged_by(judge, prompts)(pictures, prompts.forget)
+    assert wilson_share(hits) == judge_drawn(drawn, judge, prompts.labels).forget_accuracy
 
 
 def test_a_report_names_them_beside_their_figure():

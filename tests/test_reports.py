@@ -1,7 +1,10 @@
+import dataclasses
 import json
+import re
 
 import pytest
 
+from erase.app.figures import markdown_table as app_table
 from erase.evaluate.reports import (
     AttackFigures,
     AttackReport,
@@ -15,10 +18,17 @@ from erase.evaluate.reports import (
     area_under,
     wilson_share,
 )
-from erase.evaluate.tables import attack_table, markdown_table, plain_table
+from erase.evaluate.tables import (
+    attack_table,
+    gap_table,
+    markdown_table,
+    measured_lines,
+    metric_rows,
+    plain_table,
+)
 
 SHARES = [wilson_share([True] * hits + [False] * (8 - hits)) for hits in range(9)]
-BASE = Metrics(SHARES[8], {"ghost": SHARES[8]}, SHARES[7], clip_score=Figure(1, 8))
+BASE = Metrics(SHARES[8], {"ghost": SHARES[8]}, SHARES[7], SHARES[6], clip_score=Figure(1, 8))
 ERASED = Metrics(SHARES[0], {"ghost": SHARES[0]}, SHARES[6], SHARES[5])
 FAR = {"forget": Distance(0.5, (0.25, 0.75), (3, 4))}
 COST = Cost(1.5, 2, 3, 4)
@@ -68,6 +78,33 @@ def test_tables_keep_every_cell_in_its_column():
     plain = plain_table(rows, ["<20", ">10", ">4"]).splitlines()
     assert [line[20:30].strip() for line in plain] == ["base", "87.5 %"]
     assert [len(line) for line in plain] == [34, 34]
+
+
+@pytest.mark.parametrize("report", REPORTS)
+def test_a_table_tells_the_protocol_under_it(report):
+    tables = {Report: measured_lines, AttackReport: attack_table, GapReport: gap_table}
+    configs = {"recall": {"strength": 0.8}}
+    told = {"model": "emoji", "seed": 3, "labels": {"object": 64}, "configs": configs}
+    said = tables[type(report)](dataclasses.replace(report, protocol=told))
+    line = "model emoji; seed 3; labels 64 object; configs recall (0.8 strength)"
+    assert said.splitlines()[-1] == f"Protocol: {line}."
+
+
+@pytest.mark.parametrize(
+    "name", ["a|b", "|", "a\nb", "|\n|", "\u043a\u043e\u0442 | \U0001f47b", "x" * 500]
+)
+def test_names_leave_tables_whole_whatever_they_hold(name):
+    models = dict.fromkeys(
+        ("base", "erased"),
+        dataclasses.replace(ERASED, forget_accuracy_by_concept={name: SHARES[0], "c": SHARES[1]}),
+    )
+    report = Report({"concepts": [name, "c"]}, "uce", {}, models, COST)
+    rows = [line for line in measured_lines(report).splitlines() if line.startswith("|")]
+    assert len(rows) == 2 + len(metric_rows(report))
+    assert {len(re.split(r"(?<!\\)\|", row)) for row in rows} == {6}
+    shown = app_table(measured_lines(report))
+    assert shown.count("<tr>") == len(rows) - 1
+    assert f">forget {' '.join(name.split())}<" in shown
 
 
 def attacked(oracle, untried=()):

@@ -9,7 +9,7 @@ import gradio as gr
 import pandas as pd
 
 from erase.app.context import LINE, PRIVATE, Context
-from erase.app.figures import markdown_table, note, protocol_of
+from erase.app.figures import markdown_table, note
 from erase.app.forms import options_form
 from erase.app.jobs import Tell
 from erase.app.options import with_options
@@ -17,7 +17,7 @@ from erase.app.settings import require_within
 from erase.app.shelf import STORED, stored_attacks
 from erase.attacks import attacks, get_attack
 from erase.evaluate.reports import AttackReport
-from erase.evaluate.tables import attack_table
+from erase.evaluate.tables import attack_table, protocol_of
 from erase.runs.attack import AttackRun, run_attacks
 
 EMPTY = "Choose an erasure and an attack. What comes back will stand here."

@@ -7,14 +7,14 @@ from pathlib import Path
 import gradio as gr
 
 from erase.app.context import LINE, Context
-from erase.app.figures import markdown_table, protocol_of
+from erase.app.figures import markdown_table
 from erase.app.forms import options_form
 from erase.app.jobs import Tell
 from erase.app.options import with_options
 from erase.app.settings import require_one_of
 from erase.app.shelf import STORED, stored_digits
 from erase.evaluate.reports import GapReport
-from erase.evaluate.tables import gap_table
+from erase.evaluate.tables import gap_table, protocol_of
 from erase.methods import get_method, serving
 from erase.runs.classify import ClassificationRun, ClassifierConfig, classify
 from erase.tasks.classification.fit import FitConfig

@@ -1,10 +1,11 @@
 """Figures as the page shows them: each says on hover, and to a screen reader, how it was taken."""
 
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from erase.evaluate.reports import AttackReport, GapReport, Report
-from erase.evaluate.tables import metric_rows, neighbours_line
+from erase.evaluate.reports import Report
+from erase.evaluate.tables import metric_rows, neighbours_line, protocol_of
 
 
 def figure(text: str, protocol: str) -> str:
@@ -19,11 +20,6 @@ def figure(text: str, protocol: str) -> str:
 def note(text: str) -> str:
     """A line that stands where nothing is to be seen yet."""
     return f'<p class="empty">{escape(text)}</p>'
-
-
-def protocol_of(report: Report | AttackReport | GapReport) -> str:
-    """A report's protocol in one line."""
-    return "; ".join(f"{key} {value}" for key, value in report.protocol.items())
 
 
 def shares_html(shares: Mapping[str, float], protocol: str) -> str:
@@ -51,8 +47,11 @@ def markdown_table(text: str, protocol: str = "") -> str:
 
     Cells say the protocol, if there is one.
     """
-    lines = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("|")]
-    head, _, *rows = [[cell.strip() for cell in cells] for cells in lines]
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    head, _, *rows = [
+        [cell.strip().replace(r"\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        for line in lines
+    ]
     shown = [
         [escape(first), *(figure(c, protocol) if protocol else escape(c) for c in cells)]
         for first, *cells in rows

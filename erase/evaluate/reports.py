@@ -241,7 +241,8 @@ class GapReport(Record):
     """How far an unlearned classifier is from one retrained without the forget set.
 
     original, retrained, unlearned: figures of each model. n: samples of the forget and the retain
-    set. seconds: of unlearning, where it was timed.
+    set, and of the test set those that either test accuracy is of. seconds: of unlearning, where it
+    was timed.
     Accuracies and MIA-efficacy are in per cent, gaps in points. Test accuracy leaves out classes
     that are forgotten as a whole, whose own is `forgotten_class_test_accuracy`. KL is from Retrain,
     in nats a sample, on the forget set, agreement the share of equal answers there. The probe is

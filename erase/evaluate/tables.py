@@ -27,8 +27,8 @@ BESIDE = {
 
 
 def markdown_table(rows: Iterable[Sequence[str]]) -> str:
-    """Rows of cells as a Markdown table; the first is its head."""
-    head, *body = rows
+    """Rows of cells, whatever text they hold, as a Markdown table; the first is its head."""
+    head, *body = ([" ".join(cell.split()).replace("|", r"\|") for cell in row] for row in rows)
     return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *body))
 
 
@@ -112,9 +112,13 @@ def interval(figure: Figure) -> str:
 def measured_lines(report: Report) -> str:
     """The metrics of a report as a Markdown table with its protocol under it."""
     table = markdown_table([["metric", *report.metrics, "n"], *metric_rows(report)])
-    protocol = "; ".join(f"{key} {_plain(value)}" for key, value in report.protocol.items())
     beside = f"{_left_out(report)}{neighbours_line(report)}{_nearest(report)}"
-    return f"{table}\n\n{beside}Protocol: {protocol}."
+    return f"{table}\n\n{beside}Protocol: {protocol_of(report)}."
+
+
+def protocol_of(report: Report | AttackReport | GapReport) -> str:
+    """A report's protocol in one line."""
+    return "; ".join(f"{key} {_plain(value)}" for key, value in report.protocol.items())
 
 
 def _nearest(report: Report) -> str:
@@ -140,9 +144,12 @@ def _left_out(report: Report) -> str:
 
 
 def _plain(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{item} {key}" for key, item in value.items())
-    return str(value)
+    if not isinstance(value, Mapping):
+        return str(value)
+    return ", ".join(
+        f"{key} ({_plain(item)})" if isinstance(item, Mapping) else f"{item} {key}"
+        for key, item in value.items()
+    )
 
 
 def summary_table(report: Report) -> str:
@@ -154,7 +161,7 @@ def summary_table(report: Report) -> str:
 
 
 def attack_table(report: AttackReport) -> str:
-    """Pre-ASR, ASR, budget and n of every attack, the hits at lower strengths, and the verdict."""
+    """Pre-ASR, ASR, budget and n of every attack, hits at lower strengths, verdict, protocol."""
     oracle = report.oracle
     head = ["attack", "Pre-ASR", "ASR", *(["ASR of the oracle"] if oracle else [])]
     rows = [[*head, "UNet evaluations", "n"]]
@@ -167,7 +174,8 @@ def attack_table(report: AttackReport) -> str:
         for scale, leak in report.strength.items()
     ]
     curves = "".join(f"{line}\n\n" for line in _curve_lines(report))
-    return f"{markdown_table(rows)}\n\n{curves}Verdict: {report.verdict}"
+    said = f"Verdict: {report.verdict}\n\nProtocol: {protocol_of(report)}."
+    return f"{markdown_table(rows)}\n\n{curves}{said}"
 
 
 def _curve_lines(report: AttackReport) -> Iterator[str]:
@@ -182,13 +190,13 @@ def _curve_lines(report: AttackReport) -> Iterator[str]:
 
 
 def gap_table(report: GapReport) -> str:
-    """Every figure of a classifier's three models, and the gap to Retrain beside them."""
+    """Every figure of a classifier's three models, the gap to Retrain beside them, the protocol."""
     rows = [["figure", "original", "retrained", "unlearned", "gap"]]
     for key, goal in report.retrained.items():
         values = (report.original[key], goal, report.unlearned[key])
         gap = f"{report.unlearned[key] - goal:+.2f}"
         rows.append([key.replace("_", " "), *(f"{value:.2f}" for value in values), gap])
-    counts = ", ".join(f"{count} {name}" for name, count in report.n.items())
+    counts = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in report.n.items() if n)
     said = (
         f"Average gap over {', '.join(GAPS).replace('_', ' ')}: "
         f"{report.average_gap:.2f} points; ToW {report.tow:.3f}. n: {counts}. "
@@ -199,7 +207,7 @@ def gap_table(report: GapReport) -> str:
             f" U-LiRA, {found.shadows} shadows a side, n {found.n}: AUC {found.auc:.3f}, TPR "
             f"{found.tpr_at_1_percent_fpr:.3f} at 1 % FPR."
         )
-    return f"{markdown_table(rows)}\n\n{said}"
+    return f"{markdown_table(rows)}\n\n{said}\n\nProtocol: {protocol_of(report)}."
 
 
 def block_table(blocks: Iterable[Block], kind: str = "block") -> str:

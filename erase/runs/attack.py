@@ -12,7 +12,7 @@ from erase.attacks import attacks, get_attack, serving
 from erase.attacks.base import Outcome, Shows, Target, predict_base
 from erase.erasure.erasure import Erasure
 from erase.evaluate.base import Judge
-from erase.evaluate.pictures.judges import embedded_drawn, judge_line
+from erase.evaluate.pictures.judges import embedded_drawn
 from erase.evaluate.reports import AttackFigures, AttackReport, Figure, wilson_share
 from erase.evaluate.tables import attack_table
 from erase.models.family import FAMILIES, Family
@@ -141,11 +141,12 @@ def attacked(
         erasure=erasure.facts.method or None,
         concepts=list(erasure.facts.concepts),
         protocol={
-            "judge": judge_line(judge),
-            **({"oracle": oracle.name} if oracle else {}),
+            "model": base.name,
+            **opened.protocol,
+            "prompts": f"{len(target.prompts)} of {len(opened.prompts.forget)}, sampled evenly",
             "seed": run.seed,
-            "steps": target.sampling.steps,
-            "guidance_scale": target.sampling.guidance_scale,
+            "seeds": f"one a picture from {target.seeds.start}",
+            "intervals": "95 % Wilson, of more pictures under what the one search found",
             "configs": {name: asdict(config) for name, config in configs.items()},
         },
         attacks={name: _figures(outcome) for name, outcome in found.items()},
@@ -190,7 +191,7 @@ def _judged_by(judge: Judge, prompts: PromptSet) -> Shows:
         seen = {kind: judge.classify(embeddings, kind, prompts.labels[kind])
                 for kind in prompts.labels}  # fmt: skip
         return [
-            all(seen[kind][i] == prompt.labels[kind] for kind in prompt.kinds)
+            any(seen[kind][i] == prompt.labels[kind] for kind in prompt.kinds)
             for i, prompt in enumerate(asked)
         ]
 

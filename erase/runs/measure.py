@@ -14,7 +14,6 @@ from erase.evaluate.pictures.generation import (
     judge_drawn,
     kernel_distances,
 )
-from erase.evaluate.pictures.judges import judge_line
 from erase.evaluate.pictures.report import REPORT_FILES, write_report
 from erase.evaluate.reports import Cost, Report
 from erase.evaluate.tables import measured_lines
@@ -128,16 +127,10 @@ def _draw_all(run: Measures, opened: Opened, erasure: Erasure) -> dict[str, Eval
 
 
 def _protocol(run: Measures, opened: Opened) -> dict[str, Any]:
-    sampling, prompts, judge = opened.sampling, opened.prompts, opened.judge
+    prompts = opened.prompts
     return {
         "model": run.model,
-        **({"oracle": opened.oracle.name} if opened.oracle else {}),
-        "judge": judge_line(judge),
-        "labels": {kind: len(names) for kind, names in prompts.labels.items()},
-        "scheduler": type(opened.model.pipeline.scheduler).__name__,
-        "steps": sampling.steps,
-        "guidance_scale": sampling.guidance_scale,
-        **({"size": sampling.size} if sampling.size else {}),
+        **opened.protocol,
         "prompts": f"{len(prompts.forget)} forget, {len(prompts.retain)} retain, sampled evenly",
         "seeds": f"one a picture from {EVALUATION_SEED}",
         "intervals": "95 % Wilson",

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from erase.erasure.erasure import Erasure
 from erase.evaluate.base import Judge
 from erase.evaluate.pictures.generation import EvaluationConfig
-from erase.evaluate.pictures.judges import judge_of
+from erase.evaluate.pictures.judges import judge_line, judge_of
 from erase.models.opening import (
     Found,
     Model,
@@ -92,6 +92,20 @@ class Opened:
     judge: Judge
     oracle: Model | None
     digest: str = ""
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """What judged pictures depend on, besides the model, their prompts and their seeds."""
+        sampling, labels = self.sampling, self.prompts.labels
+        return {
+            **({"oracle": self.oracle.name} if self.oracle else {}),
+            "judge": judge_line(self.judge),
+            "labels": {kind: len(names) for kind, names in labels.items()},
+            "scheduler": type(self.model.pipeline.scheduler).__name__,
+            "steps": sampling.steps,
+            "guidance_scale": sampling.guidance_scale,
+            **({"size": sampling.size} if sampling.size else {}),
+        }
 
 
 def open_all(

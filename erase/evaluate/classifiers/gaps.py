@@ -78,6 +78,8 @@ class Reference:
         rows = self.rows | {"unlearned": self._row(unlearned, view)}
         gaps = {key: rows["unlearned"][key] - rows["retrained"][key] for key in GAPS}
         attacked = (logit_scaled(one.forget) for one in (view, self._oracle))
+        kept = int(torch.isin(view.test.labels, view.retain.labels).sum())
+        sizes = len(self._split.forget), len(self._split.retain), kept, len(view.test.labels) - kept
         return GapReport(
             rows["original"],
             rows["retrained"],
@@ -86,7 +88,7 @@ class Reference:
             average_gap=sum(map(abs, gaps.values())) / len(gaps),
             tow=math.prod(1 - abs(gaps[key]) / 100 for key in GAPS[:3]),
             verdict=verdict(rows),
-            n={"forget": len(self._split.forget), "retain": len(self._split.retain)},
+            n=dict(zip(("forget", "retain", "test", "forgotten_class_test"), sizes, strict=True)),
             seconds=seconds,
             u_lira=u_lira(shadows.unlearned, shadows.retrained, *attacked) if shadows else None,
         )

@@ -40,7 +40,6 @@ def write_classification_report(
     save_boundaries(models, examples[0], folder / "boundary.png")
     save_attributions(models, *examples, folder / "attribution.png")
     text = f"# {report.request}: {report.method}\n\n{gap_table(report)}\n\n"
-    text += f"Protocol: {'; '.join(f'{k} {v}' for k, v in report.protocol.items())}.\n\n"
     text += "![gaps to Retrain](gaps.png)\n\n"
     text += "![answers on the plane through a forgotten and two other samples](boundary.png)\n\n"
     if (folder / "attribution.png").exists():
