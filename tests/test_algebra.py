@@ -12,6 +12,7 @@ from erase.erasure.algebra import (
     compose,
     dare_merge,
     difference,
+    export_lora,
     interference,
     low_rank,
     merge,
@@ -19,9 +20,11 @@ from erase.erasure.algebra import (
     ties_merge,
 )
 from erase.erasure.erasure import Erasure
+from erase.erasure.programs import export_kohya
 from erase.methods import methods
 from erase.methods.projection import ProjectionConfig, projection
 from erase.prompts.request import EraseRequest, expand
+from erase.runs.artefacts import export
 
 
 def project(concepts_seed: int, **config) -> Erasure:
@@ -152,6 +155,46 @@ def test_a_truncated_lora_reports_its_measured_error():
     error = cut.recipe["truncation"]["relative_error"]
     assert error == pytest.approx(float((sum(squares) / total).sqrt()), abs=1e-5)
     assert 0 < error < 1
+
+
+@pytest.mark.parametrize("rank", [1, 2, 4])
+def test_a_cut_of_a_cut_tells_all_that_was_lost(rank, tmp_path):
+    erasure = make_erasure(build_tiny_pipeline())
+    export_lora(erasure, tmp_path, 4)
+    twice, once = low_rank(Erasure.from_pretrained(tmp_path), rank), low_rank(erasure, rank)
+    assert_close(dense(twice), dense(once))
+    told, told_at_once = twice.facts.truncation, once.facts.truncation
+    assert told.relative_error == pytest.approx(told_at_once.relative_error, abs=1e-5)
+    assert told.left_out == told_at_once.left_out != []
+
+
+@pytest.mark.parametrize("how", [{"format": "lora"}, {"program": "comfyui"}])
+def test_every_cut_to_a_lora_says_what_it_loses(how, tmp_path):
+    erasure = make_erasure(build_tiny_pipeline())
+    erasure.recipe["base"]["family"] = "sd"
+    erasure.save_pretrained(tmp_path / "made")
+    said = export(str(tmp_path / "made"), str(tmp_path / "lora"), lora_rank=2, **how)
+    error = low_rank(erasure, 2).facts.truncation.relative_error
+    assert f"relative error: {error}, 1 of its tensors left out" in said
+
+
+def test_a_lora_holds_nothing_that_would_not_load(tmp_path):
+    change, layers = LowRankDelta(torch.ones(4, 1), torch.ones(1, 4)), "encoder.block.0.layer.0"
+    held, t5 = "transformer.proj.weight", f"text_encoder_3.{layers}.SelfAttention.q.weight"
+    parts = [Erasure({name: change}, {"base": {"loads_lora": name == held}}) for name in (held, t5)]
+    cut = low_rank(Erasure({held: change, t5: change}), 1)
+    assert (set(cut.deltas), cut.facts.truncation.left_out) == ({held}, [t5])
+    assert cut.facts.truncation.relative_error == pytest.approx(0.5**0.5, abs=1e-5)
+    for none in ({t5: change}, {}):
+        with pytest.raises(ValueError, match="no layer that a LoRA can hold"):
+            low_rank(Erasure(none), 1)
+    with pytest.raises(ValueError, match="comfyui reads none"):
+        export_kohya(Erasure({}, {"base": {"family": "sd"}}), tmp_path / "none")
+    for join in (compose, merge):
+        for order in (parts, parts[::-1]):
+            with pytest.raises(ValueError, match="load no LoRA"):
+                export_lora(join(order), tmp_path / "joint", 1)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("shape", [(6, 5), (6, 3, 3, 3)])

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from erase.bundled import ERASURES
 from erase.erasure.erasure import Erasure
+from erase.erasure.weights import DELTAS
 
 INK = ERASURES / "ink style"
 PUSH = """
@@ -20,7 +21,13 @@ print(Erasure.from_pretrained(sys.argv[1]).push_to_hub("someone/no-ghost", priva
 
 
 class Hub(BaseHTTPRequestHandler):
-    """As much of a hub as takes a model repository's first commit."""
+    """As much of a hub as takes commits of a model repository."""
+
+    def do_GET(self):
+        if "/tree/main" not in self.path:
+            return self.send_error(404)
+        there = [{"type": "file", "path": p, "oid": "0", "size": 1} for p in self.server.files]
+        return self.answer(there)
 
     def do_POST(self):
         asked = self.rfile.read(int(self.headers["Content-Length"]))
@@ -30,6 +37,8 @@ class Hub(BaseHTTPRequestHandler):
                 if entry["key"] == "file":
                     content = base64.b64decode(entry["value"]["content"])
                     self.server.files[entry["value"]["path"]] = content
+                elif entry["key"] == "deletedFile":
+                    del self.server.files[entry["value"]["path"]]
         elif not path.endswith("/preupload/main"):
             self.server.asked[path] = json.loads(asked)
         plain = [
@@ -39,6 +48,9 @@ class Hub(BaseHTTPRequestHandler):
         address = f"http://{self.headers['Host']}/someone/no-ghost"
         answer = {"url": address, "warnings": [], "errors": [], "files": plain}
         answer |= {"commitUrl": f"{address}/commit/1", "commitOid": "1", "success": True}
+        self.answer(answer)
+
+    def answer(self, answer):
         self.send_response(200)
         self.end_headers()
         self.wfile.write(json.dumps(answer).encode())
@@ -59,9 +71,12 @@ def local_hub():
 def test_what_is_published_is_the_folder_that_is_saved(tmp_path):
     saved = tmp_path / "saved"
     Erasure.from_pretrained(INK).save_pretrained(saved)
+    others = {".gitattributes": b"*", "grid.png": b"picture"}
     with local_hub() as hub:
+        hub.files |= others | {DELTAS: b"of an erasure that was there before"}
         address = f"http://127.0.0.1:{hub.server_port}"
         told = {"HF_ENDPOINT": address, "HF_HUB_OFFLINE": "0", "HF_TOKEN": "hf_none"}
+        told["HF_HOME"] = str(tmp_path / "cache")
         pushed = subprocess.run(
             [sys.executable, "-c", PUSH, str(INK)],
             env=os.environ | told, check=True, capture_output=True, text=True,
@@ -70,4 +85,4 @@ def test_what_is_published_is_the_folder_that_is_saved(tmp_path):
     created = hub.asked["/api/repos/create"]
     assert created.get("private") or created["visibility"] == "private"  # as old clients say it
     assert hub.asked["/api/validate-yaml"]["content"] == hub.files["README.md"].decode()
-    assert hub.files == {path.name: path.read_bytes() for path in saved.iterdir()}
+    assert hub.files == {path.name: path.read_bytes() for path in saved.iterdir()} | others

@@ -61,11 +61,25 @@ def test_a_card_is_whole_whatever_its_base_is_called():
     facts = Recipe.read(edited("base", {"model": odd, "model_config": odd}))
     for changed in (["unet.a"], ["model.a"]):
         _, head, card = render_card(facts, changed).split("---\n", 2)
-        assert yaml.safe_load(head)["base_model"] == odd
+        assert yaml.safe_load(head)["tags"]
         assert sum(line.startswith("```") for line in card.splitlines()) == 2
         code = card.split("```python\n")[1].split("\n```\n")[0]
         assert card.splitlines()[0].count("#") == card.splitlines()[0].count("\\#") + 1
         ast.parse(code)
+
+
+def test_a_card_names_a_base_where_a_hub_takes_the_name(tmp_path, monkeypatch):
+    """A hub refuses a card, and all that is pushed with it, whose base_model is no hub id."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "out" / "base").mkdir(parents=True)
+    (tmp_path / "base.safetensors").touch()
+    here = [str(tmp_path), "./out/base", "out/base", "C:\\base", "base.safetensors"]
+    for model in ("emoji", "owner/base-1.5", *here, 'a: "b"\n- c'):
+        facts = Recipe.read(edited("base.model", model))
+        _, head, card = render_card(facts, ["unet.a"]).split("---\n", 2)
+        assert yaml.safe_load(head).get("base_model", model) == model
+        assert ("base_model" in head) == (model in ("emoji", "owner/base-1.5"))
+        assert json.dumps(model) in card
 
 
 @pytest.mark.parametrize("part", WRITTEN)

@@ -25,7 +25,7 @@ from erase.core.names import lora_holds
 from erase.core.process import own_settings
 from erase.core.seeds import seeded
 from erase.erasure.erasure import Erasure
-from erase.erasure.recipe import coarsest, for_any_base, joint_request
+from erase.erasure.recipe import Truncation, coarsest, for_any_base, joint_request
 from erase.erasure.weights import low_rank_of
 
 
@@ -76,13 +76,13 @@ def low_rank(erasure: Erasure, rank: int) -> Erasure:
     """The nearest erasure that is a stock LoRA of at most this rank, with its measured error.
 
     A LoRA holds no biases, norms or embeddings: the recipe's `truncation` lists what it leaves out
-    and gives the relative error |D - D'| / |D| of the whole change D. Raises ValueError where it
-    would leave out all.
+    and gives the relative error |D - D'| / |D| of the whole change D, before any earlier cut.
+    Raises ValueError where it would leave out all.
     """
     kept = {
         name: truncate_delta(delta, rank)
         for name, delta in erasure.deltas.items()
-        if isinstance(delta, LowRankDelta) or (lora_holds(name) and len(delta.shape) in (2, 4))
+        if lora_holds(name) and (isinstance(delta, LowRankDelta) or len(delta.shape) in (2, 4))
     }
     if not kept:
         raise ValueError("This erasure changes no layer that a LoRA can hold; export a pipeline.")
@@ -91,8 +91,11 @@ def low_rank(erasure: Erasure, rank: int) -> Erasure:
         change = delta.dense()
         rest = change - kept[name].dense() if name in kept else change
         lost, total = lost + float(rest.square().sum()), total + float(change.square().sum())
-    error = round((lost / (total or 1.0)) ** 0.5, 6)
-    left_out = sorted(set(erasure.deltas) - set(kept))
+    before = erasure.facts.truncation or Truncation()
+    # What a cut loses is at right angles to what it keeps, and so to what another loses of that.
+    gone = min(1.0, before.relative_error**2)
+    error = round((gone + (1 - gone) * lost / (total or 1.0)) ** 0.5, 6)
+    left_out = sorted({*before.left_out, *erasure.deltas} - set(kept))
     recipe = {"truncation": {"rank": rank, "relative_error": error, "left_out": left_out}}
     return Erasure(kept, erasure.recipe | recipe)
 
@@ -102,7 +105,7 @@ def largest_rank(erasure: Erasure) -> int:
     ranks = [delta.rank for delta in low_rank_of(erasure.deltas).values()]
     if len(ranks) < len(erasure.deltas):
         raise ValueError("This erasure is no LoRA; give --lora_rank, to cut it to one.")
-    return max(ranks)
+    return max(ranks, default=0)
 
 
 def export_lora(erasure: Erasure, folder: str | Path, rank: int) -> float:
@@ -182,20 +185,27 @@ def _check_same_base(erasures: Sequence[Erasure]) -> None:
 def _joint_recipe(erasures: Sequence[Erasure], operation: str, **facts: Any) -> dict[str, Any]:
     """The bases' fingerprints together, all concepts, and the parts' recipes without reports.
 
-    Of bases in several dtypes the coarsest is noted, which tells all of them.
+    Of bases in several dtypes the coarsest is noted, which tells all of them. They load LoRA files
+    if those of all parts load.
     """
+    bases = [erasure.facts.base for erasure in erasures]
     base: dict[str, Any] = {"model": "its base"}
-    prints: dict[str, dict[str, str]] = {"fingerprints": {}, "bfloat16": {}}
     for erasure in erasures:
         base |= erasure.recipe.get("base", {})
-        for kind, known in prints.items():
-            known |= getattr(erasure.facts.base, kind)
+    base |= {
+        kind: {name: told for one in bases for name, told in getattr(one, kind).items()}
+        for kind in ("fingerprints", "bfloat16")
+    }
+    base |= {
+        "dtype": coarsest({one.dtype for one in bases}),
+        "loads_lora": all(one.loads_lora for one in bases),
+    }
     parts = [
         {key: value for key, value in erasure.recipe.items() if key not in ("base", "report")}
         for erasure in erasures
     ]
     return {
-        "base": base | prints | {"dtype": coarsest({e.facts.base.dtype for e in erasures})},
+        "base": base,
         "request": joint_request([erasure.facts.request for erasure in erasures]),
         "method": operation,
         "parts": parts,

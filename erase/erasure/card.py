@@ -4,13 +4,15 @@ import json
 import re
 from collections.abc import Collection
 
+from huggingface_hub.utils import HFValidationError, validate_repo_id
+
 from erase.erasure.recipe import Recipe
 from erase.prompts.names import shortened
+from erase.support.files import expanded
 
 CARD = """---
 library_name: {library}
-base_model: {named}
-tags: [diffusers-erase, concept-erasure]
+{base}tags: [diffusers-erase, concept-erasure]
 ---
 # {concepts}: a {method} erasure of {model}
 
@@ -58,7 +60,7 @@ def render_card(facts: Recipe, changed: Collection[str], stock_lora: bool = Fals
     return CARD.format(
         concepts=_plain(shortened(facts.concepts or ["A concept"])),
         model=_plain(model),
-        named=named,
+        base=f"base_model: {named}\n" if _is_hub_id(model) else "",
         library="pytorch" if classifier else "diffusers",
         use=use.format(named=named, how=how),
         method=_plain(facts.method or "custom"),
@@ -66,6 +68,15 @@ def render_card(facts: Recipe, changed: Collection[str], stock_lora: bool = Fals
         measured=_measured(facts),
         scope=SCOPE if facts.report is not None else "",
     )
+
+
+def _is_hub_id(model: str) -> bool:
+    """Whether a hub may know it; of any other base model a hub refuses the whole card."""
+    try:
+        validate_repo_id(model)
+    except HFValidationError:
+        return False
+    return not expanded(model).exists()
 
 
 def _quoted(text: str) -> str:

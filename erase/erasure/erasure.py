@@ -159,7 +159,9 @@ class Erasure:
             self.save_pretrained(folder)
             hub = HfApi()
             address = hub.create_repo(repository, private=private, exist_ok=True)
-            hub.upload_folder(repo_id=address.repo_id, folder_path=folder)
+            hub.upload_folder(
+                repo_id=address.repo_id, folder_path=folder, delete_patterns=list(FILES)
+            )
         return str(address)
 
 

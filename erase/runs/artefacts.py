@@ -87,19 +87,28 @@ def export(
     check_writable(Path(output))
     erasure = Erasure.from_pretrained(folder)
     if format == "lora":
-        error = export_lora(erasure, output, lora_rank or largest_rank(erasure))
-        read = _read_by(Erasure.from_pretrained(output), "stock")
-        return f"LoRA: {output}\nrelative error: {error}\n{read}"
+        export_lora(erasure, output, lora_rank or largest_rank(erasure))
+        lora = Erasure.from_pretrained(output)
+        return f"LoRA: {output}\n{_lost(lora)}{_read_by(lora, 'stock')}"
     if format == "comfy":
         cut = low_rank(erasure, lora_rank) if lora_rank else erasure
         path = export_kohya(cut, output, program or "comfyui")
         naming = naming_for(program or "comfyui", cut.facts.base.family)
-        return f"LoRA: {path}\n{_read_by(cut, naming)}"
+        return f"LoRA: {path}\n{_lost(cut)}{_read_by(cut, naming)}"
     noted = {} if model else erasure.facts.base.own_files
     said = {name: value for name, value in opening.items() if value}
     base = load_model(model or erasure.base_model, **noted | said)
     erasure.export_pipeline(base.pipeline, output)
     return f"pipeline: {Path(output)}"
+
+
+def _lost(erasure: Erasure) -> str:
+    """A line that says what a cut to a LoRA lost of the erasure, if it was cut."""
+    cut = erasure.facts.truncation
+    if not cut:
+        return ""
+    left = f", {len(cut.left_out)} of its tensors left out" if cut.left_out else ""
+    return f"relative error: {cut.relative_error}{left}\n"
 
 
 def _read_by(erasure: Erasure, naming: Naming) -> str:
