@@ -11,6 +11,7 @@ from torch import nn
 from erase.attacks import ATTACKS, attacks, get_attack, register, serving
 from erase.attacks.base import Outcome, Target, predict_base
 from erase.attacks.prefix import PrefixConfig
+from erase.attacks.recall import RecallConfig
 from erase.attacks.state_inversion import read_instead
 from erase.models.family import FAMILIES
 from erase.models.tokens import last_positions
@@ -67,6 +68,30 @@ def test_an_attack_leaves_the_model_alone(family, name, dtype):
         assert not encoder.get_input_embeddings()._forward_hooks
     assert len(one.hits) == len(one.plain_hits) == len(target.prompts)
     assert one.forward_passes > 0
+
+
+@pytest.mark.parametrize(("family", "name"), SERVED)
+def test_the_budget_that_is_told_is_what_the_denoiser_was_asked(family, name):
+    target, asked = target_of(family), []
+    assert len(target.plain_hits) == len(target.latents) == 3  # drawn before, and coded
+
+    def count(module, inputs, named):
+        asked.append(len(inputs[0] if inputs else named.get("sample", named.get("hidden_states"))))
+
+    denoiser = getattr(target.pipeline, target.denoiser.family.denoiser)
+    with denoiser.register_forward_pre_hook(count, with_kwargs=True):
+        outcome = attacked(name, target)
+    assert outcome.forward_passes == sum(asked)
+
+
+@pytest.mark.parametrize("family", ["sd", "sdxl", "sd3", "flux"])
+def test_recall_of_less_than_a_step_is_refused_before_any_work(family):
+    target, recall = target_of(family), get_attack("recall")
+    few = RecallConfig(0.4)
+    with pytest.raises(ValueError, match=r"strength is 0.4, less than one of 2 steps.*; give more"):
+        recall.trial(target.denoiser, target.sampling, few)
+    recall.trial(target.denoiser, target.sampling, RecallConfig(0.5))
+    assert recall(target, RecallConfig(0.5)).hits
 
 
 @pytest.mark.parametrize("family", ["sd", "sdxl", "sd3", "flux"])

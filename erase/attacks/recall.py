@@ -46,6 +46,9 @@ def _hindrance(family: Family) -> str:
 def _trial(denoiser: ConditionedDenoiser, sampling: Sampling, config: RecallConfig) -> None:
     if isinstance(denoiser, LearnedDenoiser):
         _leader(denoiser, sampling, config).require()
+    if config.strength * sampling.steps < 1:
+        raise ValueError(f"recall.strength is {config.strength}, less than one of {sampling.steps} "
+                         "steps, so that the model would draw nothing; give more.")  # fmt: skip
 
 
 def _leader(denoiser: LearnedDenoiser, sampling: Sampling, config: RecallConfig) -> Led:
@@ -60,15 +63,22 @@ def recall(target: Target, config: RecallConfig) -> Outcome:
     A pipeline that told of itself draws as ever, but the first steps' answers are made up so that
     they lead to the picture.
     """
-    passes = int(config.strength * target.drawing_passes)
-    some = _led if isinstance(target.denoiser, LearnedDenoiser) else _begun
-    return target.outcome(target.drawn_in_parts(some(target, config)), passes)
+    denoiser, steps = target.denoiser, int(config.strength * target.sampling.steps)
+    if isinstance(denoiser, LearnedDenoiser):
+        pictures = target.drawn_in_parts(_led(target, config))
+    else:
+        pipeline = without_filter(target.pipeline, _image_to_image(denoiser.family))
+        pictures = target.drawn_in_parts(_begun(target, config, pipeline))
+        # Pipelines round otherwise; a process that drew none has no number, and is not asked.
+        steps = getattr(pipeline, "num_timesteps", steps)
+    return target.outcome(pictures, target.passes_a_step * steps * len(target.prompts))
 
 
-def _begun(target: Target, config: RecallConfig) -> Callable[[Tensor], Tensor]:
+def _begun(
+    target: Target, config: RecallConfig, pipeline: DiffusionPipeline
+) -> Callable[[Tensor], Tensor]:
     """What draws for the prompts at some places with the stock pipeline."""
-    family, side, seeds = target.denoiser.family, target.denoiser.side, target.seeds
-    pipeline = without_filter(target.pipeline, _image_to_image(family))
+    side, seeds = target.denoiser.side, target.seeds
     asks_size = "height" in inspect.signature(pipeline.__call__).parameters
 
     def some(places: Tensor) -> Tensor:
