@@ -349,6 +349,31 @@ def test_erasures_are_inspected_composed_and_exported(tiny_model, tmp_path, caps
     assert (tmp_path / "pipeline" / "model_index.json").exists()
 
 
+def test_a_card_says_whether_its_figures_are_of_a_lora_or_of_what_it_was_cut_from(
+    tiny_model, tmp_path
+):
+    def card_of(name: str) -> str:
+        return (tmp_path / name / "README.md").read_text()
+
+    def cut(name: str, into: str, rank: int) -> str:
+        names = ["export", str(tmp_path / name), f"--output={tmp_path / into}"]
+        assert main([*names, "--format=lora", f"--lora_rank={rank}"]) == 0
+        return card_of(into)
+
+    whole, few = "These figures are of the whole erasure", [f"--judge=local-dir:{JUDGE}"]
+    few += ["--evaluation.forget_pictures=2", "--evaluation.retain_pictures=2"]
+    bare = ["--concept", "ghost", "--method=uce", "--no_evaluation"]
+    assert erase_run(tiny_model, tmp_path / "bare", *bare) == 0
+    said = cut("bare", "cut", 2)
+    assert "Nothing was measured yet." in said
+    assert "cut to rank 2" in said
+    assert whole not in said
+    assert main(["measure", str(tmp_path / "cut"), *few]) == 0
+    assert whole not in card_of("cut")
+    assert "; rank 2; " in card_of("cut")
+    assert whole in cut("cut", "twice", 1)
+
+
 def test_an_erasure_is_attacked(tiny_model, tmp_path, capsys):
     folder, output = str(tmp_path / "ghost"), tmp_path / "attacked"
     assert erase_run(tiny_model, folder, "--concept", "ghost", "--method=uce") == 0

@@ -95,7 +95,10 @@ def _measured(facts: Recipe) -> str:
         measured = facts.report.get("table", "Its figures are in erasure.json.")
     if not (cut := facts.truncation):
         return measured
+    report = facts.report or {"protocol": {"rank": cut.rank}}
+    of_cut = report.get("protocol", {}).get("rank") == cut.rank
+    whole = "" if of_cut else "These figures are of the whole erasure, not of this LoRA. "
     return (
-        f"{measured}\n\nThese figures are of the whole erasure. This LoRA is it cut to rank "
-        f"{cut.rank}, with a relative error of {cut.relative_error} in the weights."
+        f"{measured}\n\n{whole}This LoRA is the whole erasure cut to rank {cut.rank}, with a "
+        f"relative error of {cut.relative_error} in the weights."
     )

@@ -110,6 +110,7 @@ class Recipe(Config):
             if not {"of", "kept"} <= layer.keys():
                 raise ValueError(f"{name} has no counts of its mask")
         require_kind("table", (recipe.report or {}).get("table", ""), str)
+        require_kind("protocol", (recipe.report or {}).get("protocol", {}), Mapping[str, Any])
         return recipe
 
     @property

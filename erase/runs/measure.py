@@ -86,7 +86,7 @@ def measured(run: Measures, opened: Opened, erasure: Erasure, started: float) ->
     report = Report(
         request=erasure.recipe["request"],
         method=erasure.facts.method,
-        protocol=_protocol(run, opened),
+        protocol=_protocol(run, opened, erasure),
         metrics={name: judge_drawn(one, judge, labels) for name, one in drawn.items()},
         distances=kernel_distances(drawn, judge) if opened.oracle else {},
         cost=Cost(
@@ -126,10 +126,11 @@ def _draw_all(run: Measures, opened: Opened, erasure: Erasure) -> dict[str, Eval
     return both | ({"oracle": drawn(opened.oracle, "oracle")} if opened.oracle else {})
 
 
-def _protocol(run: Measures, opened: Opened) -> dict[str, Any]:
-    prompts = opened.prompts
+def _protocol(run: Measures, opened: Opened, erasure: Erasure) -> dict[str, Any]:
+    prompts, cut = opened.prompts, erasure.facts.truncation
     return {
         "model": run.model,
+        **({"rank": cut.rank} if cut else {}),
         **opened.protocol,
         "prompts": f"{len(prompts.forget)} forget, {len(prompts.retain)} retain, sampled evenly",
         "seeds": f"one a picture from {EVALUATION_SEED}",
