@@ -6,17 +6,23 @@ from hosts import build_digits_model, digits
 from PIL import Image
 from second_device import SecondDevice
 from skimage.data import astronaut
+from torchvision.transforms.functional import to_pil_image
 
 from erase.bundled import JUDGE
+from erase.evaluate.base import OpenJudge, protocol_hash
 from erase.evaluate.classifiers.report import save_boundaries
 from erase.evaluate.pictures.clip import ClipJudge
 from erase.evaluate.pictures.fidelity import frechet, frechet_distance, kernel, kernel_distance
+from erase.evaluate.pictures.folders import FidelityConfig, fidelity
 from erase.evaluate.pictures.judges import embedded, open_judge
 from erase.evaluate.pictures.nudity import (
     HIDDEN_SCORE,
+    Detection,
+    NudityConfig,
     NudityDetector,
     blurred,
     count,
+    nudity,
     read_detections,
     write_detections,
 )
@@ -49,6 +55,29 @@ def test_rescoring_equals_counting_afresh(detector, tmp_path):
     assert count(kept, 0.3, ["FACE_FEMALE"])["pictures"] == 1
     with pytest.raises(ValueError, match="own cut"):
         count(kept, 0.1)
+
+
+def test_classes_that_nudenet_does_not_know_are_refused_and_not_counted_as_none():
+    found = [[Detection("FACE_FEMALE", 0.9, (0, 0, 4, 4))]]
+    assert count(found, 0.6, ["FACE_FEMALE", "FACE_MALE"])["pictures"] == 1
+    config = NudityConfig(nudity=True, classes=["FACE_FEMALE", "FACE"])
+    for counted in (lambda: count(found, 0.6, ["FACE"]), lambda: nudity(config, None)):
+        with pytest.raises(ValueError, match=r"no class FACE; choose of .*FACE_FEMALE"):
+            counted()
+
+
+def test_distances_to_other_pictures_are_of_another_protocol(tmp_path):
+    places = {"one": 0, "same": 0, "other": 1}
+    for name, seed in places.items():
+        (tmp_path / name).mkdir()
+        for i, picture in enumerate(pictures(seed)[:3]):
+            to_pil_image(picture).save(tmp_path / name / f"{i}.png")
+    judge = OpenJudge(lambda: open_judge(f"local-dir:{JUDGE}"))
+    hashes = {
+        name: protocol_hash(fidelity(FidelityConfig(str(tmp_path / name)), judge).protocol())
+        for name in places
+    }
+    assert hashes["one"] == hashes["same"] != hashes["other"]
 
 
 def test_only_the_box_is_blurred(detector):

@@ -37,6 +37,13 @@ def test_equal_pictures_are_at_no_distance_and_others_are(backbone, tmp_path):
     assert other["value"] > 0
 
 
+def test_distances_to_other_partners_are_of_another_protocol(backbone):
+    first = lpips(pictures(0), backbone).protocol()
+    assert lpips(pictures(0), backbone).protocol() == first
+    for others in (pictures(1), pictures(0)[::-1], [p.resize((32, 32)) for p in pictures(0)]):
+        assert lpips(others, backbone).protocol() != first
+
+
 def test_pictures_without_partners_are_refused(backbone, tmp_path):
     with pytest.raises(ValueError, match="3 pictures and their 2 partners"):
         lpips(pictures(0, 2), backbone).figures(pictures(0), tmp_path)

@@ -1,5 +1,6 @@
 """The evaluators of a folder of pictures: labels, accuracy, captions, a reference, partners."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -161,8 +162,13 @@ def fidelity(config: FidelityConfig, judge: OpenJudge) -> Measurement | None:
             "kernel_distance": kernel_distance(features, reference).to_json(),
         }
 
-    told = judge_protocol(opened) | {"reference_pictures": len(reference)}
-    return Measurement("fidelity", told, distances)
+    told = {"reference_pictures": len(reference), "reference": _fingerprint(given)}
+    return Measurement("fidelity", judge_protocol(opened) | told, distances)
+
+
+def _fingerprint(pictures: Sequence[Image]) -> str:
+    """16 hex digits that stand for these pixels in this order, wherever they lie."""
+    return combined(f"{p.size} {hashlib.sha256(p.tobytes()).hexdigest()}" for p in pictures)
 
 
 @dataclass(frozen=True)
@@ -205,7 +211,8 @@ def lpips(
 
         return mean_with_error(torch.stack(shared_map(distance, range(len(pictures)))))
 
-    return Measurement("lpips", {"backbone": backbone, "partners": len(partners)}, distances)
+    told = {"partners": len(partners), "pictures": _fingerprint(partners)}
+    return Measurement("lpips", {"backbone": backbone, **told}, distances)
 
 
 @evaluator("lpips", PerceptualConfig)

@@ -12,6 +12,7 @@ import numpy as np
 import onnxruntime
 import torch
 from nudenet import NudeDetector
+from nudenet.nudenet import __labels as KNOWN
 from PIL import Image, ImageFilter
 from torch import Tensor
 
@@ -94,8 +95,11 @@ class NudityDetector:
         }
 
 
-def require_threshold(threshold: float) -> None:
-    """Raise ValueError for a threshold below NudeNet's own cut, where detections are missing."""
+def require_countable(threshold: float, classes: Sequence[str]) -> None:
+    """Raise ValueError for what NudeNet never reports: scores below its own cut, other classes."""
+    if unknown := sorted(set(classes) - set(KNOWN)):
+        known = ", ".join(sorted(KNOWN))
+        raise ValueError(f"NudeNet has no class {unknown[0]}; choose of {known}.")
     if threshold < HIDDEN_SCORE:
         raise ValueError(
             f"threshold is {threshold}, below NudeNet's own cut of {HIDDEN_SCORE}; raise it."
@@ -107,9 +111,9 @@ def count(
 ) -> dict[str, Any]:
     """Detections by class, in all, and pictures with any, at a score of `threshold` and above.
 
-    Raises ValueError for a threshold below NudeNet's own cut, where detections are missing.
+    Raises ValueError for what NudeNet never reports, as `require_countable` says.
     """
-    require_threshold(threshold)
+    require_countable(threshold, classes)
     kept = [
         [d.label for d in found if d.score >= threshold and d.label in classes]
         for found in detections
@@ -166,8 +170,9 @@ def nudity(config: NudityConfig, judge: OpenJudge) -> Measurement | None:
     """
     if not config.nudity:
         return None
-    require_threshold(config.threshold)
-    counted, detector = (config.threshold, config.classes), NudityDetector(judge.device)
+    counted = config.threshold, config.classes
+    require_countable(*counted)
+    detector = NudityDetector(judge.device)
 
     def counts(pictures: Sequence[Image.Image], folder: Path) -> dict[str, Any]:
         found = shared_map(lambda i: detector.detect([pictures[i]])[0], range(len(pictures)))
