@@ -25,6 +25,7 @@ from erase.evaluate.tables import (
     measured_lines,
     metric_rows,
     plain_table,
+    summary_table,
 )
 
 SHARES = [wilson_share([True] * hits + [False] * (8 - hits)) for hits in range(9)]
@@ -105,6 +106,18 @@ def test_names_leave_tables_whole_whatever_they_hold(name):
     shown = app_table(measured_lines(report))
     assert shown.count("<tr>") == len(rows) - 1
     assert f">forget {' '.join(name.split())}<" in shown
+
+
+def test_every_figure_in_a_table_stands_in_a_column_of_its_own_with_its_interval():
+    report = REPORTS[1]
+    for text in (measured_lines(report), summary_table(report)):
+        for far in report.distances["erased"].values():
+            low, high = far.interval
+            assert text.count(f" {far.value:.4f} [{low:.4f}, {high:.4f}]") == 2
+    widest = dataclasses.replace(SHARES[8], interval=(1.0, 1.0))
+    wide = dataclasses.replace(BASE, forget_accuracy=widest)
+    of_wide = dataclasses.replace(report, metrics=dict.fromkeys(report.metrics, wide))
+    assert summary_table(of_wide).count(" 100.0 % [100.0, 100.0]") == 3
 
 
 def attacked(oracle, untried=()):

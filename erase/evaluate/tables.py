@@ -93,7 +93,10 @@ def _distance_rows(distances: Mapping[str, Mapping[str, Distance]]) -> list[list
     return [
         [
             f"KID to oracle, {side}",
-            *(f"{distances[name][side].value:.4f}" for name in ("base", "erased")),
+            *(
+                "{:.4f} [{:.4f}, {:.4f}]".format(one[side].value, *one[side].interval)
+                for one in (distances["base"], distances["erased"])
+            ),
             "",
             str(distance.n[0]),
         ]
@@ -155,7 +158,7 @@ def _plain(value: Any) -> str:
 def summary_table(report: Report) -> str:
     """The short table the command line ends with."""
     rows = [["", *report.metrics, "n"], *metric_rows(report)]
-    table = plain_table(rows, ["<30", *[">22"] * len(report.metrics), ">6"])
+    table = plain_table(rows, ["<30", *[">27"] * len(report.metrics), ">6"])
     cost = f"{report.cost.seconds:.0f} s, {report.cost.artefact_bytes / 1e6:.1f} MB"
     return f"{table}\n{_left_out(report)}{neighbours_line(report)}{cost}"
 

@@ -134,5 +134,5 @@ def _protocol(run: Measures, opened: Opened, erasure: Erasure) -> dict[str, Any]
         **opened.protocol,
         "prompts": f"{len(prompts.forget)} forget, {len(prompts.retain)} retain, sampled evenly",
         "seeds": f"one a picture from {EVALUATION_SEED}",
-        "intervals": "95 % Wilson",
+        "intervals": "95 % Wilson" + ("; of KID, a jackknife's" if opened.oracle else ""),
     }
