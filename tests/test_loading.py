@@ -179,6 +179,9 @@ def test_bad_loads_leave_the_pipeline_as_it_was(folders, tmp_path):
     ):
         with pytest.raises(ValueError, match=said):
             pipeline.load_erasure(source, name)
+    for option in ("scales", "weight_name"):  # of others, or misspelt
+        with pytest.raises(ValueError, match=f"knows no {option}"):
+            pipeline.load_erasure(folders / "salun", "new", **{option: 0.5})
     other = ErasedStableDiffusionPipeline.from_pipe(build_tiny_pipeline())
     with torch.no_grad():
         for weight in other.unet.parameters():

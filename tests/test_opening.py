@@ -140,6 +140,7 @@ def drawn(pipeline: DiffusionPipeline) -> Tensor:
 def test_a_home_is_known_in_every_path(forms, monkeypatch):
     monkeypatch.setenv("HOME", str(forms))
     assert load_model("~/folder").name == "~/folder"
+    assert load_model(forms / "folder").name == str(forms / "folder")
     load_model("~/one.safetensors", model_config="~/folder")
 
 

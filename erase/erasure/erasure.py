@@ -233,7 +233,7 @@ class AppliedErasure(AbstractContextManager["AppliedErasure"]):
         if touched := [name for name, weight in there.items() if self._is_others(name, weight)]:
             logger.warning(
                 "%s and %d other tensors were changed by others while an erasure was in force, as "
-                "by a LoRA that was fused; they are the base's again.",
+                "by a LoRA that was fused; they are again what they were before it.",
                 touched[0],
                 len(touched) - 1,
             )

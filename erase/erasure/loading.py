@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +177,8 @@ def _sequential_device(module: nn.Module) -> torch.device | None:
 
 def _folder_of(source: str | Path, hub_options: Mapping[str, Any]) -> Path:
     """The folder itself, or what was downloaded of the hub repository of this name."""
+    if strange := sorted(hub_options.keys() - signature(snapshot_download).parameters.keys()):
+        raise ValueError(f"load_erasure knows no {', '.join(strange)}; leave it out.")
     if (folder := expanded(source)).is_dir():
         return folder
     mend = "give a folder that save_pretrained wrote, or a hub repository you can reach"

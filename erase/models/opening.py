@@ -140,13 +140,14 @@ class Found:
 
 
 @own_settings()
-def load_model(name: str | DiffusionPipeline, device: str = "auto", **others: Any) -> Model:
+def load_model(name: str | Path | DiffusionPipeline, device: str = "auto", **others: Any) -> Model:
     """Open "emoji", a pipeline folder, a hub id or one file; take an open pipeline as it is.
 
     others: the other fields of OpeningConfig. Raises ValueError if it cannot be opened so.
     """
     opening = OpeningConfig(device=device, **others)
-    return find_model(name, opening).open() if isinstance(name, str) else _taken(name, opening)
+    taken = isinstance(name, DiffusionPipeline)
+    return _taken(name, opening) if taken else find_model(str(name), opening).open()
 
 
 def find_model(name: str, opening: OpeningConfig) -> Found:
