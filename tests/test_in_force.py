@@ -1,8 +1,11 @@
 """Whatever is wrapped around a model or put beside its weights, an erasure is of the base's own."""
 
+import tempfile
+
 import pytest
 import torch
 from diffusers import FirstBlockCacheConfig, UNet2DConditionModel
+from diffusers.hooks import apply_group_offloading
 from diffusers.models.attention_processor import CustomDiffusionAttnProcessor
 from hosts import build_digits_model, build_digits_task, build_tiny_pipeline, build_tiny_task
 from peft import LoraConfig, get_peft_model
@@ -119,11 +122,18 @@ def offloaded(pipeline):
     wrapped(pipeline, unet=lambda unet: unet.to("meta"))
 
 
+def in_files(pipeline):
+    from_disk = {"offload_to_disk_path": tempfile.mkdtemp(), "onload_device": torch.device("cpu")}
+    for part in (pipeline.unet, pipeline.text_encoder):
+        apply_group_offloading(part, offload_type="leaf_level", **from_disk)
+
+
 REFUSED = {
     "attention is fused": lambda pipeline: pipeline.fuse_qkv_projections(),
     "weights of its own": with_custom_diffusion,
     "LoRA is fused": with_fused_lora,
     "is quantized": in_bytes,
+    "is offloaded to files": in_files,
     "is offloaded": offloaded,
 }
 

@@ -26,6 +26,7 @@ from erase.attacks import attacks
 from erase.bundled import JUDGE
 from erase.cli import main
 from erase.core.delta import Delta, DenseDelta, LowRankDelta
+from erase.core.process import own_settings
 from erase.core.seeds import seeded
 from erase.erasure.algebra import (
     compose,
@@ -93,6 +94,21 @@ def test_what_the_caller_has_set_changes_nothing(
     assert wanted.keys() == found.keys()
     assert all(torch.equal(found[name].dense(), wanted[name].dense()) for name in wanted)
     assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("first_out", [0, 1])
+def test_a_callers_dtype_outlives_threads_that_meet(first_out):
+    with (
+        switched(torch.set_default_dtype, torch.float64, torch.float32),
+        ThreadPoolExecutor(1) as one,
+        ThreadPoolExecutor(1) as other,
+    ):
+        here = [(thread, own_settings()) for thread in (one, other)]
+        for thread, settings in here:
+            thread.submit(settings.__enter__).result()
+        for thread, settings in (here[first_out], here[1 - first_out]):
+            thread.submit(settings.__exit__, None, None, None).result()
+        assert torch.get_default_dtype() == torch.float64
 
 
 def joined(folder: Path, pipeline: StableDiffusionPipeline) -> list[Erasure]:

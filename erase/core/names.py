@@ -84,7 +84,8 @@ def require_in_force(modules: Iterable[nn.Module], tensors: Mapping[str, Tensor]
     """ValueError unless the tensors in these modules decide, as plain numbers, what is computed.
 
     They do not where attention is fused or has a processor with weights of its own, where an
-    adapter is fused into them or stands in their place, and where they are quantized or offloaded.
+    adapter is fused into them or stands in their place, and where they are quantized or offloaded,
+    in groups to files alone.
     """
     if reason := next((reason for module in modules if (reason := _why_not(module))), ""):
         raise ValueError(reason)
@@ -122,6 +123,13 @@ def _why_not(module: nn.Module) -> str:
         return (
             "A LoRA is fused into the pipeline's weights; call unfuse_lora(), or "
             "unload_lora_weights() to keep it for good."
+        )
+    hooks = getattr(vars(module).get("_diffusers_hook"), "hooks", {})
+    groups = (getattr(hook, "group", None) for hook in hooks.values())
+    if any(getattr(group, "offload_to_disk_path", None) for group in groups):
+        return (
+            "The model is offloaded to files, from which its weights are read anew whenever it "
+            "draws; offload its groups to memory, without offload_to_disk_path."
         )
     if f"{type(module).__module__}.".startswith(QUANTIZED):
         return f"The model is quantized ({type(module).__name__}); open it unquantized."

@@ -13,7 +13,6 @@ def own_settings() -> Iterator[None]:
     A caller may have switched gradients off, or set another default device, dtype or autocast, and
     draws after it from the process' generator what it would have.
     """
-    dtype = torch.get_default_dtype()
     with ExitStack() as settings:
         settings.enter_context(torch.random.fork_rng([]))
         settings.enter_context(torch.inference_mode(False))
@@ -23,8 +22,8 @@ def own_settings() -> Iterator[None]:
         for kind in ("cpu", "cuda"):
             if torch.is_autocast_enabled(kind):
                 settings.enter_context(torch.autocast(kind, enabled=False))
-        torch.set_default_dtype(torch.float32)
-        try:
-            yield
-        finally:
-            torch.set_default_dtype(dtype)
+        # Of threads that are here at once the first puts the caller's back.
+        if (dtype := torch.get_default_dtype()) != torch.float32:
+            settings.callback(torch.set_default_dtype, dtype)
+            torch.set_default_dtype(torch.float32)
+        yield
