@@ -150,9 +150,13 @@ def _plain(value: Any) -> str:
     if not isinstance(value, Mapping):
         return str(value)
     return ", ".join(
-        f"{key} ({_plain(item)})" if isinstance(item, Mapping) else f"{item} {key}"
+        f"{key} ({_settings(item)})" if isinstance(item, Mapping) else f"{item} {key}"
         for key, item in value.items()
     )
+
+
+def _settings(config: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in config.items())
 
 
 def summary_table(report: Report) -> str:
