@@ -87,7 +87,7 @@ def test_a_table_tells_the_protocol_under_it(report):
     configs = {"recall": {"strength": 0.8}}
     told = {"model": "emoji", "seed": 3, "labels": {"object": 64}, "configs": configs}
     said = tables[type(report)](dataclasses.replace(report, protocol=told))
-    line = "model emoji; seed 3; labels 64 object; configs recall (0.8 strength)"
+    line = "model emoji; seed 3; labels 64 object; configs recall (strength 0.8)"
     assert said.splitlines()[-1] == f"Protocol: {line}."
 
 
