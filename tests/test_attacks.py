@@ -1,4 +1,6 @@
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from types import SimpleNamespace
 
@@ -55,33 +57,34 @@ def modules_of(target: Target) -> list[nn.Module]:
     return [part for part in target.pipeline.components.values() if isinstance(part, nn.Module)]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(("family", "name"), SERVED)
-def test_an_attack_leaves_the_model_alone(family, name, dtype):
-    target = target_of(family, dtype)
-    weights = [weight for module in modules_of(target) for weight in module.parameters()]
-    before = [weight.clone() for weight in weights]
-    one = attacked(name, target)
-    assert all(map(torch.equal, weights, before))
-    assert all(weight.requires_grad and weight.grad is None for weight in weights)
-    for encoder in target.denoiser.word_encoders.values():
-        assert not encoder.get_input_embeddings()._forward_hooks
-    assert len(one.hits) == len(one.plain_hits) == len(target.prompts)
-    assert one.forward_passes > 0
-
-
-@pytest.mark.parametrize(("family", "name"), SERVED)
-def test_the_budget_that_is_told_is_what_the_denoiser_was_asked(family, name):
-    target, asked = target_of(family), []
-    assert len(target.plain_hits) == len(target.latents) == 3  # drawn before, and coded
+@contextmanager
+def evaluations(target: Target) -> Iterator[list[int]]:
+    """How many samples the denoiser is asked of, call by call."""
+    asked = []
 
     def count(module, inputs, named):
         asked.append(len(inputs[0] if inputs else named.get("sample", named.get("hidden_states"))))
 
     denoiser = getattr(target.pipeline, target.denoiser.family.denoiser)
     with denoiser.register_forward_pre_hook(count, with_kwargs=True):
-        outcome = attacked(name, target)
-    assert outcome.forward_passes == sum(asked)
+        yield asked
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("family", "name"), SERVED)
+def test_an_attack_leaves_the_model_alone_and_tells_its_budget(family, name, dtype):
+    target = target_of(family, dtype)
+    assert len(target.plain_hits) == len(target.latents) == 3  # drawn before, and coded
+    weights = [weight for module in modules_of(target) for weight in module.parameters()]
+    before = [weight.clone() for weight in weights]
+    with evaluations(target) as asked:
+        one = attacked(name, target)
+    assert all(map(torch.equal, weights, before))
+    assert all(weight.requires_grad and weight.grad is None for weight in weights)
+    for encoder in target.denoiser.word_encoders.values():
+        assert not encoder.get_input_embeddings()._forward_hooks
+    assert len(one.hits) == len(one.plain_hits) == len(target.prompts)
+    assert one.forward_passes == sum(asked) > 0
 
 
 @pytest.mark.parametrize("family", ["sd", "sdxl", "sd3", "flux"])
