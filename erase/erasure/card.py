@@ -95,10 +95,9 @@ def _measured(facts: Recipe) -> str:
         measured = facts.report.get("table", "Its figures are in erasure.json.")
     if not (cut := facts.truncation):
         return measured
-    report = facts.report or {"protocol": {"rank": cut.rank}}
-    of_cut = report.get("protocol", {}).get("rank") == cut.rank
-    whole = "" if of_cut else "These figures are of the whole erasure, not of this LoRA. "
+    of_whole = facts.report and facts.report.get("protocol", {}).get("rank") != cut.rank
+    told = "These figures are of the whole erasure, not of this LoRA. " if of_whole else ""
     return (
-        f"{measured}\n\n{whole}This LoRA is the whole erasure cut to rank {cut.rank}, with a "
+        f"{measured}\n\n{told}This LoRA is the whole erasure cut to rank {cut.rank}, with a "
         f"relative error of {cut.relative_error} in the weights."
     )
