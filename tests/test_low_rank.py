@@ -8,7 +8,8 @@ from test_erasure import changed, snapshot
 from erase.core.subspace import subspace_of
 from erase.erasure.erasure import Erasure
 from erase.methods.projection import ProjectionConfig, projection
-from erase.methods.uce import UCEConfig, retained, shared_edit, uce
+from erase.methods.rece import RECEConfig, adversary
+from erase.methods.uce import UCEConfig, asked_of, retained, shared_edit, uce
 from erase.models.tokens import paired_positions
 from erase.prompts.request import EraseRequest, expand
 from erase.tasks.diffusion.task import DiffusionTask, DiffusionTaskConfig
@@ -35,7 +36,7 @@ def test_uce_satisfies_its_normal_equations():
         torch.randn(n, 12, generator=generator, dtype=torch.float64) for n in (30, 30, 40)
     )
     config = UCEConfig(rank=12)
-    up, down = shared_edit(tokens, wanted, retained(subspace_of(kept), config), config)
+    up, down = shared_edit(asked_of(tokens, wanted), retained(subspace_of(kept), config), config)
     edit = (up @ down).requires_grad_()
     ridge = tokens.T @ tokens / 30 + kept.T @ kept / 40
     penalty = 1e-3 * ridge.diagonal().mean()
@@ -43,6 +44,24 @@ def test_uce_satisfies_its_normal_equations():
     loss = loss + (kept @ edit.T).pow(2).sum() / 40 + penalty * edit.pow(2).sum()
     (gradient,) = torch.autograd.grad(loss, edit)
     assert gradient.abs().max() < 1e-9
+
+
+def test_rece_derives_the_tokens_that_read_most_like_the_base_and_sums_them_unseen():
+    generator = torch.Generator().manual_seed(0)
+    shapes = (20, 12), (20, 12), (9, 12), (12, 12)
+    tokens, wanted, weight, edit = (
+        torch.randn(*shape, generator=generator, dtype=torch.float64) for shape in shapes
+    )
+    turn = adversary(weight.T @ weight, edit, RECEConfig(embedding_weight=0.3, ridge="absolute"))
+    derived = (tokens @ turn.T).requires_grad_()
+    miss = derived @ (torch.eye(12) + edit).T @ weight.T - tokens @ weight.T
+    loss = miss.pow(2).sum() + 0.3 * derived.pow(2).sum()
+    (gradient,) = torch.autograd.grad(loss, derived)
+    assert gradient.abs().max() < 1e-9
+    found = asked_of(tokens, wanted).turned(turn)
+    summed = asked_of(derived.detach(), wanted)
+    assert torch.allclose(found.moment, summed.moment)
+    assert torch.allclose(found.change, summed.change)
 
 
 def test_what_is_retained_is_read_a_few_prompts_at_once_to_the_same_edit(tiny_task, monkeypatch):

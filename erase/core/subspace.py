@@ -1,5 +1,6 @@
 """Activation subspaces from streamed second moments."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor
 
 NUMERICAL_RANK, TINY = 1e-10, 1e-300
-AT_ONCE = 8192  # rows in float64
+AT_ONCE = 8192  # rows of one product
 
 
 def eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:
@@ -25,6 +26,14 @@ def gram(rows: Tensor) -> Tensor:
     """X^T X [d, d] of rows X [n, d], on the CPU, in half the products, as it is symmetric."""
     array = rows.detach().numpy()
     return torch.from_numpy(array.T @ array)  # of which NumPy has BLAS' syrk make one half
+
+
+def sum_of_grams(parts: Iterable[Tensor]) -> Tensor:
+    """The sum of X^T X [d, d] of all X, each made in the precision of its X, summed in float64."""
+    total = torch.zeros(()).double()
+    for part in parts:
+        total = gram(part).double().add_(total)
+    return total
 
 
 @dataclass(frozen=True)
@@ -105,9 +114,10 @@ class Subspace:
 
 
 def subspace_of(rows: Tensor) -> Subspace:
-    """The subspace of rows [n, d] that belong to no group."""
-    few, none = len(rows) < rows.shape[1], rows[:0]
-    return Subspace(rows if few else none, None if few else gram(rows), none[:, None], len(rows))
+    """The subspace of rows [n, d] that belong to no group; of many, by `sum_of_grams`."""
+    few, none = len(rows) < rows.shape[1], rows[:0].double()
+    many = None if few else sum_of_grams(rows.split(AT_ONCE))
+    return Subspace(rows.double() if few else none, many, none[:, None], len(rows))
 
 
 def _solve_shifted(matrix: Tensor, right: Tensor) -> Tensor:

@@ -19,11 +19,10 @@ from erase.core.balance import (
 from erase.core.delta import LowRankDelta
 from erase.core.precision import widened
 from erase.core.projection import Projection
-from erase.core.subspace import SubspaceFitter
+from erase.core.subspace import SubspaceFitter, sum_of_grams
 from erase.erasure.erasure import Erasure
 from erase.methods import register
 from erase.methods.projection import losing
-from erase.methods.rece import sum_of_grams
 from erase.methods.uce import exact, in_parts
 from erase.prompts.request import Prompt
 from erase.prompts.request import by_group as groups_of

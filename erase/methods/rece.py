@@ -1,18 +1,20 @@
 """RECE: UCE in rounds, each against the embeddings that would bring the concept back."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from erase.core.subspace import gram, subspace_of
+from erase.core.precision import widened
+from erase.core.subspace import subspace_of, sum_of_grams
 from erase.erasure.erasure import Erasure
 from erase.methods import register
 from erase.methods.uce import PUBLISHED as PUBLISHED_UCE
 from erase.methods.uce import (
+    Asked,
     UCEConfig,
+    asked_of,
     edit_deltas,
     editing_tokens,
     exact,
@@ -72,39 +74,27 @@ def rece(task: DiffusionTask, config: RECEConfig) -> Erasure:
     positions = _by_position(task, config.later) if config.start == "edited" else {}
     kept = spaces_of(retained_tokens(task, config.uce))
     for site, pair in read.items():
-        reading = (exact(parameters[name].detach()) for name in task.sites(TEXT)[site])
-        read_by = sum_of_grams(reading)
-        problem = *pair, retained(kept[site], config.uce)
+        reading = (widened(parameters[name].detach().cpu()) for name in task.sites(TEXT)[site])
+        read_by, asked = sum_of_grams(reading), asked_of(*pair)
+        spared = retained(kept[site], config.uce)
         if config.start == "edited":
-            first = shared_edit(*problem, config.uce)
+            first = shared_edit(asked, spared, config.uce)
             edits[site] = _edit_onwards(read_by, first, *positions[site], config)
         else:
-            edits[site] = _edit_in_rounds(read_by, *problem, config)
+            edits[site] = _edit_in_rounds(read_by, asked, spared, config)
     rank = max(len(down) for _, down in edits.values())
     return Erasure(edit_deltas(task, edits), {"rank": rank, "rounds": config.rounds})
 
 
-def sum_of_grams(weights: Iterable[Tensor]) -> Tensor:
-    """The sum of W^T W [d, d], by which what all these weights make of an input is measured.
-
-    Each is made in the precision of its W, and all are summed in float64.
-    """
-    total = torch.zeros(()).double()
-    for weight in weights:
-        total = gram(weight).double().add_(total)
-    return total
-
-
 def _edit_in_rounds(
-    read_by: Tensor, tokens: Tensor, wanted: Tensor, kept: Tensor, config: RECEConfig
+    read_by: Tensor, asked: Asked, kept: Tensor, config: RECEConfig
 ) -> tuple[Tensor, Tensor]:
     """The factors of the last round's edit at one place."""
-    sources, targets = tokens, wanted
+    everything = asked
     for _ in range(config.rounds):
-        up, down = shared_edit(sources, targets, kept, config.uce)
-        derived = adversarial_tokens(read_by, up @ down, tokens, config)
-        sources, targets = torch.cat([sources, derived]), torch.cat([targets, wanted])
-    return shared_edit(sources, targets, kept, config.uce)
+        up, down = shared_edit(everything, kept, config.uce)
+        everything += asked.turned(adversary(read_by, up @ down, config))
+    return shared_edit(everything, kept, config.uce)
 
 
 def _by_position(
@@ -131,24 +121,25 @@ def _edit_onwards(
     config: RECEConfig,
 ) -> tuple[Tensor, Tensor]:
     """The factors of all edits at one place together: W (I + M) (I + M') ... - W."""
-    added = retained(subspace_of(kept), config.later)
+    added, asked = retained(subspace_of(kept), config.later), asked_of(tokens, wanted)
     identity = torch.eye(tokens.shape[1], dtype=tokens.dtype)
     edited, (up, down) = identity, first
     for _ in range(config.rounds):
         edited = edited + edited @ up @ down
-        derived = adversarial_tokens(read_by, edited - identity, tokens, config)
-        up, down = shared_edit(derived, wanted, added, config.later)
+        turn = adversary(read_by, edited - identity, config)
+        up, down = shared_edit(asked.turned(turn), added, config.later)
     return factors(edited + edited @ up @ down - identity, config.later.rank)
 
 
-def adversarial_tokens(read_by: Tensor, edit: Tensor, tokens: Tensor, config: RECEConfig) -> Tensor:
-    """The x [n, d] that minimise sum |W (I + M) x - W c|^2 + weight |x|^2 for tokens c.
+def adversary(read_by: Tensor, edit: Tensor, config: RECEConfig) -> Tensor:
+    """The Q [d, d] of which x = Q c minimises sum |W (I + M) x - W c|^2 + weight |x|^2 for any c.
 
-    read_by [d, d] is `sum_of_grams` of the W. The weight is in units of their mean energy, unless
-    it is absolute.
+    read_by [d, d] is the sum of W^T W, the edit M. The weight is in units of the mean energy of
+    W (I + M), unless it is absolute.
     """
     edited = torch.eye(len(edit), dtype=edit.dtype) + edit
-    normal = edited.T @ read_by @ edited
+    read = edited.T @ read_by
+    normal = read @ edited
     scale = normal.diagonal().mean() if config.ridge == "relative" else 1.0
     normal = normal + config.embedding_weight * scale * torch.eye(len(edit), dtype=edit.dtype)
-    return torch.linalg.solve(normal, edited.T @ read_by @ tokens.T).T
+    return torch.linalg.solve(normal, read)

@@ -71,7 +71,7 @@ class Problem:
     @cached_property
     def kept_alone(self) -> Tensor:
         """X r of all retained tokens r, as rows."""
-        return self.kept.float() @ self.alone.float().T  # float32 tells far from near
+        return self.kept.float() @ self.alone.float().T
 
 
 @register("speed", SPEEDConfig, DiffusionTask, text_alone=lambda _: True)
@@ -110,7 +110,7 @@ def speed(task: DiffusionTask, config: SPEEDConfig) -> Erasure:
         fixed = landmarks(exact(empty[site][0]), config.centres)
         problem = Problem(
             *summed(tokens / unit, (wanted - tokens) / unit),
-            exact(torch.cat(kept.pop(site))).div_(unit),
+            torch.cat(kept.pop(site)).cpu().float().div_(unit),  # so many that float32 must do
             fixed / unit,
         )
         retained = subspace_of(problem.kept)
@@ -187,11 +187,12 @@ def rows_moved(
     # As long as what up makes of a token, in fewer numbers.
     shorter = torch.linalg.qr(up).R if len(up) > up.shape[1] else up
     kept, read = problem.kept, problem.kept_alone @ shorter.float().T
+    far = torch.arange(len(kept))
     if config.filter:
-        far = at_least_mean(read.norm(dim=1))
-        kept, read = kept[far], read[far]
+        far = at_least_mean(read.norm(dim=1)).nonzero()[:, 0]
+        read = read[far]
     direction = least_axis(weight)
-    steps = torch.randn(config.augment, len(kept), generator=seeded(seed), dtype=torch.float64)
+    steps = torch.randn(config.augment, len(far), generator=seeded(seed), dtype=torch.float64)
     along = (shorter @ (problem.alone @ direction)).float()
     # The lengths of every copy, read + step along, without making any.
     squares = read.square().sum(1) + 2 * steps * (read @ along) + steps**2 * (along @ along)
@@ -201,9 +202,13 @@ def rows_moved(
     # direction alone, which is the product of one row with itself, but for some of b.
     roots, sums = (1 + strong.sum(0)).double().sqrt(), steps.sum(0)
     rest = (steps.square().sum() - (sums / roots).square().sum()).clamp_min(0).sqrt()
-    rows = torch.cat([kept * roots[:, None], rest * direction[None]])
-    rows[:-1].addr_(sums / roots, direction)
-    return rows.mul_((len(rows) / roots.square().sum()).sqrt())
+    scale = ((len(far) + 1) / roots.square().sum()).sqrt()
+    rows = kept.new_empty(len(far) + 1, kept.shape[1])  # so many that none are copied twice
+    torch.index_select(kept, 0, far, out=rows[:-1])
+    rows[-1] = scale * rest * direction
+    own, along = (scale * roots).to(kept), (scale * sums / roots).to(kept)
+    rows[:-1].mul_(own[:, None]).addr_(along, direction.to(kept))
+    return rows
 
 
 def least_axis(weight: Tensor) -> Tensor:

@@ -66,7 +66,7 @@ def uce(task: DiffusionTask, config: UCEConfig) -> Erasure:
     """
     read, kept = editing_tokens(task, config), spaces_of(retained_tokens(task, config))
     edits = {
-        site: shared_edit(*pair, retained(kept[site], config), config)
+        site: shared_edit(asked_of(*pair), retained(kept[site], config), config)
         for site, pair in read.items()
     }
     return Erasure(edit_deltas(task, edits), {"rank": max(len(down) for _, down in edits.values())})
@@ -143,23 +143,45 @@ def retained(kept: Subspace, config: UCEConfig) -> Tensor:
     return config.preserve_weight * count * kept.moment()
 
 
-def shared_edit(
-    tokens: Tensor, wanted: Tensor, kept: Tensor, config: UCEConfig
-) -> tuple[Tensor, Tensor]:
+@dataclass(frozen=True)
+class Asked:
+    """Of `count` tokens c led to c*, the sums of c c^T and of (c* - c) c^T, both [d, d]."""
+
+    moment: Tensor
+    change: Tensor
+    count: int
+
+    def __add__(self, other: "Asked") -> "Asked":
+        """Both."""
+        moment, change = self.moment + other.moment, self.change + other.change
+        return Asked(moment, change, self.count + other.count)
+
+    def turned(self, turn: Tensor) -> "Asked":
+        """The same of the tokens Q c, led to the c* of c, for a matrix Q [d, d]."""
+        moment = turn @ self.moment @ turn.T
+        return Asked(moment, (self.change + self.moment) @ turn.T - moment, self.count)
+
+
+def asked_of(tokens: Tensor, wanted: Tensor) -> Asked:
+    """What is asked of tokens and of the anchors' for each, both rows [n, d]."""
+    return Asked(gram(tokens), (wanted - tokens).T @ tokens, len(tokens))
+
+
+def shared_edit(asked: Asked, kept: Tensor, config: UCEConfig) -> tuple[Tensor, Tensor]:
     """Factors (up [d, k], down [k, d]) of the matrix M that solves UCE's normal equations.
 
     M (C^T C / n + kept + ridge I) = (C* - C)^T C / n, with rows as samples, what `retained` tokens
     add [d, d], and the ridge `regularisation` thousandths of the mean diagonal of what it is added
     to, unless it is absolute; of sums n is 1.
     """
-    forgotten = len(tokens) if config.normalise == "means" else 1
-    normal = gram(tokens) / forgotten + kept
-    ridge = torch.tensor(config.regularisation, dtype=tokens.dtype)
+    forgotten = asked.count if config.normalise == "means" else 1
+    normal = asked.moment / forgotten + kept
+    ridge = torch.tensor(config.regularisation, dtype=normal.dtype)
     if config.ridge == "relative":
         ridge = ridge * normal.diagonal().mean() * 1e-3
-    normal = normal + ridge * torch.eye(tokens.shape[1], dtype=tokens.dtype)
-    change = (wanted - tokens).T @ tokens / forgotten
-    return factors(torch.linalg.solve(normal, change, left=False), config.rank)
+    normal = normal + ridge * torch.eye(len(normal), dtype=normal.dtype)
+    edit = torch.linalg.solve(normal, asked.change / forgotten, left=False)
+    return factors(edit, config.rank)
 
 
 def factors(edit: Tensor, most: int) -> tuple[Tensor, Tensor]:

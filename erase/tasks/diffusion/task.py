@@ -228,7 +228,11 @@ class DiffusionTask(DenoisingLosses):
 
     def _entering(self, read: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
         """What is read at the places whose weights may change; nothing is read if none may."""
-        sites = self.sites(TEXT)
+        sites = self._entered
         with self._read_widely():
             found = read()
         return {site: found[site] for site in sites}
+
+    @cached_property
+    def _entered(self) -> list[str]:
+        return list(self.sites(TEXT))  # which takes a walk through all modules
