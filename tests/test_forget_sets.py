@@ -1,4 +1,5 @@
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +9,8 @@ from PIL import Image
 
 from erase.methods import get_method
 from erase.prompts.request import EraseRequest, expand
+from erase.runs.classify import ClassificationRun, ClassifierConfig, classify
+from erase.support.progress import on_progress
 from erase.tasks.classification.datasets import load_data
 from erase.tasks.classification.forget_sets import (
     chooser,
@@ -94,18 +97,45 @@ def test_prompts_and_concepts_of_a_diffusion_task_are_ranked(tiny_pipeline):
     assert means[0] <= means[1]
 
 
-def test_tiny_imagenet_is_read_as_it_is_handed_out(tmp_path):
-    folder = tmp_path / "tiny-imagenet-200"
+def tiny_imagenet(root: Path) -> Path:
+    """Two classes of a picture each, one of them in the validation set; that set's list."""
+    folder = root / "tiny-imagenet-200"
     for synset, colour in (("n02", "red"), ("n01", "blue")):
         pictures = folder / "train" / synset / "images"
         pictures.mkdir(parents=True)
         Image.new("RGB", (64, 64), colour).save(pictures / f"{synset}_0.JPEG")
     (folder / "val" / "images").mkdir(parents=True)
     Image.new("L", (64, 64), 7).save(folder / "val" / "images" / "val_0.JPEG")
-    (folder / "val" / "val_annotations.txt").write_text("val_0.JPEG\tn02\t0\t0\t62\t62\n")
+    listed = folder / "val" / "val_annotations.txt"
+    listed.write_text("val_0.JPEG\tn02\t0\t0\t62\t62\n")
+    return listed
+
+
+def test_tiny_imagenet_is_read_as_it_is_handed_out(tmp_path):
+    tiny_imagenet(tmp_path)
     data = load_data("tiny_imagenet", tmp_path)
     assert [label for _, label in data.train] == [0, 1]
     picture, label = data.test[0]
     assert picture.shape == (3, 64, 64)
     assert label == 1
     assert len(data.test) == 1
+
+
+ODD_ROWS = ["val_0.JPEG", "val_0.JPEG\tn03", "val_1.JPEG\tn02", "\tn02", "n02", "\xe9\tn02"]
+
+
+@pytest.mark.parametrize("row", ODD_ROWS, ids=repr)
+def test_a_row_of_tiny_imagenets_list_is_a_picture_and_its_class(tmp_path, row):
+    tiny_imagenet(tmp_path).write_text(f"{row}\n", encoding="latin-1")
+    with pytest.raises(ValueError, match=r"val_annotations.*; mend it\.$|the class n03.*; add it"):
+        load_data("tiny_imagenet", tmp_path)
+
+
+def test_a_test_set_without_a_retained_class_is_refused_untrained(tmp_path):
+    tiny_imagenet(tmp_path)
+    trained, known = [], ClassifierConfig("tiny_imagenet", str(tmp_path))
+    asked = ClassificationRun(classifier=known, forget="class:n02")
+    refused = pytest.raises(ValueError, match=r"None of the 1 test samples .*; add some\.")
+    with refused, on_progress(lambda *told: trained.append(told)):
+        classify(asked, tmp_path / "out")
+    assert not trained

@@ -7,9 +7,11 @@ import torch
 from hosts import build_digits_task, digits
 from intervals import mean_interval
 from torch import nn
+from torch.utils.data import TensorDataset
 
 from erase.cli import main
 from erase.evaluate.classifiers.gaps import Reference, Split, verdict
+from erase.evaluate.tables import gap_table
 from erase.methods import methods
 from erase.methods.gradient_ascent import GradientAscentConfig
 from erase.runs.calibrate import calibrate, hold_out
@@ -61,6 +63,25 @@ def test_bias_suppression_shows_in_the_probe_not_in_the_accuracy(split_and_model
     report = Reference(trained, retrained, split).report(suppressed)
     assert report.unlearned["forget_accuracy"] == 0.0
     assert report.unlearned["probe_accuracy"] == report.original["probe_accuracy"]
+
+
+def measured_on(split: Split, *classes: int) -> Split:
+    pictures, labels = split.test.tensors
+    kept = torch.isin(labels, torch.tensor(classes))
+    return dataclasses.replace(split, test=TensorDataset(pictures[kept], labels[kept]))
+
+
+def test_every_figure_is_a_number_whichever_classes_the_test_set_holds(split_and_models):
+    split, trained, retrained = split_and_models
+    split, threes = measured_on(split, 5), split.train.tensors[1] == 3
+    report = Reference(trained, retrained, split).report(retrained)
+    assert "nan" not in json.dumps(report.to_json()).lower() + gap_table(report)
+    assert "probe_accuracy" not in report.unlearned
+    rows = {"forget": threes.nonzero().flatten(), "retain": (~threes).nonzero().flatten()}
+    of_a_class = dataclasses.replace(split, **{k: v.tolist() for k, v in rows.items()})
+    for classes in ([3], []):
+        with pytest.raises(ValueError, match=r"None of the \d+ test samples is of a retained"):
+            measured_on(dataclasses.replace(of_a_class, test=load_data("digits").test), *classes)
 
 
 def test_the_verdict_names_over_forgetting():

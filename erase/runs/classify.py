@@ -27,7 +27,7 @@ from erase.support.distributed import DeviceConfig, launched, own_device
 from erase.support.errors import refused
 from erase.support.files import check_file_writable, replaced_file
 from erase.tasks.classification.datasets import Data, build_classifier, load_data
-from erase.tasks.classification.fit import FitConfig, fit, outputs_of
+from erase.tasks.classification.fit import FitConfig, fit, outputs_of, size_of
 from erase.tasks.classification.forget_sets import forget_indices, told
 from erase.tasks.classification.task import ClassificationTask, ClassificationTaskConfig
 
@@ -129,6 +129,8 @@ def classify(run: ClassificationRun, output: str | Path) -> GapReport | None:
             raise ValueError("Shadows are trained by one process; launch one, or leave them out.")
         data = data_of(run.classifier)
         forget = forget_indices(run.forget, data, run.seed)
+        retain = sorted({*range(size_of(data.train))} - {*forget})
+        Split(data.train, forget, retain, data.test)  # refused before anything is trained
         task = build_task(run, load_or_train(run.classifier, data, run.device), data, forget)
         return OpenedClassifier(data, task, run_digest(run, task))
 

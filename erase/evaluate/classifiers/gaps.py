@@ -22,6 +22,7 @@ from erase.core.process import own_settings
 from erase.core.seeds import seeded
 from erase.evaluate.reports import GAPS, GapReport, LikelihoodRatioAttack
 from erase.tasks.classification.fit import BATCH, Outputs, logits_of, outputs_of
+from erase.tasks.classification.rows import labels_of
 
 RELEARN_RATE, RELEARN_LIMIT, RELEARNED = 1e-4, 200, 0.95
 CLOSE = 2.0
@@ -30,12 +31,18 @@ FALSE_POSITIVE_RATE, MEMBERS_SEED = 0.01, 0
 
 @dataclass(frozen=True)
 class Split:
-    """A training set's forget and retain indices, and a test set."""
+    """A training set's forget and retain indices, and a test set that holds a retained class."""
 
     train: Dataset
     forget: Sequence[int]
     retain: Sequence[int]
     test: Dataset
+
+    def __post_init__(self) -> None:
+        kept = labels_of(self.train)[list(self.retain)].tolist()
+        if not {*kept} & {*(tested := labels_of(self.test).tolist())}:
+            raise ValueError(f"None of the {len(tested)} test samples is of a retained class, so "
+                             "that nothing tells what should stay; add some.")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -98,11 +105,12 @@ class Reference:
         gone = ~torch.isin(view.test.labels, view.retain.labels)
         ours, theirs = (v.forget.logits.log_softmax(1) for v in (view, self._oracle))
         divergence = F.kl_div(ours, theirs, reduction="batchmean", log_target=True)
+        learns = len(view.test.labels.unique()) > 1
         figures = {
             **_main_figures(view),
             "kl_to_retrained": float(divergence),
             "agreement": 100 * float((ours.argmax(1) == theirs.argmax(1)).double().mean()),
-            "probe_accuracy": probe_accuracy(view.test, view.forget),
+            **({"probe_accuracy": probe_accuracy(view.test, view.forget)} if learns else {}),
             "relearning_steps": relearning_steps(model, forgotten, self._goal),
         }
         if gone.any():

@@ -18,7 +18,7 @@ from torchvision import models as vision_models
 from torchvision.transforms import v2
 
 from erase.support.errors import refused
-from erase.support.files import expanded, in_order
+from erase.support.files import expanded, in_order, read_text
 from erase.support.pictures import is_picture, open_picture
 from erase.tasks.classification.fit import head_of
 
@@ -139,13 +139,16 @@ def _tiny_imagenet(root: Path, download: bool, side: int) -> Data:
     """Its validation pictures lie in one folder; their classes stand in a file beside them."""
     train_folder, folder = (root / "tiny-imagenet-200" / part for part in ("train", "val"))
     train = ClassFolders(train_folder, TO_TENSOR)
-    lines = (folder / "val_annotations.txt").read_text(encoding="utf-8").split("\n")
-    rows = [line.split("\t")[:2] for line in lines if line]
+    known, pictures = folder / "val_annotations.txt", folder / "images"
+    with refused(f"{known} cannot be read", "mend it"):
+        rows = [line.split("\t")[:2] for line in read_text(known).split("\n") if line]
+        if odd := [row for row in rows if len(row) < 2 or not (pictures / row[0]).is_file()]:
+            raise ValueError(f"{odd[0]} names no picture that is there, or no class")
     if unknown := {synset for _, synset in rows} - train.class_to_idx.keys():
         raise ValueError(f"{folder} has the class {unknown.pop()}, which train lacks; add it.")
     test = copy(train)
     test.root, test.targets = str(folder), [train.class_to_idx[synset] for _, synset in rows]
-    paths = (str(folder / "images" / name) for name, _ in rows)
+    paths = (str(pictures / name) for name, _ in rows)
     test.samples = test.imgs = list(zip(paths, test.targets, strict=True))
     return Data(train, test, 200, train.classes)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import Dataset, Subset, TensorDataset
 from torchvision.datasets import VisionDataset
 
 from erase.tasks.classification.fit import size_of
@@ -65,6 +65,9 @@ def listed_labels(dataset: Dataset) -> Sequence[Any] | None:
     """The labels that a data set lists, so that no input need be read for them."""
     if isinstance(dataset, Rows):
         return listed_labels(dataset.dataset)
+    if isinstance(dataset, Subset):
+        known = listed_labels(dataset.dataset)
+        return None if known is None else [known[index] for index in dataset.indices]
     if isinstance(dataset, TensorDataset) and len(dataset.tensors) == 2:
         return dataset.tensors[1].tolist()
     if isinstance(dataset, VisionDataset) and dataset.target_transform is None:
