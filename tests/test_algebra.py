@@ -3,10 +3,10 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
-from hosts import build_tiny_pipeline, build_tiny_task
+from hosts import build_digits_task, build_tiny_pipeline, build_tiny_task
 from test_erasure import make_erasure
 
-from erase.core.delta import DenseDelta, LowRankDelta, compose_deltas, truncate_delta
+from erase.core.delta import DenseDelta, LowRankDelta, SparseDelta, compose_deltas, truncate_delta
 from erase.core.projection import orthogonal
 from erase.erasure.algebra import (
     compose,
@@ -226,6 +226,42 @@ def test_interference_names_what_two_erasures_share():
     assert all(
         row["principal_cosine"] == pytest.approx(1) for row in interference(project(0), project(0))
     )
+
+
+CHANGES = [
+    DenseDelta(torch.ones(3, 4)),
+    SparseDelta(torch.ones(3, 4) > 0, torch.ones(12)),
+    SparseDelta(torch.zeros(3, 4) > 0, torch.ones(0)),
+    LowRankDelta(torch.ones(3, 1), torch.ones(1, 4)),
+    LowRankDelta(torch.ones(3, 1), torch.zeros(1, 4)),
+]
+
+
+@pytest.mark.parametrize("one", CHANGES, ids=lambda change: type(change).__name__)
+@pytest.mark.parametrize("other", CHANGES, ids=lambda change: type(change).__name__)
+@pytest.mark.parametrize("scales", [(1.0, 1.0), (1.0, 0.0), (0.0, 1.0), (0.0, 0.0)])
+def test_interference_is_of_numbers_where_nothing_is_left_of_a_change(one, other, scales):
+    parts = (Erasure({"unet.a": change}) for change in (one, other))
+    (row,) = interference(*map(scale, parts, scales))
+    assert all(math.isfinite(value) for key, value in row.items() if key != "tensor")
+
+
+@pytest.mark.parametrize(
+    "join", [compose, merge, ties_merge, dare_merge, lambda parts: difference(*parts)]
+)
+def test_erasures_of_other_families_are_joined_only_where_they_meet(trained, join):
+    low = methods()["projection"](build_tiny_task(build_tiny_pipeline()))
+    half = Erasure(dict(list(low.deltas.items())[:1]), low.recipe)
+    rest = Erasure(dict(list(low.deltas.items())[1:]), low.recipe)
+    assert join([half, rest]).deltas.keys() == low.deltas.keys()
+    rest.recipe = low.recipe | {"base": low.recipe["base"] | {"family": "flux"}}
+    assert join([low, rest])
+    classifier = methods()["bias_suppression"](build_digits_task(trained))
+    for foreign in (rest, classifier):
+        with pytest.raises(ValueError, match=r"made for \w+ and \w+ models; join only"):
+            join([half, foreign])
+        foreign.recipe = {}
+        assert join([half, foreign])
 
 
 @pytest.mark.parametrize("join", [compose, merge, ties_merge, dare_merge])

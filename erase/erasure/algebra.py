@@ -144,7 +144,7 @@ def _meeting(one: Delta, other: Delta) -> dict[str, float]:
     facts = {"cosine": angle, "undone": max(0.0, -angle * ratio)}
     if isinstance(one, SparseDelta) and isinstance(other, SparseDelta):
         smaller, larger = sorted((one.mask, other.mask), key=lambda mask: int(mask.sum()))
-        facts["overlap"] = float((smaller & larger).sum() / smaller.sum())
+        facts["overlap"] = float((smaller & larger).sum() / smaller.sum().clamp_min(1))
         facts["overlap_by_chance"] = float(larger.double().mean())
     if isinstance(one, LowRankDelta) and isinstance(other, LowRankDelta):
         facts["principal_cosine"] = largest_principal_cosine(one, other)
@@ -160,6 +160,11 @@ def _joined(
 ) -> Erasure:
     """The erasure whose change of each tensor is what `join` makes of all changes of it."""
     _check_same_base(erasures)
+    for one, other in combinations(erasures, 2):
+        families = {one.facts.base.family, other.facts.base.family} - {""}
+        if len(families) > 1 and one.deltas.keys().isdisjoint(other.deltas):
+            raise ValueError(f"The erasures were made for {' and '.join(sorted(families))} models; "
+                             "join only erasures of one base.")  # fmt: skip
     if not 0 < facts.get("density", 1) <= 1:
         raise ValueError(f"density is {facts['density']}; give a share in (0, 1].")
     changes: dict[str, list[Delta]] = {}

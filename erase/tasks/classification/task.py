@@ -246,8 +246,8 @@ class ClassificationTask:
         return {"base": base, "forget set": split, "retain set": split}
 
     def architecture(self) -> dict[str, Any]:
-        """Any: nothing to tell."""
-        return {}
+        """Of any: that it is a classifier's."""
+        return {"family": "classifier"}
 
     def describe(self) -> dict[str, Any]:
         """The data of the task as JSON, for the recipe."""
