@@ -2,6 +2,7 @@ import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -15,9 +16,11 @@ from erase.attacks.base import Outcome, Target, predict_base
 from erase.attacks.prefix import PrefixConfig
 from erase.attacks.recall import RecallConfig
 from erase.attacks.state_inversion import read_instead
+from erase.methods.harden import STREAM
 from erase.models.family import FAMILIES
 from erase.models.tokens import last_positions
 from erase.prompts.request import EraseRequest, expand
+from erase.prompts.seeds import ATTACK_SEED, EVALUATION_SEED, TARGET_SEED, of_attack
 from erase.runs.attack import AttackRun, _serving
 from erase.tasks.diffusion.denoiser import ConditionedDenoiser
 from erase.tasks.diffusion.words import placeholder_embeddings, placeholders, vocabularies
@@ -51,6 +54,17 @@ def attacked(name: str, target: Target) -> Outcome:
     return attacks()[name](
         target, config(**{key: value for key, value in QUICK.items() if key in known})
     )
+
+
+def test_no_two_seeds_of_attacks_draw_the_same_nor_what_others_draw():
+    seeds = [*range(-250, 250), 2024, 2**31, 10**12, -(10**12)]
+    one, other = ([of_attack(first, s) for s in seeds] for first in (TARGET_SEED, ATTACK_SEED))
+    firsts = sorted(one + other)
+    assert all(b - a >= 10_000 for a, b in pairwise(firsts))
+    streams = {first // 1_000_000 % 10 for first in firsts}
+    assert streams == {first // 1_000_000 for first in (TARGET_SEED, ATTACK_SEED)}
+    assert not streams & {1, 2, 3, 4, 5, STREAM, EVALUATION_SEED // 1_000_000}
+    assert dataclasses.replace(target_of("sd"), seed=2024).seeds.start in other
 
 
 def modules_of(target: Target) -> list[nn.Module]:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from erase.core.seeds import seeded
 from erase.prompts.catalogue import Sampling
 from erase.prompts.request import Prompt
-from erase.prompts.seeds import ATTACK_SEED
+from erase.prompts.seeds import ATTACK_SEED, of_attack
 from erase.support.distributed import shared_map
 from erase.tasks.diffusion.denoiser import ConditionedDenoiser
 from erase.tasks.diffusion.sampling import draw
@@ -69,7 +69,7 @@ class Target:
     @property
     def seeds(self) -> range:
         """One seed a prompt."""
-        first = ATTACK_SEED + 10_000 * self.seed
+        first = of_attack(ATTACK_SEED, self.seed)
         return range(first, first + len(self.prompts))
 
     def drawn(self, texts: Sequence[str] | None = None, description: str = "attack") -> Tensor:

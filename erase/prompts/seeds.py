@@ -14,3 +14,12 @@ MATRIX_SEED = 9_000_000  # every object in every style, one a cell
 RETRAIN_SEED = 1_000  # the model trained without the forget set
 HELD_OUT_SEED = 7_919  # the model that methods ask how a stranger to the forget set answers
 SHADOW_SEED = 100_000  # one for each shadow model
+
+
+def of_attack(first: int, seed: int) -> int:
+    """Where an attack's seed begins in the range of TARGET_SEED or ATTACK_SEED.
+
+    A hundred fit there; every other hundred lies as far on in another ten million, of whose
+    millions no run draws from that one.
+    """
+    return first + 10_000_000 * (seed // 100) + 10_000 * (seed % 100)

@@ -18,7 +18,7 @@ from erase.evaluate.tables import attack_table
 from erase.models.family import FAMILIES, Family
 from erase.models.opening import Model
 from erase.prompts.request import Prompt, PromptSet, sample
-from erase.prompts.seeds import TARGET_SEED
+from erase.prompts.seeds import TARGET_SEED, of_attack
 from erase.runs.opening import Names, Opened, of_base, open_all
 from erase.runs.state import carry_out
 from erase.support.config import Positive
@@ -166,7 +166,7 @@ def build_target(
     """
     chosen = sample(prompts.forget, count, TARGET_SEED + seed)
     others = [prompt.text for prompt in sample(prompts.retain, count, TARGET_SEED + seed)]
-    texts, first = [prompt.text for prompt in chosen], TARGET_SEED + 10_000 * seed
+    texts, first = [prompt.text for prompt in chosen], of_attack(TARGET_SEED, seed)
 
     def drawn(wanted: Sequence[str], what: str, kind: OutputType = "pt") -> Tensor:
         seeds = range(first, first + len(wanted))
