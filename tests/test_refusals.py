@@ -8,9 +8,11 @@ import pytest
 from diffusers import DiffusionPipeline
 from hosts import CATALOGUE, build_tiny_pipeline
 from PIL import Image
+from test_perceptual import keep_backbone
 
 from erase.bundled import JUDGE
 from erase.erasure.erasure import Erasure
+from erase.evaluate.pictures import folders
 from erase.evaluate.pictures.generation import EvaluationConfig
 from erase.methods.uce import UCEConfig
 from erase.prompts.request import EraseRequest
@@ -197,3 +199,34 @@ def test_a_bad_request_opens_no_model_and_trains_no_classifier(
     assert not opened
     assert not trained
     assert sorted(place.rglob("*")) == before
+
+
+@pytest.mark.parametrize("asked", [evaluating, following])
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"captions": "two.txt"}, "1 pictures and 2 captions"),
+        ({"partners": "two", "backbone": "squeeze"}, "1 pictures and their 2 partners"),
+        ({"reference": "two"}, "1 and 2 pictures"),
+    ],
+)
+def test_wrong_numbers_are_refused_before_any_picture_is_drawn_or_looked_at(
+    place, opened, monkeypatch, asked, given, reason
+):
+    monkeypatch.setenv("TORCH_HOME", str(place))
+    keep_backbone(place)
+    (place / "two.txt").write_text("a ghost\na skull\n")
+    (place / "two").mkdir()
+    for i in range(2):
+        Image.new("RGB", (8, 8)).save(place / "two" / f"{i}.png")
+    looked_at, drawn = [], []
+    monkeypatch.setattr(folders, "embedded", lambda *pictures: looked_at.append(pictures))
+    given = {k: v if k == "backbone" else str(place / v) for k, v in given.items()}
+    wanted = {"labels": ["ghost", "skull"], **JUDGED, **given}
+    options = wanted if asked is evaluating else {"evaluation": PictureEvaluation(**wanted)}
+    with on_progress(lambda *told: drawn.append(told)), pytest.raises(ValueError, match=reason):
+        asked(place, **options)
+    assert not looked_at
+    assert not drawn
+    assert str(place / "tiny") not in opened
+    assert not (place / "out").exists()

@@ -83,11 +83,15 @@ class Evaluator(Protocol):
 
 @dataclass
 class Measurement:
-    """An evaluator that is told its protocol and what makes the figures."""
+    """An evaluator that is told its protocol and what makes the figures.
+
+    require: raises ValueError if there are no figures of so many pictures.
+    """
 
     name: str
     told: Mapping[str, Any]
     measure: Callable[[Sequence[Image], Path], dict[str, Any]]
+    require: Callable[[int], None] = lambda count: None
 
     def protocol(self) -> dict[str, Any]:
         """What it was told."""
@@ -95,6 +99,7 @@ class Measurement:
 
     def figures(self, pictures: Sequence[Image], folder: Path) -> dict[str, Any]:
         """What `measure` makes of the pictures."""
+        self.require(len(pictures))
         return self.measure(pictures, folder)
 
 

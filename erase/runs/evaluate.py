@@ -17,6 +17,7 @@ from erase.evaluate.base import (
     EVALUATORS,
     Evaluator,
     Judge,
+    Measurement,
     OpenJudge,
     evaluators_of,
     measured,
@@ -127,7 +128,7 @@ def evaluate(
     def open_() -> ToMeasure:
         shown = load_folder(Path(pictures))
         judge = shared_judge(config, device=own_device(device))
-        return shown, require_any(evaluators_of(config, judge))
+        return shown, require_fit(evaluators_of(config, judge), len(shown))
 
     def write(opened: ToMeasure, _: None, folder: Path) -> dict[str, Any]:
         shown, evaluators = opened
@@ -144,11 +145,14 @@ def rescore(folder: str | Path, threshold: float, classes: Sequence[str]) -> dic
     return count(read_detections(Path(folder) / DETECTIONS), threshold, classes)
 
 
-def require_any(evaluators: list[Evaluator]) -> list[Evaluator]:
-    """The evaluators; ValueError if there are none."""
+def require_fit(evaluators: list[Evaluator], count: int) -> list[Evaluator]:
+    """The evaluators; ValueError if there are none, or one has no figures of so many pictures."""
     if not evaluators:
         raise ValueError("Nothing is to be measured; give labels, captions, reference, partners or "
                          "nudity.")  # fmt: skip
+    for one in evaluators:
+        if isinstance(one, Measurement):
+            one.require(count)
     return evaluators
 
 
@@ -198,7 +202,7 @@ def run_protocol(protocol: BenchmarkProtocol, output: str | Path) -> dict[str, A
         if name and not (isinstance(kind, type) and issubclass(kind, SchedulerMixin)):
             raise ValueError(f"diffusers has no {name} here; name one of its schedulers.")
         found = find_model(protocol.model, protocol)
-        evaluators = require_any(_evaluators(protocol, rows, found.device))
+        evaluators = require_fit(_evaluators(protocol, rows, found.device), len(rows))
         erasure = Erasure.from_pretrained(protocol.erasure) if protocol.erasure else None
         model = found.open()
         if kind:

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import harmonic_mean
 from typing import Any, Literal
@@ -133,16 +134,18 @@ def clip_score(judge: Judge, captions: Sequence[str]) -> Measurement:
     if not isinstance(judge, ReadsCaptions):
         raise ValueError(f"The judge {judge.name} reads no captions; name an open_clip model.")
 
-    def score(pictures: Sequence[Image], folder: Path) -> dict[str, Any]:
-        if len(pictures) != len(captions):
+    def require(count: int) -> None:
+        if count != len(captions):
             raise ValueError(
-                f"There are {len(pictures)} pictures and {len(captions)} captions; give one "
+                f"There are {count} pictures and {len(captions)} captions; give one "
                 "a picture, in the order of their names."
             )
+
+    def score(pictures: Sequence[Image], folder: Path) -> dict[str, Any]:
         return mean_with_error(judge.score(embedded(judge, pictures), captions))
 
     told = judge_protocol(judge) | {"captions": list(captions)}
-    return Measurement("clip_score", told, score)
+    return Measurement("clip_score", told, score, require)
 
 
 @evaluator("fidelity", FidelityConfig)
@@ -151,19 +154,17 @@ def fidelity(config: FidelityConfig, judge: OpenJudge) -> Measurement | None:
     if not config.reference:
         return None
     given, opened = load_folder(Path(config.reference)), judge()
-    require_enough(len(given), len(given))
-    reference = embedded(opened, given)
+    require = partial(require_enough, other=len(given))
 
     def distances(pictures: Sequence[Image], folder: Path) -> dict[str, Any]:
-        require_enough(len(pictures), len(reference))
-        features = embedded(opened, pictures)
+        features, reference = embedded(opened, pictures), embedded(opened, given)
         return {
             "frechet_distance": frechet_distance(features, reference).to_json(),
             "kernel_distance": kernel_distance(features, reference).to_json(),
         }
 
-    told = {"reference_pictures": len(reference), "reference": _fingerprint(given)}
-    return Measurement("fidelity", judge_protocol(opened) | told, distances)
+    told = {"reference_pictures": len(given), "reference": _fingerprint(given)}
+    return Measurement("fidelity", judge_protocol(opened) | told, distances, require)
 
 
 def _fingerprint(pictures: Sequence[Image]) -> str:
@@ -198,13 +199,16 @@ def lpips(
 
         metric = LearnedPerceptualImagePatchSimilarity(backbone, normalize=True).to(device)
 
-    @torch.no_grad()
-    def distances(pictures: Sequence[Image], folder: Path) -> dict[str, Any]:
-        if [p.size for p in pictures] != [p.size for p in partners]:
+    def require(count: int, alike: bool = True) -> None:
+        if count != len(partners) or not alike:
             raise ValueError(
-                f"The {len(pictures)} pictures and their {len(partners)} partners differ in "
+                f"The {count} pictures and their {len(partners)} partners differ in "
                 "number or size; draw both with the same prompts."
             )
+
+    @torch.no_grad()
+    def distances(pictures: Sequence[Image], folder: Path) -> dict[str, Any]:
+        require(len(pictures), [p.size for p in pictures] == [p.size for p in partners])
 
         def distance(i: int) -> Tensor:
             return metric(*(to_tensor(of[i])[None].to(device) for of in (pictures, partners))).cpu()
@@ -212,7 +216,7 @@ def lpips(
         return mean_with_error(torch.stack(shared_map(distance, range(len(pictures)))))
 
     told = {"partners": len(partners), "pictures": _fingerprint(partners)}
-    return Measurement("lpips", {"backbone": backbone, **told}, distances)
+    return Measurement("lpips", {"backbone": backbone, **told}, distances, require)
 
 
 @evaluator("lpips", PerceptualConfig)
