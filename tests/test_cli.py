@@ -82,6 +82,29 @@ def test_an_oracle_stands_beside_base_and_erased(tiny_model, tmp_path, capsys):
     assert "| KID to oracle, forget |" in card
 
 
+@pytest.mark.parametrize(
+    ("command", "name", "value"),
+    [
+        ("run", "salun.density", "2.0"),
+        ("run", "salun.training.max_train_steps", "-1"),
+        ("run", "task.batch_size", "0"),
+        ("attack erasure", "recall.strength", "2.0"),
+        ("attack erasure", "prompts", "0"),
+        ("protocol", "drawing.steps", "0"),
+        ("classify --forget class:3", "classifier.fit.epochs", "0"),
+    ],
+)
+def test_a_value_that_cannot_be_is_named_as_its_option_is(command, name, value, tmp_path, capsys):
+    concept = ["--concept", "ghost"] if command == "run" else []
+    words = [*command.split(), *concept, "--output", str(tmp_path / "out")]
+    assert main([*words, f"--{name}={value}"]) == 2
+    assert capsys.readouterr().err.startswith(f"erase: {name} is {value}; give ")
+    if command != "attack erasure":
+        (tmp_path / "options.yaml").write_text(f"{name}: {value}")
+        assert main([*words, f"--config={tmp_path / 'options.yaml'}"]) == 2
+        assert f"options.yaml, {name} is {value}; give " in capsys.readouterr().err
+
+
 def test_same_seed_gives_byte_identical_weights_and_reports(tiny_model, tmp_path):
     for name in "ab":
         erase_run(tiny_model, tmp_path / name, "--concept", "ghost")

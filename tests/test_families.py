@@ -23,6 +23,14 @@ def test_drawn_latents_are_what_the_denoiser_works_on(pipeline):
         assert task.predict(batch, batch.prompts).shape == batch.latents.shape
 
 
+@pytest.mark.parametrize("size", [1, 12, 30, 500])
+def test_a_size_that_is_not_drawn_is_refused_before_anything_is(pipeline, size):
+    with pytest.raises(ValueError, match=rf"size is {size}, .*; give a multiple of 8\.$"):
+        build_tiny_task(pipeline, (), size)
+    next_up = 8 * (size // 8 + 1)
+    assert build_tiny_task(pipeline, (), next_up).denoiser.side == next_up
+
+
 def test_given_pictures_become_the_latents_that_decode_to_them(pipeline):
     family, task = family_of(pipeline), build_tiny_task(pipeline, (), SIDE)
     noise = torch.rand(SIDE, SIDE, 3, generator=torch.Generator().manual_seed(0))

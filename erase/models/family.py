@@ -1,5 +1,6 @@
 """What is particular to each architecture: where text enters, how latents and time are told."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -105,7 +106,15 @@ class Family:
         return getattr(self.pipeline, "_lora_loadable_modules", ())
 
     def side(self, pipeline: DiffusionPipeline, size: int = 0) -> int:
-        """How many pixels wide a picture is: `size`, or 0 for what the pipeline draws by itself."""
+        """How many pixels wide a picture is: `size`, or 0 for what the pipeline draws by itself.
+
+        Raises ValueError for a size that the family is known not to draw.
+        """
+        packed = 1 if self.denoiser == "unet" else 2  # latents, to the side of a token
+        part = 1 if self.learned else math.lcm(8, packed * pipeline.vae_scale_factor)
+        if size % part:
+            raise ValueError(f"The pictures' size is {size}, which pipelines of family {self.name} "
+                             f"do not draw; give a multiple of {part}.")  # fmt: skip
         if size or self.learned:
             return size
         known = getattr(getattr(pipeline, self.denoiser).config, "sample_size", None)

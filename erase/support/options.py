@@ -56,13 +56,20 @@ class Parser(ArgumentParser):
             for word, value in zip(words, after, strict=True)
         ]
 
-    def instantiate(self, *args: Any, **options: Any) -> Any:
-        """As jsonargparse's; what is wrong with a value names the config that was read."""
+    def instantiate(self, namespace: Namespace, *args: Any, **options: Any) -> Any:
+        """As jsonargparse's; what is wrong with a value names the config that was read.
+
+        And the whole name of the option, of which a config knows the end, where one alone fits.
+        """
         try:
-            return super().instantiate(*args, **options)
+            return super().instantiate(namespace, *args, **options)
         except ValueError as error:
-            where = f"In the config {self.config}, " if self.config else ""
-            raise ValueError(f"{where}{error}") from error
+            where, said = f"In the config {self.config}, " if self.config else "", str(error)
+            usual = self.get_defaults()
+            fits = [name[: name.rfind(".") + 1] for name, value in namespace.items()
+                    if said.startswith(f"{name.rpartition('.')[2]} is {value!r:.80};")
+                    and value != usual.get(name)]  # fmt: skip
+            raise ValueError(f"{where}{fits[0] if len(fits) == 1 else ''}{said}") from error
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Exit with 2 after the sentence."""
