@@ -18,11 +18,11 @@ from erase.evaluate.pictures.fidelity import kernel_distance
 from erase.evaluate.pictures.generation import (
     SIDES,
     EvaluationConfig,
+    by_side,
     draw_evaluation,
-    features_of,
     judge_drawn,
 )
-from erase.evaluate.pictures.judges import judge_protocol
+from erase.evaluate.pictures.judges import embedded_drawn, judge_protocol
 from erase.evaluate.reports import ACCURACIES
 from erase.prompts.catalogue import Sampling
 from erase.prompts.request import PromptSet
@@ -118,10 +118,11 @@ def observe(
         "real": protocol_hash({side: list(real[side].captions) for side in SIDES}),
         "real_pictures": combined(fingerprint(real[side].pictures) for side in SIDES),
     }
+    embeddings = embedded_drawn(judge, drawn.pictures)
     return Observation(
         protocol,
-        judge_drawn(drawn, judge, prompts.labels).to_json(),
-        features_of(drawn, judge),
+        judge_drawn(drawn, judge, prompts.labels, embeddings).to_json(),
+        by_side(embeddings, drawn.forget_count),
         {side: predictions(pipeline, real[side]) for side in SIDES},
     )
 

@@ -14,6 +14,7 @@ from erase.bundled import JUDGE
 from erase.cli import main
 from erase.cli.commands import said_of
 from erase.erasure.erasure import Erasure
+from erase.evaluate.pictures.clip import ClipJudge
 from erase.evaluate.tables import attack_table, figure_lines
 from erase.training.checkpoint import checkpoints
 
@@ -64,13 +65,16 @@ def test_a_run_leaves_artefact_card_report_and_picture_alone(tiny_model, tmp_pat
     assert "forget accuracy" in capsys.readouterr().out
 
 
-def test_an_oracle_stands_beside_base_and_erased(tiny_model, tmp_path, capsys):
+def test_an_oracle_stands_beside_base_and_erased(tiny_model, tmp_path, capsys, monkeypatch):
+    looked_at, embed = [], ClipJudge.embed
+    monkeypatch.setattr(ClipJudge, "embed", lambda *a: looked_at.append(len(a[1])) or embed(*a))
     asked = "--concept", "ghost", "--oracle", str(tiny_model)
     assert erase_run(tiny_model, tmp_path / "few", *asked) != 0
     assert "needs 3 pictures of a set, not 2" in capsys.readouterr().err
     assert erase_run(tiny_model, tmp_path / "out", *asked, "--evaluation.forget_pictures=3") == 0
     report = json.loads((tmp_path / "out/report.json").read_text())
     metrics = report["metrics"]
+    assert sum(looked_at) == 3 * (3 + 3)  # each picture once
     assert metrics["oracle"] == metrics["base"]
     assert report["protocol"]["oracle"] == str(tiny_model)
     distances = metrics["distance_to_oracle"]

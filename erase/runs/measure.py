@@ -14,6 +14,7 @@ from erase.evaluate.pictures.generation import (
     judge_drawn,
     kernel_distances,
 )
+from erase.evaluate.pictures.judges import embedded_drawn
 from erase.evaluate.pictures.report import REPORT_FILES, write_report
 from erase.evaluate.reports import Cost, Report
 from erase.evaluate.tables import measured_lines
@@ -82,13 +83,14 @@ def measured(run: Measures, opened: Opened, erasure: Erasure, started: float) ->
     """What the models draw and the judge sees; all processes take part."""
     drawn, judge = _draw_all(run, opened, erasure), opened.judge
     labels, deltas = opened.prompts.labels, erasure.deltas.values()
+    seen = {name: embedded_drawn(judge, one.pictures) for name, one in drawn.items()}
     moved = retained_moved(opened.task, erasure.deltas)
     report = Report(
         request=erasure.recipe["request"],
         method=erasure.facts.method,
         protocol=_protocol(run, opened, erasure),
-        metrics={name: judge_drawn(one, judge, labels) for name, one in drawn.items()},
-        distances=kernel_distances(drawn, judge) if opened.oracle else {},
+        metrics={n: judge_drawn(one, judge, labels, seen[n]) for n, one in drawn.items()},
+        distances=kernel_distances(seen, drawn["base"].forget_count) if opened.oracle else {},
         cost=Cost(
             seconds=round(time.perf_counter() - started, 1),
             peak_memory_bytes=peak_memory(),

@@ -71,7 +71,10 @@ def evaluation_prompts(prompts: PromptSet, config: EvaluationConfig) -> tuple[li
 
 
 def judge_drawn(
-    drawn: EvaluationPictures, judge: Judge, labels: Mapping[str, Sequence[str]]
+    drawn: EvaluationPictures,
+    judge: Judge,
+    labels: Mapping[str, Sequence[str]],
+    embeddings: Tensor | None = None,
 ) -> Metrics:
     """The three accuracies and, by a judge that reads, the mean score of the retained prompts.
 
@@ -84,9 +87,9 @@ def judge_drawn(
     of forget prompts. Where two kinds were erased, a retained picture counts for the share of the
     two that it shows, so that n is pictures. The NEAREST of the retained concepts that were drawn
     to each forgotten one, by the judge's reading of their names, have a retain accuracy of their
-    own.
+    own. `embeddings` are the judge's of the pictures, if it has looked at them.
     """
-    embeddings = embedded_drawn(judge, drawn.pictures)
+    embeddings = embedded_drawn(judge, drawn.pictures) if embeddings is None else embeddings
     seen = {kind: judge.classify(embeddings, kind, names) for kind, names in labels.items()}
     forget, retain = range(drawn.forget_count), range(drawn.forget_count, len(drawn.prompts))
     near, score = _nearest(drawn, judge, labels), None
@@ -145,17 +148,16 @@ def _nearest(
     return list(dict.fromkeys(near))
 
 
-def features_of(drawn: EvaluationPictures, judge: Judge) -> dict[str, Tensor]:
-    """The judge's embeddings [n, d] of either side's pictures."""
-    parts = embedded_drawn(judge, drawn.pictures).tensor_split([drawn.forget_count])
-    return dict(zip(SIDES, parts, strict=True))
+def by_side(embeddings: Tensor, forget_count: int) -> dict[str, Tensor]:
+    """A judge's embeddings [n, d] of either side's pictures."""
+    return dict(zip(SIDES, embeddings.tensor_split([forget_count]), strict=True))
 
 
 def kernel_distances(
-    drawn: Mapping[str, EvaluationPictures], judge: Judge
+    embeddings: Mapping[str, Tensor], forget_count: int
 ) -> dict[str, dict[str, Distance]]:
-    """Of "base" and "erased" from "oracle", on the judge's features, for either side."""
-    features = {name: features_of(one, judge) for name, one in drawn.items()}
+    """Of "base" and "erased" from "oracle", by a judge's embeddings [n, d], for either side."""
+    features = {name: by_side(one, forget_count) for name, one in embeddings.items()}
     return {
         name: {
             side: kernel_distance(features[name][side], features["oracle"][side]) for side in SIDES
