@@ -97,7 +97,7 @@ def test_what_the_caller_has_set_changes_nothing(
 
 
 @pytest.mark.parametrize("first_out", [0, 1])
-def test_a_callers_dtype_outlives_threads_that_meet(first_out):
+def test_threads_that_meet_compute_in_float32_and_leave_the_callers_dtype(first_out):
     with (
         switched(torch.set_default_dtype, torch.float64, torch.float32),
         ThreadPoolExecutor(1) as one,
@@ -107,6 +107,7 @@ def test_a_callers_dtype_outlives_threads_that_meet(first_out):
         for thread, settings in here:
             thread.submit(settings.__enter__).result()
         for thread, settings in (here[first_out], here[1 - first_out]):
+            assert thread.submit(lambda: torch.zeros(1).dtype).result() == torch.float32
             thread.submit(settings.__exit__, None, None, None).result()
         assert torch.get_default_dtype() == torch.float64
 

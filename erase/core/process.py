@@ -2,8 +2,11 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from threading import Lock
 
 import torch
+
+_lock, _found = Lock(), list[torch.dtype]()  # the default of the process, of each who is here
 
 
 @contextmanager
@@ -22,8 +25,16 @@ def own_settings() -> Iterator[None]:
         for kind in ("cpu", "cuda"):
             if torch.is_autocast_enabled(kind):
                 settings.enter_context(torch.autocast(kind, enabled=False))
-        # Of threads that are here at once the first puts the caller's back.
-        if (dtype := torch.get_default_dtype()) != torch.float32:
-            settings.callback(torch.set_default_dtype, dtype)
+        with _lock:
+            _found.append(torch.get_default_dtype())
             torch.set_default_dtype(torch.float32)
+        settings.callback(_leave)
         yield
+
+
+def _leave() -> None:
+    """Of threads that are here at once the last puts the caller's default dtype back."""
+    with _lock:
+        dtype = _found.pop()
+        if not _found:
+            torch.set_default_dtype(dtype)
