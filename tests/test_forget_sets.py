@@ -9,6 +9,7 @@ from PIL import Image
 
 from erase.methods import get_method
 from erase.prompts.request import EraseRequest, expand
+from erase.runs.calibrate import CalibrationRun, calibrated
 from erase.runs.classify import ClassificationRun, ClassifierConfig, classify
 from erase.support.progress import on_progress
 from erase.tasks.classification.datasets import load_data
@@ -134,8 +135,13 @@ def test_a_row_of_tiny_imagenets_list_is_a_picture_and_its_class(tmp_path, row):
 def test_a_test_set_without_a_retained_class_is_refused_untrained(tmp_path):
     tiny_imagenet(tmp_path)
     trained, known = [], ClassifierConfig("tiny_imagenet", str(tmp_path))
-    asked = ClassificationRun(classifier=known, forget="class:n02")
-    refused = pytest.raises(ValueError, match=r"None of the 1 test samples .*; add some\.")
-    with refused, on_progress(lambda *told: trained.append(told)):
-        classify(asked, tmp_path / "out")
+    (tmp_path / "most.json").write_text(str([*range(2, len(digits()))]))  # all but a 0 and a 1
+    half = CalibrationRun(ClassifierConfig(), str(tmp_path / "most.json"), share=0.5)
+    for asked in (
+        lambda: classify(ClassificationRun(known, "class:n02"), tmp_path / "out"),
+        lambda: calibrated(half),
+    ):
+        refused = pytest.raises(ValueError, match=r"None of the 1 test samples .*; add some\.")
+        with refused, on_progress(lambda *told: trained.append(told)):
+            asked()
     assert not trained

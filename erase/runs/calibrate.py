@@ -69,12 +69,14 @@ def calibrated(run: CalibrationRun) -> Calibration | None:
     forget = forget_indices(run.forget, data, run.seed)
     retain = sorted(set(range(size_of(data.train))) - set(forget))
     used, held = hold_out(retain, run.share, run.seed)
+    validation = Subset(data.train, held)
+    Split(data.train, forget, used, validation)  # refused before anything is trained
     rows = sorted({*forget, *used})
     seen = replace(data, train=Subset(data.train, rows))
     places = {row: place for place, row in enumerate(rows)}
     original = load_or_train(classifier, seen, run.device)
     task = build_task(run, original, seen, [places[row] for row in forget])
-    found = calibrate(run.method, task, retrained(task), Subset(data.train, held), options)
+    found = calibrate(run.method, task, retrained(task), validation, options)
     return found if launched().is_main_process else None
 
 
