@@ -16,11 +16,18 @@ from erase.attacks.base import Outcome, Target, predict_base
 from erase.attacks.prefix import PrefixConfig
 from erase.attacks.recall import RecallConfig
 from erase.attacks.state_inversion import read_instead
-from erase.methods.harden import STREAM
 from erase.models.family import FAMILIES
 from erase.models.tokens import last_positions
 from erase.prompts.request import EraseRequest, expand
-from erase.prompts.seeds import ATTACK_SEED, EVALUATION_SEED, TARGET_SEED, of_attack
+from erase.prompts.seeds import (
+    ATTACK_SEED,
+    EVALUATION_SEED,
+    MATRIX_SEED,
+    STREAMS,
+    TARGET_SEED,
+    of_attack,
+    of_stream,
+)
 from erase.runs.attack import AttackRun, _serving
 from erase.tasks.diffusion.denoiser import ConditionedDenoiser
 from erase.tasks.diffusion.words import placeholder_embeddings, placeholders, vocabularies
@@ -63,7 +70,8 @@ def test_no_two_seeds_of_attacks_draw_the_same_nor_what_others_draw():
     assert all(b - a >= 10_000 for a, b in pairwise(firsts))
     streams = {first // 1_000_000 % 10 for first in firsts}
     assert streams == {first // 1_000_000 for first in (TARGET_SEED, ATTACK_SEED)}
-    assert not streams & {1, 2, 3, 4, 5, STREAM, EVALUATION_SEED // 1_000_000}
+    assert not streams & {*range(len(STREAMS)), EVALUATION_SEED // 1_000_000}
+    assert of_stream(STREAMS[-1], 0) + 1_000_000 <= TARGET_SEED < EVALUATION_SEED < MATRIX_SEED
     assert dataclasses.replace(target_of("sd"), seed=2024).seeds.start in other
 
 

@@ -33,7 +33,7 @@ from erase.training.preserve import restored_parameters
 RATE = 4  # times what the task suggests for weights that begin where they are to end
 ORIGINAL = 4  # bytes of a weight before it was noised
 PART = 4  # of a batch, one in so many shows what must not come back; that takes many passes
-TOGETHER, STREAM = 32, 7  # pictures drawn at a time, and their seeds, which no other set has
+TOGETHER = 32  # pictures drawn at a time
 
 
 @dataclass(frozen=True)
@@ -308,9 +308,9 @@ class TaughtTask(DiffusionTask):
         if start in self._drawn:
             return self._drawn[start]
         places = range(start, min(start + TOGETHER, len(self.answered)))
-        teacher, said = self._teacher, "the teacher's pictures"
+        draw, teacher = self._sets.draw, self._teacher
         with teacher._own_weights():
-            return self._sets.draw(teacher.denoiser, self.answered, STREAM, said, places=places)
+            return draw(teacher.denoiser, self.answered, "teacher's pictures", places=places)
 
     @cached_property
     def _given(self) -> Tensor:

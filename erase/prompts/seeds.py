@@ -1,9 +1,14 @@
 """The first seed of every range of draws, in one place, so that no two ranges meet.
 
-A run's own seed picks the ranges that it learns from, at the places that draw them: pictures from
-`1_000_000 * (10 * seed + stream)` on, steps of training from `10_000_000 * (seed + 1)` on.
-benchmarks/ has 5_000_000 and 9_500_000.
+A run's own seed picks the ranges that it learns from: pictures `of_stream`, steps of training from
+`10_000_000 * (seed + 1)` on. benchmarks/ has 5_000_000 and 9_500_000.
 """
+
+# What a run draws, a million seeds each, as its bars name it.
+STREAMS = (
+    "teacher's pictures", "forget set", "retain set", "anchor pictures", "listening",
+    "looking at the model",
+)  # fmt: skip
 
 TARGET_SEED = 6_000_000  # pictures that attacks learn from, 10,000 for each seed of an attack
 EVALUATION_SEED = 7_000_000  # pictures that are judged, one a prompt
@@ -14,6 +19,11 @@ MATRIX_SEED = 9_000_000  # every object in every style, one a cell
 RETRAIN_SEED = 1_000  # the model trained without the forget set
 HELD_OUT_SEED = 7_919  # the model that methods ask how a stranger to the forget set answers
 SHADOW_SEED = 100_000  # one for each shadow model
+
+
+def of_stream(stream: str, seed: int) -> int:
+    """Where one of STREAMS begins in the ten million of a run's seed."""
+    return 1_000_000 * (10 * seed + STREAMS.index(stream))
 
 
 def of_attack(first: int, seed: int) -> int:

@@ -15,6 +15,7 @@ from erase.core.fingerprint import combined
 from erase.core.seeds import seeded
 from erase.prompts.catalogue import Sampling
 from erase.prompts.request import Prompt, PromptSet, sample, texts_by_group
+from erase.prompts.seeds import of_stream
 from erase.support.pictures import load_folder
 from erase.tasks.base import SetName
 from erase.tasks.diffusion.config import MOST_TRAJECTORIES, DiffusionTaskConfig
@@ -77,19 +78,19 @@ class PictureSets:
         if self.given is not None:
             return self._encoded(self.given)
         prompts = sample(self.prompts.forget, self.counts[0], self.seed)
-        return prompts, self.draw(self.base, [p.text for p in prompts], 1, "forget set")
+        return prompts, self.draw(self.base, [p.text for p in prompts], "forget set")
 
     @cached_property
     def anchors(self) -> PictureSet:
         """Forget prompts and latents of their anchors' pictures."""
         prompts = sample(self.prompts.forget, self.counts[0], self.seed)
-        return prompts, self.draw(self.base, [p.anchor for p in prompts], 3, "anchor pictures")
+        return prompts, self.draw(self.base, [p.anchor for p in prompts], "anchor pictures")
 
     @cached_property
     def retain(self) -> PictureSet:
         """Retain prompts and latents."""
         prompts = sample(self.prompts.retain, self.counts[1], self.seed)
-        return prompts, self.draw(self.base, [p.text for p in prompts], 2, "retain set")
+        return prompts, self.draw(self.base, [p.text for p in prompts], "retain set")
 
     def samples(self, shown: Sequence[ForgetSet]) -> tuple[list[Prompt], Tensor, Tensor]:
         """Prompts and latents of these sets together, and which of them show the concept [N]."""
@@ -102,16 +103,15 @@ class PictureSets:
         self,
         denoiser: ConditionedDenoiser,
         texts: Sequence[str],
-        stream: int,
-        description: str,
+        stream: str,
         output_type: OutputType = "latent",
         places: Sequence[int] | None = None,
     ) -> Tensor:
         """What a model draws of the texts, or of those at some places, from seeds of a stream."""
-        first = 1_000_000 * (10 * self.seed + stream)
+        first = of_stream(stream, self.seed)
         places = range(len(texts)) if places is None else places
         chosen, seeds = [texts[i] for i in places], [first + i for i in places]
-        return draw(denoiser.pipeline, chosen, seeds, self.sampling, output_type, description)
+        return draw(denoiser.pipeline, chosen, seeds, self.sampling, output_type, stream)
 
     def heard(self, which: SetName, samples: int, drawn: bool) -> dict[str, list[str]]:
         """At most `samples` texts of a set, by group, to be read, or drawn by; fewer are drawn."""
@@ -127,7 +127,7 @@ class PictureSets:
         parts = (self.prompts.forget, self.prompts.retain)
         samples = (sample(part, PREVIEWED, self.seed)[:PREVIEWED] for part in parts)
         texts = [prompt.text for chosen in samples for prompt in chosen]
-        return self.draw(denoiser, texts, 5, "looking at the model", "pt").float()
+        return self.draw(denoiser, texts, "looking at the model", "pt").float()
 
     def fingerprints(self) -> dict[str, str]:
         """What tells both sets from others: their prompts, and their pictures or their seeds."""

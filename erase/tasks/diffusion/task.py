@@ -116,17 +116,17 @@ class DiffusionTask(DenoisingLosses):
                 callback(site, rows, group)
 
             with capture_inputs(layers, told), self._read_widely():
-                read = self._run(target, texts, which)
+                read = self._run(target, texts)
             for site, rows in read.items():
                 told(site, self.denoiser.placed(site, rows))
         for _ in one_by_one(self.denoiser.modules.values()):
             pass  # what was heard is not held beside the weights to be changed
 
-    def _run(self, target: str, texts: Sequence[str], which: SetName) -> dict[str, Tensor]:
+    def _run(self, target: str, texts: Sequence[str]) -> dict[str, Tensor]:
         """Have the target read this process' share of the texts; what enters as text itself."""
         if target == self.family.denoiser:
             places = list(shard_of(range(len(texts))))
-            self._sets.draw(self.denoiser, texts, 4, f"listening to the {which} set", places=places)
+            self._sets.draw(self.denoiser, texts, "listening", places=places)
             return {}
         mine = list(shard_of(texts))
         if mine and target == TEXT:
