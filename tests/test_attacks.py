@@ -70,8 +70,10 @@ def test_no_two_seeds_of_attacks_draw_the_same_nor_what_others_draw():
     assert all(b - a >= 10_000 for a, b in pairwise(firsts))
     streams = {first // 1_000_000 % 10 for first in firsts}
     assert streams == {first // 1_000_000 for first in (TARGET_SEED, ATTACK_SEED)}
-    assert not streams & {*range(len(STREAMS)), EVALUATION_SEED // 1_000_000}
-    assert of_stream(STREAMS[-1], 0) + 1_000_000 <= TARGET_SEED < EVALUATION_SEED < MATRIX_SEED
+    of_runs = sorted(of_stream(stream, 0) for stream in STREAMS)
+    assert not streams & {first // 1_000_000 for first in (*of_runs, EVALUATION_SEED, MATRIX_SEED)}
+    assert of_runs[0] == 1_000_000  # below lie users' own seeds, and steps of training
+    assert all(b - a >= 500_000 for a, b in pairwise([*of_runs, TARGET_SEED]))
     assert dataclasses.replace(target_of("sd"), seed=2024).seeds.start in other
 
 

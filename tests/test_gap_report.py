@@ -80,7 +80,9 @@ def test_every_figure_is_a_number_whichever_classes_the_test_set_holds(split_and
     rows = {"forget": threes.nonzero().flatten(), "retain": (~threes).nonzero().flatten()}
     of_a_class = dataclasses.replace(split, **{k: v.tolist() for k, v in rows.items()})
     for classes in ([3], []):
-        with pytest.raises(ValueError, match=r"None of the \d+ test samples is of a retained"):
+        with pytest.raises(
+            ValueError, match=r"None of the \d+ samples to measure on is of a class that"
+        ):
             measured_on(dataclasses.replace(of_a_class, test=load_data("digits").test), *classes)
 
 

@@ -65,8 +65,10 @@ def speed_formula(weight, tokens, wanted, kept, fixed):
     return change, axes[:, energies >= THRESHOLD]
 
 
-def problem(tokens: torch.Tensor = TOKENS, wanted: torch.Tensor = WANTED) -> Problem:
-    return Problem(*summed(tokens, wanted - tokens), KEPT, FIXED)
+def problem(
+    tokens: torch.Tensor = TOKENS, wanted: torch.Tensor = WANTED, kept: torch.Tensor = KEPT
+) -> Problem:
+    return Problem(*summed(tokens, wanted - tokens), kept, FIXED)
 
 
 def counting(weight: torch.Tensor, problem: Problem, config: SPEEDConfig) -> torch.Tensor:
@@ -104,6 +106,14 @@ def test_speed_of_more_tokens_than_dimensions_is_the_same_and_cut_it_keeps_its_p
     assert short.rank == 2
     assert 0 < lost < 1
     assert (short.dense().double() @ FIXED.T).norm() < 1e-6 * short.dense().norm() * FIXED.norm()
+
+
+@pytest.mark.parametrize("threshold", [THRESHOLD, 1e-2, 1e-3])
+def test_speed_holds_what_is_retained_in_float32_to_the_same_change(threshold):
+    config = SPEEDConfig(threshold=threshold, retain_scale=SCALE, filter=False, augment=0)
+    up, down = edited(problem(kept=KEPT.float()), config)
+    whole = edited(problem(), config)
+    assert relative(up @ down, whole[0] @ whole[1]) < 1e-5
 
 
 def test_speed_is_refused_where_no_direction_may_change():

@@ -46,7 +46,7 @@ def test_uce_satisfies_its_normal_equations():
     assert gradient.abs().max() < 1e-9
 
 
-def test_rece_derives_the_tokens_that_read_most_like_the_base_and_sums_them_unseen():
+def test_rece_derives_the_tokens_that_read_most_like_the_base():
     generator = torch.Generator().manual_seed(0)
     shapes = (20, 12), (20, 12), (9, 12), (12, 12)
     tokens, wanted, weight, edit = (

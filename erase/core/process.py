@@ -6,7 +6,7 @@ from threading import Lock
 
 import torch
 
-_lock, _found = Lock(), list[torch.dtype]()  # the default of the process, of each who is here
+_lock, _found = Lock(), list[torch.dtype]()  # the default dtype that each who is inside found
 
 
 @contextmanager

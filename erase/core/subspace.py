@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 NUMERICAL_RANK, TINY = 1e-10, 1e-300
-AT_ONCE = 8192  # rows of one product
+AT_ONCE = 8192  # rows in float64
 
 
 def eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:
@@ -114,9 +114,9 @@ class Subspace:
 
 
 def subspace_of(rows: Tensor) -> Subspace:
-    """The subspace of rows [n, d] that belong to no group; of many, by `sum_of_grams`."""
+    """The subspace of rows [n, d] that belong to no group, in float64 whatever theirs is."""
     few, none = len(rows) < rows.shape[1], rows[:0].double()
-    many = None if few else sum_of_grams(rows.split(AT_ONCE))
+    many = None if few else sum_of_grams(part.double() for part in rows.split(AT_ONCE))
     return Subspace(rows.double() if few else none, many, none[:, None], len(rows))
 
 

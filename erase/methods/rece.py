@@ -6,7 +6,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from erase.core.precision import widened
 from erase.core.subspace import subspace_of, sum_of_grams
 from erase.erasure.erasure import Erasure
 from erase.methods import register
@@ -74,7 +73,7 @@ def rece(task: DiffusionTask, config: RECEConfig) -> Erasure:
     positions = _by_position(task, config.later) if config.start == "edited" else {}
     kept = spaces_of(retained_tokens(task, config.uce))
     for site, pair in read.items():
-        reading = (widened(parameters[name].detach().cpu()) for name in task.sites(TEXT)[site])
+        reading = (exact(parameters[name].detach()) for name in task.sites(TEXT)[site])
         read_by, asked = sum_of_grams(reading), asked_of(*pair)
         spared = retained(kept[site], config.uce)
         if config.start == "edited":
@@ -90,11 +89,11 @@ def _edit_in_rounds(
     read_by: Tensor, asked: Asked, kept: Tensor, config: RECEConfig
 ) -> tuple[Tensor, Tensor]:
     """The factors of the last round's edit at one place."""
-    everything = asked
+    so_far = asked
     for _ in range(config.rounds):
-        up, down = shared_edit(everything, kept, config.uce)
-        everything += asked.turned(adversary(read_by, up @ down, config))
-    return shared_edit(everything, kept, config.uce)
+        up, down = shared_edit(so_far, kept, config.uce)
+        so_far += asked.turned(adversary(read_by, up @ down, config))
+    return shared_edit(so_far, kept, config.uce)
 
 
 def _by_position(

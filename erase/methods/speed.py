@@ -53,8 +53,8 @@ class Problem:
     """What is asked of one place, all [*, d] in units of a token's mean energy.
 
     tokens, change: forgotten tokens and the way to their anchors, as sums: tokens^T tokens is the
-    mean of c c^T, change^T tokens that of (c* - c) c^T. kept: retained tokens; fixed: those of the
-    empty prompt that stay as they are.
+    mean of c c^T, change^T tokens that of (c* - c) c^T. kept: retained tokens, so many that they
+    are in float32; fixed: those of the empty prompt that stay as they are.
     """
 
     tokens: Tensor
@@ -110,7 +110,7 @@ def speed(task: DiffusionTask, config: SPEEDConfig) -> Erasure:
         fixed = landmarks(exact(empty[site][0]), config.centres)
         problem = Problem(
             *summed(tokens / unit, (wanted - tokens) / unit),
-            torch.cat(kept.pop(site)).cpu().float().div_(unit),  # so many that float32 must do
+            torch.cat(kept.pop(site)).cpu().float().div_(unit),
             fixed / unit,
         )
         retained = subspace_of(problem.kept)
@@ -228,6 +228,7 @@ def least_axis(weight: Tensor) -> Tensor:
 
 def at_least_mean(sizes: Tensor) -> Tensor:
     """Which are no smaller than their mean."""
+    sizes = sizes.double()  # in which the mean of equal ones is not rounded above them
     return sizes >= sizes.mean()
 
 

@@ -1,14 +1,15 @@
 """The first seed of every range of draws, in one place, so that no two ranges meet.
 
 A run's own seed picks the ranges that it learns from: pictures `of_stream`, steps of training from
-`10_000_000 * (seed + 1)` on. benchmarks/ has 5_000_000 and 9_500_000.
+`10_000_000 * (seed + 1)` on. Seeds below a million are the callers' own, as those of `erase
+protocol` are. benchmarks/ has 5_000_000 and 9_500_000.
 """
 
-# What a run draws, a million seeds each, as its bars name it.
-STREAMS = (
-    "teacher's pictures", "forget set", "retain set", "anchor pictures", "listening",
-    "looking at the model",
-)  # fmt: skip
+# What a run draws, as its bars name it: where that begins in the ten million of the run's seed.
+STREAMS = {
+    "forget set": 1_000_000, "retain set": 2_000_000, "anchor pictures": 3_000_000,
+    "listening": 4_000_000, "looking at the model": 5_000_000, "teacher's pictures": 5_500_000,
+}  # fmt: skip
 
 TARGET_SEED = 6_000_000  # pictures that attacks learn from, 10,000 for each seed of an attack
 EVALUATION_SEED = 7_000_000  # pictures that are judged, one a prompt
@@ -22,14 +23,14 @@ SHADOW_SEED = 100_000  # one for each shadow model
 
 
 def of_stream(stream: str, seed: int) -> int:
-    """Where one of STREAMS begins in the ten million of a run's seed."""
-    return 1_000_000 * (10 * seed + STREAMS.index(stream))
+    """The first seed of one of STREAMS, for a run's own seed."""
+    return 10_000_000 * seed + STREAMS[stream]
 
 
 def of_attack(first: int, seed: int) -> int:
     """Where an attack's seed begins in the range of TARGET_SEED or ATTACK_SEED.
 
-    A hundred fit there; every other hundred lies as far on in another ten million, of whose
-    millions no run draws from that one.
+    Seeds 0 to 99 lie in that million, each further hundred in the same million of another ten, from
+    which no run draws.
     """
     return first + 10_000_000 * (seed // 100) + 10_000 * (seed % 100)

@@ -59,7 +59,7 @@ class Parser(ArgumentParser):
     def instantiate(self, namespace: Namespace, *args: Any, **options: Any) -> Any:
         """As jsonargparse's; what is wrong with a value names the config that was read.
 
-        And the whole name of the option, of which a config knows the end, where one alone fits.
+        It also gives the option's whole name, where only one fits what was said.
         """
         try:
             return super().instantiate(namespace, *args, **options)

@@ -39,10 +39,11 @@ class Split:
     test: Dataset
 
     def __post_init__(self) -> None:
-        kept = labels_of(self.train)[list(self.retain)].tolist()
-        if not {*kept} & {*(tested := labels_of(self.test).tolist())}:
-            raise ValueError(f"None of the {len(tested)} test samples is of a retained class, so "
-                             "that nothing tells what should stay; add some.")  # fmt: skip
+        tested, kept = labels_of(self.test), labels_of(Subset(self.train, self.retain))
+        if not torch.isin(tested, kept).any():
+            raise ValueError(f"None of the {len(tested)} samples to measure on is of a class that "
+                             "is retained, so that nothing tells what should stay; add some, or "
+                             "forget less.")  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -65,13 +65,13 @@ def listed_labels(dataset: Dataset) -> Sequence[Any] | None:
     """The labels that a data set lists, so that no input need be read for them."""
     if isinstance(dataset, Rows):
         return listed_labels(dataset.dataset)
-    if isinstance(dataset, Subset):
+    if type(dataset) is Subset:  # others may give labels of their own
         known = listed_labels(dataset.dataset)
         return None if known is None else [known[index] for index in dataset.indices]
     if isinstance(dataset, TensorDataset) and len(dataset.tensors) == 2:
         return dataset.tensors[1].tolist()
     if isinstance(dataset, VisionDataset) and dataset.target_transform is None:
-        targets = getattr(dataset, "targets", None)
+        targets = getattr(dataset, "targets", getattr(dataset, "labels", None))  # SVHN's name
         return targets.tolist() if isinstance(targets, Tensor) else targets
     return None
 
