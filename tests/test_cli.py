@@ -183,7 +183,7 @@ def test_bad_input_gets_one_sentence_and_leaves_nothing(
 
 def test_density_out_of_range_is_one_sentence(tiny_model, tmp_path, capsys):
     assert erase_run(tiny_model, tmp_path / "out", "--concept", "ghost", "--salun.density=2") == 2
-    assert capsys.readouterr().err.startswith("erase: density is 2")
+    assert capsys.readouterr().err.startswith("erase: salun.density is 2")
 
 
 def test_a_corrupt_model_folder_is_named(tiny_model, tmp_path, capsys):

@@ -23,7 +23,8 @@ def options_form(
             info="What is not named keeps its default; the form below writes here.",
         )  # fmt: skip
 
-        @gr.render(inputs=choice)
+        # One form at a time: gradio adds all of a page's fields to one dictionary.
+        @gr.render(inputs=choice, concurrency_limit=1, concurrency_id="forms")
         def form(chosen: str) -> None:
             for option in options_of(config_of(chosen)):
                 _field(option, written)
