@@ -124,14 +124,21 @@ def _read(
     found: dict[str, list[SubspaceFitter]] = {}
     for place, group in enumerate(groups):
         texts = [*(prompt.text for prompt in group), *([] if group[0].group else [""])]
-        held = texts[1::HELD] or texts
-        learned = [text for i, text in enumerate(texts) if i % HELD != 1]
-        for part, chosen in enumerate((learned, held)):
+        for chosen, parts in _parted(texts):
             for site, rows in _readings(task, chosen):
                 fitters = found.setdefault(site, [SubspaceFitter(rows.shape[-1]) for _ in range(2)])
                 weighed = rows * ears[site].sqrt()[:, None] if site in ears else rows
-                fitters[part].update(weighed, str(place))
+                for part in parts:
+                    fitters[part].update(weighed, str(place))
     return found
+
+
+def _parted(texts: Sequence[str]) -> list[tuple[Sequence[str], Sequence[int]]]:
+    """The texts to learn from, 0, and those held out, 1; a single one is both."""
+    if len(texts) == 1:
+        return [(texts, (0, 1))]
+    learned = [text for i, text in enumerate(texts) if i % HELD != 1]
+    return [(learned, (0,)), (texts[1::HELD], (1,))]
 
 
 def _readings(task: DiffusionTask, texts: Sequence[str]) -> Iterator[tuple[str, Tensor]]:

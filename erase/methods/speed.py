@@ -234,7 +234,9 @@ def at_least_mean(sizes: Tensor) -> Tensor:
 
 def cut(whole: Delta, rank: int) -> tuple[Delta, float]:
     """The nearest change of at most this rank, and the share of the whole that it leaves out."""
-    nearest, change = truncate_delta(whole, rank), whole.dense()
+    if (nearest := truncate_delta(whole, rank)) is whole:
+        return whole, 0.0
+    change = whole.dense()
     lost = (nearest.dense() - change).norm() / change.norm().clamp_min(1e-30)
     return nearest, round(float(lost), 6)
 
