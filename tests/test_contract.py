@@ -314,16 +314,24 @@ def erase_together(folder: Path, pairs: str):
             erasure.save_pretrained(folder / f"{method}-{task}")
 
 
+def apart(one: Erasure, other: Erasure) -> float:
+    """How far two erasures lie from each other, as a share of what they change.
+
+    Adam divides by the gradient's size, so that where a gradient is nearly 0 a single number may
+    end elsewhere by rounding alone.
+    """
+    assert one.deltas.keys() == other.deltas.keys()
+    ours = torch.cat([delta.dense().flatten() for delta in one.deltas.values()])
+    theirs = torch.cat([other.deltas[name].dense().flatten() for name in one.deltas])
+    return float((ours - theirs).norm() / ours.norm())
+
+
 @pytest.mark.parametrize("pairs", ["SHARED", pytest.param("OTHERS", marks=RARE)])
 def test_one_and_two_processes_agree(pairs, tmp_path):
-    # In float64: Adam divides by the gradient's size, so that where a gradient is nearly 0 even
-    # rounding errors of float32 show.
+    # In float64, for rounding errors of float32 are seen in whole tensors.
     save_file(trained_digits_model().state_dict(), tmp_path / "digits.safetensors")
     said_by_two(erase_together, tmp_path, pairs)
     for method, task in globals()[pairs]:
         one = erased_once(method, task, torch.float64)[0]
         two = Erasure.from_pretrained(tmp_path / f"{method}-{task}")
-        assert one.deltas.keys() == two.deltas.keys(), (method, task)
-        for name, delta in one.deltas.items():
-            close = torch.allclose(delta.dense(), two.deltas[name].dense(), rtol=0, atol=1e-6)
-            assert close, (method, task, name)
+        assert apart(one, two) < 1e-6, (method, task)

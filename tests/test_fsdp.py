@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from test_contract import (
     PICTURES,
     SAMPLES,
+    apart,
     brisk,
     build_host,
     changes_kept_in,
@@ -127,11 +128,6 @@ def work(folder: Path):
     if Accelerator().is_main_process:
         for name, erasure in made.items():
             erasure.save_pretrained(folder / name)
-
-
-def apart(one: Erasure, other: Erasure) -> float:
-    assert one.deltas.keys() == other.deltas.keys()
-    return max((d.dense() - other.deltas[n].dense()).abs().max() for n, d in one.deltas.items())
 
 
 def launched_with(config: Path) -> dict[str, str]:

@@ -27,6 +27,11 @@ def test_where_both_kinds_are_erased_only_untouched_cells_are_kept():
     assert found == pytest.approx({"UA": 1 - 3 / 5, "IRA": 1.0})
 
 
+def test_what_no_cell_was_drawn_for_has_no_figure():
+    everything = [Concept(name, "object") for name in MATRIX.objects]
+    assert ua_ira_cra(MATRIX, everything) == pytest.approx({"UA": 1 - 4 / 6})
+
+
 def test_every_cell_is_drawn_and_mapped(tiny_pipeline, tmp_path):
     judge = ClipJudge(f"local-dir:{JUDGE}")
     matrix = canvas_matrix(tiny_pipeline, CATALOGUE, judge, CATALOGUE.sampling)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isnan
 from pathlib import Path
 
 import torch
@@ -74,18 +75,18 @@ def ua_ira_cra(matrix: Matrix, forgotten: Sequence[Concept]) -> dict[str, float]
 
     UA: 1 - accuracy of the forgotten concepts in their own cells. Over the cells without any
     forgotten concept: IRA is the accuracy of the forgotten concepts' kind, CRA that of the other
-    kind; where both kinds are forgotten, IRA is over both and CRA is missing. Source:
-    UnlearnCanvas (Zhang et al., NeurIPS 2024).
+    kind; where both kinds are forgotten, IRA is over both and CRA is missing, as are figures of
+    which there is no cell. Source: UnlearnCanvas (Zhang et al., NeurIPS 2024).
     """
     rows, columns = _chosen(matrix.objects, matrix.styles, forgotten)
     kept = ~(rows[:, None] | columns)
     own = torch.cat([matrix.object_seen[rows].flatten(), matrix.style_seen[:, columns].flatten()])
-    seen = {"object": matrix.object_seen[kept], "style": matrix.style_seen[kept]}
     kinds = {concept.kind for concept in forgotten}
-    inside = torch.cat([hits for kind, hits in seen.items() if kind in kinds])
-    figures = {"UA": 1 - float(own.double().nanmean()), "IRA": float(inside.double().nanmean())}
-    outside = [hits for kind, hits in seen.items() if kind not in kinds]
-    return figures | ({"CRA": float(outside[0].double().nanmean())} if outside else {})
+    hits: dict[str, list[Tensor]] = {"UA": [1 - own.double()], "IRA": [], "CRA": []}
+    for kind, seen in (("object", matrix.object_seen), ("style", matrix.style_seen)):
+        hits["IRA" if kind in kinds else "CRA"].append(seen[kept].double())
+    shares = {name: float(torch.cat(parts).nanmean()) for name, parts in hits.items() if parts}
+    return {name: share for name, share in shares.items() if not isnan(share)}
 
 
 def save_heat_maps(matrices: dict[str, Matrix], path: Path) -> None:
