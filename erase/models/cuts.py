@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,18 +45,22 @@ def numbers_of(tensor: Tensor) -> Tensor:
     return tensor.detach().flatten().cpu().double()
 
 
-def fitted(target: Tensor, columns: Sequence[Tensor]) -> tuple[list[float], float]:
-    """The weights of columns that make up a target, all of one size, and what is left of it.
+def number_of(value: Any) -> float:
+    """The first number of a tensor or a plain one."""
+    return float(torch.as_tensor(value).flatten()[0])
+
+
+def fitted(target: Tensor, part: Tensor) -> tuple[float, float]:
+    """The weight of a part that makes up a target of its size, and the share that is left of it.
 
     Of what is not finite nothing is made up.
     """
-    wanted = numbers_of(target)
-    matrix = torch.stack([numbers_of(column) for column in columns], 1)
-    if not (matrix.isfinite().all() and wanted.isfinite().all()):
-        return [0.0] * len(columns), float("inf")
-    found = torch.linalg.lstsq(matrix, wanted[:, None], driver="gelsd").solution[:, 0]
-    left = (matrix @ found - wanted).norm() / wanted.norm().clamp_min(1e-30)
-    return found.tolist(), float(left)
+    wanted, column = numbers_of(target), numbers_of(part)[:, None]
+    if not (column.isfinite().all() and wanted.isfinite().all()):
+        return 0.0, float("inf")
+    found = torch.linalg.lstsq(column, wanted[:, None], driver="gelsd").solution[:, 0]
+    left = (column @ found - wanted).norm() / wanted.norm().clamp_min(1e-30)
+    return float(found), float(left)
 
 
 def places_of(sample: Tensor, given: Tensor) -> Iterator[Cut]:
@@ -65,6 +70,6 @@ def places_of(sample: Tensor, given: Tensor) -> Iterator[Cut]:
     for cut in cuts(given.shape, sample.numel()):
         part = cut_out(given, cut)
         key = (int(part.storage_offset()), part.numel())
-        if key not in seen and part.any() and fitted(part, [sample])[1] < limit:
+        if key not in seen and part.any() and fitted(part, sample)[1] < limit:
             seen.add(key)
             yield cut

@@ -14,6 +14,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from erase.core.process import own_settings
 from erase.models.arguments import OTHER, Arguments, Denoiser, UnheardError
 from erase.models.calling import PROMPT, Calling, asked_by, calling_of
+from erase.models.cuts import number_of
 from erase.models.levels import Levels
 from erase.models.listening import Draw, Listener, raw_of, same
 from erase.models.stock import stock_class
@@ -188,7 +189,9 @@ def _learned_of(pipeline: DiffusionPipeline, calling: Calling, begun: float) -> 
     enters, encoders = text.entries(), heard_encoders(listener, [one.name for one in denoisers])
     words = [name for name in encoders if speaks_clip(pipeline, name)]
     ladder = Levels(listener, denoisers, arguments.call).found()
-    pairs = [(_number(level.told), level.noise) for level in ladder.levels]
+    pairs = [
+        (next(map(number_of, level.told.values()), 0.0), level.noise) for level in ladder.levels
+    ]
     return LearnedFamily(
         stock_class(pipeline).__name__, calling, denoisers,
         arguments.call, arguments.rows(denoisers[0]), text.heard(timed=False),
@@ -205,8 +208,3 @@ def _require_replayed(
         for call in (calls[0], calls[-1]):
             if not same(raw_of(getattr(pipeline, name)(**call.arguments)), call.raw):
                 raise ValueError(f"a call of {name} made again gives another answer")
-
-
-def _number(told: Mapping[str, Any]) -> float:
-    """The first time that is told, as a number."""
-    return next((float(torch.as_tensor(one).flatten()[0]) for one in told.values()), 0.0)

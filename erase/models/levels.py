@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import torch
@@ -9,8 +10,8 @@ from torch import Tensor
 
 from erase.core.seeds import seeded
 from erase.models.arguments import Denoiser
-from erase.models.calling import PROMPT
-from erase.models.cuts import Cut, cut_out, cuts, fitted, numbers_of, places_of
+from erase.models.calling import PROMPT, nothing
+from erase.models.cuts import Cut, cut_out, cuts, fitted, number_of, numbers_of, places_of
 from erase.models.ladder import Ladder, Level, Mix, flow, leading, of_noise
 from erase.models.listening import Answer, Call, Draw, Listener, leaves
 
@@ -53,7 +54,7 @@ class Levels:
 
     def _found(self, steps: int) -> Ladder:
         self._options: dict[str, Any] = {"num_inference_steps": steps}
-        self._still = self._answered(lambda call, raw: torch.zeros_like(raw))
+        self._still = self._answered(nothing)
         self._asked = asked = self._prompted(self._still)
         given = leaves(asked[0].arguments)[self._latents]
         sample = self._still.samples[0]
@@ -67,7 +68,9 @@ class Levels:
         self._moved = self._answered(_always(whole))
         self._cut = self._prediction()
         failures = []
-        for kind, mixes in self._guesses():
+        for kind, mixes in chain(
+            self._by_lines(), self._by_table(), self._by_sigmas(), self._by_time()
+        ):
             error = self._error(mixes)
             if error < 1:
                 return self._ladder(kind, mixes, error)
@@ -89,7 +92,7 @@ class Levels:
 
     def _answered(self, answer: Answer) -> Draw:
         def said(call: Call, raw: Tensor) -> Tensor | None:
-            return answer(call, raw) if call.who in self._hears else torch.zeros_like(raw)
+            return (answer if call.who in self._hears else nothing)(call, raw)
 
         return self._listener.draw(PROMPT, answer=said, forms=self._forms, **self._options)
 
@@ -113,7 +116,7 @@ class Levels:
         """
         wanted = numbers_of(self._moved.result) - numbers_of(self._still.result)
         ways = list(cuts(self._answer.shape, wanted.numel()))
-        left = [fitted(wanted, [cut_out(self._answer, cut)])[1] for cut in ways]
+        left = [fitted(wanted, cut_out(self._answer, cut))[1] for cut in ways]
         if min(left) < self._exact:
             return ways[left.index(min(left))]
         whole = self._answer
@@ -122,15 +125,9 @@ class Levels:
             cut_out(self._answer, cut).copy_(cut_out(whole, cut))
             self._moved = self._answered(_always(self._answer))
             moved = numbers_of(self._moved.result) - numbers_of(self._still.result)
-            if moved.any() and fitted(moved, [cut_out(whole, cut)])[1] < 0.1:
+            if moved.any() and fitted(moved, cut_out(whole, cut))[1] < 0.1:
                 return cut
         raise ValueError("no part of its answer is what the scheduler is given")
-
-    def _guesses(self) -> Iterator[Mix]:
-        yield from self._by_lines()
-        yield from self._by_table()
-        yield from self._by_sigmas()
-        yield from self._by_time()
 
     def _by_lines(self) -> Iterator[Mix]:
         """By what constant answers make of the latents, step by step, and by nothing else.
@@ -139,31 +136,31 @@ class Levels:
         """
         begin = self._latents_of(self._asked[0])
         answer = numbers_of(cut_out(self._answer, self._cut))
-        stay = [fitted(self._latents_of(call), [begin]) for call in self._asked]
+        stay = [fitted(self._latents_of(call), begin) for call in self._asked]
         moved = self._prompted(self._moved)
         apart = [
             self._latents_of(b) - self._latents_of(a)
             for a, b in zip(self._asked, moved, strict=True)
         ]
         ends = numbers_of(self._moved.result - self._still.result)
-        shares = [fitted(one, [answer])[0][0] for one in apart]
-        end, left = fitted(ends, [answer])
+        shares = [fitted(one, answer)[0] for one in apart]
+        end, left = fitted(ends, answer)
         if max(residual for _, residual in stay) > self._exact or left > self._exact:
             return
-        kept = [found[0] for found, _ in stay]
+        kept = [found for found, _ in stay]
         stays = float(numbers_of(self._still.result).norm() / begin.norm())
-        if max(abs(end[0] - 1), stays) < self._exact:
+        if max(abs(end - 1), stays) < self._exact:
             yield "picture", [(a, b, 1.0, 0.0) for a, b in zip(shares, kept, strict=True)]
-        (scale,), left = fitted(self._still.result, [begin])
+        scale, left = fitted(self._still.result, begin)
         if scale and max(abs(one - 1) for one in kept) < self._exact and left < self._exact:
-            last = end[0] / scale
+            last = end / scale
             levels = [abs(share - last) for share in shares]
             yield flow(levels, scale, last < 0)
 
     def _by_table(self) -> Iterator[Mix]:
         """By the scheduler's own table of how much of a picture is kept at a time step."""
         scheduler = self._listener.pipeline.scheduler
-        times = [float(torch.as_tensor(time).flatten()[0]) for time in self._still.times]
+        times = [number_of(time) for time in self._still.times]
         table = getattr(scheduler, "alphas_cumprod", None)
         if table is not None:
             if any(time != int(time) or not 0 <= time < len(table) for time in times):
@@ -197,19 +194,14 @@ class Levels:
             return self._answer.to(raw) if call.step == until else torch.zeros_like(raw)
 
         ended = self._answered(answer)
-        (scale,), left = fitted(self._still.result, [self._latents_of(last)])
-        share, rest = fitted(
-            numbers_of(ended.result) - numbers_of(self._still.result),
-            [cut_out(self._answer, self._cut)],
-        )
+        scale, left = fitted(self._still.result, self._latents_of(last))
+        moved = numbers_of(ended.result) - numbers_of(self._still.result)
+        share, rest = fitted(moved, cut_out(self._answer, self._cut))
         if max(left, rest) > self._exact or not scale:
             return
-        level = share[0] / scale
+        level = share / scale
         for leaf in self._told:
-            times = [
-                float(torch.as_tensor(leaves(call.arguments)[leaf]).flatten()[0])
-                for call in self._asked
-            ]
+            times = [number_of(leaves(call.arguments)[leaf]) for call in self._asked]
             for told in (lambda t: t, lambda t: 1 - t, lambda t: t / 1000, lambda t: 1 - t / 1000):
                 if abs(told(times[-1]) - abs(level)) < self._exact:
                     yield flow([told(time) for time in times], scale, level < 0)

@@ -4,7 +4,7 @@ import functools
 import hashlib
 import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from types import MethodType
 from typing import Any
@@ -24,15 +24,11 @@ Leaves = dict[str, Any]
 Answer = Callable[["Call", Tensor], Tensor | None]
 
 
-def leaves(value: Any, path: str = "") -> Leaves:
+def leaves(value: Any) -> Leaves:
     """All that nested arguments hold, by paths such as `text[0].mask`."""
-    if isinstance(value, Mapping):
-        parts = [(f"{path}.{key}" if path else str(key), one) for key, one in value.items()]
-    elif isinstance(value, list | tuple):
-        parts = [(f"{path}[{i}]", one) for i, one in enumerate(value)]
-    else:
-        return {path: value}
-    return {name: leaf for where, one in parts for name, leaf in leaves(one, where).items()}
+    found: Leaves = {}
+    replaced(value, found.setdefault)
+    return found
 
 
 def replaced(value: Any, new: Callable[[str, Any], Any], path: str = "") -> Any:
@@ -162,8 +158,8 @@ class Listener:
         these have been called. ending: what the scheduler gives at every step, the last too.
         """
         heard, forms = Draw(), {} if forms is None else forms
-        count = 1 if isinstance(prompt, str) else len(prompt)
-        seeds = [seeded(seed + i) for i in range(count)]
+        alone = isinstance(prompt, str)
+        generator = seeded(seed) if alone else [seeded(seed + i) for i in range(len(prompt))]
         given = {**self.options, **options}
         call = type(self.pipeline).__call__
         call = inspect.unwrap(call) if self.grads else call  # past what computes no gradients
@@ -176,12 +172,9 @@ class Listener:
             for name, layer in (layers or {}).items():
                 hooks.enter_context(_reading(name, layer, heard))
             for name, layer in (keep or {}).items():
-                hooks.enter_context(_saying(name, layer, heard, (put or {}).get(name)))
-            try:
-                generator = seeds[0] if isinstance(prompt, str) else seeds
+                hooks.enter_context(_saying(name, layer, heard, (put or {}).get(name, [])))
+            with suppress(HeardEnoughError):
                 heard.output = call(self.pipeline, prompt=prompt, generator=generator, **given)
-            except HeardEnoughError:
-                pass
         return heard
 
     def _calls_heard(
@@ -296,12 +289,10 @@ def _reading(name: str, layer: nn.Module, heard: Draw) -> RemovableHandle:
     return layer.register_forward_pre_hook(hear, with_kwargs=True)
 
 
-def _saying(name: str, layer: nn.Module, heard: Draw, instead: list[Any] | None) -> RemovableHandle:
+def _saying(name: str, layer: nn.Module, heard: Draw, instead: list[Any]) -> RemovableHandle:
     def hear(_: nn.Module, args: Any, said: Any) -> Any:
         kept = heard.said.setdefault(name, [])
         kept.append(cloned(said))
-        if instead is None:
-            return None
         return cloned(instead[len(kept) - 1]) if len(kept) <= len(instead) else None
 
     return layer.register_forward_hook(hear)

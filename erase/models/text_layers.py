@@ -75,31 +75,31 @@ class TextLayers:
         text = self.heard(timed=False)
         layers = [name for name in text if name in self._multiply]
         said, draw = self._exchanged(layers)
-        if not same(draw.result, self._other.result):
-            if not text or not same(self._exchanged(text)[1].result, self._other.result):
+        if not self._is_other(draw):
+            if not text or not self._is_other(self._exchanged(text)[1]):
                 raise ValueError(
                     "another prompt's text, put into all layers that hear text alone "
                     f"({starred(text)}), does not draw that prompt's picture"
                 )
             return {}
         first = [name for name in layers if draw.read[name] != self._other.read[name]]
-        carried = same(self._drawn_with(first, said).result, self._other.result)
+        carried = self._is_other(self._drawn_with(first, said))
         places = self._places(first if carried else layers)
-        alone = self._alone(layers, said) if len(places) > 1 else []
-        return self._places(alone) if alone else places
+        if len(places) > 1:  # where one of the last layers carries all by itself, it will do
+            for name in reversed(layers[-LAST:]):
+                if self._is_other(self._drawn_with([name], said)):
+                    return self._places([name])
+        return places
+
+    def _is_other(self, draw: Draw) -> bool:
+        """Whether a draw is the other prompt's, bit for bit."""
+        return same(draw.result, self._other.result)
 
     def _places(self, names: Sequence[str]) -> dict[str, list[str]]:
         places: dict[str, list[str]] = {}
         for name in names:
             places.setdefault(str(self.drawn.read[name]), []).append(f"{name}.weight")
         return {weights[0].removesuffix(".weight"): weights for weights in places.values()}
-
-    def _alone(self, layers: Sequence[str], said: Mapping[str, list[Any]]) -> list[str]:
-        """One of the last layers that carries all of the prompt by itself, if there is one."""
-        for name in reversed(layers[-LAST:]):
-            if same(self._drawn_with([name], said).result, self._other.result):
-                return [name]
-        return []
 
     def _exchanged(self, names: Sequence[str]) -> tuple[Mapping[str, list[Any]], Draw]:
         """What layers say of the other prompt, and a draw of the first where they say that."""
