@@ -1,7 +1,7 @@
 """How a pipeline of any class is called: for the smallest picture, and without guidance."""
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -83,9 +83,11 @@ def nothing(call: Call, raw: Tensor) -> Tensor:
     return torch.zeros_like(raw)
 
 
-def asked_by(pipeline: DiffusionPipeline | type[DiffusionPipeline]) -> set[str]:
+def asked_by(
+    pipeline: DiffusionPipeline | type[DiffusionPipeline],
+) -> Mapping[str, inspect.Parameter]:
     """The arguments of a pipeline's call."""
-    return set(inspect.signature(pipeline.__call__).parameters)
+    return inspect.signature(pipeline.__call__).parameters
 
 
 def overrides_of(pipeline: DiffusionPipeline | type[DiffusionPipeline]) -> dict[str, Any]:
@@ -96,13 +98,11 @@ def overrides_of(pipeline: DiffusionPipeline | type[DiffusionPipeline]) -> dict[
 
 def sampling_of(pipeline: DiffusionPipeline | type[DiffusionPipeline]) -> Sampling:
     """The steps and the guidance of a call that names neither."""
-    asks = inspect.signature(pipeline.__call__).parameters
+    asks = asked_by(pipeline)
     guidance = next((name for name in GUIDANCE if name in asks), "")
     known = {name: asks[name].default for name in ("num_inference_steps", guidance) if name in asks}
-    return Sampling(
-        known.get("num_inference_steps") or Sampling.steps,
-        float(known.get(guidance) or 0.0),
-    )
+    steps = known.get("num_inference_steps") or Sampling.steps
+    return Sampling(steps, float(known.get(guidance) or 0.0))
 
 
 def calling_of(pipeline: DiffusionPipeline, tokens: int | None = SHORT) -> Calling:
@@ -112,41 +112,39 @@ def calling_of(pipeline: DiffusionPipeline, tokens: int | None = SHORT) -> Calli
     guidance = [name for name in GUIDANCE if name in asks]
     modules = {n: m for n, m in pipeline.components.items() if isinstance(m, nn.Module)}
     few = _fewer_tokens(pipeline, tokens)
-    found: tuple[int, dict[str, Any], dict[str, Any], Draw] | None = None
+    heard, smallest, chosen = Draw(), dict[str, int](), options
     failed: Exception | None = None
     for size, output in product(_sizes(asks), ("latent", "pt")):
-        tried = options | dict.fromkeys(guidance, 1.0) | {"output_type": output}
-        tried |= {"num_inference_steps": STEPS}
+        told = options | {"output_type": output}
+        tried = told | dict.fromkeys(guidance, 1.0) | {"num_inference_steps": STEPS}
         try:
             draw = Listener(pipeline, tried | size | few, list(modules)).draw(PROMPT)
         except Exception as error:  # each class refuses what it does not draw in its own way
             failed = failed or error
             continue
-        count = draw.result.numel()
-        if count > (found[0] if found else 0):
-            found = count, size | few, options | {"output_type": output}, draw
-        if count >= FEWEST:
+        if draw.result.numel() > heard.result.numel():
+            heard, smallest, chosen = draw, size | few, told
+        if heard.result.numel() >= FEWEST:
             break
-    if found is None:
+    if not heard.result.numel():
         why = first_line(failed) if failed else "its scheduler takes no step"
         raise ValueError(f"it draws at none of the sides {SIDES[:-1]} ({why})")
-    _, smallest, options, draw = found
-    called = _called_at_every_step(draw, modules)
-    unguided = _unguided(pipeline, {**options, **smallest}, guidance, called)
+    called = _called_at_every_step(heard, modules)
+    unguided = _unguided(pipeline, chosen | smallest, guidance, called)
     if unguided is not None:
-        options |= dict.fromkeys(guidance, unguided)
+        chosen |= dict.fromkeys(guidance, unguided)
     name = next(iter(guidance), "")
-    return Calling(options, smallest, name, unguided, called, sampling_of(pipeline))
+    return Calling(chosen, smallest, name, unguided, called, sampling_of(pipeline))
 
 
 def _fewer_tokens(pipeline: DiffusionPipeline, tokens: int | None) -> dict[str, int]:
     """What has prompts read as so many tokens, if they would be as more."""
-    asked = inspect.signature(pipeline.__call__).parameters.get("max_sequence_length")
+    asked = asked_by(pipeline).get("max_sequence_length")
     usual = asked.default if asked else None
     return {asked.name: tokens} if asked and tokens and (usual or 0) > tokens else {}
 
 
-def _sizes(asks: set[str]) -> Iterator[dict[str, int]]:
+def _sizes(asks: Collection[str]) -> Iterator[dict[str, int]]:
     """Sizes to try, small ones first; that of its own last."""
     sides = SIDES if "height" in asks else (0,)
     frames = next((name for name in FRAME_NAMES if name in asks), "")

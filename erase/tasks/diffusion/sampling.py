@@ -1,7 +1,6 @@
 """Drawing pictures from a pipeline, one seed per picture."""
 
 import copy
-import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from erase.core.precision import widened
 from erase.core.process import own_settings
 from erase.core.seeds import seeded
+from erase.models.calling import asked_by
 from erase.models.coding import one_frame
 from erase.models.conditions import shifted
 from erase.models.family import family_of
@@ -69,7 +69,7 @@ def _some_together(
     family, unfiltered = family_of(pipeline), without_filter(pipeline)
     require_loaded(getattr(pipeline, family.denoiser))
     side = family.side(pipeline, sampling.size)
-    heard = "callback_on_step_end" in inspect.signature(pipeline.__call__).parameters
+    heard = "callback_on_step_end" in asked_by(pipeline)
 
     def drawn(prompts: Sequence[str], seeds: Sequence[int], bar: Bar) -> Tensor:
         pictures = unfiltered(
