@@ -26,7 +26,8 @@ class Coding:
 
     coder: the component that codes; none where the latents are the picture. places: which of the
     latents' numbers each number is made of that is decoded [n], and how: scaled, then shifted [n].
-    shape: of the latents. decoded: of what is decoded. said: of what that is decoded to.
+    shape: of the latents. decoded: of what is decoded. said: of what that is decoded to, its
+    last two numbers the pictures' height and width.
     """
 
     coder: str
@@ -36,11 +37,6 @@ class Coding:
     shape: tuple[int, ...]
     decoded: tuple[int, ...]
     said: tuple[int, ...]
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width of the pictures."""
-        return self.said[-2], self.said[-1]
 
     @torch.no_grad()
     def latents(self, pipeline: DiffusionPipeline, picture: Tensor) -> Tensor:

@@ -42,9 +42,7 @@ class Condition:
 
 
 class _Ear:
-    """Stands in for a denoiser: has all that it has, keeps what it is given, answers nothing."""
-
-    given: dict[str, Any]
+    """Stands in for a denoiser: has all that it has, raises what it is given, answers nothing."""
 
     def __init__(self, denoiser: nn.Module):
         self._denoiser = denoiser
@@ -55,8 +53,7 @@ class _Ear:
     def __call__(self, *args: Any, **given: Any) -> None:
         told = inspect.signature(type(self._denoiser).forward)
         _, *arguments = told.bind(self._denoiser, *args, **given).arguments.items()
-        self.given = dict(arguments)
-        raise HeardEnoughError
+        raise HeardEnoughError(dict(arguments))
 
 
 def condition_of(
@@ -76,8 +73,8 @@ def condition_of(
     try:
         with silent(pipeline), overridden(pipeline, denoiser, ear):
             call(pipeline, list(prompts), generator=noise, num_inference_steps=STEPS, **options)
-    except HeardEnoughError:
-        return _read_of(pipeline, prompts, ear.given)
+    except HeardEnoughError as heard:
+        return _read_of(pipeline, prompts, heard.args[0])
     raise ValueError(f"A {kind.__name__} drew without its {denoiser}; open a stock pipeline.")
 
 

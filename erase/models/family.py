@@ -193,11 +193,10 @@ def family_of(pipeline: DiffusionPipeline) -> Family:
 
     Raises ValueError if nothing can be proved of it.
     """
+    pipeline = text_to_image(pipeline)
     for family in FAMILIES.values():
         if isinstance(pipeline, family.pipeline):
             return family
-    if (sister := text_to_image(pipeline)) is not pipeline:
-        return family_of(sister)
     return _of_learned(learned(plain_pipeline(pipeline)))
 
 

@@ -90,7 +90,7 @@ class LearnedDenoiser(ConditionedDenoiser):
 
     def ready(self, picture: Image) -> Tensor:
         """A picture [1, 3, H, W] in 0..1, as large as it draws them."""
-        return VaeImageProcessor(do_normalize=False).preprocess(picture, *self.coding.size)
+        return VaeImageProcessor(do_normalize=False).preprocess(picture, *self.coding.said[-2:])
 
     def latents(self, pictures: Tensor) -> Tensor:
         """Latents [n, ...] of pictures in 0..1, of films with as many equal frames."""
