@@ -194,9 +194,8 @@ def _read_channels(model: nn.Module, channels: int) -> None:
     path, first = next(p for p in model.named_modules() if isinstance(p[1], nn.Conv2d))
     if first.in_channels == channels:
         return
-    parent, _, name = path.rpartition(".")
     wanted = nn.Conv2d(
         channels, first.out_channels, first.kernel_size, first.stride, first.padding,
         bias=first.bias is not None,
     )  # fmt: skip
-    setattr(model.get_submodule(parent), name, wanted)
+    model.set_submodule(path, wanted)
