@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 from torchvision import datasets as vision
 from torchvision import models as vision_models
@@ -25,7 +25,6 @@ from erase.tasks.classification.fit import head_of
 TO_TENSOR = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
 DIGITS_SEED, DIGITS_TEST = 0, 0.25
 DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")  # of dataset-fashion-mnist
-IDX_HEADERS = {"images-idx3": 16, "labels-idx1": 8}  # bytes
 
 
 @dataclass(frozen=True)
@@ -96,18 +95,14 @@ def _fashion_mnist(root: Path, download: bool, side: int) -> Data:
 
 def _of_idx_files(part: str) -> TensorDataset:
     """One part of Debian's Fashion-MNIST."""
-    images, labels = (
-        np.frombuffer(
-            gzip.decompress((DEBIAN_FASHION / f"{part}-{name}-ubyte.gz").read_bytes()),
-            np.uint8, offset=header,
-        )
-        for name, header in IDX_HEADERS.items()
-    )  # fmt: skip
-    pictures = torch.tensor(images).reshape(len(labels), 1, 28, 28)
-    return TensorDataset(
-        v2.functional.to_dtype(pictures, torch.float32, scale=True),
-        torch.tensor(labels, dtype=torch.int64),
-    )
+
+    def numbers(kind: str, header: int) -> Tensor:
+        file = gzip.decompress((DEBIAN_FASHION / f"{part}-{kind}-ubyte.gz").read_bytes())
+        return torch.tensor(np.frombuffer(file, np.uint8, offset=header))  # in bytes
+
+    images, labels = numbers("images-idx3", 16), numbers("labels-idx1", 8).long()
+    pictures = images.reshape(len(labels), 1, 28, 28)
+    return TensorDataset(v2.functional.to_dtype(pictures, torch.float32, scale=True), labels)
 
 
 def _folder(root: Path, download: bool, side: int) -> Data:
