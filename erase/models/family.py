@@ -8,14 +8,7 @@ from inspect import signature
 from typing import Any
 
 import diffusers
-from diffusers import (
-    DiffusionPipeline,
-    FluxPipeline,
-    PixArtSigmaPipeline,
-    StableDiffusion3Pipeline,
-    StableDiffusionPipeline,
-    StableDiffusionXLPipeline,
-)
+from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from erase.core.names import require_in_force
@@ -95,10 +88,9 @@ class Family:
     @property
     def loads_lora(self) -> bool:
         """Whether the stock pipeline loads LoRA files of its denoiser, and has but one."""
-        loaded = self.lora_components
         kinds = self.pipeline._get_signature_types().get(self.denoiser, ())
         adapted = any(hasattr(kind, "load_lora_adapter") for kind in kinds)
-        return self.denoiser in loaded and adapted and not self.others
+        return self.denoiser in self.lora_components and adapted and not self.others
 
     @property
     def lora_components(self) -> Sequence[str]:
@@ -160,24 +152,24 @@ FAMILIES = {
     family.name: family
     for family in (
         _unet_family(
-            "sd", StableDiffusionPipeline, enters={STATES: CROSS_ATTENTION}, readers=CLIP,
+            "sd", diffusers.StableDiffusionPipeline, enters={STATES: CROSS_ATTENTION}, readers=CLIP,
             unscaled=scaled,
         ),
         _unet_family(
-            "sdxl", StableDiffusionXLPipeline,
+            "sdxl", diffusers.StableDiffusionXLPipeline,
             enters={STATES: CROSS_ATTENTION, POOLED: ("unet.add_embedding.linear_1.weight",)},
             readers=CLIP, unscaled=by_channel,
         ),
         _joint_family(
-            "sd3", StableDiffusion3Pipeline, readers=(*CLIP, ("tokenizer_3", 256)),
+            "sd3", diffusers.StableDiffusion3Pipeline, readers=(*CLIP, ("tokenizer_3", 256)),
             spared=("text_encoder_3", "tokenizer_3"),
         ),
         _joint_family(
-            "flux", FluxPipeline, readers=(("tokenizer_2", 512),), denoise=denoise_packed,
+            "flux", diffusers.FluxPipeline, readers=(("tokenizer_2", 512),), denoise=denoise_packed,
             unpacked=unpacked, guided=False,
         ),
         _entry(
-            "pixart", PixArtSigmaPipeline,
+            "pixart", diffusers.PixArtSigmaPipeline,
             reads_text=("transformer.*attn2.*", "transformer.caption_projection.*"),
             enters={STATES: ("transformer.caption_projection.linear_1.weight",)},
             keys_and_values=("transformer.*attn2.to_k.*", "transformer.*attn2.to_v.*"),
