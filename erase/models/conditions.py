@@ -119,8 +119,7 @@ def denoise_packed(
     """The same of Flux, whose latents are packed and whose time is the noise's share."""
     count, channels, height, width = latents.shape
     packed = pipeline._pack_latents(latents, count, channels, height, width)
-    given = {**text.others, STATES_OF: text.states, "timestep": steps.to(latents) / 1000}
-    found = pipeline.transformer(packed, **given)[0]
+    found = denoise(pipeline, denoiser, packed, steps.to(latents) / 1000, text)
     return unpacked(pipeline, found, width * pipeline.vae_scale_factor)
 
 

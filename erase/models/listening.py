@@ -261,8 +261,7 @@ def _steps_heard(
         heard.samples.append(cloned(named["sample"]))
         heard.times.append(cloned(named.get("timestep")))
         found = step(own, *args, **given)
-        after = getattr(found, "prev_sample", None)
-        after = found[0] if after is None else after
+        after = found[0]  # of a tuple, and of what has names for its parts
         heard.result = cloned(after if ending is None else ending.view(after.shape))
         return found if ending is None else _ended(found, after.shape, heard.result)
 
