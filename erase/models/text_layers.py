@@ -6,7 +6,6 @@ from typing import Any
 
 from torch import nn
 
-from erase.core.activations import projectable_layers
 from erase.core.names import canonical, own_modules
 from erase.models.listening import Draw, Listener, same
 
@@ -23,18 +22,11 @@ class TextLayers:
         self, listener: Listener, denoisers: Sequence[str], prompts: tuple[str, str], call: int
     ):
         self._listener, self._prompts, self._call = listener, prompts, call
-        modules = {name: getattr(listener.pipeline, name) for name in denoisers}
         self._paths = {
             canonical(name, path): layer
-            for name, module in modules.items()
-            for path, layer in own_modules(module)
+            for name in denoisers
+            for path, layer in own_modules(getattr(listener.pipeline, name))
             if path and any(True for _ in layer.parameters(recurse=False))
-        }
-        self._multiply = {
-            name
-            for part, module in modules.items()
-            for name, layer in projectable_layers(module, part).items()
-            if isinstance(layer, nn.Linear)
         }
         one, other = prompts
         self.drawn = listener.draw(one, layers=self._paths)
@@ -73,7 +65,7 @@ class TextLayers:
         is not so of all layers that hear text alone.
         """
         text = self.heard(timed=False)
-        layers = [name for name in text if name in self._multiply]
+        layers = [name for name in text if isinstance(self._paths[name], nn.Linear)]
         said, draw = self._exchanged(layers)
         if not self._is_other(draw):
             if not text or not self._is_other(self._exchanged(text)[1]):
