@@ -18,14 +18,14 @@ def spelt_tables(task: DiffusionTask) -> dict[str, tuple[nn.Parameter, PreTraine
     pipeline, denoisers = task.denoiser.pipeline, (task.family.denoiser, *task.family.others)
     for name in (part for part in task.components if part not in denoisers):
         table = getattr(pipeline, name).get_input_embeddings().weight
-        speller = speller_of(pipeline, name)
-        if id(table) in may_change and speller is None:
+        if id(table) not in may_change:
+            continue
+        if (speller := speller_of(pipeline, name)) is None:
             raise ValueError(
                 f"What spells for {name} is not known, so that its words can't be told apart; "
                 "take --harden.words keep, or leave it out of the components."
             )
-        if id(table) in may_change:
-            found[name] = table, speller
+        found[name] = table, speller
     return found
 
 
