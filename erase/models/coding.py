@@ -115,10 +115,9 @@ class _Ear:
     """Hears what a pipeline makes of the latents that it is made to end with."""
 
     def __init__(self, listener: Listener):
-        self._listener, pipeline = listener, listener.pipeline
-        parts = pipeline.components.items()
-        coders = [n for n, m in parts if isinstance(m, nn.Module) and hasattr(m, "decode")]
-        self._coder = coders[0] if coders else ""
+        self._listener, parts = listener, listener.pipeline.components.items()
+        coders = (n for n, m in parts if isinstance(m, nn.Module) and hasattr(m, "decode"))
+        self._coder = next(coders, "")
         self._forms: dict[str, Any] = {}
         heard, self._latents, output = self._ended()
         self._calls, self._shown = len(heard.given), shown(output)

@@ -184,9 +184,10 @@ def _learned_of(pipeline: DiffusionPipeline, calling: Calling, begun: float) -> 
     listener = calling.listener(pipeline)
     arguments = Arguments(listener)
     denoisers = arguments.denoisers()
-    text = TextLayers(listener, [one.name for one in denoisers], (PROMPT, OTHER), arguments.call)
-    _require_replayed(pipeline, text.drawn, denoisers)
-    enters, encoders = text.entries(), heard_encoders(listener, [one.name for one in denoisers])
+    names = [one.name for one in denoisers]
+    text = TextLayers(listener, names, (PROMPT, OTHER), arguments.call)
+    _require_replayed(pipeline, text.drawn, names)
+    enters, encoders = text.entries(), heard_encoders(listener, names)
     words = [name for name in encoders if speaks_clip(pipeline, name)]
     ladder = Levels(listener, denoisers, arguments.call).found()
     pairs = [
@@ -200,10 +201,8 @@ def _learned_of(pipeline: DiffusionPipeline, calling: Calling, begun: float) -> 
     )  # fmt: skip
 
 
-def _require_replayed(
-    pipeline: DiffusionPipeline, draw: Draw, denoisers: Sequence[Denoiser]
-) -> None:
-    for name in (one.name for one in denoisers):
+def _require_replayed(pipeline: DiffusionPipeline, draw: Draw, denoisers: Sequence[str]) -> None:
+    for name in denoisers:
         calls = draw.of(name)
         for call in (calls[0], calls[-1]):
             if not same(raw_of(getattr(pipeline, name)(**call.arguments)), call.raw):
