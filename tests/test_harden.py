@@ -6,6 +6,7 @@ import torch
 from hosts import CATALOGUE, build_tiny_pipeline, build_tiny_task
 from PIL import Image
 from test_erasure import changed
+from test_learned import BUILDERS, build_task
 
 from erase.core.delta import DenseDelta
 from erase.core.names import filter_names
@@ -205,10 +206,13 @@ def test_another_way_of_teaching_does_not_go_on_from_its_checkpoints(
             harden(build_tiny_task(tiny_pipeline), dataclasses.replace(config, **other))
 
 
-def test_pictures_of_a_folder_take_the_place_of_the_teachers(tiny_pipeline, tmp_path):
+@pytest.mark.parametrize("family", ["sd", "wan", "dreamlite"])
+def test_pictures_of_a_folder_take_the_place_of_the_teachers(family, tmp_path):
     for number, color in enumerate(["red", "blue"]):
-        Image.new("RGB", (16, 16), color).save(tmp_path / f"{number}.png")
-    task = build_tiny_task(tiny_pipeline)
+        Image.new("L", (20, 24), color).save(tmp_path / f"{number}.png")
+    task = (
+        build_tiny_task(build_tiny_pipeline()) if family == "sd" else build_task(BUILDERS[family]())
+    )
     shown = taught(task, HardenConfig(retain_folder=str(tmp_path)))
     batch = next(shown.retain_batches(step_seed(task.seed, 0)))
     assert len(batch.latents.unique(dim=0)) <= 2

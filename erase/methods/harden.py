@@ -315,6 +315,6 @@ class TaughtTask(DiffusionTask):
     @cached_property
     def _given(self) -> Tensor:
         """The folder's pictures as latents [N, C, h, w]."""
-        side, ready = self.denoiser.side, self.denoiser.pipeline.image_processor.preprocess
+        latents, ready = self.denoiser.latents, self.denoiser.ready
         pictures = load_folder(Path(self._how.retain_folder))
-        return torch.cat([self.denoiser.latents(ready(p, side, side) / 2 + 0.5) for p in pictures])
+        return torch.cat([latents(ready(picture)) for picture in pictures])
