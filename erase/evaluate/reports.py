@@ -25,11 +25,10 @@ class Record:
 
     def to_json(self) -> dict[str, Any]:
         """All fields by name, records within as JSON too."""
-        values = {field.name: (getattr(self, field.name), field.default) for field in fields(self)}
         return {
-            name: _to_json(value)
-            for name, (value, default) in values.items()
-            if value is not None or default is MISSING
+            part.name: _to_json(value)
+            for part in fields(self)
+            if (value := getattr(self, part.name)) is not None or part.default is MISSING
         }
 
     @classmethod
