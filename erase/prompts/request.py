@@ -289,9 +289,3 @@ def by_group(prompts: Sequence[Prompt]) -> dict[str, list[Prompt]]:
     for prompt in prompts:
         groups.setdefault(prompt.group, []).append(prompt)
     return groups
-
-
-def texts_by_group(prompts: Sequence[Prompt]) -> dict[str, list[str]]:
-    """The prompts' texts by the concept they name."""
-    groups = by_group(prompts)
-    return {group: [prompt.text for prompt in named] for group, named in groups.items()}
