@@ -87,7 +87,7 @@ def require_in_force(modules: Iterable[nn.Module], tensors: Mapping[str, Tensor]
     adapter is fused into them or stands in their place, and where they are quantized or offloaded,
     in groups to files alone.
     """
-    if reason := next((reason for module in modules if (reason := _why_not(module))), ""):
+    if reason := next(filter(None, map(_why_not, modules)), ""):
         raise ValueError(reason)
     for name, tensor in tensors.items():
         if tensor.is_meta:
