@@ -43,8 +43,7 @@ def _wrapped(module: nn.Module) -> nn.Module | None:
         return module._modules["_orig_mod"]
     if callable(adapted := getattr(type(module), "get_base_model", None)):  # a model of PEFT's
         return adapted(module)
-    adapted_layer = is_adapted(module) and "base_layer" in module._modules
-    return module._modules["base_layer"] if adapted_layer else None
+    return module._modules.get("base_layer") if is_adapted(module) else None
 
 
 def is_adapted(module: nn.Module) -> bool:
