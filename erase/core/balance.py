@@ -151,11 +151,11 @@ def evened(heard: Heard, trial: Trial, cut: Projection, setting: Setting) -> Pro
     loses less, and less of the others, until all lose alike; groups that hardly differ may not
     within the rounds that there are.
     """
-    means, goal = heard.forget.means.flatten(0, 1), 1 - trial.left
+    goal = 1 - trial.left
     within, factor = heard.gaps @ cut.left, torch.linalg.cholesky(heard.normal(setting.weight))
     asked = torch.full((len(within),), setting.strength).double()
     for _ in range(ROUNDS):
-        wanted = (asked[:, None, None] * within).flatten(0, 1).T @ means / len(means)
+        wanted = _mean_product(asked[:, None, None] * within, heard.forget.means)
         right = setting.weight * torch.cholesky_solve(wanted.T, factor).T
         lost = trial.lost(Projection(cut.left, right))
         if float((lost - goal).abs().max()) < EVEN:

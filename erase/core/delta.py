@@ -143,10 +143,7 @@ def deltas_between(
         if not change.any():
             continue
         sparse = kept.double().mean() < DENSE_FROM if mask is None else not kept.all()
-        if sparse:
-            deltas[name] = SparseDelta(kept, change[kept])
-        else:
-            deltas[name] = DenseDelta(change)
+        deltas[name] = SparseDelta(kept, change[kept]) if sparse else DenseDelta(change)
     return deltas
 
 

@@ -22,12 +22,10 @@ def masked_update(
     """While in force, `optimizer` moves only the weights a mask keeps.
 
     Masking gradients alone is not enough: weight decay and momentum move weights whose gradient is
-    0. So gradients are masked as they are made (clipping then sees only what counts) and
-    masked-out values are put back after every step, from `originals`, copies of the parameters as
-    they were. Mask and originals are of the parameters' shapes. Source: SalUn, eq. 5, as an
-    invariant.
+    0. So gradients are masked as they are made (clipping then sees only what counts) and masked-out
+    values are put back after every step, from `originals`, copies of the parameters as they were.
+    Mask and originals are of the parameters' shapes. Source: SalUn, eq. 5, as an invariant.
     """
-
     entries = [
         (parameter, distributed_like(mask.tensors[name], parameter), originals[name])
         for name, parameter in parameters.items()

@@ -43,8 +43,7 @@ def _wrapped(module: nn.Module) -> nn.Module | None:
         return module._modules["_orig_mod"]
     if callable(adapted := getattr(type(module), "get_base_model", None)):  # a model of PEFT's
         return adapted(module)
-    adapted_layer = is_adapted(module) and "base_layer" in module._modules
-    return module._modules["base_layer"] if adapted_layer else None
+    return module._modules.get("base_layer") if is_adapted(module) else None
 
 
 def is_adapted(module: nn.Module) -> bool:
@@ -87,7 +86,7 @@ def require_in_force(modules: Iterable[nn.Module], tensors: Mapping[str, Tensor]
     adapter is fused into them or stands in their place, and where they are quantized or offloaded,
     in groups to files alone.
     """
-    if reason := next((reason for module in modules if (reason := _why_not(module))), ""):
+    if reason := next(filter(None, map(_why_not, modules)), ""):
         raise ValueError(reason)
     for name, tensor in tensors.items():
         if tensor.is_meta:

@@ -120,14 +120,11 @@ class MasterWeights:
 
     def values(self) -> dict[str, nn.Parameter]:
         """The masters in the parameters' shapes; the weights that may not change as they are."""
-        return {name: self._whole(name) for name in self._own}
-
-    @torch.no_grad()
-    def _whole(self, name: str) -> nn.Parameter:
-        if name not in self._kept:
-            return self.tensors[name]
-        wide = widened(self._own[name].detach())
-        return nn.Parameter(wide.masked_scatter_(self._kept[name], self.tensors[name]))
+        values = dict(self.tensors)
+        for name, kept in self._kept.items():
+            wide = widened(self._own[name].detach())
+            values[name] = nn.Parameter(wide.masked_scatter_(kept, values[name].detach()))
+        return values
 
     def backward(self, loss: Tensor, anywhere: Callable[[bool], bool] = bool) -> None:
         """Add the gradients of a scalar loss to the masters'; `anywhere` as LossScale has it."""

@@ -34,11 +34,10 @@ def accumulate(
     their magnitudes, "fisher" the sum of their squares (the empirical Fisher diagonal, of batches
     as large as the caller made them). `losses` is consumed lazily and each gradient is folded in as
     soon as it is made, so that one gradient tensor lives at a time (in float16 those of one batch,
-    whose losses are scaled). Sums are of float64, so that
-    their order, which `total`, the sum over processes that share the losses, may change, does not
-    show in the scores. Gradients that were there before are dropped. A weight no loss reaches
-    scores 0. Raises ValueError for an unknown estimator, if `losses` is empty, or a loss or score
-    is not finite.
+    whose losses are scaled). Sums are of float64, so that their order, which `total`, the sum over
+    processes that share the losses, may change, does not show in the scores. Gradients that were
+    there before are dropped. A weight no loss reaches scores 0. Raises ValueError for an unknown
+    estimator, if `losses` is empty, or a loss or score is not finite.
     """
     if estimator not in _TERMS:
         known = ", ".join(map(repr, _TERMS))

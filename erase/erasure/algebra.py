@@ -197,14 +197,10 @@ def _joint_recipe(erasures: Sequence[Erasure], operation: str, **facts: Any) -> 
     base: dict[str, Any] = {"model": "its base"}
     for erasure in erasures:
         base |= erasure.recipe.get("base", {})
-    base |= {
-        kind: {name: told for one in bases for name, told in getattr(one, kind).items()}
-        for kind in ("fingerprints", "bfloat16")
-    }
-    base |= {
-        "dtype": coarsest({one.dtype for one in bases}),
-        "loads_lora": all(one.loads_lora for one in bases),
-    }
+    for kind in ("fingerprints", "bfloat16"):
+        base[kind] = {name: told for one in bases for name, told in getattr(one, kind).items()}
+    base["dtype"] = coarsest({one.dtype for one in bases})
+    base["loads_lora"] = all(one.loads_lora for one in bases)
     parts = [
         {key: value for key, value in erasure.recipe.items() if key not in ("base", "report")}
         for erasure in erasures

@@ -58,8 +58,11 @@ class ErasureLoaderMixin:
         if allow_other_base:
             erasure.recipe = for_any_base(erasure.recipe)
         with self._at_hand():
-            with self._base_restored():
+            self._restore()
+            try:  # alone, on the base's own weights
                 erasure.apply(self.components, scale, allow_other_base).revert()
+            finally:
+                self._put_in_force(self._loaded)
             self._put_in_force({**self._loaded, adapter_name: (erasure, scale)})
 
     def set_erasure_scale(self, scale: float, adapter_name: str = "default") -> None:
@@ -130,26 +133,16 @@ class ErasureLoaderMixin:
         return any(m is None or unwrapped(m) is not modules[n] for n, m in now.items())
 
     @contextmanager
-    def _base_restored(self) -> Iterator[None]:
-        """While in force, the weights are the base's own."""
-        self._restore()
-        try:
-            yield
-        finally:
-            self._put_in_force(self._loaded)
-
-    @contextmanager
     def _at_hand(self) -> Iterator[None]:
         """While in force, sequential offloading, which keeps weights outside modules, is off."""
         modules = [m for m in self.components.values() if isinstance(m, nn.Module)]
-        devices = [(m, _sequential_device(m)) for m in modules]
-        offloaded = [(module, device) for module, device in devices if device is not None]
+        offloaded = {m: device for m in modules if (device := _sequential_device(m)) is not None}
         try:
-            for module, _ in offloaded:
+            for module in offloaded:
                 remove_hook_from_module(module, recurse=True)
             yield
         finally:
-            for module, device in offloaded:
+            for module, device in offloaded.items():
                 cpu_offload(module, device, offload_buffers=len(module._parameters) > 0)
 
 

@@ -140,13 +140,12 @@ def protocol_hash(protocol: Any) -> str:
 
 def evaluators_of(config: Config, judge: OpenJudge) -> list[Evaluator]:
     """What the config asks for, in the order of its fields; `judge` opens the one they share."""
-    built = [
-        kind.build(config, judge)
+    return [
+        built
         for part in reversed(type(config).__mro__)
         for kind in EVALUATORS.all().values()
-        if kind.config is part
+        if kind.config is part and (built := kind.build(config, judge)) is not None
     ]
-    return [evaluator for evaluator in built if evaluator is not None]
 
 
 def measured(

@@ -66,8 +66,7 @@ def save_chart(blocks: list[Block], path: Path) -> None:
     overall = sum(block.kept for block in blocks) / sum(block.weights for block in blocks)
     share = [block.saliency_share or 0.0 for block in blocks]
     kept = [block.kept / block.weights for block in blocks]
-    title = "may change, % (line: over all blocks)"
-    titled = {"share of the saliency, %": share, title: kept}
+    titled = {"share of the saliency, %": share, "may change, % (line: over all blocks)": kept}
     _save_bars([block.name for block in blocks], titled, path, overall)
 
 

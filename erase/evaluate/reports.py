@@ -25,11 +25,10 @@ class Record:
 
     def to_json(self) -> dict[str, Any]:
         """All fields by name, records within as JSON too."""
-        values = {field.name: (getattr(self, field.name), field.default) for field in fields(self)}
         return {
-            name: _to_json(value)
-            for name, (value, default) in values.items()
-            if value is not None or default is MISSING
+            part.name: _to_json(value)
+            for part in fields(self)
+            if (value := getattr(self, part.name)) is not None or part.default is MISSING
         }
 
     @classmethod
@@ -100,8 +99,7 @@ class Metrics(Record):
     @property
     def accuracies(self) -> dict[str, Figure]:
         """Those of ACCURACIES that there are."""
-        found = {name: getattr(self, name) for name in ACCURACIES}
-        return {name: figure for name, figure in found.items() if figure}
+        return {name: figure for name in ACCURACIES if (figure := getattr(self, name))}
 
 
 @dataclass(frozen=True)
@@ -242,15 +240,14 @@ class GapReport(Record):
 
     original, retrained, unlearned: figures of each model. n: samples of the forget and the retain
     set, and of the test set those that either test accuracy is of. seconds: of unlearning, where it
-    was timed.
-    Accuracies and MIA-efficacy are in per cent, gaps in points. Test accuracy leaves out classes
-    that are forgotten as a whole, whose own is `forgotten_class_test_accuracy`. KL is from Retrain,
-    in nats a sample, on the forget set, agreement the share of equal answers there. The probe is
-    a logistic regression on the test set's features, scored on the forget set, and missing where
-    the test set has one class. `relearning_steps` are Adam steps (1e-4, batches of 256, at most
-    200) until 95 % of the original's forget accuracy, looked at after every pass through the forget
-    set.
-    ToW is the product of 1 - gap over forget, retain and test accuracy (Zhao et al., NeurIPS 2024).
+    was timed. Accuracies and MIA-efficacy are in per cent, gaps in points. Test accuracy leaves out
+    classes that are forgotten as a whole, whose own is `forgotten_class_test_accuracy`. KL is from
+    Retrain, in nats a sample, on the forget set, agreement the share of equal answers there. The
+    probe is a logistic regression on the test set's features, scored on the forget set, and missing
+    where the test set has one class. `relearning_steps` are Adam steps (1e-4, batches of 256, at
+    most 200) until 95 % of the original's forget accuracy, looked at after every pass through the
+    forget set. ToW is the product of 1 - gap over forget, retain and test accuracy (Zhao et al.,
+    NeurIPS 2024).
     """
 
     original: Mapping[str, float]

@@ -90,18 +90,12 @@ def concept_rows(report: Report) -> list[list[str]]:
 
 def _distance_rows(distances: Mapping[str, Mapping[str, Distance]]) -> list[list[str]]:
     """KID on the judge's features for both sides; the oracle's to itself is nothing to tell."""
-    return [
-        [
-            f"KID to oracle, {side}",
-            *(
-                "{:.4f} [{:.4f}, {:.4f}]".format(one[side].value, *one[side].interval)
-                for one in (distances["base"], distances["erased"])
-            ),
-            "",
-            str(distance.n[0]),
-        ]
-        for side, distance in distances.get("erased", {}).items()
-    ]
+    rows = []
+    for side, erased in distances.get("erased", {}).items():
+        both = (distances["base"][side], erased)
+        told = ("{:.4f} [{:.4f}, {:.4f}]".format(one.value, *one.interval) for one in both)
+        rows.append([f"KID to oracle, {side}", *told, "", str(erased.n[0])])
+    return rows
 
 
 def interval(figure: Figure) -> str:

@@ -145,12 +145,11 @@ def _expand_plain(request: EraseRequest) -> PromptSet:
     anchors = dict(zip(request.concepts, given, strict=True))
 
     def prompt(template: str, concept: str) -> Prompt:
-        text, instead = template.format(concept=concept), ""
+        text, group, instead = template.format(concept=concept), "", ""
         if concept in anchors:
-            anchor = anchors[concept]
-            anchor = anchor if request.redirect == "anchor" else rng.choice(request.retain)
-            instead = template.format(concept=anchor).strip()
-        group = concept if concept in anchors else ""
+            fixed = request.redirect == "anchor"
+            anchor = anchors[concept] if fixed else rng.choice(request.retain)
+            group, instead = concept, template.format(concept=anchor).strip()
         return Prompt(text, {PLAIN_KIND: concept}, (PLAIN_KIND,), group, instead)
 
     forget, retain = (
@@ -206,18 +205,15 @@ class _Expansion:
         named = [part for part in (object_, style) if part is not NO_STYLE]
         labels: dict[str, str] = {part.kind: part.name for part in named}
         kinds = tuple(part.kind for part in forgotten) or self.kinds
-        for name in self._names(object_):
+        # A forgotten object is forgotten by its synonyms too; a retained one goes by its name.
+        words = self.catalogue.synonyms.get(object_.name, []) if object_ in self.anchor_of else []
+        for name in (object_.name, *words):
             for template in templates:
                 text, group, anchor = fill(template, name, style.name), "", ""
                 if forgotten:
                     instead = [self._instead(part).name for part in (object_, style)]
                     group, anchor = str(forgotten[0]), fill(template, *instead)
                 yield Prompt(text, labels, kinds, group, anchor)
-
-    def _names(self, object_: Concept) -> list[str]:
-        """A forgotten object is forgotten by its synonyms too; a retained one goes by its name."""
-        synonyms = self.catalogue.synonyms.get(object_.name, [])
-        return [object_.name, *(synonyms if object_ in self.anchor_of else [])]
 
     def _instead(self, concept: Concept) -> Concept:
         if concept not in self.anchor_of or self.redirect == "anchor":
@@ -247,9 +243,9 @@ def _anchors_of(request: EraseRequest, catalogue: Catalogue) -> dict[Concept, Co
 def _default_anchor(concept: Concept, forgotten: list[Concept], catalogue: Catalogue) -> Concept:
     known = catalogue.anchors.get(str(concept))
     peers = catalogue.concepts(concept.kind)
-    start = peers.index(concept) + len(peers) // 2
+    start = (peers.index(concept) + len(peers) // 2) % len(peers)
     ring = [find_concept(known, catalogue)] if known else []
-    ring += [peers[(start + i) % len(peers)] for i in range(len(peers))]
+    ring += peers[start:] + peers[:start]
     anchor = next((peer for peer in ring if peer not in forgotten), None)
     if anchor is None:
         raise ValueError(f"Nothing is left to draw instead of {concept}; keep some {concept.kind}.")
@@ -260,17 +256,16 @@ def find_concept(name: str, catalogue: Catalogue) -> Concept:
     """The catalogue's concept called `name`, `NAME style` or by a synonym; ValueError if none."""
     wanted = alike(name)
     known = catalogue.concepts("style") + catalogue.concepts("object")
-    by_name = {alike(concept.name): concept for concept in known}
-    by_name |= {alike(str(concept)): concept for concept in known}
-    by_synonym = {
+    names = {
         alike(word): Concept(object_, "object")
         for object_, words in catalogue.synonyms.items()
         for word in words
     }
-    for names in (by_name, by_synonym):
-        if wanted in names:
-            return names[wanted]
-    near = difflib.get_close_matches(wanted, [*by_name, *by_synonym], n=3, cutoff=0.5)
+    names |= {alike(concept.name): concept for concept in known}
+    names |= {alike(str(concept)): concept for concept in known}
+    if wanted in names:
+        return names[wanted]
+    near = difflib.get_close_matches(wanted, names, n=3, cutoff=0.5)
     hint = f"did you mean {', '.join(near)}?" if near else "see the model's concepts.json."
     raise ValueError(f"The model does not know the concept {name!r}; {hint}")
 
@@ -294,9 +289,3 @@ def by_group(prompts: Sequence[Prompt]) -> dict[str, list[Prompt]]:
     for prompt in prompts:
         groups.setdefault(prompt.group, []).append(prompt)
     return groups
-
-
-def texts_by_group(prompts: Sequence[Prompt]) -> dict[str, list[str]]:
-    """The prompts' texts by the concept they name."""
-    groups = by_group(prompts)
-    return {group: [prompt.text for prompt in named] for group, named in groups.items()}

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from inspect import getdoc
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,8 +38,8 @@ def inspect(folders: Sequence[str]) -> str:
     """What each erasure holds and, for several, how each pair interferes."""
     erasures = {folder: Erasure.from_pretrained(folder) for folder in folders}
     parts = [f"{folder}\n{_summary(erasure)}" for folder, erasure in erasures.items()]
-    pairs = [(a, b) for i, a in enumerate(folders) for b in folders[i + 1 :]]
-    parts += [f"{a} and {b}\n{_pair_text(erasures[a], erasures[b])}" for a, b in pairs]
+    for a, b in combinations(folders, 2):
+        parts.append(f"{a} and {b}\n{_pair_text(erasures[a], erasures[b])}")
     return "\n\n".join(parts)
 
 
@@ -104,8 +105,7 @@ def export(
 
 def _lost(erasure: Erasure) -> str:
     """A line that says what a cut to a LoRA lost of the erasure, if it was cut."""
-    cut = erasure.facts.truncation
-    if not cut:
+    if not (cut := erasure.facts.truncation):
         return ""
     left = f", {len(cut.left_out)} of its tensors left out" if cut.left_out else ""
     return f"relative error: {cut.relative_error}{left}\n"
@@ -166,10 +166,9 @@ def _summary(erasure: Erasure) -> str:
 
 
 def _pair_text(one: Erasure, other: Erasure) -> str:
-    rows = interference(one, other)
+    rows = sorted(interference(one, other), key=lambda row: -abs(row["cosine"]))
     if not rows:
         return "change no tensor in common"
-    rows = sorted(rows, key=lambda row: -abs(row["cosine"]))
     mean = sum(abs(row["cosine"]) for row in rows) / len(rows)
     lines = [f"{len(rows)} tensors in common, mean |cosine| {mean:.3f}; the closest:"]
     for row in rows[:WORST]:

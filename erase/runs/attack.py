@@ -188,8 +188,7 @@ def build_target(
 def _judged_by(judge: Judge, prompts: PromptSet) -> Shows:
     def shows(pictures: Tensor, asked: Sequence[Prompt]) -> list[bool]:
         embeddings = embedded_drawn(judge, pictures)
-        seen = {kind: judge.classify(embeddings, kind, prompts.labels[kind])
-                for kind in prompts.labels}  # fmt: skip
+        seen = {kind: judge.classify(embeddings, kind, of) for kind, of in prompts.labels.items()}
         return [
             any(seen[kind][i] == prompt.labels[kind] for kind in prompt.kinds)
             for i, prompt in enumerate(asked)

@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from operator import attrgetter
 from pathlib import Path
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from erase.core.seeds import folded
 from erase.erasure.erasure import FILES, Erasure
 from erase.evaluate.classifiers.gaps import Reference, Shadows, Split, logit_scaled
-from erase.evaluate.classifiers.report import MODELS, REPORT_FILES, write_classification_report
+from erase.evaluate.classifiers.report import REPORT_FILES, write_classification_report
 from erase.evaluate.reports import GapReport
 from erase.evaluate.tables import gap_table
 from erase.methods import get_method
@@ -150,21 +150,18 @@ def classify(run: ClassificationRun, output: str | Path) -> GapReport | None:
         erasure.recipe["report"] = {"table": gap_table(report)}
         erasure.write(folder)
         layers = erasure.facts.layers
-        named = dict(zip(MODELS, models, strict=True))
-        write_classification_report(report, named, _examples(opened), folder, layers)
+        write_classification_report(report, models, _examples(opened), folder, layers)
         return report
 
     return carry_out(output, OUTPUT_FILES, open_, work, write, attrgetter("digest"))
 
 
-def three_models(
-    task: ClassificationTask, erasure: Erasure
-) -> tuple[nn.Module, nn.Module, nn.Module]:
-    """The original, one retrained without the forget set, and the unlearned model."""
+def three_models(task: ClassificationTask, erasure: Erasure) -> dict[str, nn.Module]:
+    """The original, one retrained without the forget set, and the unlearned model, by name."""
     original = task.components["model"]
     unlearned = copy.deepcopy(original)
     erasure.apply({"model": unlearned})
-    return original, retrained(task), unlearned
+    return {"original": original, "retrained": retrained(task), "unlearned": unlearned}
 
 
 def retrained(task: ClassificationTask) -> nn.Module:
@@ -177,14 +174,15 @@ def retrained(task: ClassificationTask) -> nn.Module:
 def _report(
     run: ClassificationRun,
     opened: OpenedClassifier,
-    models: tuple[nn.Module, nn.Module, nn.Module],
+    models: Mapping[str, nn.Module],
     seconds: float,
     shadows: Shadows | None,
 ) -> GapReport:
-    (original, retrained, unlearned), data, task = models, opened.data, opened.task
+    data, task = opened.data, opened.task
     split = Split(data.train, task.forget, task.retain, data.test)
+    reference = Reference(models["original"], models["retrained"], split)
     return replace(
-        Reference(original, retrained, split).report(unlearned, seconds, shadows),
+        reference.report(models["unlearned"], seconds, shadows),
         request=f"{told(run.forget, data)} of {run.classifier.data}",
         method=run.method,
         protocol={
@@ -206,8 +204,8 @@ def _shadows(run: ClassificationRun, opened: OpenedClassifier, options: Any) -> 
         again = replace(run, classifier=other, seed=seed)
         its = build_task(again, load_or_train(other, data, run.device), data, forget)
         erasure = get_method(run.method)(its, options)
-        _, oracle, unlearned = three_models(its, erasure)
-        ours, theirs = (outputs_of(model, forgotten) for model in (unlearned, oracle))
+        models = three_models(its, erasure)
+        ours, theirs = (outputs_of(models[of], forgotten) for of in ("unlearned", "retrained"))
         return logit_scaled(ours), logit_scaled(theirs)
 
     first = SHADOW_SEED + run.seed

@@ -69,8 +69,7 @@ def read_prompts(file: PromptFile, guidance_scale: float) -> list[PromptRow]:
     """One entry for each picture; ValueError for a missing file or column, or what is no number."""
     rows = _rows(file)
     wanted = (file.text, file.seed, file.guidance_scale, file.label, file.group)
-    missing = [column for column in wanted if column and column not in rows[0]]
-    if missing:
+    if missing := [column for column in wanted if column and column not in rows[0]]:
         known = cut(", ".join(map(str, rows[0])))
         raise ValueError(f"{file.path} has no column {missing[0]}; it has {known}; name another.")
     pictures = [_asked(file, row, i, guidance_scale) for i, row in enumerate(rows)]

@@ -160,9 +160,8 @@ def run_config(asked: HardenRun) -> RunConfig:
     """
     erasure = Erasure.from_pretrained(asked.erasure)
     named = of_base(asked, erasure)
-    method = replace(named.harden, folder=asked.erasure)
-    if asked.effort:
-        method = replace(method, effort=asked.effort)
+    effort = asked.effort or asked.harden.effort
+    method = replace(asked.harden, folder=asked.erasure, effort=effort)
     both = {part.name for part in fields(HardenRun)} & {part.name for part in fields(RunConfig)}
     same = {name: getattr(named, name) for name in both}
     return RunConfig(erasure.facts.asked(), method="harden", method_config=method, **same)

@@ -59,10 +59,9 @@ def measure(
     run = of_base(run, erasure)
 
     def open_() -> Opened:
+        asked, steps = erasure.facts.asked(), run.evaluation.steps
         task = DiffusionTaskConfig(size=erasure.facts.drawn.get("size", 0))
-        return open_all(
-            run, erasure.facts.asked(), task, run.evaluation.steps, model, judge, oracle
-        )
+        return open_all(run, asked, task, steps, model, judge, oracle)
 
     return carry_out(
         run.erasure, OUTPUT_FILES, open_,
@@ -116,11 +115,9 @@ def _draw_all(run: Measures, opened: Opened, erasure: Erasure) -> dict[str, Eval
     """What base, erased model and oracle draw for the same prompts and seeds."""
 
     def drawn(model: Model, name: str) -> EvaluationPictures:
+        said = f"judging the {name}"
         with model.drawing() as pipeline:
-            return draw_evaluation(
-                pipeline, opened.prompts, opened.sampling, run.evaluation,
-                f"judging the {name}",
-            )  # fmt: skip
+            return draw_evaluation(pipeline, opened.prompts, opened.sampling, run.evaluation, said)
 
     both = {"base": drawn(opened.model, "base")}
     with erasure.apply(opened.model.pipeline.components):

@@ -8,13 +8,7 @@ from erase.erasure.erasure import Erasure
 from erase.evaluate.base import Judge
 from erase.evaluate.pictures.generation import EvaluationConfig
 from erase.evaluate.pictures.judges import judge_line, judge_of
-from erase.models.opening import (
-    Found,
-    Model,
-    OpeningConfig,
-    find_model,
-    oracle_opening,
-)
+from erase.models.opening import Found, Model, OpeningConfig, find_model, oracle_opening
 from erase.prompts.catalogue import Sampling
 from erase.prompts.names import SIGN, listed
 from erase.prompts.request import EraseRequest, PromptSet, expand
@@ -134,8 +128,8 @@ def open_all(
         model.pipeline, prompts, model.sampling, task, request.seed,
         finetuning=model.finetuning(prompts),
     )  # fmt: skip
-    sampling = replace(model.sampling, size=sets.sampling.size)
-    sampling = replace(sampling, steps=steps) if steps else sampling
+    steps = steps or model.sampling.steps
+    sampling = replace(model.sampling, size=sets.sampling.size, steps=steps)
     if oracle is None and names.oracle:
         oracle = find_model(names.oracle, oracle_opening(names)).open()
     return Opened(model, prompts, sets, sampling, judge, oracle)

@@ -84,8 +84,7 @@ class OwnFiles(Config):
     @property
     def own_files(self) -> dict[str, Any]:
         """What is said of them, so that they are found again."""
-        said = {field.name: getattr(self, field.name) for field in fields(OwnFiles)}
-        return {name: value for name, value in said.items() if value}
+        return {one.name: said for one in fields(OwnFiles) if (said := getattr(self, one.name))}
 
 
 def require_kind(name: str, value: Any, kind: Any) -> None:

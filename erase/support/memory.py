@@ -16,8 +16,7 @@ def keep_freed_memory() -> None:
     costs a fault. Systems with another C library are left as they are.
     """
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-    mallopt = getattr(libc, "mallopt", None)
-    if mallopt is not None:
+    if mallopt := getattr(libc, "mallopt", None):
         mallopt(M_TRIM_THRESHOLD, KEPT)
         mallopt(M_MMAP_THRESHOLD, LARGEST)
 

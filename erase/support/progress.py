@@ -68,8 +68,7 @@ class Bar(tqdm.auto.tqdm):
             self.n += n  # tqdm does not count what it does not show
         self._tell_whole(n or 0)
         shown = super().update(n)
-        callback = _callback.get()
-        if callback is not None:
+        if callback := _callback.get():
             callback(self.what, int(self.n), int(self.total or 0))
         return shown
 

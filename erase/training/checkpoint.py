@@ -21,7 +21,7 @@ from torch.utils._pytree import (
     treespec_loads,
 )
 
-from erase.core.shards import distributed_like, full_tensor, in_shards
+from erase.core.shards import distributed_like, full_tensor
 from erase.support.errors import first_line
 from erase.support.files import read_json, replaced_folder, write_json
 from erase.training.config import TrainingConfig
@@ -177,8 +177,7 @@ def _gathered(tensors: Mapping[str, Tensor], keeps: bool) -> dict[str, Tensor]:
     """Whole copies on the CPU, one after the other, for the process that keeps them."""
     kept = {}
     for key, tensor in tensors.items():
-        if keeps or in_shards(tensor):
-            piece = full_tensor(tensor.detach())
-            if keeps:
-                kept[key] = piece.cpu().contiguous()
+        whole = full_tensor(tensor.detach())  # of one in shards every process has to ask for it
+        if keeps:
+            kept[key] = whole.cpu().contiguous()
     return kept

@@ -153,8 +153,7 @@ def relearning_steps(model: nn.Module, forget: Dataset, goal: float) -> int:
     """Adam steps on batches of the forget set until its accuracy is `goal` per cent, or 200."""
     learner = copy.deepcopy(model).eval()
     optimizer = torch.optim.Adam(learner.parameters(), RELEARN_RATE)
-    generator = seeded(0)
-    loader = DataLoader(forget, BATCH, shuffle=True, generator=generator)
+    loader = DataLoader(forget, BATCH, shuffle=True, generator=seeded(0))
     steps = 0
     while outputs_of(learner, forget).accuracy() < goal:
         for inputs, labels in loader:

@@ -17,7 +17,6 @@ from erase.support.files import write_json, write_text
 from erase.tasks.classification.fit import logits_of
 
 REPORT_FILES = ("report.json", "report.md", "gaps.png", "boundary.png", "attribution.png", CHART)
-MODELS = ("original", "retrained", "unlearned")
 GRID, MARGIN = 60, 0.5
 ATTRIBUTION_STEPS = 32
 

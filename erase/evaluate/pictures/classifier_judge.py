@@ -25,7 +25,6 @@ from erase.tasks.classification.fit import logits_of
 OTHER = "another class"
 HOLDERS = ("model_state_dict", "state_dict", "model")
 
-
 # A classifier, what makes an input [3, H, W] of a picture, and its classes in order.
 Opened = tuple[nn.Module, Callable[[Image], Tensor], Sequence[str]]
 
@@ -81,8 +80,7 @@ class ClassifierJudge:
 
     def require(self, labels: Sequence[str]) -> None:
         """Raise ValueError for a label that is no class."""
-        unknown = [label for label in labels if label not in self._classes]
-        if unknown:
+        if unknown := [label for label in labels if label not in self._classes]:
             raise ValueError(f"{self.name} knows no class {unknown[0]}; use its own names.")
 
 

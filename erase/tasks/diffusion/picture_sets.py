@@ -14,7 +14,7 @@ from torch import Tensor
 from erase.core.fingerprint import combined
 from erase.core.seeds import seeded
 from erase.prompts.catalogue import Sampling
-from erase.prompts.request import Prompt, PromptSet, sample, texts_by_group
+from erase.prompts.request import Prompt, PromptSet, by_group, sample
 from erase.prompts.seeds import of_stream
 from erase.support.pictures import load_folder
 from erase.tasks.base import SetName
@@ -117,10 +117,10 @@ class PictureSets:
         """At most `samples` texts of a set, by group, to be read, or drawn by; fewer are drawn."""
         samples = min(samples, MOST_TRAJECTORIES) if drawn else samples
         prompts = self.prompts.forget if which == "forget" else self.prompts.retain
-        by_group = texts_by_group(sample(prompts, min(samples, len(prompts)), self.seed))
+        groups = by_group(sample(prompts, min(samples, len(prompts)), self.seed))
         # Guidance reads the empty prompt beside every other.
         beside = [""] if which == "retain" and not drawn else []
-        return {group: [*texts, *beside] for group, texts in by_group.items()}
+        return {name: [*(one.text for one in group), *beside] for name, group in groups.items()}
 
     def preview(self, denoiser: ConditionedDenoiser) -> Tensor:
         """What a model draws of PREVIEWED forget prompts, then of as many retained ones."""
