@@ -1,3 +1,4 @@
+import contextlib
 import itertools
 
 import pytest
@@ -37,6 +38,25 @@ def test_one_bar_at_a_time_is_shown_and_all_are_told(capsys):
     shown = capsys.readouterr().err
     assert "outer" in shown
     assert "inner" not in shown
+
+
+@pytest.mark.parametrize("beside", [0, 1])
+def test_a_bar_that_is_walked_along_tells_every_step_shown_or_not(beside):
+    def work() -> None:
+        with contextlib.ExitStack() as shown:
+            for _ in range(beside):
+                shown.enter_context(Bar(total=1, desc="outer"))
+            assert list(Bar("abc", desc="letters")) == [*"abc"]
+
+    assert told_by(work) == [("letters", 1, 3), ("letters", 2, 3), ("letters", 3, 3)]
+
+
+def test_a_walk_along_a_hidden_bar_can_be_stopped():
+    def stop(what: str, done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with Bar(total=1), on_progress(stop), pytest.raises(KeyboardInterrupt):
+        list(Bar("abc"))
 
 
 def test_the_time_left_of_a_run_is_that_of_the_parts_to_come(monkeypatch):

@@ -62,11 +62,23 @@ class Bar(tqdm.auto.tqdm):
         super().__init__(*args, desc=desc, **options)
         self.what = desc
 
-    def update(self, n: float | None = 1) -> bool | None:
+    def __iter__(self) -> Iterator[Any]:
+        """As tqdm's, which of a bar that is not shown updates nothing, and of others now and then.
+
+        Raises what the callback raises.
+        """
+        try:
+            for one in self.iterable:
+                yield one
+                self.update()
+        finally:
+            self.close()
+
+    def update(self, n: float = 1) -> bool | None:
         """As tqdm's; raises what the callback raises."""
         if self.disable:
             self.n += n  # tqdm does not count what it does not show
-        self._tell_whole(n or 0)
+        self._tell_whole(n)
         shown = super().update(n)
         if callback := _callback.get():
             callback(self.what, int(self.n), int(self.total or 0))
