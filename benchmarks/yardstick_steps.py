@@ -214,9 +214,12 @@ def _write_pictures(folder: Path) -> None:
 
 def _flags_with_values() -> dict[str, tuple[list[str], list[str]]]:
     """By command: the words it needs, and every flag with a value it takes."""
-    parser = find("erase.cli_parsers:build_parser")()
-    found = {}
-    for command, options in parser._subcommands_action._name_parser_map.items():
+    build, found = find("erase.cli:build_parser", "erase.cli_parsers:build_parser"), {}
+    if inspect.signature(build).parameters:
+        parsers = {name: build(name) for name in find("erase.cli:COMMANDS")}
+    else:
+        parsers = build()._subcommands_action._name_parser_map
+    for command, options in parsers.items():
         needed, words = [], []
         for action in options._actions:
             if not action.option_strings:
