@@ -8,6 +8,7 @@ from dataclasses import asdict
 
 import pytest
 from hosts import CATALOGUE, build_tiny_pipeline
+from PIL import Image
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from erase.bundled import JUDGE
@@ -403,7 +404,8 @@ def test_a_card_says_whether_its_figures_are_of_a_lora_or_of_what_it_was_cut_fro
 
 def test_an_erasure_is_attacked(tiny_model, tmp_path, capsys):
     folder, output = str(tmp_path / "ghost"), tmp_path / "attacked"
-    assert erase_run(tiny_model, folder, "--concept", "ghost", "--method=uce") == 0
+    sized = "--concept", "ghost", "--method=uce", "--task.size=32"
+    assert erase_run(tiny_model, folder, *sized) == 0
     command = ["attack", folder, "--attack", "recall", "latent_inversion", "--prompts=2"]
     command += ["--latent_inversion.steps=2", "--scales", "0.5", f"--judge=local-dir:{JUDGE}"]
     command.append(f"--oracle={tiny_model}")
@@ -419,6 +421,8 @@ def test_an_erasure_is_attacked(tiny_model, tmp_path, capsys):
     told = {"model", "oracle", "judge", "labels", "scheduler", "steps", "guidance_scale", "prompts"}
     assert told | {"seed", "seeds", "intervals", "configs"} <= report["protocol"].keys()
     assert set(report["strength"]) == {"0.5"}
+    assert report["protocol"]["size"] == 32  # as the run drew, and measured
+    assert Image.open(output / "recall.png").size == (70, 36)  # two, framed
     assert main(["attack", folder, "--attack", "magic", f"--output={tmp_path / 'no'}"]) == 2
     assert "no attack 'magic'" in capsys.readouterr().err
 

@@ -136,7 +136,8 @@ class HardenRun(Measures):
         effort: the cost, as a share of training the model anew; 0 is what harden.effort says.
         model: the base, if it is not where the recipe says.
         harden: all there is to choose.
-        task: what may change, and how the teacher's pictures are drawn.
+        task: what may change, and how the teacher's pictures are drawn; of the erasure's own size
+            unless another is asked.
         evaluate: whether anything is drawn and judged; `erase measure` can do it later.
     """
 
@@ -160,6 +161,8 @@ def run_config(asked: HardenRun) -> RunConfig:
     """
     erasure = Erasure.from_pretrained(asked.erasure)
     named = of_base(asked, erasure)
+    size = named.task.size or erasure.facts.size
+    named = replace(named, task=replace(named.task, size=size))
     method = replace(named.harden, folder=asked.erasure)
     if asked.effort:
         method = replace(method, effort=asked.effort)

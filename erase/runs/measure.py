@@ -59,7 +59,7 @@ def measure(
     run = of_base(run, erasure)
 
     def open_() -> Opened:
-        task = DiffusionTaskConfig(size=erasure.facts.drawn.get("size", 0))
+        task = DiffusionTaskConfig(size=erasure.facts.size)
         return open_all(
             run, erasure.facts.asked(), task, run.evaluation.steps, model, judge, oracle
         )
