@@ -40,11 +40,17 @@ class Parser(ArgumentParser):
     ) -> Namespace:
         """As argparse's, which would read the flag as the start of a longer one.
 
-        An option of true or false that is given bare is true.
+        An option of true or false that is given bare is true. A list that is given twice is
+        refused, for of the first nothing would be left.
         """
         for word in args or ():
             if RUN_STATE.search(word.partition("=")[0]):
                 self.error(word)
+        flags = [flag for word in args or () if len(flag := word.partition("=")[0]) > len("--")]
+        lists = (name for a in self._actions if a.nargs in ("+", "*") for name in a.option_strings)
+        for name in lists:
+            if sum(name.startswith(flag) for flag in flags) > 1:  # or cut short
+                self.error(f"{name} is given twice; give all after one {name}")
         return super().parse_args(args and self._told(args), *others, **options)
 
     def _told(self, words: Sequence[str]) -> list[str]:
