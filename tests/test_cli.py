@@ -377,6 +377,19 @@ def test_erasures_are_inspected_composed_and_exported(tiny_model, tmp_path, caps
     assert (tmp_path / "pipeline" / "model_index.json").exists()
 
 
+def test_a_concept_asked_for_by_two_names_is_one_once_joined(tiny_model, tmp_path):
+    for name, *asked in (("a", "boo", "--retain", "ink"), ("b", "Ghost", "--retain", "ink style")):
+        words = ["--concept", *asked, "--method=uce", "--no_evaluation"]
+        assert erase_run(tiny_model, tmp_path / name, *words) == 0
+    joint = str(tmp_path / "joint")
+    folders = [str(tmp_path / name) for name in "ab"]
+    assert main(["compose", *folders, f"--output={joint}"]) == 0
+    few = [word for word in BRISK if "evaluation" in word]
+    assert main(["measure", joint, *few]) == 0
+    request = Erasure.from_pretrained(joint).recipe["request"]
+    assert (request["concepts"], request["retain"]) == (["ghost"], ["ink style"])
+
+
 def test_a_card_says_whether_its_figures_are_of_a_lora_or_of_what_it_was_cut_from(
     tiny_model, tmp_path
 ):
