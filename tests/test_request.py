@@ -93,6 +93,7 @@ def test_braces_that_are_meant_are_kept():
         (lambda: EraseRequest(["a"], templates=["{concept"]), "'{concept' must hold"),
         (lambda: EraseRequest(["a"], templates=["{{concept}}"]), "alone"),
         (lambda: EraseRequest(["a"], templates=[]), "alone"),
+        (lambda: expand(EraseRequest(["ghost"], templates=["{concept}"]), CATALOGUE), "unread"),
         (lambda: EraseRequest(["a"], retain=None), "retain is None; give"),
         (lambda: EraseRequest(["a"], anchors={"a": "b"}), "anchors is .*; give"),
         (lambda: EraseRequest(["a"], seed="1"), "seed is '1'; give"),

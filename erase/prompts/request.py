@@ -130,10 +130,16 @@ class PromptSet:
 def expand(request: EraseRequest, catalogue: Catalogue | None) -> PromptSet:
     """All prompts of a request, in an order that depends on nothing but the request.
 
-    Raises ValueError for unknown concepts, anchors that do not fit, and an empty retain set.
+    Raises ValueError for unknown concepts, anchors that do not fit, an empty retain set, and
+    templates beside a catalogue, which has its own.
     """
     if catalogue is None:
         return _expand_plain(request)
+    if tuple(request.templates) != PLAIN_TEMPLATES:
+        raise ValueError(
+            "The model's concepts.json has prompts of its own, so that the template "
+            f"{request.templates[0]!r:.80} would go unread; leave templates out."
+        )
     return _Expansion(request, catalogue).prompts()
 
 
