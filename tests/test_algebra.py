@@ -280,6 +280,17 @@ def test_what_is_joined_can_be_asked_for_as_its_parts_were(join):
         assert alone.facts.asked() == asked[0]
 
 
+@pytest.mark.parametrize("join", [compose, merge, ties_merge, dare_merge])
+@pytest.mark.parametrize(("sizes", "size"), [((32, 32), 32), ((0, 0), 0), ((32, 64), 0)])
+def test_what_is_joined_is_drawn_at_the_size_of_its_parts(join, sizes, size):
+    parts = [
+        Erasure({"unet.a": DenseDelta(torch.ones(3))}, {"task": {"config": {"size": side}}})
+        for side in sizes
+    ]
+    assert join(parts).facts.size == size
+    assert scale(parts[0], 0.5).facts.size == sizes[0]
+
+
 def test_anchors_of_parts_that_others_forget_or_have_none_are_left_out():
     def joint(*asked: EraseRequest) -> EraseRequest:
         return compose([Erasure({}, {"request": asdict(one)}) for one in asked]).facts.asked()

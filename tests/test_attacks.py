@@ -192,8 +192,8 @@ def test_by_default_what_cannot_serve_the_model_is_left_out(tiny_task, monkeypat
 
     strict = dataclasses.replace(get_attack("recall"), trial=refusing)
     monkeypatch.setitem(ATTACKS._entries, "recall", strict)
-    model = SimpleNamespace(pipeline=tiny_task.denoiser.pipeline, sampling=tiny_task.sampling)
-    opened = SimpleNamespace(model=model, task=tiny_task)
+    model = SimpleNamespace(pipeline=tiny_task.denoiser.pipeline)
+    opened = SimpleNamespace(model=model, task=tiny_task, sampling=tiny_task.sampling)
     every = set(serving(tiny_task.family))
     assert set(_serving(AttackRun("erasure"), opened)) == every - {"recall"}
     with pytest.raises(ValueError, match="it cannot be led"):

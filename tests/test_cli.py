@@ -8,6 +8,7 @@ from dataclasses import asdict
 
 import pytest
 from hosts import CATALOGUE, build_tiny_pipeline
+from PIL import Image
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from erase.bundled import JUDGE
@@ -376,6 +377,19 @@ def test_erasures_are_inspected_composed_and_exported(tiny_model, tmp_path, caps
     assert (tmp_path / "pipeline" / "model_index.json").exists()
 
 
+def test_a_concept_asked_for_by_two_names_is_one_once_joined(tiny_model, tmp_path):
+    for name, *asked in (("a", "boo", "--retain", "ink"), ("b", "Ghost", "--retain", "ink style")):
+        words = ["--concept", *asked, "--method=uce", "--no_evaluation"]
+        assert erase_run(tiny_model, tmp_path / name, *words) == 0
+    joint = str(tmp_path / "joint")
+    folders = [str(tmp_path / name) for name in "ab"]
+    assert main(["compose", *folders, f"--output={joint}"]) == 0
+    few = [word for word in BRISK if "evaluation" in word]
+    assert main(["measure", joint, *few]) == 0
+    request = Erasure.from_pretrained(joint).recipe["request"]
+    assert (request["concepts"], request["retain"]) == (["ghost"], ["ink style"])
+
+
 def test_a_card_says_whether_its_figures_are_of_a_lora_or_of_what_it_was_cut_from(
     tiny_model, tmp_path
 ):
@@ -403,7 +417,8 @@ def test_a_card_says_whether_its_figures_are_of_a_lora_or_of_what_it_was_cut_fro
 
 def test_an_erasure_is_attacked(tiny_model, tmp_path, capsys):
     folder, output = str(tmp_path / "ghost"), tmp_path / "attacked"
-    assert erase_run(tiny_model, folder, "--concept", "ghost", "--method=uce") == 0
+    sized = "--concept", "ghost", "--method=uce", "--task.size=32"
+    assert erase_run(tiny_model, folder, *sized) == 0
     command = ["attack", folder, "--attack", "recall", "latent_inversion", "--prompts=2"]
     command += ["--latent_inversion.steps=2", "--scales", "0.5", f"--judge=local-dir:{JUDGE}"]
     command.append(f"--oracle={tiny_model}")
@@ -419,6 +434,8 @@ def test_an_erasure_is_attacked(tiny_model, tmp_path, capsys):
     told = {"model", "oracle", "judge", "labels", "scheduler", "steps", "guidance_scale", "prompts"}
     assert told | {"seed", "seeds", "intervals", "configs"} <= report["protocol"].keys()
     assert set(report["strength"]) == {"0.5"}
+    assert report["protocol"]["size"] == 32  # as the run drew, and measured
+    assert Image.open(output / "recall.png").size == (70, 36)  # two, framed
     assert main(["attack", folder, "--attack", "magic", f"--output={tmp_path / 'no'}"]) == 2
     assert "no attack 'magic'" in capsys.readouterr().err
 

@@ -209,3 +209,21 @@ def test_a_name_given_twice_is_refused(tmp_path):
     twice.write_text("drawing: {steps: 1, steps: 2}\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"twice.yaml cannot be read \(it names steps twice\)"):
         build_parser("protocol").parse_args(["--config", str(twice), "--output", "out"])
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        ("run --concept ghost --seed 1 --concept pizza", "concept"),
+        ("run --concept=ghost --conc pizza", "concept"),
+        ("run --concept ghost --retain skull --retain crown rose", "retain"),
+        ("attack out --attack prefix --output b --attack recall", "attack"),
+        ("attack out --output b --scales .5 --scales .75", "scales"),
+    ],
+)
+def test_a_list_given_twice_is_refused_and_not_the_later_one(words, name, capsys):
+    command, *options = words.split()
+    with pytest.raises(SystemExit):
+        build_parser(command, options).parse_args(options)
+    said = f"erase: --{name} is given twice; give all after one --{name}; see"
+    assert capsys.readouterr().err.startswith(said)

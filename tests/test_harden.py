@@ -260,6 +260,17 @@ def test_one_number_of_effort_is_enough(folder):
     assert asked.request.concepts == ("ghost",)
 
 
+@pytest.mark.parametrize(("asked", "size"), [(0, 16), (32, 32)])
+def test_what_was_made_at_a_size_is_hardened_at_it_unless_another_is_asked(
+    tiny_pipeline, tmp_path, asked, size
+):
+    task = DiffusionTaskConfig(size=16)
+    config = RunConfig(EraseRequest(["ghost"]), "tiny", "uce", task=task, evaluate=False)
+    run(config, tmp_path / "ghost", Model("tiny", tiny_pipeline, CATALOGUE))
+    hardened = run_config(HardenRun(str(tmp_path / "ghost"), task=DiffusionTaskConfig(size=asked)))
+    assert hardened.task.size == size
+
+
 def test_what_cannot_be_hardened_is_one_sentence(folder, tmp_path):
     folder, model = folder
     with pytest.raises(ValueError, match="named already; leave it out"):

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 from hosts import CATALOGUE
 
-from erase.prompts.request import EraseRequest, expand, find_concept, sample
+from erase.prompts.request import EraseRequest, expand, find_concept, in_its_names, sample
 
 
 def test_an_object_is_forgotten_in_every_style_and_by_its_synonyms():
@@ -93,6 +93,7 @@ def test_braces_that_are_meant_are_kept():
         (lambda: EraseRequest(["a"], templates=["{concept"]), "'{concept' must hold"),
         (lambda: EraseRequest(["a"], templates=["{{concept}}"]), "alone"),
         (lambda: EraseRequest(["a"], templates=[]), "alone"),
+        (lambda: expand(EraseRequest(["ghost"], templates=["{concept}"]), CATALOGUE), "unread"),
         (lambda: EraseRequest(["a"], retain=None), "retain is None; give"),
         (lambda: EraseRequest(["a"], anchors={"a": "b"}), "anchors is .*; give"),
         (lambda: EraseRequest(["a"], seed="1"), "seed is '1'; give"),
@@ -141,6 +142,10 @@ def test_names_are_found_in_any_case_and_by_synonym():
     known = replace(CATALOGUE, styles=["Van Gogh"])
     assert str(find_concept("van gogh STYLE", known)) == "Van Gogh style"
     assert str(find_concept("Boo", known)) == "ghost"
+    asked = EraseRequest(["BOO"], ["Skull"], retain=["pizza", "van gogh", "Van Gogh style"])
+    same = EraseRequest(["ghost"], ["skull"], retain=["pizza", "Van Gogh style"])
+    assert in_its_names(asked, known) == same
+    assert in_its_names(asked, None) == asked
 
 
 def test_sampling_goes_through_every_prompt_before_it_repeats_one():

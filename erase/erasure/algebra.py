@@ -191,7 +191,7 @@ def _joint_recipe(erasures: Sequence[Erasure], operation: str, **facts: Any) -> 
     """The bases' fingerprints together, all concepts, and the parts' recipes without reports.
 
     Of bases in several dtypes the coarsest is noted, which tells all of them. They load LoRA files
-    if those of all parts load.
+    if those of all parts load. The size at which parts were made stands if it is the same of all.
     """
     bases = [erasure.facts.base for erasure in erasures]
     base: dict[str, Any] = {"model": "its base"}
@@ -205,8 +205,10 @@ def _joint_recipe(erasures: Sequence[Erasure], operation: str, **facts: Any) -> 
         {key: value for key, value in erasure.recipe.items() if key not in ("base", "report")}
         for erasure in erasures
     ]
+    sizes = {erasure.facts.size for erasure in erasures}
     return {
         "base": base,
+        "task": {"config": {"size": sizes.pop() if len(sizes) == 1 else 0}},
         "request": joint_request([erasure.facts.request for erasure in erasures]),
         "method": operation,
         "parts": parts,

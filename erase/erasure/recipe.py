@@ -124,6 +124,11 @@ class Recipe(Config):
         return self.task.get("config", {})
 
     @property
+    def size(self) -> int:
+        """Pixels of a side at which it was made; 0 for the model's own."""
+        return self.drawn.get("size", 0)
+
+    @property
     def layers(self) -> Mapping[str, Any]:
         """The mask's counts and share of the saliency by layer, if there was a mask."""
         return self.mask.get("layers", {})

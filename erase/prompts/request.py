@@ -4,7 +4,7 @@ import difflib
 import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from erase.prompts.catalogue import Catalogue, Concept, fill
@@ -130,10 +130,16 @@ class PromptSet:
 def expand(request: EraseRequest, catalogue: Catalogue | None) -> PromptSet:
     """All prompts of a request, in an order that depends on nothing but the request.
 
-    Raises ValueError for unknown concepts, anchors that do not fit, and an empty retain set.
+    Raises ValueError for unknown concepts, anchors that do not fit, an empty retain set, and
+    templates beside a catalogue, which has its own.
     """
     if catalogue is None:
         return _expand_plain(request)
+    if tuple(request.templates) != PLAIN_TEMPLATES:
+        raise ValueError(
+            "The model's concepts.json has prompts of its own, so that the template "
+            f"{request.templates[0]!r:.80} would go unread; leave templates out."
+        )
     return _Expansion(request, catalogue).prompts()
 
 
@@ -268,6 +274,18 @@ def find_concept(name: str, catalogue: Catalogue) -> Concept:
     near = difflib.get_close_matches(wanted, names, n=3, cutoff=0.5)
     hint = f"did you mean {', '.join(near)}?" if near else "see the model's concepts.json."
     raise ValueError(f"The model does not know the concept {name!r}; {hint}")
+
+
+def in_its_names(request: EraseRequest, catalogue: Catalogue | None) -> EraseRequest:
+    """The request in the catalogue's own names, so that two that ask the same are told to."""
+    if catalogue is None:
+        return request
+    asked = request.concepts, request.anchors, request.retain
+    concepts, anchors, retain = (
+        [str(find_concept(name, catalogue)) for name in names] for names in asked
+    )
+    retain = list(dict.fromkeys(retain))
+    return replace(request, concepts=concepts, anchors=anchors, retain=retain)
 
 
 def sample(prompts: Sequence[Prompt], count: int, seed: int) -> list[Prompt]:

@@ -17,6 +17,7 @@ from erase.evaluate.reports import AttackFigures, AttackReport, Figure, wilson_s
 from erase.evaluate.tables import attack_table
 from erase.models.family import FAMILIES, Family
 from erase.models.opening import Model
+from erase.prompts.catalogue import Sampling
 from erase.prompts.request import Prompt, PromptSet, sample
 from erase.prompts.seeds import TARGET_SEED, of_attack
 from erase.runs.opening import Names, Opened, of_base, open_all
@@ -24,6 +25,7 @@ from erase.runs.state import carry_out
 from erase.support.config import Positive
 from erase.support.files import write_json, write_text
 from erase.support.pictures import save_grid
+from erase.tasks.diffusion.config import DiffusionTaskConfig
 from erase.tasks.diffusion.learned import denoiser_of
 from erase.tasks.diffusion.sampling import OutputType, draw
 
@@ -82,7 +84,8 @@ def run_attacks(
         if family:  # known before the model is opened
             _require_served(run, family)
         names = run if model else of_base(run, erasure)
-        opened = open_all(names, asked, model=model, judge=judge, oracle=oracle)
+        task = DiffusionTaskConfig(size=erasure.facts.size)
+        opened = open_all(names, asked, task, model=model, judge=judge, oracle=oracle)
         _require_served(run, opened.task.family)
         configs.update(_serving(run, opened))
         return opened
@@ -106,11 +109,11 @@ def _serving(run: AttackRun, opened: Opened) -> dict[str, Any]:
     Raises ValueError for one that is asked for and does not serve it.
     """
     model, found = opened.model, {}
-    denoiser = denoiser_of(model.pipeline, model.sampling)
+    denoiser = denoiser_of(model.pipeline, opened.sampling)
     for name in run.attacks or serving(opened.task.family):
         config = run.configs.get(name) or attacks()[name].config()
         try:
-            attacks()[name].trial(denoiser, model.sampling, config)
+            attacks()[name].trial(denoiser, opened.sampling, config)
             found[name] = config
         except ValueError:
             if run.attacks:
@@ -128,7 +131,9 @@ def attacked(
 ) -> Attacked:
     """The report, and what each of the attacks drew from the erased model."""
     base, oracle, judge = opened.model, opened.oracle, opened.judge
-    target = build_target(base.pipeline, base, opened.prompts, judge, run.prompts, run.seed)
+    target = build_target(
+        base.pipeline, base, opened.prompts, judge, run.prompts, run.seed, opened.sampling
+    )
     leaks = {scale: _hits_at_scale(erasure, target, scale) for scale in run.scales}
 
     def outcomes(target: Target) -> dict[str, Outcome]:
@@ -158,30 +163,38 @@ def attacked(
 
 
 def build_target(
-    victim: DiffusionPipeline, base: Model, prompts: PromptSet, judge: Judge, count: int, seed: int
+    victim: DiffusionPipeline,
+    base: Model,
+    prompts: PromptSet,
+    judge: Judge,
+    count: int,
+    seed: int,
+    sampling: Sampling | None = None,
 ) -> Target:
     """The victim as a target, with `count` forget prompts; the base draws pictures for it now.
 
-    The victim may be the base's own pipeline, if an erasure is applied to it later.
+    The victim may be the base's own pipeline, if an erasure is applied to it later. `sampling` is
+    how both draw, by default as the base is meant to.
     """
+    sampling = sampling or base.sampling
     chosen = sample(prompts.forget, count, TARGET_SEED + seed)
     others = [prompt.text for prompt in sample(prompts.retain, count, TARGET_SEED + seed)]
     texts, first = [prompt.text for prompt in chosen], of_attack(TARGET_SEED, seed)
 
     def drawn(wanted: Sequence[str], what: str, kind: OutputType = "pt") -> Tensor:
         seeds = range(first, first + len(wanted))
-        return draw(base.pipeline, wanted, seeds, base.sampling, kind, what, shared=True).float()
+        return draw(base.pipeline, wanted, seeds, sampling, kind, what, shared=True).float()
 
     pictures, shows = drawn(texts, "pictures of the concept"), _judged_by(judge, prompts)
     benign = others, drawn(others, "benign pictures")
-    denoiser = denoiser_of(base.pipeline, replace(base.sampling, size=pictures.shape[-1]))
+    denoiser = denoiser_of(base.pipeline, replace(sampling, size=pictures.shape[-1]))
     coded = None
     if denoiser.family.learned:
         of_concept, of_benign = (drawn(part, "latents", "latent") for part in (texts, others))
         coded = of_concept.to(denoiser.device), of_benign.to(denoiser.device)
     latents = coded[0] if coded else denoiser.latents(pictures)
     memory = predict_base(denoiser, latents, texts, first)
-    target = Target(denoiser, chosen, pictures, shows, base.sampling, benign, memory, seed, coded)
+    target = Target(denoiser, chosen, pictures, shows, sampling, benign, memory, seed, coded)
     return target.with_pipeline(victim)
 
 

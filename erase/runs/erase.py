@@ -13,7 +13,7 @@ from erase.evaluate.reports import Report
 from erase.methods import get_method
 from erase.methods.harden import HardenConfig
 from erase.models.opening import Model
-from erase.prompts.request import EraseRequest
+from erase.prompts.request import EraseRequest, in_its_names
 from erase.runs.measure import OUTPUT_FILES, Measured, measured, write_measured
 from erase.runs.opening import Measures, Opened, of_base, open_all
 from erase.runs.state import carry_out, note_run, options_of, require_method, run_digest
@@ -85,7 +85,8 @@ def run(
         whole.expect(_passes(config, opened, method.needs(opened.task, options).training))
         erasure = method(opened.task, options)
         base = {"model": config.model, **config.own_files}
-        note_run(erasure, opened.digest, options, asdict(config.request), **base)
+        request = in_its_names(config.request, opened.model.catalogue)
+        note_run(erasure, opened.digest, options, asdict(request), **base)
         erased(erasure)
         return measured(config, opened, erasure, started) if config.evaluate else Measured(erasure)
 
@@ -136,7 +137,8 @@ class HardenRun(Measures):
         effort: the cost, as a share of training the model anew; 0 is what harden.effort says.
         model: the base, if it is not where the recipe says.
         harden: all there is to choose.
-        task: what may change, and how the teacher's pictures are drawn.
+        task: what may change, and how the teacher's pictures are drawn; of the erasure's own size
+            unless another is asked.
         evaluate: whether anything is drawn and judged; `erase measure` can do it later.
     """
 
@@ -160,6 +162,8 @@ def run_config(asked: HardenRun) -> RunConfig:
     """
     erasure = Erasure.from_pretrained(asked.erasure)
     named = of_base(asked, erasure)
+    size = named.task.size or erasure.facts.size
+    named = replace(named, task=replace(named.task, size=size))
     effort = asked.effort or asked.harden.effort
     method = replace(asked.harden, folder=asked.erasure, effort=effort)
     both = {part.name for part in fields(HardenRun)} & {part.name for part in fields(RunConfig)}

@@ -60,7 +60,7 @@ def measure(
 
     def open_() -> Opened:
         asked, steps = erasure.facts.asked(), run.evaluation.steps
-        task = DiffusionTaskConfig(size=erasure.facts.drawn.get("size", 0))
+        task = DiffusionTaskConfig(size=erasure.facts.size)
         return open_all(run, asked, task, steps, model, judge, oracle)
 
     return carry_out(

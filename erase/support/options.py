@@ -40,12 +40,22 @@ class Parser(ArgumentParser):
     ) -> Namespace:
         """As argparse's, which would read the flag as the start of a longer one.
 
-        An option of true or false that is given bare is true.
+        An option of true or false that is given bare is true. A list that is given twice is
+        refused, for of the first nothing would be left.
         """
         for word in args or ():
             if RUN_STATE.search(word.partition("=")[0]):
                 self.error(word)
+        lists = (a for a in self._actions if a.nargs in ("+", "*"))
+        for name in (name for action in lists for name in action.option_strings):
+            if sum(self._stands_for(word.partition("=")[0], name) for word in args or ()) > 1:
+                self.error(f"{name} is given twice; give all after one {name}")
         return super().parse_args(args and self._told(args), *others, **options)
+
+    def _stands_for(self, word: str, name: str) -> bool:
+        """Whether the word is the option's name, or the beginning of it and of no option's name."""
+        short = word.startswith("--") and word != "--" and name.startswith(word)
+        return word == name or (short and word not in self._option_string_actions)
 
     def _told(self, words: Sequence[str]) -> list[str]:
         """The words, with "=true" after each bare option of true or false."""
