@@ -70,10 +70,11 @@ ROWS = {
 }
 # What is trained against relearning too.
 LONG = "SalUn, then 800 steps against relearning, rate .001"
+OWN_SEEDS = LONG + ", own seeds"  # what is kept of LONG had pictures to learn from of other seeds
 RELEARNING = {
     "noise .25 of size .25, 250 steps against relearning": hardening(0.25, 250, 0.06, 768, 0.25),
     "SalUn, then 300 steps against relearning": hardening(0.05, 300, 0.06, 768),
-    LONG: hardening(0.05, 800, 0.06, 768, rate=1e-3),
+    **dict.fromkeys((LONG, OWN_SEEDS), hardening(0.05, 800, 0.06, 768, rate=1e-3)),
     "SalUn, then 1480 steps against relearning, rate .001": hardening(
         0.05, 1480, 0.06, 768, rate=1e-3
     ),
