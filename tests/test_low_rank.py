@@ -109,3 +109,14 @@ def test_a_lora_of_the_text_encoders_mlp_alone_loads_too(tiny_pipeline, tmp_path
     tiny_pipeline.load_lora_weights(tmp_path / "lora")
     assert torch.allclose(draw_ghost(tiny_pipeline), ours, atol=1e-5)
     assert not torch.equal(base, ours)
+
+
+@pytest.mark.parametrize("dimension", [8, 16])
+def test_a_projection_that_would_leave_nothing_of_any_input_is_refused(tiny_task, dimension):
+    width = len(next(iter(projection(tiny_task, ProjectionConfig()).deltas.values())).down[0])
+    config = ProjectionConfig(space="contrastive", rank=dimension)
+    if dimension < width:
+        assert projection(tiny_task, config).recipe["ranks"] == {"text": dimension}
+        return
+    with pytest.raises(ValueError, match=f"all {width} directions that text has"):
+        projection(tiny_task, config)

@@ -96,6 +96,7 @@ def projection(task: ProjectedTask, config: ProjectionConfig) -> Erasure:
                 continue
             removed = _space(forget[site], retain[site], config)
             ranks[site] = removed.rank
+            _require_rest(removed, site, config)
             if removed.rank:
                 edited = {name: weights[name] for name in names}
                 deltas |= losing(edited, removed, strength)
@@ -157,6 +158,15 @@ def _space(forget: Subspace, retain: Subspace, config: ProjectionConfig) -> Proj
             return scaled.truncated(rank * groups)
         case "null_space":
             return null_space(forget, retain.top_energy_basis(config.retain_energy), rank * groups)
+
+
+def _require_rest(removed: Projection, site: str, config: ProjectionConfig) -> None:
+    """ValueError if a projection that takes all of what it finds finds all there is."""
+    if removed.rank == len(removed.left) and config.space != "scaled":
+        raise ValueError(
+            f"What is to be forgotten takes all {removed.rank} directions that {site} has, so that "
+            "nothing would be left of any input; name fewer concepts, lower rank, or take balance."
+        )
 
 
 def losing(
