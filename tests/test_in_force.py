@@ -238,7 +238,7 @@ def cast(pipeline):
     pipeline.unet.half()
 
 
-GONE = {lose_a_layer, widen_a_layer}
+GONE = (lose_a_layer, widen_a_layer)  # in an order that all processes share
 KEPT = (learn_a_word, forget_a_word, renew_a_weight, replace_the_unet, with_lora, taken_apart, cast)
 
 
